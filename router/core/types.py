@@ -1,0 +1,72 @@
+"""The vocabulary of a routing decision: ids, the request's shape, and records of who holds what.
+
+Decides nothing. Everything here is plain data, so that every layer may name it. Token counts are estimates
+(see `RequestShape.prompt_tokens`) until an engine confirms them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+FingerprintHash = NewType("FingerprintHash", int)
+"""Unsigned 64-bit hash of a canonical prompt up to one rung. Ours; never comparable to an engine's block hash."""
+
+ReplicaId = NewType("ReplicaId", str)
+"""Stable name of one vLLM server, `host:port` of its URL unless configured. Appears in headers, metrics and logs."""
+
+Incarnation = NewType("Incarnation", int)
+"""48-bit id of one life of one replica: changes whenever the engine restarts, so that old records die by themselves."""
+
+Holder = tuple[Incarnation, float]
+"""Who served a rung, and when it last did (Unix seconds)."""
+
+Record = tuple[Holder, ...]
+"""What the registry keeps for one rung: a few holders, most recent last. Never empty."""
+
+
+class Api(StrEnum):
+    """Public HTTP format of a request: decides how it is read and how the router's own errors are rendered."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    OTHER = "other"
+    """Everything not routed by prefix (embeddings, audio, tokenize, …); errors in OpenAI's shape."""
+
+
+class DecisionKind(StrEnum):
+    """Why a request went where it went; a metric label and the value of `X-Warmroute-Decision`."""
+
+    WARM = "warm"
+    """The replica is believed to hold part of the prompt."""
+    RING = "ring"
+    """Nobody is believed to hold it: the consistent-hash ring's first choice."""
+    SPILL = "spill"
+    """The warm replica, or the ring's first choice, was too busy: the next best by cost."""
+    RETRY = "retry"
+    """An earlier choice failed before its first response byte."""
+    LOAD = "load"
+    """A policy without prefixes (round robin, random, least loaded, power of two) chose."""
+    PINNED = "pinned"
+    """The replica keeps something that the request refers to (a stored response)."""
+
+
+@dataclass(slots=True)
+class RequestShape:
+    """Everything a policy may know of a request. Built once per request; never holds prompt text."""
+
+    model: str
+    """Model or LoRA adapter named by the client; only replicas that serve it are eligible."""
+    rungs: list[FingerprintHash] = field(default_factory=list)
+    """Fingerprint at each ladder depth, shallowest first; empty when not routed by prefix or under one block long."""
+    prompt_bytes: int = 0
+    """Length of the canonical prompt; 0 when not routed by prefix."""
+    prompt_tokens: int = 0
+    """Estimated prompt tokens, at least 1 for prefix-routed requests."""
+    ring_key: int = 0
+    """Unsigned 64-bit key for the ring: the prompt's head, joined with `prompt_cache_key` or the session header."""
+    head_key: int = 0
+    """Unsigned 64-bit hash of (at most) the first 1,024 tokens' bytes; the key of policy `prefix-hash`."""
