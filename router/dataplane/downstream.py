@@ -1,0 +1,394 @@
+"""One client connection: bytes in, complete requests out, one at a time and in order.
+
+Decides when a request is complete, too large, too slow or malformed. Does not decide where it goes (`exchange`) and
+writes nothing but `100 Continue` and refusals of what could not be read.
+
+The rule it keeps: at most one exchange is under way; requests that a client pipelines behind it wait, already read but
+not yet started, and reading pauses when there are `PIPELINE_LIMIT` of them. After a request that could not be read the
+connection closes, because nothing that follows it can be trusted to start where it seems to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from router.core.errors import ClientError, OverloadError, RouterError
+from router.dataplane.exchange import Exchange
+from router.dataplane.large_body import LARGE_BYTES, LargeBody
+from router.dataplane.request import Headers, Request
+
+if TYPE_CHECKING:
+    from router.dataplane.gateway import Gateway
+
+PIPELINE_LIMIT = 8
+"""Requests read ahead on one connection; browsers and SDKs never pipeline, load generators do."""
+
+WRITE_HIGH_BYTES = 128 * 1024
+"""Unsent answer bytes above which the replica's side pauses: what a slow client costs in memory, plus one read."""
+
+
+class Waiting:
+    """What a connection waits for: names the limit that applies and what to do when it passes."""
+
+    IDLE = 0
+    HEAD = 1
+    BODY = 2
+    ANSWER = 3
+
+
+class ClientConnection(asyncio.Protocol):
+    """Protocol of one accepted connection."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_body_length",
+        "_fields",
+        "_gateway",
+        "_going_on",
+        "_head_bytes",
+        "_in_head",
+        "_paused_reading",
+        "_parser",
+        "_queue",
+        "_refused",
+        "_reserved_bytes",
+        "_rewriting",
+        "_url",
+        "closing",
+        "exchange",
+        "peer",
+        "since_s",
+        "transport",
+        "waiting",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.exchange: Exchange | None = None
+        self._queue: deque[Request | RouterError] = deque()
+        self._parser = httptools.HttpRequestParser(self)
+        self._refused = False
+        self._paused_reading = False
+        self._rewriting = False
+        self._going_on = False
+        self._in_head = False
+        self._reserved_bytes = 0
+        self._head_bytes = 0
+        self._fields: Headers = []
+        self._url = b""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._body_length = 0
+        self.closing = False
+        self.peer = b""
+        self.waiting = Waiting.IDLE
+        self.since_s = 0.0
+
+    # -- transport callbacks ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self.transport = cast(asyncio.Transport, transport)
+        gateway = self._gateway
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unix"
+        self.since_s = monotonic()
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        gateway.connections.add(self)
+        if len(gateway.connections) > gateway.limits.connections:
+            self._refuse(OverloadError("too many connections: retry later", code="too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone: whatever is under way for it is aborted."""
+        self.closing = True
+        self._gateway.connections.discard(self)
+        self._queue.clear()
+        self._release_reserved()
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.client_gone()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of one or more requests."""
+        if self._refused:
+            return
+        if self.waiting == Waiting.IDLE:
+            self.waiting = Waiting.HEAD
+            self.since_s = monotonic()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data, upgrade.args[0])
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(ClientError(f"malformed HTTP request: {error}", code="malformed_http"))
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._gateway.limits.header_bytes:
+                self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
+        elif self._body_length - self._body_bytes > LARGE_BYTES and not self._refused:
+            self._read_large_body()
+
+    def eof_received(self) -> bool | None:
+        """The client ended its side: treated as gone, as nginx does."""
+        return None
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: hold the replica back."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.pause_upstream()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.resume_upstream()
+
+    # -- parser callbacks ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """First byte of a request."""
+        self._in_head = True
+        self._head_bytes = 0
+        self._fields = []
+        self._url = b""
+        self._body = []
+        self._body_bytes = 0
+        self._body_length = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field; trailer fields arrive here too and are dropped."""
+        if self._in_head:
+            self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: refuse early what the body could not change."""
+        self._in_head = False
+        if self._refused:
+            return
+        limits = self._gateway.limits
+        head_bytes = len(self._url)
+        expects = b""
+        for name, value in self._fields:
+            head_bytes += len(name) + len(value) + 4
+            if name == b"content-length":
+                self._body_length = int(value)
+            elif name == b"transfer-encoding":
+                if value.lower() != b"chunked":
+                    self._refuse(
+                        ClientError(
+                            "only Transfer-Encoding: chunked is understood", code="unsupported_coding"
+                        )
+                    )
+                    return
+                self._body_length = -1
+            elif name == b"expect":
+                expects = value.lower()
+        if head_bytes > limits.header_bytes:
+            self._refuse(_headers_too_large(limits.header_bytes))
+        elif self._body_length > limits.body_bytes:
+            self._refuse(_body_too_large(limits.body_bytes))
+        elif self._body_length > LARGE_BYTES and not self._reserve(self._body_length):
+            self._refuse(_buffers_full())
+        elif self._body_length:
+            self.waiting = Waiting.BODY
+            self.since_s = monotonic()
+            if (
+                expects == b"100-continue"
+                and self.exchange is None
+                and self._parser.get_http_version() != "1.0"
+            ):
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if self._refused:
+            return
+        self._body.append(piece)
+        self._body_bytes += len(piece)
+        if self._body_length < 0:
+            limits = self._gateway.limits
+            if self._body_bytes > limits.body_bytes:
+                self._refuse(_body_too_large(limits.body_bytes))
+            elif self._body_bytes > LARGE_BYTES and not self._reserve(
+                self._body_bytes - self._reserved_bytes
+            ):
+                self._refuse(_buffers_full())
+
+    def on_message_complete(self) -> None:
+        """The request is complete, unless it was refused or carries an upgrade that is about to be ignored."""
+        if self._refused or (self._parser.should_upgrade() and not self._rewriting):
+            return
+        body = self._body
+        self._completed(body[0] if len(body) == 1 else b"".join(body))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _completed(self, body: bytes | bytearray) -> None:
+        parser = self._parser
+        request = Request()
+        request.method = parser.get_method()
+        request.keep_alive = parser.should_keep_alive()
+        request.minor_version = 0 if parser.get_http_version() == "1.0" else 1
+        request.body = body
+        request.received_s = monotonic()
+        request.set_headers(self._fields)
+        self._body = []
+        self._release_reserved()
+        if not request.set_target(self._url):
+            self._refuse(
+                ClientError("the request target must be a path or an http URL", code="malformed_http")
+            )
+        elif self.exchange is None and not self._queue:
+            self._begin(request)
+        else:
+            self._queue.append(request)
+            if len(self._queue) >= PIPELINE_LIMIT and not self._paused_reading:
+                self._paused_reading = True
+                self.transport.pause_reading()
+
+    def _begin(self, request: Request) -> None:
+        self.waiting = Waiting.ANSWER
+        self.since_s = request.received_s
+        exchange = self.exchange = Exchange(self._gateway, self, request)
+        exchange.start()
+
+    def _read_large_body(self) -> None:
+        large = LargeBody(self, self._body, self._body_length)
+        self._body = []
+        self.transport.pause_reading()
+        self.transport.set_protocol(large)
+        self.transport.resume_reading()
+
+    def large_body_completed(self, body: bytearray) -> None:
+        """The long body is in its place: take the socket back and go on with a parser that never saw it."""
+        self.transport.pause_reading()
+        self.transport.set_protocol(self)
+        self.transport.resume_reading()
+        self._completed(body)
+        self._parser = httptools.HttpRequestParser(self)
+
+    def _ignore_upgrade(self, data: bytes, consumed_bytes: int) -> None:
+        """Read a request that offers an upgrade (h2c, websocket) as if it had not: llhttp stops at its head."""
+        dropped = (b"connection", b"upgrade", b"http2-settings")
+        head = b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._url)
+        head += b"".join([b"%b: %b\r\n" % field for field in self._fields if field[0] not in dropped])
+        self._parser = httptools.HttpRequestParser(self)
+        self._rewriting = True
+        self.data_received(head + b"\r\n" + data[consumed_bytes:])
+        self._rewriting = False
+
+    def _reserve(self, size_bytes: int) -> bool:
+        gateway = self._gateway
+        if gateway.buffered_bytes + size_bytes > gateway.limits.buffered_body_bytes:
+            return False
+        gateway.buffered_bytes += size_bytes
+        self._reserved_bytes += size_bytes
+        return True
+
+    def _release_reserved(self) -> None:
+        if self._reserved_bytes:
+            self._gateway.buffered_bytes -= self._reserved_bytes
+            self._reserved_bytes = 0
+
+    # -- refusing, going on, closing ----------------------------------------------------------------------------
+
+    def _refuse(self, error: RouterError) -> None:
+        """Answer what cannot be read, after the answers that are still owed, and close."""
+        if self._refused:
+            return
+        self._refused = True
+        self._body = []
+        self._release_reserved()
+        if self.exchange is None:
+            self._answer_refusal(error)
+        else:
+            self._queue.append(error)
+
+    def _answer_refusal(self, error: RouterError) -> None:
+        self._gateway.refuse(self, error)
+        self.close()
+
+    def time_out(self, what: str) -> None:
+        """The head or the body did not arrive in time."""
+        self._refuse(
+            ClientError(f"the request's {what} did not arrive in time", status=408, code="request_timeout")
+        )
+
+    def exchange_done(self, *, keep_alive: bool) -> None:
+        """The answer has been written in full (or nothing more can be written): go on with the next request."""
+        self.exchange = None
+        if self.closing:
+            return
+        if not keep_alive or self._gateway.draining:
+            self.close()
+        elif self._queue:
+            self._go_on()
+        elif self.waiting == Waiting.ANSWER:
+            self.waiting = Waiting.IDLE
+            self.since_s = monotonic()
+
+    def _go_on(self) -> None:
+        """Start what was read ahead. A loop, not recursion: answers made here end before `_begin` returns."""
+        if self._going_on:
+            return
+        self._going_on = True
+        queue = self._queue
+        while queue and self.exchange is None and not self.closing:
+            following = queue.popleft()
+            if isinstance(following, RouterError):
+                self._answer_refusal(following)
+            else:
+                self._begin(following)
+        self._going_on = False
+        if self._paused_reading and len(queue) < PIPELINE_LIMIT and not self.closing:
+            self._paused_reading = False
+            self.transport.resume_reading()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is owed to this client and no request of its is half read."""
+        return self.exchange is None and self.waiting == Waiting.IDLE and not self.closing
+
+    @property
+    def body_length(self) -> int:
+        """Announced length of the body being read; 0 if it is chunked."""
+        return max(0, self._body_length)
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        self.closing = True
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once: the answer cannot be completed, and the client must see that."""
+        self.closing = True
+        self.transport.abort()
+
+
+def _headers_too_large(limit_bytes: int) -> ClientError:
+    return ClientError(f"request headers exceed {limit_bytes} bytes", status=431, code="headers_too_large")
+
+
+def _body_too_large(limit_bytes: int) -> ClientError:
+    return ClientError(
+        f"request body exceeds {limit_bytes} bytes (limits.body_bytes)", status=413, code="body_too_large"
+    )
+
+
+def _buffers_full() -> OverloadError:
+    return OverloadError("the router holds too many request bodies: retry later", code="buffers_full")

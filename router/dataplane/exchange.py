@@ -1,0 +1,490 @@
+"""One request's life: read, choose, dispatch, retry, settle exactly once.
+
+Decides what a failure means: whether the next replica of the ranking is tried, and what the client hears. Does not
+choose replicas (`core.fleet`), parse prompts (`dialects`) or frame bytes (`relay`, `upstream`).
+
+The rules it keeps:
+1. Nothing has been sent to the client until a replica's first body byte; until then any failure of the replica's may be
+   made good by another. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer.
+2. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
+3. Choosing and counting is one synchronous step: no callback runs between `records` and `choose_and_reserve`.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from router.core.errors import NotFoundError, ReplicaError, RouterError
+from router.core.fleet import Decision, Replica
+from router.core.health import FailureReason
+from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
+from router.dataplane import local
+from router.dataplane.relay import Relay
+from router.dialects import parse
+from router.dialects.routes import RouteKind, route
+from router.dialects.usage import Usage, find_usage, response_id
+
+if TYPE_CHECKING:
+    from router.dataplane.downstream import ClientConnection
+    from router.dataplane.gateway import Gateway
+    from router.dataplane.request import Headers, Request
+    from router.dataplane.upstream import ReplicaConnection
+    from router.ports import Records
+
+RETRIABLE = frozenset((500, 502, 503, 504))
+"""Statuses whose body is read before anything is passed on, up to `HELD_BYTES`."""
+
+HELD_BYTES = 64 * 1024
+
+DRAINING_MARK = b"cannot schedule new futures after shutdown"
+"""vLLM while it drains: a 500 on every new request, /health still 200. Source: vLLM 0.32.0, SIGTERM with a timeout."""
+
+DEAD_MARK = b"EngineCore encountered an issue"
+"""vLLM whose engine process died: a 500, or a stream of one error event. Source: vLLM 0.32.0, worker killed."""
+
+BUSY_MARK = b"currently busy"
+"""vLLM over --max-num-queued-reqs: a 503 that says nothing against the replica's health."""
+
+EVENT_ERRORS = (b'data: {"error"', b"event: error")
+"""How a stream starts whose very first event is an error: nothing of an answer has been made yet."""
+
+
+class Exchange:
+    """One request and what becomes of it."""
+
+    __slots__ = (
+        "_api",
+        "_attempts",
+        "_bytes_out",
+        "_cached_tokens",
+        "_connecting",
+        "_done",
+        "_fields",
+        "_first_byte_s",
+        "_fresh_tried",
+        "_gateway",
+        "_held",
+        "_model",
+        "_pinned",
+        "_records",
+        "_relay",
+        "_request",
+        "_retry_reason",
+        "_status",
+        "_tried",
+        "client",
+        "connection",
+        "decision",
+        "progress_s",
+        "request_id",
+        "shape",
+    )
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+        self._gateway = gateway
+        self.client = client
+        self._request = request
+        self._api = Api.OTHER
+        self._attempts = 0
+        self._connecting = False
+        self._done = False
+        self._fields: Headers = []
+        self._first_byte_s: float | None = None
+        self._fresh_tried = False
+        self._held: bytes | None = None
+        self._pinned: ReplicaId | None = None
+        self._records: Records | None = None
+        self._relay: Relay | None = None
+        self._status = 0
+        self._tried: list[Replica] = []
+        self.connection: ReplicaConnection | None = None
+        self.decision: Decision | None = None
+        self.progress_s = request.received_s
+        self.request_id = request.client_request_id() or gateway.new_request_id()
+        self.shape: RequestShape | None = None
+
+    # -- reading and choosing -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Decide what kind of request this is and take its way."""
+        request = self._request
+        found = route(request.method, request.path)
+        if found is None:
+            self.fail(
+                NotFoundError(f"no endpoint {request.path.decode('latin-1')!r} here", code="unknown_endpoint")
+            )
+            return
+        self._api = found.api
+        kind = found.kind
+        try:
+            if kind is RouteKind.PREFIX:
+                self._start_by_prefix()
+            elif kind is RouteKind.LOAD:
+                self._choose_by_load()
+            elif kind is RouteKind.STORED:
+                stored_id = request.path.split(b"/")[3].decode("latin-1")
+                self._gateway.registry.find_response(stored_id, self._stored_found)
+            else:
+                local.answer(self, self._gateway, request, kind)
+        except RouterError as error:
+            self.fail(error)
+
+    def _start_by_prefix(self) -> None:
+        request = self._request
+        gateway = self._gateway
+        parsed = parse(self._api, request.body)
+        self.shape = gateway.shape(parsed, request)
+        if parsed.previous_response_id is not None:
+            gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
+        else:
+            self._look_up()
+
+    def _look_up(self) -> None:
+        assert self.shape is not None
+        rungs = self.shape.rungs
+        records = self._gateway.registry.lookup(rungs, self._looked_up) if rungs else []
+        if records is not None:
+            self._looked_up(records)
+
+    def _looked_up(self, records: Records) -> None:
+        if self._done:
+            return
+        self._records = records
+        self._choose()
+
+    def _choose_by_load(self) -> None:
+        self.shape = self._gateway.load_shape(self._api, self._request)
+        self._choose()
+
+    def _previous_found(self, replica: ReplicaId | None) -> None:
+        """A conversation kept by an engine continues there while that engine is routable; else anywhere."""
+        if self._done:
+            return
+        if replica is not None:
+            try:
+                self._reserve_on(replica)
+            except RouterError:
+                pass
+            else:
+                return
+        self._look_up()
+
+    def _stored_found(self, replica: ReplicaId | None) -> None:
+        if self._done:
+            return
+        self.shape = RequestShape(model="")
+        if replica is None:
+            self.fail(NotFoundError("no replica is known to keep this response", code="response_not_found"))
+            return
+        try:
+            self._reserve_on(replica)
+        except RouterError as error:
+            self.fail(error)
+
+    def _reserve_on(self, replica: ReplicaId) -> None:
+        assert self.shape is not None
+        gateway = self._gateway
+        now_s = gateway.clock()
+        decision = gateway.fleet.reserve_on(replica, self.shape, now_s)
+        self._pinned = replica
+        self._decided(decision, now_s)
+
+    def _choose(self) -> None:
+        gateway = self._gateway
+        shape = self.shape
+        assert shape is not None
+        now_s = gateway.clock()
+        try:
+            decision = gateway.fleet.choose_and_reserve(shape, self._records, now_s)
+        except RouterError as error:
+            self.fail(error)
+            return
+        self._decided(decision, now_s)
+
+    def _decided(self, decision: Decision, now_s: float) -> None:
+        self.decision = decision
+        incarnation = decision.replica.incarnation
+        shape = self.shape
+        assert shape is not None
+        if shape.rungs and incarnation is not None:
+            self._gateway.registry.touch(shape.rungs, incarnation, now_s)
+        self._dispatch()
+
+    # -- dispatching --------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        assert self.decision is not None
+        self._attempts += 1
+        self._fresh_tried = False
+        pool = self._gateway.pool(self.decision.replica)
+        connection = pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connecting = True
+            pool.connect(self)
+
+    def connected(self, connection: ReplicaConnection) -> None:
+        """A fresh connection is there."""
+        self._connecting = False
+        if self._done:
+            self._gateway.keep(connection)
+        else:
+            self._send(connection)
+
+    def connect_failed(self, why: str, *, refused: bool) -> None:
+        """No connection could be made."""
+        self._connecting = False
+        if not self._done:
+            self._attempt_failed(FailureReason.REFUSED if refused else FailureReason.CONNECT, why)
+
+    def _send(self, connection: ReplicaConnection) -> None:
+        assert self.decision is not None
+        self.connection = connection
+        self.progress_s = monotonic()
+        request = self._request
+        pool = self._gateway.pool(self.decision.replica)
+        connection.send(
+            self, request.upstream_head(pool.host_header, self.request_id, self.client.peer), request.body
+        )
+
+    # -- the answer ---------------------------------------------------------------------------------------------
+
+    def on_head(self, status: int, fields: Headers) -> None:
+        """The replica's head: kept until there is a body byte to go with it."""
+        self._status = status
+        self._fields = fields
+        self._held = b"" if status in RETRIABLE else None
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        relay = self._relay
+        if relay is not None:
+            relay.body(piece)
+        elif self._held is not None:
+            self._held += piece
+            if len(self._held) > HELD_BYTES:
+                self._begin_relay(self._held)
+        elif self._status == 200 and piece.startswith(EVENT_ERRORS):
+            self._held = piece
+        else:
+            self._begin_relay(piece)
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+        self.connection = None
+        relay = self._relay
+        if relay is None:
+            held = self._held
+            if held is not None and self._retriable(held):
+                return
+            relay = self._begin_relay(held or b"")
+        relay.end()
+        self._status_seen()
+        self._finish(keep_alive=relay.keep_alive)
+
+    def on_lost(self, why: str) -> None:
+        """The connection is gone before the answer was complete."""
+        connection, self.connection = self.connection, None
+        relay = self._relay
+        decision = self.decision
+        assert decision is not None
+        assert connection is not None
+        if relay is None:
+            if connection.used and not connection.answered and not self._fresh_tried:
+                # Most likely the replica had closed an idle connection while this request was on its way.
+                self._fresh_tried = True
+                self._connecting = True
+                self._gateway.pool(decision.replica).connect(self)
+            else:
+                self._attempt_failed(FailureReason.LOST, why)
+            return
+        gateway = self._gateway
+        gateway.fleet.report_failure(decision.replica, FailureReason.LOST, gateway.clock())
+        self._break_off(
+            relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
+        )
+
+    def _begin_relay(self, first: bytes) -> Relay:
+        gateway = self._gateway
+        decision = self.decision
+        assert decision is not None
+        self._held = None
+        self._request.body = b""
+        self._first_byte_s = monotonic()
+        gateway.fleet.started(decision, gateway.clock())
+        if self._api is Api.RESPONSES and self._status == 200:
+            kept = response_id(first)
+            if kept is not None:
+                gateway.registry.remember_response(kept, decision.replica.id)
+        added = b"x-request-id: %b\r\n" % self.request_id
+        if gateway.explain_headers:
+            added += (
+                b"x-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\nx-warmroute-predicted-cached-tokens: %d\r\n"
+                % (decision.replica.id.encode(), decision.kind.encode(), decision.predicted_tokens)
+            )
+        relay = self._relay = Relay(self.client, self._request, self._status, self._fields, added, first)
+        return relay
+
+    def _retriable(self, body: bytes) -> bool:
+        """Try another replica for an answer that says this one cannot serve. False if it is to be passed on."""
+        status = self._status
+        if DRAINING_MARK in body:
+            reason = FailureReason.DRAINING
+        elif DEAD_MARK in body:
+            reason = FailureReason.STATUS
+        elif status == 503 and BUSY_MARK in body:
+            reason = FailureReason.BUSY
+        elif status in (502, 503, 504):
+            reason = FailureReason.STATUS
+        else:
+            return False
+        gateway = self._gateway
+        decision = self.decision
+        assert decision is not None
+        gateway.fleet.report_failure(decision.replica, reason, gateway.clock())
+        return self._retry(decision, reason)
+
+    # -- failing ------------------------------------------------------------------------------------------------
+
+    def _retry(self, failed: Decision, reason: FailureReason) -> bool:
+        """Dispatch to the next replica of the ranking. False if there is none, or no attempt left."""
+        gateway = self._gateway
+        shape = self.shape
+        assert shape is not None
+        self._tried.append(failed.replica)
+        if self._pinned is not None or self._attempts >= gateway.max_attempts:
+            return False
+        now_s = gateway.clock()
+        try:
+            decision = gateway.fleet.choose_and_reserve(shape, self._records, now_s, self._tried)
+        except RouterError:
+            return False
+        self._settle()
+        self._held = None
+        decision.kind = DecisionKind.RETRY
+        gateway.metrics.retried(reason.value)
+        self._decided(decision, now_s)
+        return True
+
+    def _attempt_failed(self, reason: FailureReason, why: str) -> None:
+        """The replica failed before its first body byte: the next one, or the end."""
+        gateway = self._gateway
+        decision = self.decision
+        assert decision is not None
+        gateway.fleet.report_failure(decision.replica, reason, gateway.clock())
+        self._held = None
+        if not self._retry(decision, reason):
+            self.fail(
+                ReplicaError(
+                    f"replica {decision.replica.id} failed before it answered ({why});"
+                    f" {self._attempts} attempt(s) made, no replica left to try"
+                )
+            )
+
+    def time_out(self) -> None:
+        """The replica has been silent for too long."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+        relay = self._relay
+        decision = self.decision
+        gateway = self._gateway
+        if decision is not None:
+            gateway.fleet.report_failure(decision.replica, FailureReason.TIMEOUT, gateway.clock())
+        error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
+        if relay is None:
+            self.fail(error)
+        else:
+            self._break_off(relay, error)
+
+    def _break_off(self, relay: Relay, error: RouterError) -> None:
+        """End an answer under way: a stream with its API's error event, anything else by closing."""
+        if relay.end_broken(local.stream_error(self._api, error, self.request_id)):
+            self._finish(keep_alive=relay.keep_alive, code=error.code)
+        else:
+            self.client.abort()
+            self._finish(keep_alive=False, code=error.code)
+
+    def fail(self, error: RouterError) -> None:
+        """Answer with an error of the router's own."""
+        self._status = error.status
+        keep_alive = local.write_error(self.client, self._request, self._api, error, self.request_id)
+        self._finish(keep_alive=keep_alive, code=error.code)
+
+    def answered_locally(self, status: int, *, keep_alive: bool) -> None:
+        """The router itself has answered."""
+        self._done = True
+        self._status = status
+        self.client.exchange_done(keep_alive=keep_alive)
+
+    def client_gone(self) -> None:
+        """The client closed: stop the replica's work at once."""
+        if self._done:
+            return
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            phase = "stream" if self._relay is not None else "prefill"
+            connection.abandon()
+        else:
+            phase = "connect" if self._connecting else "lookup"
+        self._gateway.metrics.client_gone(phase)
+        self._status = 499
+        self._finish(keep_alive=False, code="client_gone")
+
+    # -- flow control -------------------------------------------------------------------------------------------
+
+    def pause_upstream(self) -> None:
+        """The client takes nothing more for now."""
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume_upstream(self) -> None:
+        """The client takes more."""
+        if self.connection is not None:
+            self.connection.resume()
+
+    @property
+    def streaming(self) -> bool:
+        """Whether body bytes have been passed on."""
+        return self._relay is not None
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _status_seen(self) -> None:
+        gateway = self._gateway
+        decision = self.decision
+        if decision is not None and self._status < 500:
+            gateway.fleet.report_success(decision.replica, gateway.clock())
+
+    def _settle(self) -> None:
+        decision, self.decision = self.decision, None
+        if decision is not None:
+            self._gateway.fleet.settle(decision, self._gateway.clock())
+
+    def _finish(self, *, keep_alive: bool, code: str | None = None) -> None:
+        self._done = True
+        decision = self.decision
+        self._settle()
+        gateway = self._gateway
+        relay = self._relay
+        usage: Usage | None = None
+        if relay is not None and self._status == 200:
+            seen = relay.usage_bytes()
+            if seen:
+                usage = find_usage(self._api, seen)
+        gateway.finished(
+            self.client, self._request, self, self._api, self._status, code, decision, usage, relay
+        )
+        self.client.exchange_done(keep_alive=keep_alive)
+
+    @property
+    def first_byte_s(self) -> float | None:
+        """Monotonic time of the first body byte passed on."""
+        return self._first_byte_s
+
+    @property
+    def attempts(self) -> int:
+        """How many times the request was dispatched."""
+        return self._attempts

@@ -1,0 +1,232 @@
+"""What all connections of one worker share: the fleet, the registry, limits, counters, and the pools of connections.
+
+Decides nothing by itself; `app` builds it, `server` opens its sockets. Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from router.config.schema import Config
+from router.core.errors import NotFoundError, RouterError
+from router.core.fingerprint import Fingerprinter
+from router.core.fleet import Decision, Fleet, Replica
+from router.core.types import Api, RequestShape
+from router.dataplane import local
+from router.dataplane.pool import Pool
+from router.dataplane.request import Request
+from router.dialects import Parsed, multipart_model, parse
+from router.ports import Registry
+from router.service.tasks import Tasks
+from router.telemetry.access_log import AccessEntry, AccessLog
+from router.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from router.dataplane.downstream import ClientConnection
+    from router.dataplane.exchange import Exchange
+    from router.dataplane.relay import Relay
+    from router.dataplane.upstream import ReplicaConnection
+    from router.dialects.usage import Usage
+
+HEAD_BYTES = 4096
+"""How much of a body that is not routed by prefix enters its ring key."""
+
+
+class Gateway:
+    """Shared state of the data plane."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        fleet: Fleet,
+        registry: Registry,
+        metrics: Metrics,
+        access_log: AccessLog | None,
+        tasks: Tasks,
+        fingerprinter: Fingerprinter,
+        clock: Callable[[], float],
+        upstream_tls: ssl.SSLContext | None,
+    ) -> None:
+        self.fleet = fleet
+        self.registry = registry
+        self.metrics = metrics
+        self.access_log = access_log
+        self.tasks = tasks
+        self.fingerprinter = fingerprinter
+        """Replaced as a whole when the registry makes the deployment's secret known."""
+        self.clock = clock
+        self.limits = config.limits
+        self.upstream = config.upstream
+        self.max_attempts = config.max_attempts
+        self.explain_headers = config.headers.explain
+        self.bytes_per_token = config.policy.bytes_per_token
+        self.draining = False
+        self.buffered_bytes = 0
+        """Bytes of long request bodies being read, over all connections."""
+        self.connections: set[ClientConnection] = set()
+        self.pools: dict[Replica, Pool] = {}
+        self._upstream_tls = upstream_tls
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_count = 0
+
+    def new_request_id(self) -> bytes:
+        """Unique over all routers: a random prefix a process, then a count."""
+        self._id_count += 1
+        return b"%b%08x" % (self._id_prefix, self._id_count)
+
+    def pool(self, replica: Replica) -> Pool:
+        """Connections to this replica."""
+        pool = self.pools.get(replica)
+        if pool is None:
+            upstream = self.upstream
+            pool = self.pools[replica] = Pool(
+                replica.url,
+                tasks=self.tasks,
+                tls=self._upstream_tls,
+                size=upstream.pool_size,
+                keepalive_s=upstream.keepalive_s,
+                connect_timeout_s=upstream.connect_timeout_s,
+            )
+        return pool
+
+    # -- shapes -------------------------------------------------------------------------------------------------
+
+    def shape(self, parsed: Parsed, request: Request) -> RequestShape:
+        """What the policy may know of a request routed by prefix."""
+        session = parsed.cache_key
+        if session is None:
+            header = request.header(b"x-session-id") or request.header(b"x-session-affinity")
+            session = header.decode("latin-1") if header is not None else None
+        return self.fingerprinter.shape(
+            parsed.model, parsed.scope_salt, parsed.canonical, session, self.bytes_per_token
+        )
+
+    def load_shape(self, api: Api, request: Request) -> RequestShape:
+        """What the policy may know of a request routed by load: its model, and a ring key of its first bytes."""
+        body = request.body
+        kind = request.header(b"content-type") or b""
+        model = ""
+        if kind.startswith(b"multipart/"):
+            model = multipart_model(kind, body) or ""
+        elif body and (b"json" in kind or body[:1] == b"{"):
+            model = parse(Api.OTHER, body).model
+        shape = self.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, self.bytes_per_token)
+        shape.rungs = []
+        shape.prompt_bytes = 0
+        shape.prompt_tokens = max(1, int(len(body) / self.bytes_per_token))
+        return shape
+
+    # -- local answers ------------------------------------------------------------------------------------------
+
+    def readiness(self) -> tuple[int, bytes]:
+        """Status and body of `/ready`."""
+        routable = self.fleet.routable()
+        ready = routable > 0 and not self.draining
+        state = {
+            "ready": ready,
+            "routable_replicas": routable,
+            "replicas": len(self.fleet.replicas),
+            "registry": "up" if self.registry.healthy else "down",
+            "draining": self.draining,
+        }
+        return (200 if ready else 503), msgspec.json.encode(state)
+
+    def models_answer(self, path: bytes) -> tuple[int, bytes]:
+        """Status and body of `/v1/models` and `/v1/models/{id}`: the union over replicas."""
+        cards = self.fleet.model_cards()
+        name = path[len(b"/v1/models/") :].decode("utf-8", "replace")
+        if not name:
+            return 200, msgspec.json.encode({"object": "list", "data": list(cards.values())})
+        card = cards.get(name)
+        if card is None:
+            raise NotFoundError(
+                f"no replica serves the model {name!r}", code="model_not_found", param="model"
+            )
+        return 200, msgspec.json.encode(card)
+
+    def refuse(self, client: ClientConnection, error: RouterError) -> None:
+        """Answer a request that could not be read; the connection closes after it."""
+        request = Request()
+        request.keep_alive = False
+        local.write_error(client, request, Api.OTHER, error, self.new_request_id())
+        self.metrics.observe(Api.OTHER, "", error.status, error.code, None, None, None, 0.0, 0, 0, None, None)
+
+    # -- the end of an exchange ---------------------------------------------------------------------------------
+
+    def keep(self, connection: ReplicaConnection) -> None:
+        """Pool a connection that was made for a request which no longer needs it."""
+        connection.idle_since_s = monotonic()
+        connection.release()
+
+    def finished(
+        self,
+        client: ClientConnection,
+        request: Request,
+        exchange: Exchange,
+        api: Api,
+        status: int,
+        code: str | None,
+        decision: Decision | None,
+        usage: Usage | None,
+        relay: Relay | None,
+    ) -> None:
+        """Count a request that has ended, however it did; the one place."""
+        now_s = monotonic()
+        first_byte_s = exchange.first_byte_s
+        duration_s = now_s - request.received_s
+        ttft_s = first_byte_s - request.received_s if first_byte_s is not None and status == 200 else None
+        shape = exchange.shape
+        model = shape.model if shape is not None else ""
+        replica = decision.replica.id if decision is not None else None
+        predicted_tokens = decision.predicted_tokens if decision is not None else 0
+        prompt_tokens = shape.prompt_tokens if shape is not None else 0
+        cached_tokens = completion_tokens = None
+        if usage is not None:
+            prompt_tokens = usage.prompt_tokens
+            cached_tokens = usage.cached_tokens
+            completion_tokens = usage.completion_tokens
+        self.metrics.observe(
+            api,
+            model,
+            status,
+            code,
+            decision.kind if decision is not None else None,
+            replica,
+            ttft_s,
+            duration_s,
+            prompt_tokens,
+            predicted_tokens,
+            cached_tokens,
+            completion_tokens,
+        )
+        if self.access_log is not None:
+            self.access_log.write(
+                AccessEntry(
+                    time=self.clock(),
+                    request_id=exchange.request_id.decode("latin-1"),
+                    client=client.peer.decode(),
+                    method=request.method.decode("latin-1"),
+                    path=request.path.decode("latin-1"),
+                    api=api,
+                    model=model,
+                    status=status,
+                    code=code,
+                    replica=replica,
+                    decision=decision.kind if decision is not None else None,
+                    predicted_cached_tokens=predicted_tokens,
+                    cached_tokens=cached_tokens,
+                    prompt_tokens=prompt_tokens,
+                    completion_tokens=completion_tokens,
+                    ttft_s=ttft_s,
+                    duration_s=duration_s,
+                    bytes_out=relay.body_bytes if relay is not None else 0,
+                    attempts=exchange.attempts,
+                )
+            )

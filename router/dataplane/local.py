@@ -1,0 +1,72 @@
+"""What the router answers itself on the data port: health, readiness, the models of the fleet, and errors.
+
+Decides nothing about routing. An error is written in the shape of the API that was called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router.core.errors import ClientError, RouterError
+from router.core.types import Api
+from router.dataplane.relay import STATUS_LINES
+from router.dataplane.request import Request
+from router.dialects import render_error, render_stream_error
+from router.dialects.routes import RouteKind
+
+if TYPE_CHECKING:
+    from router.dataplane.downstream import ClientConnection
+    from router.dataplane.exchange import Exchange
+    from router.dataplane.gateway import Gateway
+
+RETRY_AFTER = b"retry-after: 1\r\n"
+"""With every 429 and 503: replicas come back within seconds, and SDKs honour it."""
+
+
+def answer(exchange: Exchange, gateway: Gateway, request: Request, kind: RouteKind) -> None:
+    """Answer what needs no replica."""
+    status = 200
+    if kind is RouteKind.HEALTH:
+        body = b'{"status":"ok"}'
+    elif kind is RouteKind.READY:
+        status, body = gateway.readiness()
+    elif kind is RouteKind.MODELS:
+        status, body = gateway.models_answer(request.path)
+    else:
+        raise ClientError(
+            f"method {request.method.decode('latin-1')} is not allowed here",
+            status=405,
+            code="method_not_allowed",
+        )
+    keep_alive = write(exchange.client, request, status, body, b"x-request-id: %b\r\n" % exchange.request_id)
+    exchange.answered_locally(status, keep_alive=keep_alive)
+
+
+def write(client: ClientConnection, request: Request, status: int, body: bytes, added: bytes) -> bool:
+    """Write a JSON answer; a HEAD request gets its head alone. Returns whether the connection stays open."""
+    keep_alive = request.keep_alive
+    connection = b"connection: close\r\n" if not keep_alive else b""
+    if keep_alive and request.minor_version == 0:
+        connection = b"connection: keep-alive\r\n"
+    client.transport.write(
+        b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b"
+        % (STATUS_LINES[status], len(body), added, connection, b"" if request.method == b"HEAD" else body)
+    )
+    return keep_alive
+
+
+def write_error(
+    client: ClientConnection, request: Request, api: Api, error: RouterError, request_id: bytes
+) -> bool:
+    """Write one of the router's own errors. Returns whether the connection stays open."""
+    added = b"x-request-id: %b\r\n" % request_id
+    if error.status in (429, 503):
+        added += RETRY_AFTER
+    elif error.status == 405:
+        added += b"allow: GET, HEAD\r\n" if request.method == b"POST" else b"allow: POST\r\n"
+    return write(client, request, error.status, render_error(api, error, request_id.decode("latin-1")), added)
+
+
+def stream_error(api: Api, error: RouterError, request_id: bytes) -> bytes:
+    """The event or events that end a broken stream."""
+    return render_stream_error(api, error, request_id.decode("latin-1"))

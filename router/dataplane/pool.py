@@ -1,0 +1,130 @@
+"""Connections per replica: idle ones kept for reuse, fresh ones made on demand.
+
+Decides which connection carries a request. Last in, first out, so that few connections stay warm and the rest age out;
+one idle for longer than the limit is not used, because vLLM (uvicorn) closes its side after five seconds by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from time import monotonic
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from router.dataplane.upstream import ReplicaConnection
+from router.service.tasks import Tasks
+
+if TYPE_CHECKING:
+    from router.dataplane.exchange import Exchange
+
+
+class Pool:
+    """All connections to one replica."""
+
+    __slots__ = (
+        "_connect_timeout_s",
+        "_host",
+        "_keepalive_s",
+        "_port",
+        "_size",
+        "_tasks",
+        "_tls",
+        "all",
+        "host_header",
+        "idle",
+    )
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        tasks: Tasks,
+        tls: ssl.SSLContext | None,
+        size: int,
+        keepalive_s: float,
+        connect_timeout_s: float,
+    ) -> None:
+        parts = urlsplit(url)
+        https = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if https else 80)
+        self._tls = tls if https else None
+        self._tasks = tasks
+        self._size = size
+        self._keepalive_s = keepalive_s
+        self._connect_timeout_s = connect_timeout_s
+        self.host_header = parts.netloc.rpartition("@")[2].encode()
+        self.idle: list[ReplicaConnection] = []
+        self.all: set[ReplicaConnection] = set()
+        """Every open connection, idle or not."""
+
+    def take(self) -> ReplicaConnection | None:
+        """An idle connection that is young enough to be open still, or None."""
+        idle = self.idle
+        if idle:
+            connection = idle.pop()
+            if monotonic() - connection.idle_since_s < self._keepalive_s:
+                return connection
+            self.expire(0.0)
+            connection.abandon()
+        return None
+
+    def connect(self, exchange: Exchange) -> None:
+        """Open a fresh connection for this exchange, which hears `connected` or `connect_failed`."""
+        self._tasks.spawn(self._connect(exchange), name="connect")
+
+    async def _connect(self, exchange: Exchange) -> None:
+        loop = asyncio.get_running_loop()
+        connection = ReplicaConnection(self)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await loop.create_connection(
+                    lambda: connection,
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls is not None else None,
+                )
+        except TimeoutError:
+            exchange.connect_failed(f"no connection within {self._connect_timeout_s:g} s", refused=False)
+        except ConnectionRefusedError:
+            exchange.connect_failed("connection refused", refused=True)
+        except OSError as error:
+            exchange.connect_failed(f"cannot connect: {error}", refused=False)
+        else:
+            self.all.add(connection)
+            exchange.connected(connection)
+
+    def release(self, connection: ReplicaConnection) -> None:
+        """Keep a connection whose answer is complete."""
+        if len(self.idle) < self._size:
+            self.idle.append(connection)
+        else:
+            connection.abandon()
+
+    def lost(self, connection: ReplicaConnection) -> None:
+        """A connection has closed."""
+        self.all.discard(connection)
+        if connection.exchange is None:
+            try:
+                self.idle.remove(connection)
+            except ValueError:
+                return
+
+    def expire(self, keepalive_s: float | None = None) -> None:
+        """Close connections that have been idle too long (all of them with 0)."""
+        oldest_s = monotonic() - (self._keepalive_s if keepalive_s is None else keepalive_s)
+        kept = []
+        for connection in self.idle:
+            if connection.idle_since_s < oldest_s:
+                connection.abandon()
+            else:
+                kept.append(connection)
+        self.idle = kept
+
+    def close(self) -> None:
+        """Close everything; exchanges under way hear that their replica is lost."""
+        for connection in list(self.all):
+            connection.transport.abort()
+        self.idle = []

@@ -1,0 +1,202 @@
+"""One connection to a replica: carries one request at a time and parses its answer.
+
+Decides whether the connection can be used again. Does not decide what an answer or a failure means (`exchange`), and
+does not connect (`pool`).
+
+The rule it keeps: an exchange hears of exactly one end: `on_end`, or `on_lost`. Bytes that arrive when no answer is owed
+close the connection, so that no answer can ever reach the wrong request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+if TYPE_CHECKING:
+    from router.dataplane.exchange import Exchange
+    from router.dataplane.pool import Pool
+    from router.dataplane.request import Headers
+
+
+class ReplicaConnection(asyncio.Protocol):
+    """Protocol of one connection to one replica."""
+
+    __slots__ = (
+        "_bodiless",
+        "_closed",
+        "_complete",
+        "_fields",
+        "_framed",
+        "_keep_alive",
+        "_parser",
+        "_pieces",
+        "_pool",
+        "answered",
+        "exchange",
+        "idle_since_s",
+        "paused",
+        "progress",
+        "transport",
+        "used",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields: Headers = []
+        self._pieces: list[bytes] = []
+        self._complete = False
+        self._keep_alive = False
+        self._framed = False
+        self._bodiless = False
+        self._closed = False
+        self.exchange: Exchange | None = None
+        self.answered = False
+        """Whether any byte of the present answer has arrived."""
+        self.used = False
+        """Whether it has carried a request before: only then may its loss mean that it was stale."""
+        self.idle_since_s = 0.0
+        self.progress = False
+        """Set by every read, cleared by the sweeper: what its idle limit is measured by, without a clock call a read."""
+        self.paused = False
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:
+        """Send one request; its answer goes to `exchange`."""
+        self.exchange = exchange
+        self.answered = False
+        self.progress = True
+        self._complete = False
+        if body:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head)
+
+    def release(self) -> None:
+        """Back to the pool without having carried a request."""
+        self._pool.release(self)
+
+    def abandon(self) -> None:
+        """Nobody wants the answer any more: closing the connection is what tells vLLM to stop computing."""
+        self.exchange = None
+        self._closed = True
+        self.transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading until the client has taken what is written."""
+        if not self.paused and not self._closed:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.paused and not self._closed:
+            self.paused = False
+            self.progress = True
+            self.transport.resume_reading()
+
+    # -- transport callbacks ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer: parsed as a whole first, then handed on, so that a read costs the client one write."""
+        exchange = self.exchange
+        if exchange is None:
+            self._drop()
+            return
+        self.progress = True
+        self.answered = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._drop()
+            exchange.on_lost(f"the replica broke HTTP: {error}")
+            return
+        pieces = self._pieces
+        if pieces:
+            self._pieces = []
+            exchange.on_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._complete and self.exchange is exchange:
+            self._end(exchange)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed by the replica, by the network or by us."""
+        self._closed = True
+        self._pool.lost(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if exc is None and self.answered and not self._framed and self._fields and not self._bodiless:
+            exchange.on_end()  # an answer without length or chunks ends with the connection
+        else:
+            exchange.on_lost(str(exc) if exc is not None else "the replica closed the connection")
+
+    # -- parser callbacks ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """First byte of an answer."""
+        if self._complete:
+            self._keep_alive = (
+                False  # a second answer to one request: the replica cannot be trusted with another
+            )
+        self._fields = []
+        self._framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field (trailer fields of a chunked answer arrive after the head and are dropped)."""
+        self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head of the answer."""
+        status = self._parser.get_status_code()
+        fields = self._fields
+        self._bodiless = status < 200
+        if self._bodiless or self._complete:
+            return
+        for name, _ in fields:
+            if name in (b"content-length", b"transfer-encoding"):
+                self._framed = True
+                break
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.on_head(status, fields)
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body, without its chunk framing."""
+        if not self._complete:
+            self._pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        """The answer is complete (1xx answers are none)."""
+        if self._bodiless:
+            self._bodiless = False
+            return
+        self._complete = True
+        self._keep_alive = self._framed and self._parser.should_keep_alive()
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _end(self, exchange: Exchange) -> None:
+        self.exchange = None
+        transport = self.transport
+        if self._keep_alive and not self._closed and not transport.get_write_buffer_size():
+            self.used = True
+            self.resume()
+            self.idle_since_s = monotonic()
+            self._pool.release(self)
+        else:
+            self._drop()
+        exchange.on_end()
+
+    def _drop(self) -> None:
+        self.exchange = None
+        if not self._closed:
+            self._closed = True
+            self.transport.abort()
