@@ -1,0 +1,148 @@
+"""The simulated engine under any arrivals: budgets hold, books agree, and bulk advance is step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replica.sim.engine import Engine, EngineConfig, SimRequest, StepResult
+from replica.sim.step_time import StepTime
+
+STEP_TIME = StepTime(prefill_tokens_per_s=1000.0, decode_step_s=0.01, base_s=0.001)
+
+
+@dataclass
+class Arrival:
+    at_s: float
+    request: SimRequest
+    abort_after_steps: int | None
+
+
+@st.composite
+def configs(draw):
+    block = draw(st.sampled_from([1, 2, 4, 16]))
+    seats = draw(st.integers(1, 6))
+    return EngineConfig(
+        cache_tokens=block * draw(st.integers(12, 40)),
+        block_tokens=block,
+        max_num_batched_tokens=seats + draw(st.integers(0, 40)),
+        max_num_seqs=seats,
+        step_time=STEP_TIME,
+    )
+
+
+@st.composite
+def workloads(draw):
+    config = draw(configs())
+    capacity = config.cache_blocks * config.block_tokens
+    arrivals = []
+    at_s = 0.0
+    for index in range(draw(st.integers(1, 12))):
+        at_s += draw(st.sampled_from([0.0, 0.003, 0.02, 0.3]))
+        prompt = draw(st.integers(1, capacity // 2))
+        output = draw(st.integers(1, min(capacity // 2, 60)))
+        family = draw(st.integers(0, 2))
+        shared = draw(st.integers(0, 12))
+        keys = [
+            (family, depth) if depth < shared else (family, depth, index)
+            for depth in range(draw(st.sampled_from([prompt, prompt + output])) // config.block_tokens)
+        ]
+        abort_after = draw(st.sampled_from([None, None, None, 0, 3]))
+        arrivals.append(Arrival(at_s, SimRequest(str(index), prompt, output, keys), abort_after))
+    return config, arrivals
+
+
+def check_step(engine: Engine, result: StepResult) -> None:
+    engine.validate()
+    assert result.steps == 1
+    assert result.duration_s > 0
+    config = engine.config
+    # A sequence that ends its prompt computes at least one token of it, so prefill covers that token already.
+    decoded = [state for state in result.tokens if state not in result.first]
+    assert result.prefill_tokens <= config.max_num_batched_tokens
+    assert len(decoded) <= config.max_num_batched_tokens
+    assert len(result.tokens) <= config.max_num_seqs
+
+
+@given(workloads())
+def test_every_request_finishes_with_its_tokens_and_the_cache_is_whole_again(workload):
+    config, arrivals = workload
+    engine = Engine(config)
+    now_s = 0.0
+    pending = list(arrivals)
+    finished: dict[str, int] = {}
+    aborted: set[str] = set()
+    steps = 0
+    while pending or not engine.idle:
+        if engine.idle:
+            now_s = max(now_s, pending[0].at_s)
+        while pending and pending[0].at_s <= now_s:
+            engine.add(pending.pop(0).request, now_s)
+        result = engine.step(now_s)
+        check_step(engine, result)
+        now_s = result.end_s
+        finished.update({state.id: state.generated for state in result.finished})
+        for arrival in arrivals:
+            if arrival.abort_after_steps == steps and engine.abort(arrival.request.id):
+                aborted.add(arrival.request.id)
+                engine.validate()
+        steps += 1
+    expected = {a.request.id: a.request.output_tokens for a in arrivals if a.request.id not in aborted}
+    assert finished == expected
+    assert engine.cache.free_blocks == engine.cache.blocks
+    assert engine.totals.hit_tokens <= engine.totals.queried_tokens
+    assert engine.totals.aborted == len(aborted)
+
+
+Trace = list[tuple[float, list[tuple[str, int]], list[str], list[str]]]
+
+
+def drive(workload, *, bulk: bool) -> tuple[Trace, Engine]:
+    """Events with a first or last token, as (when, tokens so far of all who gained since, first, finished)."""
+    config, arrivals = workload
+    engine = Engine(config)
+    now_s = 0.0
+    pending = list(arrivals)
+    trace: Trace = []
+    while pending or not engine.idle:
+        if engine.idle:
+            now_s = max(now_s, pending[0].at_s)
+        while pending and pending[0].at_s <= now_s:
+            engine.add(pending.pop(0).request, now_s)
+        until_s = pending[0].at_s if pending else float("inf")
+        result = engine.advance(now_s, until_s) if bulk else engine.step(now_s)
+        now_s = result.end_s
+        engine.validate()
+        if result.first or result.finished:
+            progress = sorted((state.id, state.generated) for state in engine.states())
+            trace.append((now_s, progress, [s.id for s in result.first], [s.id for s in result.finished]))
+    return trace, engine
+
+
+@given(workloads())
+def test_advancing_in_bulk_is_exactly_stepping(workload):
+    stepped, one = drive(workload, bulk=False)
+    jumped, other = drive(workload, bulk=True)
+    assert jumped == stepped
+    assert one.totals == other.totals
+    for arrival in workload[1]:
+        keys = arrival.request.block_keys
+        assert one.overlap_tokens(keys, 10_000) == other.overlap_tokens(keys, 10_000)
+
+
+@given(workloads())
+def test_a_request_repeated_at_once_finds_all_its_whole_blocks_but_the_last_token(workload):
+    config, arrivals = workload
+    engine = Engine(config)
+    request = arrivals[0].request
+    whole = request.prompt_tokens // config.block_tokens
+    keys = [("fixed", depth) for depth in range(whole)]
+    now_s = 0.0
+    for name in ("cold", "warm"):
+        state = engine.add(SimRequest(name, request.prompt_tokens, 1, keys), now_s)
+        while not engine.idle:
+            now_s = engine.step(now_s).end_s
+    expected = (request.prompt_tokens - 1) // config.block_tokens * config.block_tokens
+    assert state.cached_tokens == expected

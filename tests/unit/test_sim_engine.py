@@ -1,0 +1,216 @@
+"""Schedules of the simulated engine, against ones computed by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from replica.sim.engine import Engine, EngineConfig, RunState, SimRequest, StepResult
+from replica.sim.step_time import StepTime
+
+# 1 ms a prefilled token, 10 ms the shortest step, nothing else: every duration below is mental arithmetic.
+PLAIN = StepTime(
+    prefill_tokens_per_s=1000.0,
+    decode_step_s=0.010,
+    base_s=0.0,
+    attention_context_tokens=0.0,
+    decode_sequence_s=0.0,
+    decode_context_s=0.0,
+)
+
+
+def engine(**limits) -> Engine:
+    defaults = {"cache_tokens": 4096, "block_tokens": 4, "max_num_batched_tokens": 100, "max_num_seqs": 8}
+    return Engine(EngineConfig(**{**defaults, **limits}, step_time=PLAIN))
+
+
+def keys(family: str, blocks: int) -> list[tuple[str, int]]:
+    return [(family, depth) for depth in range(blocks)]
+
+
+def names(states: list[RunState]) -> list[str]:
+    return [state.id for state in states]
+
+
+def run(machine: Engine, now_s: float = 0.0) -> list[StepResult]:
+    results = []
+    while not machine.idle:
+        results.append(machine.step(now_s))
+        now_s = results[-1].end_s
+    return results
+
+
+def test_a_prompt_is_chunked_by_the_budget_and_then_decodes_one_token_a_step():
+    machine = engine()
+    state = machine.add(SimRequest("a", prompt_tokens=250, output_tokens=3), 5.0)
+    results = run(machine, 5.0)
+    assert [r.prefill_tokens for r in results] == [100, 100, 50, 0, 0]
+    assert [r.duration_s for r in results] == pytest.approx([0.1, 0.1, 0.05, 0.01, 0.01])
+    assert [names(r.tokens) for r in results] == [[], [], ["a"], ["a"], ["a"]]
+    assert [names(r.first) for r in results] == [[], [], ["a"], [], []]
+    assert [names(r.finished) for r in results] == [[], [], [], [], ["a"]]
+    assert state.admitted_s == 5.0
+    assert state.first_token_s == pytest.approx(5.25)
+
+
+def test_decoding_goes_before_prefill_and_shares_the_budget_with_it():
+    machine = engine()
+    machine.add(SimRequest("old", 10, 5), 0.0)
+    first = machine.step(0.0)
+    machine.add(SimRequest("new", 150, 1), first.end_s)
+    second = machine.step(first.end_s)
+    assert names(second.tokens) == ["old"]
+    assert second.prefill_tokens == 99
+    third = machine.step(second.end_s)
+    assert third.prefill_tokens == 51
+    assert names(third.tokens) == ["old", "new"]
+
+
+def test_two_prompts_share_one_step_and_the_second_gets_what_the_first_leaves():
+    machine = engine()
+    machine.add(SimRequest("a", 70, 1), 0.0)
+    machine.add(SimRequest("b", 70, 1), 0.0)
+    first = machine.step(0.0)
+    assert (first.prefill_tokens, names(first.finished)) == (100, ["a"])
+    second = machine.step(first.end_s)
+    assert (second.prefill_tokens, names(second.finished)) == (40, ["b"])
+
+
+def test_seats_are_limited_and_given_in_order_of_arrival():
+    machine = engine(max_num_seqs=2)
+    for name in "abc":
+        machine.add(SimRequest(name, 10, 2), 0.0)
+    first = machine.step(0.0)
+    assert names(first.tokens) == ["a", "b"]
+    assert (machine.running, machine.waiting) == (2, 1)
+    second = machine.step(first.end_s)
+    assert names(second.finished) == ["a", "b"]
+    assert names(machine.step(second.end_s).tokens) == ["c"]
+
+
+def test_the_same_prompt_in_the_same_step_is_computed_once():
+    machine = engine()
+    one = machine.add(SimRequest("a", 41, 1, keys("p", 10)), 0.0)
+    two = machine.add(SimRequest("b", 41, 1, keys("p", 10)), 0.0)
+    result = machine.step(0.0)
+    assert (one.cached_tokens, two.cached_tokens) == (0, 40)
+    assert result.prefill_tokens == 42
+
+
+def test_the_last_prompt_token_is_computed_even_if_its_block_is_cached():
+    machine = engine()
+    machine.add(SimRequest("a", 40, 1, keys("p", 10)), 0.0)
+    run(machine)
+    again = machine.add(SimRequest("b", 40, 1, keys("p", 10)), 1.0)
+    result = machine.step(1.0)
+    assert again.cached_tokens == 36
+    assert result.prefill_tokens == 4
+    assert machine.totals.queried_tokens == 80
+    assert machine.totals.hit_tokens == 36
+
+
+def test_blocks_filled_while_decoding_serve_the_next_turn_except_the_newest_token():
+    machine = engine()
+    machine.add(SimRequest("turn-1", 8, 9, keys("chat", 6)), 0.0)
+    run(machine)
+    # 8 + 9 tokens, of which the last was never computed: 16 tokens, 4 blocks.
+    assert machine.overlap_tokens(keys("chat", 6), 100) == 16
+
+
+def test_a_prompt_waits_until_all_of_it_fits_and_holds_up_those_behind_it():
+    machine = engine(cache_tokens=100, max_num_batched_tokens=64)
+    machine.add(SimRequest("runs", 60, 2), 0.0)
+    machine.add(SimRequest("large", 60, 2), 0.0)
+    machine.add(SimRequest("small", 4, 2), 0.0)
+    first = machine.step(0.0)
+    assert names(first.tokens) == ["runs"]
+    assert (machine.running, machine.waiting) == (1, 2)
+    second = machine.step(first.end_s)
+    assert names(second.finished) == ["runs"]
+    third = machine.step(second.end_s)
+    assert names(third.tokens) == ["large", "small"]
+
+
+def test_without_a_free_block_the_sequence_admitted_last_is_preempted_and_recomputed():
+    machine = engine(cache_tokens=16)
+    first = machine.add(SimRequest("first", 4, 8, keys("f", 3)), 0.0)
+    last = machine.add(SimRequest("last", 8, 3, keys("l", 2)), 0.0)
+    results = run(machine)
+    assert (first.preemptions, last.preemptions) == (0, 1)
+    assert sum(r.preempted for r in results) == 1
+    assert machine.totals.preemptions == 1
+    order = [name for r in results for name in names(r.finished)]
+    assert order == ["first", "last"]
+    assert last.cached_tokens == 0
+    machine.validate()
+
+
+def test_aborting_frees_seat_and_blocks_whether_waiting_or_running():
+    machine = engine(max_num_seqs=1)
+    machine.add(SimRequest("runs", 50, 50), 0.0)
+    machine.add(SimRequest("waits", 50, 50), 0.0)
+    machine.step(0.0)
+    assert machine.usage_ratio > 0
+    assert machine.abort("waits")
+    assert machine.abort("runs")
+    assert not machine.abort("runs")
+    assert machine.idle
+    assert machine.usage_ratio == 0.0
+    assert machine.step(1.0).steps == 0
+    machine.validate()
+
+
+def test_advance_jumps_to_the_next_first_or_last_token_or_to_the_given_time():
+    machine = engine()
+    machine.add(SimRequest("a", 100, 1000), 0.0)
+    first = machine.advance(0.0, 100.0)
+    assert (first.steps, names(first.first)) == (1, ["a"])
+    part = machine.advance(first.end_s, first.end_s + 0.095)
+    assert part.steps == 10
+    assert part.generated_tokens == 10
+    assert part.duration_s == pytest.approx(0.1)
+    assert names(part.tokens) == ["a"]
+    rest = machine.advance(part.end_s, 1e9)
+    assert rest.steps == 989
+    assert names(rest.finished) == ["a"]
+    assert machine.advance(rest.end_s, 1e9).steps == 0
+
+
+def test_step_time_adds_what_its_formula_says():
+    times = StepTime(
+        prefill_tokens_per_s=1000.0,
+        decode_step_s=0.010,
+        base_s=0.002,
+        attention_context_tokens=500.0,
+        decode_sequence_s=0.001,
+        decode_context_s=0.0001,
+    )
+    assert times.step_s(0, 0.0, 1, 100) == pytest.approx(0.002 + 0.010 + 0.001 + 0.010)
+    assert times.step_s(5, 0.0, 0, 0) == pytest.approx(0.002 + 0.010)
+    assert times.step_s(100, 100 * 50.0, 0, 0) == pytest.approx(0.002 + 0.100 + 0.010)
+    fast = StepTime(1000.0, 0.010, 0.002, 500.0, 0.001, 0.0001, speed=10.0)
+    assert fast.step_s(100, 5000.0, 2, 7) == pytest.approx(times.step_s(100, 5000.0, 2, 7) / 10)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (SimRequest("x", 0, 1), "at least one prompt token"),
+        (SimRequest("x", 1, 0), "at least one prompt token"),
+        (SimRequest("x", 4096, 1), "would not fit"),
+        (SimRequest("here", 1, 1), "in use"),
+    ],
+)
+def test_requests_that_could_never_finish_are_refused(request_, message):
+    machine = engine()
+    machine.add(SimRequest("here", 1, 1), 0.0)
+    with pytest.raises(ValueError, match=message):
+        machine.add(request_, 0.0)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"cache_tokens": 3}, {"block_tokens": 0}, {"max_num_seqs": 0}, {"max_num_seqs": 101}],
+)
+def test_contradictory_limits_are_refused(limits):
+    with pytest.raises(ValueError, match="must be at least"):
+        engine(**limits)
