@@ -1,0 +1,187 @@
+"""`/v1/chat/completions`: reads what routing needs, and lays out the canonical prompt.
+
+Source: vLLM's entrypoints/openai/chat_completion/protocol.py and chat_utils.py: which fields reach the chat template.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from router.core import prompt
+from router.core.errors import ClientError
+from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
+from router.dialects.parsed import ABSENT, Parsed, StreamOptions, whole
+from router.dialects.parts import Part, add_content
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Any = None
+
+
+class ToolCall(msgspec.Struct, gc=False):
+    """A call in an assistant message."""
+
+    id: str | None = None
+    function: _Function | None = None
+    custom: Any = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: str
+    content: str | list[str | Part] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tools: msgspec.Raw = ABSENT
+
+
+class _Request(msgspec.Struct, gc=False):
+    model: str | None = None
+    messages: list[_Message] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    cache_salt: str | None = None
+    prompt_cache_key: str | None = None
+    session_id: str | None = None
+    tools: msgspec.Raw = ABSENT
+    documents: msgspec.Raw = ABSENT
+    chat_template: str | None = None
+    chat_template_kwargs: msgspec.Raw = ABSENT
+    mm_processor_kwargs: msgspec.Raw = ABSENT
+    media_io_kwargs: msgspec.Raw = ABSENT
+    reasoning_effort: str | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
+
+
+class _RawMessage(msgspec.Struct, gc=False):
+    content: msgspec.Raw = ABSENT
+
+
+class _RawRequest(msgspec.Struct, gc=False):
+    messages: list[_RawMessage]
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+_decode_raw = msgspec.json.Decoder(_RawRequest).decode
+
+
+def parse(body: bytes | bytearray | memoryview) -> Parsed:
+    """Read a chat request.
+
+    Raises:
+        ClientError: No model, or no messages.
+        msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
+    """
+    request = _decode(body)
+    model = request.model
+    if not model:
+        raise ClientError("model: name the model to use", code="model_required", param="model")
+    messages = request.messages
+    if not messages:
+        raise ClientError(
+            "messages: at least one message is required", code="prompt_required", param="messages"
+        )
+    out: list[bytes] = []
+    _add_header(out, request)
+    append = out.append
+    for index, message in enumerate(messages):
+        content = message.content
+        if (
+            content.__class__ is str
+            and content
+            and (start := TEXT_MESSAGES.get(message.role)) is not None
+            and message.tool_calls is None
+            and message.name is None
+            and message.tool_call_id is None
+            and message.reasoning is None
+            and message.reasoning_content is None
+            and message.tools is ABSENT
+        ):
+            append(start)
+            append(content.encode())
+        else:
+            _add_message(out, message, body, index)
+    if request.add_generation_prompt is False or request.continue_final_message:
+        append(prompt.ENDING)
+        append(b"continue" if request.continue_final_message else b"none")
+    canonical = b"".join(out)
+    options = request.stream_options
+    limit = request.max_completion_tokens
+    return Parsed(
+        model,
+        request.cache_salt or "",
+        canonical,
+        len(canonical),
+        request.stream is True,
+        request.prompt_cache_key or request.session_id,
+        None,
+        False,
+        options is not None and options.include_usage is True,
+        whole(limit if limit is not None else request.max_tokens),
+    )
+
+
+def _add_header(out: list[bytes], request: _Request) -> None:
+    if request.tools is not ABSENT:
+        add_json(out, prompt.TOOLS, bytes(request.tools))
+    if request.chat_template:
+        out.append(prompt.CHAT_TEMPLATE + request.chat_template.encode())
+    if request.chat_template_kwargs is not ABSENT:
+        add_json(out, prompt.TEMPLATE_ARGUMENTS, bytes(request.chat_template_kwargs))
+    if request.documents is not ABSENT:
+        add_json(out, prompt.DOCUMENTS, bytes(request.documents))
+    if request.mm_processor_kwargs is not ABSENT:
+        add_json(out, prompt.MEDIA_PROCESSOR, bytes(request.mm_processor_kwargs))
+    if request.media_io_kwargs is not ABSENT:
+        add_json(out, prompt.MEDIA_READER, bytes(request.media_io_kwargs))
+    if request.reasoning_effort:
+        out.append(prompt.REASONING_EFFORT + request.reasoning_effort.encode())
+    if request.add_special_tokens:
+        out.append(prompt.SPECIAL_TOKENS)
+    if request.truncate_prompt_tokens is not None:
+        side = request.truncation_side or ""
+        out.append(prompt.TRUNCATION + f"{request.truncate_prompt_tokens} {side}".encode())
+
+
+def _add_message(
+    out: list[bytes], message: _Message, body: bytes | bytearray | memoryview, index: int
+) -> None:
+    reasoning = message.reasoning or message.reasoning_content
+    prompt.start_message(out, message.role, message.name, message.tool_call_id, reasoning)
+    content = message.content
+    if isinstance(content, str):
+        if content:
+            out.append(TEXT)
+            out.append(content.encode())
+    elif content:
+        before = len(out)
+        if not add_content(out, content):
+            del out[before:]
+            add_json(out, prompt.RAW, bytes(_decode_raw(body).messages[index].content))
+    for call in message.tool_calls or ():
+        function = call.function
+        if function is not None:
+            prompt.add_call(out, function.name, call.id, json_text(function.arguments))
+        else:
+            prompt.add_call(out, None, call.id, b"")
+            add_json(out, prompt.RAW, msgspec.json.encode(call.custom))
+    if message.tools is not ABSENT:
+        add_json(out, prompt.MESSAGE_TOOLS, bytes(message.tools))
+
+
+def json_text(arguments: object) -> bytes:
+    """Arguments of a call: JSON text in a string by the specification, an object from some clients."""
+    if isinstance(arguments, str):
+        return arguments.encode()
+    return b"" if arguments is None else msgspec.json.encode(arguments)

@@ -1,0 +1,106 @@
+"""`/v1/completions`: string, token-id and batch prompts.
+
+A batch is fingerprinted by its first prompt and weighed by all of them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from xxhash import xxh3_128_hexdigest
+
+from router.core import prompt
+from router.core.errors import ClientError
+from router.dialects.parsed import ABSENT, Parsed, StreamOptions, whole
+
+_Prompt = str | list[int | str | list[int]] | None
+
+
+class _Request(msgspec.Struct, gc=False):
+    model: str | None = None
+    prompt: _Prompt = None
+    prompt_embeds: msgspec.Raw = ABSENT
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | float | None = None
+    cache_salt: str | None = None
+    prompt_cache_key: str | None = None
+    session_id: str | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+
+
+def parse(body: bytes | bytearray | memoryview) -> Parsed:
+    """Read a completions request.
+
+    Raises:
+        ClientError: No model, no prompt, or a prompt of mixed kinds.
+        msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
+    """
+    request = _decode(body)
+    model = request.model
+    if not model:
+        raise ClientError("model: name the model to use", code="model_required", param="model")
+    out: list[bytes] = []
+    if request.add_special_tokens is False:
+        out.append(prompt.SPECIAL_TOKENS)
+    if request.truncate_prompt_tokens is not None:
+        side = request.truncation_side or ""
+        out.append(prompt.TRUNCATION + f"{request.truncate_prompt_tokens} {side}".encode())
+    embeds = bytes(request.prompt_embeds)
+    if embeds not in (b"", b"null", b"[]", b'""'):
+        out.append(prompt.PROMPT_EMBEDS + xxh3_128_hexdigest(embeds).encode())
+    elif not request.prompt:
+        raise ClientError("prompt: a prompt is required", code="prompt_required", param="prompt")
+    rest_bytes, tokens_known = _add_prompt(out, request.prompt)
+    canonical = b"".join(out)
+    options = request.stream_options
+    return Parsed(
+        model,
+        request.cache_salt or "",
+        canonical,
+        len(canonical) + rest_bytes,
+        request.stream is True,
+        request.prompt_cache_key or request.session_id,
+        None,
+        False,
+        options is not None and options.include_usage is True,
+        whole(request.max_tokens),
+        tokens_known,
+    )
+
+
+def _add_prompt(out: list[bytes], value: _Prompt) -> tuple[int, int | None]:
+    """Add the first prompt; returns the bytes of the others, and how many tokens all are, if these are token ids."""
+    if not value:
+        return 0, None
+    if isinstance(value, str):
+        out.append(prompt.PROMPT_TEXT)
+        out.append(value.encode())
+        return 0, None
+    first = value[0]
+    try:
+        if isinstance(first, str):
+            texts = [text.encode() for text in value]  # type: ignore[union-attr]
+            out.append(prompt.PROMPT_TEXT)
+            out.append(texts[0])
+            return sum(map(len, texts)) - len(texts[0]), None
+        if isinstance(first, list):
+            packed = [prompt.pack_tokens(ids) for ids in value]  # type: ignore[arg-type]
+        else:
+            packed = [prompt.pack_tokens(value)]  # type: ignore[arg-type]
+    except (AttributeError, TypeError, OverflowError):
+        raise ClientError(
+            "prompt: expected a string, a list of strings, a list of token ids, or a list of such lists",
+            code="invalid_type",
+            param="prompt",
+        ) from None
+    total_bytes = sum(map(len, packed))
+    if not total_bytes:
+        raise ClientError("prompt: a prompt is required", code="prompt_required", param="prompt")
+    out.append(prompt.PROMPT_TOKENS)
+    out.append(packed[0])
+    return total_bytes - len(packed[0]), total_bytes // 4

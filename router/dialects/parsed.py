@@ -1,0 +1,46 @@
+"""What a dialect reads from a request: the few fields that routing needs.
+
+Holds no request body. Field values are the client's claims; an engine checks them again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+ABSENT = msgspec.Raw()
+"""Default of fields kept as sent."""
+
+
+class Parsed(msgspec.Struct, gc=False):
+    """One request as the router sees it."""
+
+    model: str
+    """Model or adapter; empty only for `Api.OTHER`."""
+    scope_salt: str = ""
+    """The client's `cache_salt`: requests of different salts share no cache."""
+    canonical: bytes = b""
+    """Canonical prompt; the first one's of a batch; empty for `Api.OTHER`."""
+    prompt_bytes: int = 0
+    """Length of all canonical prompts of a batch together; `len(canonical)` otherwise."""
+    stream: bool = False
+    cache_key: str | None = None
+    """`prompt_cache_key` or `session_id`: requests that belong together."""
+    previous_response_id: str | None = None
+    stores_response: bool = False
+    """The engine may keep the answer under an id (`/v1/responses` with `store`, its default)."""
+    wants_usage: bool = False
+    """A streamed answer ends with usage: asked for by `stream_options`, or always in this API."""
+    max_tokens: int | None = None
+    tokens_known: int | None = None
+    """Exact prompt tokens, all prompts of a batch together; `None` unless the prompt is token ids."""
+
+
+class StreamOptions(msgspec.Struct, gc=False):
+    """`stream_options` of chat and completions."""
+
+    include_usage: bool | None = None
+
+
+def whole(value: float | None) -> int | None:
+    """A token count that a client may have written as `16.0`."""
+    return None if value is None else int(value)

@@ -1,0 +1,64 @@
+"""Ends of server-sent events: what of a stream may be forwarded so that it never stops in the middle of an event.
+
+Decides nothing about the events' content. The rule it keeps: what comes out is what went in, in order, whole.
+"""
+
+from __future__ import annotations
+
+MAX_HELD_BYTES = 64 * 1024
+"""A longer event is let through as it comes, so that a stream's memory stays bounded."""
+
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class EventGate:
+    """Holds back the incomplete event at the end of what has arrived."""
+
+    __slots__ = ("_held", "at_boundary")
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self.at_boundary = True
+        """What was let through so far ends between two events: only then may the router add an event of its own."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What may be forwarded, in addition to what was, possibly nothing."""
+        held = self._held
+        if not held and data.endswith(_ENDS):
+            self.at_boundary = True
+            return data
+        searched = len(held) - 3
+        held += data
+        end = _last_end(held, searched if searched > 0 else 0)
+        if end:
+            self.at_boundary = True
+        elif len(held) > MAX_HELD_BYTES:
+            self.at_boundary = False
+            end = len(held)
+        else:
+            return b""
+        out = bytes(memoryview(held)[:end])
+        del held[:end]
+        if len(held) > MAX_HELD_BYTES:
+            self.at_boundary = False
+            out += held
+            held.clear()
+        return out
+
+    def flush(self) -> bytes:
+        """What is still held: the end of a stream that ended properly without an empty line."""
+        out = bytes(self._held)
+        if out:
+            self._held.clear()
+            self.at_boundary = False
+        return out
+
+
+def _last_end(data: bytearray, start: int) -> int:
+    """Index after the last end of an event, 0 if there is none."""
+    end = 0
+    for mark in _ENDS:
+        at = data.rfind(mark, start)
+        if at >= 0 and at + len(mark) > end:
+            end = at + len(mark)
+    return end
