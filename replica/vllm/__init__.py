@@ -1,0 +1,14 @@
+"""Real vLLM replicas on this machine's CPU: install the engine, make a tiny model, run and end replicas.
+
+Decides how a local vLLM is set up for demos, tests and experiments. Not for production, which brings its own
+replicas. Standard library only, outside the engine's own virtual environment.
+
+    install             the CPU build, without a single CUDA package
+    wheel_requirements  what a wheel asks for (run inside the environment)
+    model               a tiny random-weight model, made once
+    tiny_model          the maker itself (run inside the environment)
+    processes           which processes belong to a replica, and how to end them all
+    server              one replica: start, health, end
+    launch              several at once: Fleet
+    command             `warmroute-replica vllm-…`
+"""
