@@ -1,0 +1,276 @@
+"""Placements and withdrawals on their way to Redis.
+
+Written a few milliseconds after they were made, many at once, in the order in which they were made. Each record is
+merged by a script on its server, so two routers never overwrite each other. What waits is bounded: the oldest goes
+first, and the owner is told that Redis no longer knows everything. The registry's size is bounded here as well: as it
+fills, records live shorter, and when it is full nothing new is noted until some have expired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from router.adapters.registry.redis_commands import Commands
+from router.adapters.registry.redis_pipe import Pipe, Replies
+from router.adapters.registry.redis_topology import Nodes
+from router.core.types import FingerprintHash, Incarnation
+
+DELAY_S = 0.004
+"""From a placement to its write: short against 50 ms, long enough to share a write with the tick's neighbours."""
+
+_FLUSH_RUNGS = 512
+"""Rungs written at once: about a millisecond of the server's time, which lookups have to wait."""
+
+_COMMAND_RUNGS = 128
+_MAX_PENDING_RUNGS = 65_536
+_MAX_FLYING = 8
+_MIN_LIFETIME_MS = 60_000
+
+
+class Write(NamedTuple):
+    """One thing to tell Redis."""
+
+    rungs: Sequence[FingerprintHash]
+    incarnation: Incarnation
+    at_s: float | None
+    """When the holder was noted, Unix seconds; `None` withdraws it."""
+    retries: int = 0
+
+
+class Writes:
+    """Queue, batching and outcome of writes.
+
+    Args:
+        idle_s: Lifetime of a record that nobody touches.
+        max_entries: Records above which nothing new is noted.
+        on_lost: Writes were dropped or refused: Redis does not know all our placements.
+        on_withdrawn: A withdrawal has reached Redis, or never will.
+        on_moved: A server says that a key is kept elsewhere.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        idle_s: float,
+        max_entries: int,
+        *,
+        on_lost: Callable[[], None],
+        on_withdrawn: Callable[[Sequence[FingerprintHash], Incarnation], None],
+        on_moved: Callable[[], None],
+    ) -> None:
+        self.nodes: Nodes | None = None
+        """Whom to tell; `None` while nobody is there."""
+        self.count = 0
+        self.errors = 0
+        self.dropped = 0
+        """Rungs whose note was given up."""
+        self._commands = commands
+        self._idle_ms = max(int(idle_s * 1000), 1)
+        self._lifetime_ms = self._idle_ms
+        self._max_entries = max_entries
+        self._room = max_entries
+        self._on_lost = on_lost
+        self._on_withdrawn = on_withdrawn
+        self._on_moved = on_moved
+        self._loop: asyncio.AbstractEventLoop
+        self._pending: deque[Write] = deque()
+        self._pending_rungs = 0
+        self._flying: list[float] = []
+        self._oldest_pending_s = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._progress = asyncio.Event()
+
+    @property
+    def pending_rungs(self) -> int:
+        """Rungs that wait to be written."""
+        return self._pending_rungs
+
+    def unwritten_s(self) -> float:
+        """Time of the oldest placement that is not confirmed; infinity when all are."""
+        return min(self._oldest_pending_s, *self._flying) if self._flying else self._oldest_pending_s
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the event loop; before, nothing may be written."""
+        self._loop = loop
+
+    def add(self, write: Write) -> None:
+        """Queue a write."""
+        self._pending.append(write)
+        self._pending_rungs += len(write.rungs)
+        if write.at_s is not None and write.at_s < self._oldest_pending_s:
+            self._oldest_pending_s = write.at_s
+        if self._pending_rungs > _MAX_PENDING_RUNGS:
+            self._drop(self._pending.popleft())
+        if self._timer is None and len(self._flying) < _MAX_FLYING:
+            self._timer = self._loop.call_later(DELAY_S, self.flush)
+
+    async def wait_room(self, rungs: int) -> None:
+        """Wait until at most so many rungs wait to be written."""
+        while self._pending_rungs > rungs:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def wait_idle(self) -> None:
+        """Write what waits, and wait until everything sent has been answered."""
+        while self._pending or self._flying:
+            self._progress.clear()
+            if self._pending and self._timer is None and len(self._flying) < _MAX_FLYING:
+                self.flush()
+            await self._progress.wait()
+
+    def drop_all(self) -> None:
+        """Give up what waits: nobody is there to be told."""
+        while self._pending:
+            self._drop(self._pending.popleft())
+        self._oldest_pending_s = math.inf
+        self._progress.set()
+
+    def stop(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def set_entries(self, entries: int, fill_ratio: float) -> None:
+        """Take note of the registry's size: from half full on records live shorter, full means no new notes."""
+        self._room = self._max_entries - entries
+        share = min(max(2.0 * (1.0 - fill_ratio), 0.0), 1.0)
+        self._lifetime_ms = max(int(self._idle_ms * share), min(self._idle_ms, _MIN_LIFETIME_MS))
+        if fill_ratio >= 1.0:
+            self._room = 0
+
+    def flush(self) -> None:
+        """Send the oldest of what waits."""
+        self.stop()
+        nodes = self.nodes
+        if nodes is None:
+            self.drop_all()
+            return
+        pending = self._pending
+        budget = _FLUSH_RUNGS
+        together: list[Write] = []
+        while pending and budget > 0:
+            write = pending.popleft()
+            self._pending_rungs -= len(write.rungs)
+            budget -= len(write.rungs)
+            if write.at_s is not None and self._room < len(write.rungs):
+                self._pending_rungs += len(write.rungs)
+                self._drop(write)
+                continue
+            self._room -= len(write.rungs)
+            together.append(write)
+        oldest_s = self._oldest_pending_s
+        if not pending:
+            self._oldest_pending_s = math.inf
+        if together:
+            pipe = nodes.single
+            if pipe is None:
+                self._send_parts(nodes, together, oldest_s)
+            else:
+                self._send(pipe, _grouped(together), oldest_s)
+        if pending and self._timer is None and len(self._flying) < _MAX_FLYING:
+            self._timer = self._loop.call_later(DELAY_S, self.flush)
+
+    def _send_parts(self, nodes: Nodes, writes: list[Write], oldest_s: float) -> None:
+        """In a Cluster a script may touch one slot: one command a rung, to the server that keeps it."""
+        parts: dict[Pipe | None, list[Write]] = {}
+        rung_key = self._commands.rung_key
+        for write in _grouped(writes):
+            for rung in write.rungs:
+                part = parts.setdefault(nodes.keeper(rung_key(rung)), [])
+                part.append(write._replace(rungs=(rung,)))
+        for pipe, part in parts.items():
+            if pipe is not None:
+                self._send(pipe, part, oldest_s)
+            else:
+                for write in part:
+                    self._give_up(write)
+
+    def _send(self, pipe: Pipe, writes: list[Write], oldest_s: float, script_loads: int = 1) -> None:
+        """Send writes over one connection. `script_loads`: how often the server may still be taught the script."""
+        commands = self._commands
+        data: list[bytes] = []
+        for write in writes:
+            if write.at_s is None:
+                data.append(commands.withdraw(write.rungs, write.incarnation))
+            else:
+                data.append(commands.note(write.rungs, write.incarnation, write.at_s, self._lifetime_ms))
+            self.count += 1
+        if not pipe.open:
+            for write in writes:
+                self._give_up(write)
+            return
+        self._flying += 1
+        pipe.send(
+            b"".join(data), len(data), lambda replies: self._written(pipe, writes, script_loads, replies)
+        )
+
+    def _written(self, pipe: Pipe, writes: list[Write], script_loads: int, replies: Replies | None) -> None:
+        self._flying -= 1
+        unknown: list[Write] = []
+        for write, reply in zip(writes, replies or [None] * len(writes), strict=False):
+            if type(reply) is int:
+                if write.at_s is None:
+                    self._on_withdrawn(write.rungs, write.incarnation)
+                continue
+            words = str(reply)
+            if reply is not None and words.startswith("NOSCRIPT") and script_loads:
+                unknown.append(write)
+            elif words.startswith(("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")) and write.retries < 3:
+                self._on_moved()
+                self.add(write._replace(retries=write.retries + 1))
+            else:
+                self.errors += reply is not None
+                self._give_up(write)
+                if words.startswith("READONLY"):
+                    pipe.close()  # No longer the primary: connecting anew finds who is.
+        if unknown and pipe.open:
+            pipe.send(self._commands.load_script(), 1, lambda _: None)
+            self._send(pipe, unknown, oldest_s, script_loads - 1)
+        if self._pending and self._timer is None:
+            self._timer = self._loop.call_later(DELAY_S, self.flush)
+        self._progress.set()
+
+    def _drop(self, write: Write) -> None:
+        self._pending_rungs -= len(write.rungs)
+        self._give_up(write)
+
+    def _give_up(self, write: Write) -> None:
+        self.dropped += len(write.rungs)
+        if write.at_s is None:
+            self._on_withdrawn(write.rungs, write.incarnation)
+        self._on_lost()
+
+
+def _grouped(writes: list[Write]) -> list[Write]:
+    """The same in fewer commands: neighbouring notes of one incarnation become one, each rung once."""
+    grouped: list[Write] = []
+    notes: dict[Incarnation, tuple[dict[FingerprintHash, None], float]] = {}
+
+    def settle() -> None:
+        for incarnation, (rungs, at_s) in notes.items():
+            every = list(rungs)
+            grouped.extend(
+                Write(every[start : start + _COMMAND_RUNGS], incarnation, at_s)
+                for start in range(0, len(every), _COMMAND_RUNGS)
+            )
+        notes.clear()
+
+    for write in writes:
+        # A retry keeps its count, a withdrawal its place in the order.
+        if write.at_s is None or write.retries:
+            settle()
+            grouped.append(write)
+            continue
+        known = notes.get(write.incarnation)
+        if known is None:
+            notes[write.incarnation] = dict.fromkeys(write.rungs), write.at_s
+        else:
+            known[0].update(dict.fromkeys(write.rungs))
+            notes[write.incarnation] = known[0], max(known[1], write.at_s)
+    settle()
+    return grouped

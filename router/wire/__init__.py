@@ -1,0 +1,1 @@
+"""Formats of what leaves this process: records that other routers read. Pure; each format is pinned by golden tests."""
