@@ -155,17 +155,15 @@ class Writes:
         together: list[Write] = []
         while pending and budget > 0:
             write = pending.popleft()
-            self._pending_rungs -= len(write.rungs)
-            budget -= len(write.rungs)
             if write.at_s is not None and self._room < len(write.rungs):
-                self._pending_rungs += len(write.rungs)
                 self._drop(write)
                 continue
+            self._pending_rungs -= len(write.rungs)
             self._room -= len(write.rungs)
+            budget -= len(write.rungs)
             together.append(write)
         oldest_s = self._oldest_pending_s
-        if not pending:
-            self._oldest_pending_s = math.inf
+        self._oldest_pending_s = min([w.at_s for w in pending if w.at_s is not None], default=math.inf)
         if together:
             pipe = nodes.single
             if pipe is None:
@@ -204,13 +202,17 @@ class Writes:
             for write in writes:
                 self._give_up(write)
             return
-        self._flying += 1
+        self._flying.append(oldest_s)
         pipe.send(
-            b"".join(data), len(data), lambda replies: self._written(pipe, writes, script_loads, replies)
+            b"".join(data),
+            len(data),
+            lambda replies: self._written(pipe, writes, oldest_s, script_loads, replies),
         )
 
-    def _written(self, pipe: Pipe, writes: list[Write], script_loads: int, replies: Replies | None) -> None:
-        self._flying -= 1
+    def _written(
+        self, pipe: Pipe, writes: list[Write], oldest_s: float, script_loads: int, replies: Replies | None
+    ) -> None:
+        self._flying.remove(oldest_s)
         unknown: list[Write] = []
         for write, reply in zip(writes, replies or [None] * len(writes), strict=False):
             if type(reply) is int:
