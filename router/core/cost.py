@@ -1,0 +1,88 @@
+"""What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
+
+    cost = base + wait + running + crowding + (1 + miss_weight) x uncached tokens / prefill rate
+
+Decides nothing: policies compare. The sum above is what the request path computes from two numbers kept at each replica
+(`delay_s`, `token_s`) and the crowding; `CostTerms` is the same sum taken apart for people. All rates are static priors
+of one kind of replica; they sit on the replica, so that learning them is a change of `Replica.set_rates` calls only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class CostParameters:
+    """Priors and weights. Any one fleet's true values may be several times off; what counts is their proportion."""
+
+    prefill_tokens_per_s: float = 8000.0
+    """Prompt tokens one replica computes a second; 8,000 is an 8B model on one A100-class GPU."""
+    base_latency_s: float = 0.03
+    """First-byte time of a fully cached prompt on an idle replica."""
+    in_flight_delay_s: float = 0.001
+    """What each request under way (waiting or decoding) adds: decoding takes its share of every engine step."""
+    miss_weight: float = 1.0
+    """Weight of the prefill work that a miss puts in everyone else's way; 1 prices it like the client's own wait."""
+    crowd_weight: float = 0.05
+    """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
+    everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own
+    history outweighs it until the imbalance is 2 / weight = 40 times that history."""
+    crowd_horizon_s: float = 60.0
+    """Time in which that memory fades to 37 %."""
+    tie_ratio: float = 0.05
+    """Costs closer than this share of the request's own cold cost are equal: then the ring decides."""
+    bounded_load_factor: float = 1.25
+    """Requests in flight, as a multiple of the mean, beyond which the ring's preference does not count."""
+    default_block_tokens: int = 16
+    """Cache block of a replica that has not told its own (vLLM's default)."""
+
+    def __post_init__(self) -> None:
+        for name in ("prefill_tokens_per_s", "crowd_horizon_s", "default_block_tokens"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("base_latency_s", "in_flight_delay_s", "miss_weight", "crowd_weight", "tie_ratio"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.bounded_load_factor >= 1:
+            raise ValueError(f"bounded_load_factor must be at least 1, got {self.bounded_load_factor}")
+
+
+@dataclass(frozen=True, slots=True)
+class CostTerms:
+    """One candidate's cost, taken apart; all in seconds."""
+
+    base_s: float
+    """First-byte time of a fully cached prompt."""
+    wait_s: float
+    """Prefill work ahead of this request."""
+    running_s: float
+    """Slow-down by the requests under way."""
+    crowding_s: float
+    """Price of the work this replica was given lately."""
+    prefill_s: float
+    """This request's own uncached tokens."""
+    miss_s: float
+    """The same tokens' price to everyone else."""
+
+    @property
+    def total_s(self) -> float:
+        """The cost that is compared."""
+        return self.base_s + self.wait_s + self.running_s + self.crowding_s + self.prefill_s + self.miss_s
+
+    def as_dict(self) -> dict[str, float]:
+        """Every term and their sum, rounded to microseconds."""
+        terms = {f.name: round(getattr(self, f.name), 6) for f in fields(self)}
+        terms["total_s"] = round(self.total_s, 6)
+        return terms
+
+
+def overlap_tokens(depth_bytes: int, prompt_bytes: int, prompt_tokens: int, block_tokens: int) -> int:
+    """Tokens an engine can reuse of a prompt whose first `depth_bytes` it has seen.
+
+    Whole blocks only, and never the whole prompt: an engine computes at least the last token.
+    """
+    if prompt_bytes <= 0 or prompt_tokens <= 1:
+        return 0
+    tokens = min(depth_bytes * prompt_tokens // prompt_bytes, prompt_tokens - 1)
+    return tokens - tokens % block_tokens

@@ -1,0 +1,89 @@
+"""Policy `prefix-cost`: the replica with the smallest expected time to first token plus the price of a miss to others.
+
+The cost is `router.core.cost`'s; smallest wins. Costs that differ by less than `tie_ratio` of what the request would
+cost cold are equal, and among equals the ring decides, so that routers which know the same choose the same:
+
+- Somebody holds part of the prompt: the ring's most preferred of the equals.
+- Nobody does: the same, but only while it has fewer than `bounded_load_factor` times the mean in flight.
+
+What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
+where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
+that it draws (`crowd_weight`).
+
+In fleets beyond `EXACT` replicas only these are looked at: all that hold part of the prompt, the ring's first few, and
+a few drawn by dice (with 16 random choices the least loaded of them is close to the least loaded of all).
+Complexity: at most about 40 candidates whatever the fleet's size, holders included (a record names at most 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from router.core.bounded_load import capacity
+from router.core.cost import CostParameters
+from router.core.ranking import Overlaps, View
+from router.core.replica import Replica
+from router.core.types import DecisionKind, RequestShape
+
+EXACT = 32
+"""Up to so many replicas, all are candidates: about 0.2 µs each."""
+RING_HEAD = 8
+SAMPLE = 8
+
+
+class PrefixCost:
+    """See the module."""
+
+    needs_records = True
+
+    def __init__(self, parameters: CostParameters) -> None:
+        self._tie_ratio = parameters.tie_ratio
+        self._factor = parameters.bounded_load_factor
+
+    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+        """`WARM` if the choice holds part of the prompt; `SPILL` if others do, or the ring's first choice lost."""
+        members = view.members
+        large = len(members) > EXACT
+        pool = self._pool(shape, overlaps, view) if large else members
+        tokens = shape.prompt_tokens
+        scale = view.crowd_scale
+        if overlaps:
+            held = overlaps.get
+            costs = [r.delay_s + r.crowding * scale + r.token_s * (tokens - held(r, 0)) for r in pool]
+        else:
+            costs = [r.delay_s + r.crowding * scale + r.token_s * tokens for r in pool]
+        least = min(costs)
+        best = pool[costs.index(least)]
+        limit = least + self._tie_ratio * (best.base_latency_s + best.token_s * tokens)
+        if overlaps:
+            near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit]
+            if len(near) > 1:
+                best = near[0] if large else (view.ring.first_of(view.key(shape), near) or best)
+            return best, DecisionKind.WARM if best in overlaps else DecisionKind.SPILL
+        key = view.key(shape)
+        first = pool[0] if large else view.first(key)
+        in_flight = first.in_flight
+        if first.delay_s + first.crowding * scale + first.token_s * tokens <= limit and (
+            in_flight == 0 or in_flight < self._capacity(pool)
+        ):
+            return first, DecisionKind.RING
+        most = self._capacity(pool)
+        near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.in_flight < most]
+        if near:
+            best = near[0] if large else (view.ring.first_of(key, near) or best)
+        return best, DecisionKind.RING if best is first else DecisionKind.SPILL
+
+    def _capacity(self, pool: Sequence[Replica]) -> int:
+        return capacity(sum([r.in_flight for r in pool]), len(pool), self._factor)
+
+    def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
+        """Candidates in a large fleet, most preferred first: the ring's first few, holders deepest first, a sample."""
+        pool = dict.fromkeys(islice(view.rank(view.key(shape)), RING_HEAD))
+        pool.update(dict.fromkeys(overlaps))
+        members = view.members
+        random = view.rng.random
+        count = len(members)
+        for _ in range(SAMPLE):
+            pool[members[int(random() * count)]] = None
+        return list(pool)

@@ -1,0 +1,215 @@
+"""Any order of requests and events: nothing raises but refusals, and every counter adds up at each step."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from router.core.cost import CostParameters
+from router.core.errors import NotFoundError, OverloadError
+from router.core.fleet import (
+    Decision,
+    DrainStarted,
+    Fleet,
+    ProbeFailed,
+    ProbeSucceeded,
+    ReplicaAdded,
+    ReplicaRemoved,
+    ReplicaState,
+)
+from router.core.health import FailureReason, HealthParameters
+from router.core.policies import POLICIES
+from router.core.types import Incarnation, Record, ReplicaId, RequestShape
+
+GRID = tuple(512 * (i + 1) for i in range(8))
+IDS = [ReplicaId(f"r{i}") for i in range(5)]
+MODELS = ["llama", "qwen"]
+
+ids = st.sampled_from(IDS)
+incarnations = st.integers(1, 9).map(Incarnation)
+records = st.lists(
+    st.none() | st.lists(st.tuples(incarnations, st.just(1.0)), min_size=1, max_size=3).map(tuple), max_size=8
+)
+shapes = st.builds(
+    lambda model, blocks, key: RequestShape(
+        model=model,
+        rungs=list(range(blocks)),
+        prompt_bytes=blocks * 512 + 100,
+        prompt_tokens=blocks * 128 + 25,
+        ring_key=key,
+        head_key=key,
+    ),
+    st.sampled_from([*MODELS, "", "unheard-of"]),
+    st.integers(0, 8),
+    st.integers(0, (1 << 64) - 1),
+)
+
+
+class FleetMachine(RuleBasedStateMachine):
+    policy = "prefix-cost"
+
+    decisions = Bundle("decisions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        parameters = CostParameters()
+        self.now_s = 1000.0
+        self.fleet = Fleet(
+            POLICIES[self.policy](parameters), random.Random(1), parameters, HealthParameters(), GRID
+        )
+        self.open: list[Decision] = []
+
+    @initialize(ready=st.integers(0, 4))
+    def some_are_ready(self, ready: int) -> None:
+        for i in range(ready):
+            self.fleet.apply(ReplicaAdded(IDS[i], "http://a"))
+            self.fleet.apply(ProbeSucceeded(IDS[i], Incarnation(i + 1), MODELS, None, None, self.now_s))
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.5, 1.5, 40.0, 5000.0, -3.0, -9000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule(target=decisions, shape=shapes, records=records, tried=st.lists(ids, max_size=2))
+    def request(
+        self, shape: RequestShape, records: list[Record | None], tried: list[ReplicaId]
+    ) -> Decision | None:
+        known = self.fleet.replicas
+        passed = [known[i] for i in tried if i in known]
+        ranking = None
+        records = records[: len(shape.rungs)]
+        try:
+            if not passed:
+                ranking = self.fleet.rank(shape, records, self.now_s)
+            decision = self.fleet.choose_and_reserve(shape, records, self.now_s, passed)
+        except NotFoundError:
+            assert shape.model != ""
+            assert not any(shape.model in r.models for r in known.values())
+            return None
+        except OverloadError:
+            usable = {ReplicaState.READY, ReplicaState.EJECTED, ReplicaState.PROBING}
+            serving = [r for r in known.values() if shape.model in r.models or shape.model == ""]
+            assert not [r for r in serving if r.state in usable and r not in passed]
+            return None
+        replica = decision.replica
+        assert replica not in passed
+        assert known[replica.id] is replica
+        assert shape.model == "" or not replica.models_known or shape.model in replica.models
+        assert replica.state in (ReplicaState.READY, ReplicaState.PROBING)
+        assert decision.predicted_tokens + decision.uncached_tokens == shape.prompt_tokens
+        assert decision.predicted_tokens == 0 or decision.uncached_tokens > 0
+        if ranking is not None:
+            assert ranking.choice.replica is replica
+            assert ranking.choice.kind is decision.kind
+            ranked = [candidate.replica for candidate in ranking.candidates]
+            assert len(set(ranked)) == len(ranked)
+        self.open.append(decision)
+        return decision
+
+    @rule(target=decisions, replica_id=ids, shape=shapes)
+    def pinned_request(self, replica_id: ReplicaId, shape: RequestShape) -> Decision | None:
+        try:
+            decision = self.fleet.reserve_on(replica_id, shape, self.now_s)
+        except NotFoundError:
+            assert replica_id not in self.fleet.replicas
+            return None
+        except OverloadError:
+            assert self.fleet.replicas[replica_id].state is ReplicaState.STARTING
+            return None
+        self.open.append(decision)
+        return decision
+
+    @rule(decision=decisions)
+    def first_byte(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self.fleet.started(decision, self.now_s)
+
+    @rule(decision=decisions)
+    def request_ends(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self.fleet.settle(decision, self.now_s)
+            if decision in self.open:
+                self.open.remove(decision)
+
+    @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))
+    def request_fails(self, decision: Decision | None, reason: FailureReason) -> None:
+        if decision is not None:
+            self.fleet.report_failure(decision.replica, reason, self.now_s)
+
+    @rule(decision=decisions)
+    def request_succeeds(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self.fleet.report_success(decision.replica, self.now_s)
+
+    @rule(replica_id=ids, url=st.sampled_from(["http://a", "http://a", "http://b"]))
+    def added(self, replica_id: ReplicaId, url: str) -> None:
+        self.fleet.apply(ReplicaAdded(replica_id, url))
+
+    @rule(replica_id=ids)
+    def removed(self, replica_id: ReplicaId) -> None:
+        self.fleet.apply(ReplicaRemoved(replica_id))
+        assert replica_id not in self.fleet.replicas
+
+    @rule(replica_id=ids)
+    def drains(self, replica_id: ReplicaId) -> None:
+        self.fleet.apply(DrainStarted(replica_id))
+
+    @rule(
+        replica_id=ids,
+        incarnation=st.none() | incarnations,
+        models=st.none() | st.just(MODELS) | st.lists(st.sampled_from(MODELS), max_size=2),
+        block_tokens=st.sampled_from([None, 0, 16, 128]),
+    )
+    def probed(
+        self,
+        replica_id: ReplicaId,
+        incarnation: Incarnation | None,
+        models: list[str] | None,
+        block_tokens: int,
+    ) -> None:
+        self.fleet.apply(ProbeSucceeded(replica_id, incarnation, models, block_tokens, 10_000, self.now_s))
+
+    @rule(replica_id=ids)
+    def probe_fails(self, replica_id: ReplicaId) -> None:
+        self.fleet.apply(ProbeFailed(replica_id, "timeout", self.now_s))
+
+    @rule()
+    def looked_at(self) -> None:
+        rows = self.fleet.snapshot(self.now_s)
+        assert [row["id"] for row in rows] == list(self.fleet.replicas)
+        assert self.fleet.routable() == sum(replica.routable for replica in self.fleet.replicas.values())
+        assert set(self.fleet.model_cards()) == self.fleet.models()
+
+    @invariant()
+    def everything_adds_up(self) -> None:
+        self.fleet.validate()
+        for replica in self.fleet.replicas.values():
+            mine = [d for d in self.open if d.replica is replica]
+            assert replica.in_flight == len(mine)
+            assert replica.waiting == sum(d.phase == 0 for d in mine)
+            assert replica.waiting_tokens == sum(d.uncached_tokens for d in mine if d.phase == 0)
+
+    def teardown(self) -> None:
+        touched = {d.replica for d in self.open} | set(self.fleet.replicas.values())
+        random.Random(len(self.open)).shuffle(self.open)
+        for decision in self.open:
+            self.fleet.settle(decision, self.now_s)
+            self.fleet.settle(decision, self.now_s)
+        for replica in touched:
+            assert (replica.in_flight, replica.waiting, replica.waiting_tokens, replica.trials) == (
+                0,
+                0,
+                0,
+                0,
+            )
+        self.fleet.validate()
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_any_order_of_requests_and_events_adds_up(name: str) -> None:
+    machine = type("Machine", (FleetMachine,), {"policy": name})
+    machine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+    machine.TestCase("runTest").runTest()

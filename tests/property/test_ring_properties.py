@@ -1,0 +1,105 @@
+"""Promises of the ring and of bounded load, over any membership and key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.core.bounded_load import BoundedLoad, capacity
+from router.core.ring import Ring
+
+KEYS = [(i * 0x9E3779B97F4A7C15) & ((1 << 64) - 1) for i in range(2000)]
+names = st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=12)
+key = st.integers(0, (1 << 64) - 1)
+
+
+def ring_of(members: set[str], previous: Ring[str] | None = None) -> Ring[str]:
+    return Ring({name: name for name in members}, previous)
+
+
+@given(names, key)
+def test_rank_is_a_permutation_that_begins_with_the_first(members: set[str], key: int) -> None:
+    ring = ring_of(members)
+    order = list(ring.rank(key))
+    assert sorted(order) == sorted(members)
+    assert order[0] == ring.first(key)
+
+
+@given(names, key, st.data())
+def test_first_of_is_the_first_accepted_one_of_the_rank(
+    members: set[str], key: int, data: st.DataObject
+) -> None:
+    ring = ring_of(members)
+    accepted = data.draw(st.sets(st.sampled_from(sorted(members))))
+    expected = next((name for name in ring.rank(key) if name in accepted), None)
+    assert ring.first_of(key, accepted) == expected
+
+
+@settings(max_examples=25)
+@given(names.filter(lambda m: len(m) > 1), st.data())
+def test_a_removed_member_moves_only_its_own_share(members: set[str], data: st.DataObject) -> None:
+    removed = data.draw(st.sampled_from(sorted(members)))
+    before, after = ring_of(members), ring_of(members - {removed})
+    for key in KEYS[:300]:
+        owner = before.first(key)
+        if owner != removed:
+            assert after.first(key) == owner
+        else:
+            assert after.first(key) == list(before.rank(key))[1]
+
+
+@settings(max_examples=25)
+@given(names, names)
+def test_a_ring_made_from_a_previous_one_prefers_as_a_new_one_does(old: set[str], new: set[str]) -> None:
+    changed = ring_of(new, ring_of(old))
+    fresh = ring_of(new)
+    assert len(changed) == len(fresh)
+    for key in KEYS[:100]:
+        assert list(changed.rank(key)) == list(fresh.rank(key))
+
+
+def test_shares_are_even_within_a_third_at_eight_members() -> None:
+    ring = ring_of({f"10.0.0.{i}:8000" for i in range(8)})
+    shares = Counter(ring.first(key) for key in KEYS)
+    assert max(shares.values()) < 1.34 * len(KEYS) / 8
+    assert min(shares.values()) > 0.66 * len(KEYS) / 8
+
+
+loads = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 50), min_size=1, max_size=10)
+
+
+@given(loads, key, st.floats(1.0, 3.0))
+def test_bounded_load_gives_to_nobody_more_than_the_bound_and_keeps_the_order(
+    load: dict[str, int], key: int, factor: float
+) -> None:
+    ring = ring_of(set(load))
+    bounded = BoundedLoad(ring, factor, load.__getitem__)
+    order = list(bounded.rank(key))
+    assert sorted(order) == sorted(load)
+    chosen = bounded.first(key)
+    assert chosen == order[0]
+    limit = ceil(factor * (sum(load.values()) + 1) / len(load))
+    assert load[chosen] + 1 <= limit == capacity(sum(load.values()), len(load), factor)
+    preferred = list(ring.rank(key))
+    assert all(load[name] + 1 > limit for name in preferred[: preferred.index(chosen)])
+
+
+@given(names, key)
+def test_bounded_load_over_even_loads_is_the_order_itself(members: set[str], key: int) -> None:
+    ring = ring_of(members)
+    assert list(BoundedLoad(ring, 1.25, lambda _: 3).rank(key)) == list(ring.rank(key))
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 10), st.lists(key, min_size=1, max_size=60))
+def test_bounded_load_never_exceeds_factor_times_the_mean_as_load_builds_up(
+    count: int, keys: list[int]
+) -> None:
+    load = {f"r{i}": 0 for i in range(count)}
+    bounded = BoundedLoad(ring_of(set(load)), 1.25, load.__getitem__)
+    for placed, key in enumerate(keys, start=1):
+        load[bounded.first(key)] += 1
+        assert max(load.values()) <= ceil(1.25 * placed / count)
