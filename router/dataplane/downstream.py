@@ -52,6 +52,7 @@ class ClientConnection(asyncio.Protocol):
         "_gateway",
         "_going_on",
         "_head_bytes",
+        "_heads_begun",
         "_in_head",
         "_paused_reading",
         "_parser",
@@ -82,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._in_head = False
         self._reserved_bytes = 0
         self._head_bytes = 0
+        self._heads_begun = 0
         self._fields: Headers = []
         self._url = b""
         self._body: list[bytes] = []
@@ -120,9 +122,12 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of one or more requests."""
         if self._refused:
             return
-        if self.waiting == Waiting.IDLE:
+        idle = self.waiting == Waiting.IDLE
+        if idle:
             self.waiting = Waiting.HEAD
             self.since_s = monotonic()
+        fields_before = self._fields
+        self._heads_begun = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -132,7 +137,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(ClientError(f"malformed HTTP request: {error}", code="malformed_http"))
             return
         if self._in_head:
-            self._head_bytes += len(data)
+            if fields_before is self._fields or (idle and self._heads_begun == 1):
+                self._head_bytes += len(data)  # all of this read belongs to one head that has not ended
             if self._head_bytes > self._gateway.limits.header_bytes:
                 self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
         elif self._body_length - self._body_bytes > LARGE_BYTES and not self._refused:
@@ -159,6 +165,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """First byte of a request."""
         self._in_head = True
+        self._heads_begun += 1
         self._head_bytes = 0
         self._fields = []
         self._url = b""
@@ -245,6 +252,7 @@ class ClientConnection(asyncio.Protocol):
         request.keep_alive = parser.should_keep_alive()
         request.minor_version = 0 if parser.get_http_version() == "1.0" else 1
         request.body = body
+        request.body_bytes = len(body)
         request.received_s = monotonic()
         request.set_headers(self._fields)
         self._body = []

@@ -22,7 +22,7 @@ from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.relay import Relay
 from router.dialects import parse
-from router.dialects.routes import RouteKind, route
+from router.dialects.routes import RouteKind, route, stored_response_id
 from router.dialects.usage import Usage, find_usage, response_id
 
 if TYPE_CHECKING:
@@ -123,10 +123,12 @@ class Exchange:
             elif kind is RouteKind.LOAD:
                 self._choose_by_load()
             elif kind is RouteKind.STORED:
-                stored_id = request.path.split(b"/")[3].decode("latin-1")
+                stored_id = stored_response_id(request.path)
+                if stored_id is None:
+                    raise NotFoundError("this is no response id", code="response_not_found")
                 self._gateway.registry.find_response(stored_id, self._stored_found)
             else:
-                local.answer(self, self._gateway, request, kind)
+                local.answer(self, self._gateway, request, found)
         except RouterError as error:
             self.fail(error)
 
@@ -330,19 +332,17 @@ class Exchange:
     def _retriable(self, body: bytes) -> bool:
         """Try another replica for an answer that says this one cannot serve. False if it is to be passed on."""
         status = self._status
-        if DRAINING_MARK in body:
-            reason = FailureReason.DRAINING
-        elif DEAD_MARK in body:
-            reason = FailureReason.STATUS
-        elif status == 503 and BUSY_MARK in body:
+        decision = self.decision
+        assert decision is not None
+        if status == 503 and BUSY_MARK in body:
             reason = FailureReason.BUSY
-        elif status in (502, 503, 504):
+        elif DRAINING_MARK in body:
+            reason = FailureReason.DRAINING
+        elif DEAD_MARK in body or status in (502, 503, 504):
             reason = FailureReason.STATUS
         else:
             return False
         gateway = self._gateway
-        decision = self.decision
-        assert decision is not None
         gateway.fleet.report_failure(decision.replica, reason, gateway.clock())
         return self._retry(decision, reason)
 
@@ -364,7 +364,7 @@ class Exchange:
         self._settle()
         self._held = None
         decision.kind = DecisionKind.RETRY
-        gateway.metrics.retried(reason.value)
+        gateway.metrics.retried(reason)
         self._decided(decision, now_s)
         return True
 

@@ -17,6 +17,7 @@ from router.config.schema import Config
 from router.core.errors import NotFoundError, RouterError
 from router.core.fingerprint import Fingerprinter
 from router.core.fleet import Decision, Fleet, Replica
+from router.core.health import ReplicaState
 from router.core.types import Api, RequestShape
 from router.dataplane import local
 from router.dataplane.pool import Pool
@@ -53,6 +54,7 @@ class Gateway:
         fingerprinter: Fingerprinter,
         clock: Callable[[], float],
         upstream_tls: ssl.SSLContext | None,
+        readiness: Callable[[], tuple[int, bytes]],
     ) -> None:
         self.fleet = fleet
         self.registry = registry
@@ -73,6 +75,8 @@ class Gateway:
         self.connections: set[ClientConnection] = set()
         self.pools: dict[Replica, Pool] = {}
         self._upstream_tls = upstream_tls
+        self.readiness = readiness
+        """Status and body of `/ready`."""
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_count = 0
 
@@ -96,6 +100,11 @@ class Gateway:
             )
         return pool
 
+    def drop_pools(self) -> None:
+        """Close what is idle to replicas that have left; requests under way keep their connections."""
+        for replica in [replica for replica in self.pools if replica.state is ReplicaState.GONE]:
+            self.pools.pop(replica).expire(0.0)
+
     # -- shapes -------------------------------------------------------------------------------------------------
 
     def shape(self, parsed: Parsed, request: Request) -> RequestShape:
@@ -105,7 +114,13 @@ class Gateway:
             header = request.header(b"x-session-id") or request.header(b"x-session-affinity")
             session = header.decode("latin-1") if header is not None else None
         return self.fingerprinter.shape(
-            parsed.model, parsed.scope_salt, parsed.canonical, session, self.bytes_per_token
+            parsed.model,
+            parsed.scope_salt,
+            parsed.canonical,
+            session,
+            self.bytes_per_token,
+            parsed.prompt_bytes,
+            parsed.tokens_known,
         )
 
     def load_shape(self, api: Api, request: Request) -> RequestShape:
@@ -124,19 +139,6 @@ class Gateway:
         return shape
 
     # -- local answers ------------------------------------------------------------------------------------------
-
-    def readiness(self) -> tuple[int, bytes]:
-        """Status and body of `/ready`."""
-        routable = self.fleet.routable()
-        ready = routable > 0 and not self.draining
-        state = {
-            "ready": ready,
-            "routable_replicas": routable,
-            "replicas": len(self.fleet.replicas),
-            "registry": "up" if self.registry.healthy else "down",
-            "draining": self.draining,
-        }
-        return (200 if ready else 503), msgspec.json.encode(state)
 
     def models_answer(self, path: bytes) -> tuple[int, bytes]:
         """Status and body of `/v1/models` and `/v1/models/{id}`: the union over replicas."""
@@ -209,7 +211,7 @@ class Gateway:
         if self.access_log is not None:
             self.access_log.write(
                 AccessEntry(
-                    time=self.clock(),
+                    time=self.clock() - duration_s,
                     request_id=exchange.request_id.decode("latin-1"),
                     client=client.peer.decode(),
                     method=request.method.decode("latin-1"),
@@ -226,6 +228,7 @@ class Gateway:
                     completion_tokens=completion_tokens,
                     ttft_s=ttft_s,
                     duration_s=duration_s,
+                    bytes_in=request.body_bytes,
                     bytes_out=relay.body_bytes if relay is not None else 0,
                     attempts=exchange.attempts,
                 )

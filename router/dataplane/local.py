@@ -12,7 +12,7 @@ from router.core.types import Api
 from router.dataplane.relay import STATUS_LINES
 from router.dataplane.request import Request
 from router.dialects import render_error, render_stream_error
-from router.dialects.routes import RouteKind
+from router.dialects.routes import Route, RouteKind
 
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
@@ -23,9 +23,21 @@ RETRY_AFTER = b"retry-after: 1\r\n"
 """With every 429 and 503: replicas come back within seconds, and SDKs honour it."""
 
 
-def answer(exchange: Exchange, gateway: Gateway, request: Request, kind: RouteKind) -> None:
+class MethodError(ClientError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, method: bytes, allow: bytes) -> None:
+        self.allow = allow
+        super().__init__(f"method {method.decode('latin-1')} is not allowed here; use {allow.decode()}")
+
+
+def answer(exchange: Exchange, gateway: Gateway, request: Request, route: Route) -> None:
     """Answer what needs no replica."""
     status = 200
+    kind = route.kind
     if kind is RouteKind.HEALTH:
         body = b'{"status":"ok"}'
     elif kind is RouteKind.READY:
@@ -62,8 +74,8 @@ def write_error(
     added = b"x-request-id: %b\r\n" % request_id
     if error.status in (429, 503):
         added += RETRY_AFTER
-    elif error.status == 405:
-        added += b"allow: GET, HEAD\r\n" if request.method == b"POST" else b"allow: POST\r\n"
+    elif isinstance(error, MethodError):
+        added += b"allow: %b\r\n" % error.allow
     return write(client, request, error.status, render_error(api, error, request_id.decode("latin-1")), added)
 
 

@@ -40,6 +40,7 @@ class Request:
     __slots__ = (
         "apart",
         "body",
+        "body_bytes",
         "headers",
         "keep_alive",
         "method",
@@ -60,6 +61,8 @@ class Request:
         self.apart: dict[bytes, bytes] = {}
         """Fields of `KEPT_APART`; repeated ones joined by a comma."""
         self.body: bytes | bytearray = b""
+        self.body_bytes = 0
+        """Length of the body, also once it is dropped."""
         self.keep_alive = True
         self.minor_version = 1
         """0 for HTTP/1.0, 1 for HTTP/1.1."""

@@ -9,7 +9,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from router.core.fleet import ReplicaState
+from router.core.health import ReplicaState
 from router.dataplane.downstream import ClientConnection, Waiting
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 Decides whether the connection can be used again. Does not decide what an answer or a failure means (`exchange`), and
 does not connect (`pool`).
 
-The rule it keeps: an exchange hears of exactly one end: `on_end`, or `on_lost`. Bytes that arrive when no answer is owed
-close the connection, so that no answer can ever reach the wrong request.
+The rule it keeps: an exchange hears of exactly one end: `on_end`, or `on_lost`. Bytes that arrive when no answer is
+owed close the connection, so that no answer can ever reach the wrong request.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ReplicaConnection(asyncio.Protocol):
         """Whether it has carried a request before: only then may its loss mean that it was stale."""
         self.idle_since_s = 0.0
         self.progress = False
-        """Set by every read, cleared by the sweeper: what its idle limit is measured by, without a clock call a read."""
+        """Set by every read, cleared by the sweeper: measures silence without a clock call a read."""
         self.paused = False
 
     def send(self, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:

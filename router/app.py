@@ -1,0 +1,253 @@
+"""Composition root: builds one worker from its settings, runs it, and takes it down in order.
+
+The only module that names adapters. Decides no behaviour: it chooses which pieces are plugged together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from random import Random
+
+import uvloop
+
+from router.adapters.discovery.static import StaticDiscovery
+from router.adapters.engine.probe import HttpEngine
+from router.adapters.registry.memory import MemoryRegistry
+from router.adapters.registry.redis import RedisRegistry
+from router.config.schema import Config, split_address
+from router.control.app import ControlDeps, build_control
+from router.control.readiness import Readiness
+from router.control.server import ControlServer
+from router.core.cost import CostParameters
+from router.core.fingerprint import Fingerprinter
+from router.core.fleet import Fleet
+from router.core.health import HealthParameters
+from router.core.policies import POLICIES
+from router.core.types import ReplicaId
+from router.dataplane.explain import explain
+from router.dataplane.gateway import Gateway
+from router.dataplane.server import DataPlane
+from router.ports import Member, Registry
+from router.service.membership import Membership
+from router.service.tasks import Tasks
+from router.telemetry.access_log import AccessLog
+from router.telemetry.exposition import Exposition, Sources
+from router.telemetry.logs import fields, set_up
+from router.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+GC_THRESHOLDS = (20_000, 20, 100)
+"""A request makes no reference cycles; collecting every 700 allocations would cost it some microseconds."""
+
+
+class Worker:
+    """One router process: data plane, control plane and everything behind them, on one event loop."""
+
+    def __init__(self, config: Config, *, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.tasks = Tasks()
+        self.registry = _registry(config, clock)
+        parameters = CostParameters(
+            prefill_tokens_per_s=config.policy.prefill_tokens_per_s,
+            base_latency_s=config.policy.base_latency_s,
+            miss_weight=config.policy.miss_weight,
+            bounded_load_factor=config.policy.bounded_load_factor,
+        )
+        rng = Random()
+        self.fleet = Fleet(
+            POLICIES[config.policy.name](parameters),
+            rng,
+            parameters,
+            HealthParameters(
+                failures_to_eject=config.health.failures,
+                backoff_s=config.health.backoff_min_s,
+                max_backoff_s=config.health.backoff_max_s,
+            ),
+        )
+        self.metrics = Metrics(self.fleet.models)
+        self.access_log = AccessLog(config.access_log.path) if config.access_log.enabled else None
+        self._upstream_tls = _upstream_tls(config)
+        self._engine = HttpEngine(
+            timeout_s=config.health.probe_timeout_s,
+            scrape_interval_s=config.health.scrape_interval_s,
+            clock=clock,
+            api_key=config.health.api_key,
+            tls=self._upstream_tls,
+        )
+        readiness = Readiness(
+            routable=self.fleet.routable,
+            replicas=lambda: len(self.fleet.replicas),
+            registry_healthy=lambda: self.registry.healthy,
+            draining=lambda: self.gateway.draining,
+        )
+        self.gateway = Gateway(
+            config,
+            fleet=self.fleet,
+            registry=self.registry,
+            metrics=self.metrics,
+            access_log=self.access_log,
+            tasks=self.tasks,
+            fingerprinter=Fingerprinter((config.fingerprint.secret or "").encode()),
+            clock=clock,
+            upstream_tls=self._upstream_tls,
+            readiness=readiness.answer,
+        )
+        self._membership = Membership(
+            self.fleet,
+            self._engine,
+            StaticDiscovery([Member(ReplicaId(replica.id), replica.url) for replica in config.replicas]),
+            self.tasks,
+            interval_s=config.health.probe_interval_s,
+            clock=clock,
+            rng=rng,
+            on_removed=self._replica_removed,
+        )
+        self._data = DataPlane(self.gateway)
+        exposition = Exposition(
+            self.metrics,
+            Sources(
+                replicas=self._rows,
+                registry_statistics=self.registry.statistics,
+                registry_healthy=lambda: self.registry.healthy,
+                access_log_dropped=lambda: self.access_log.dropped if self.access_log is not None else 0,
+                build=build_info(config),
+            ),
+        )
+        self._control = ControlServer(
+            build_control(
+                ControlDeps(
+                    readiness=readiness,
+                    metrics=exposition.render,
+                    replicas=self._rows,
+                    registry=self._registry_figures,
+                    explain=lambda path, headers, body: explain(self.gateway, path, headers, body),
+                    max_body_bytes=config.limits.body_bytes,
+                )
+            ),
+            *split_address(config.admin),
+        )
+        self.data_port = 0
+        self.admin_port = 0
+
+    async def start(self) -> None:
+        """Open both ports. Returns when requests are accepted, whether or not a replica is well yet."""
+        config = self.config
+        await self.registry.start(self._secret_known)
+        await self._engine.start()
+        if self.access_log is not None:
+            self.access_log.start()
+        self._membership.start()
+        self.admin_port = await self._control.start()
+        self.data_port = await self._data.start(*split_address(config.listen), _listening_tls(config))
+        log.info(
+            "listening",
+            extra=fields(
+                data=f"{split_address(config.listen)[0]}:{self.data_port}",
+                admin=f"{split_address(config.admin)[0]}:{self.admin_port}",
+                replicas=len(config.replicas),
+                policy=config.policy.name,
+            ),
+        )
+
+    async def stop(self) -> None:
+        """Drain, then close everything; what is under way has `drain_grace_s` to finish."""
+        cut_off = await self._data.drain(self.config.drain_grace_s)
+        if cut_off:
+            log.warning("drain_incomplete", extra=fields(cut_off=cut_off))
+        await self._control.stop()
+        await self.tasks.stop()
+        await self._engine.stop()
+        await self.registry.stop()
+        if self.access_log is not None:
+            await self.access_log.stop()
+        log.info("stopped")
+
+    def _rows(self) -> list[dict[str, object]]:
+        rows = self.fleet.snapshot(self.gateway.clock())
+        latest = self._membership.latest()
+        for row in rows:
+            seen = latest.get(ReplicaId(str(row["id"])))
+            row["engine_running"] = seen.running if seen is not None else None
+            row["engine_waiting"] = seen.waiting if seen is not None else None
+        return rows
+
+    def _registry_figures(self) -> dict[str, object]:
+        return {"healthy": self.registry.healthy, **self.registry.statistics()}
+
+    def _secret_known(self, secret: bytes) -> None:
+        if self.config.fingerprint.secret is None:
+            self.gateway.fingerprinter = Fingerprinter(secret)
+
+    def _replica_removed(self, replica_id: ReplicaId) -> None:
+        self.metrics.forget_replica(replica_id)
+        self.gateway.drop_pools()
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Returns the exit status."""
+    set_up(config.log_level)
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    worker = Worker(config)
+    try:
+        await worker.start()
+    except OSError as error:
+        log.error("cannot_start", extra=fields(error=error))
+        return 1
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    await ended.wait()
+    log.info("draining", extra=fields(grace_s=config.drain_grace_s))
+    await worker.stop()
+    return 0
+
+
+def build_info(config: Config) -> dict[str, str]:
+    """Labels of `warmroute_build_info`."""
+    registry = config.registry.url.partition(":")[0]
+    return {"version": version("warmroute"), "policy": config.policy.name, "registry": registry}
+
+
+def _registry(config: Config, clock: Callable[[], float]) -> Registry:
+    settings = config.registry
+    if settings.url == "memory":
+        return MemoryRegistry(idle_s=settings.idle_s, max_entries=settings.max_entries, clock=clock)
+    return RedisRegistry(
+        settings.url,
+        idle_s=settings.idle_s,
+        lookup_deadline_s=settings.lookup_deadline_s,
+        namespace=settings.namespace,
+        clock=clock,
+    )
+
+
+def _listening_tls(config: Config) -> ssl.SSLContext | None:
+    if config.tls.cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _upstream_tls(config: Config) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=config.tls.upstream_ca_file)
+    if not config.tls.upstream_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,68 @@
+"""Why a request would go where it would: the request path's own steps up to the choice, without sending or counting.
+
+Decides nothing; it calls what an exchange calls, in the same order, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from router.core.errors import ClientError, NotFoundError
+from router.core.fingerprint import GRID
+from router.core.types import FingerprintHash
+from router.dataplane.gateway import Gateway
+from router.dataplane.request import Request
+from router.dialects import parse
+from router.dialects.routes import RouteKind, route
+from router.ports import Records
+
+SESSION_HEADERS = ("x-session-id", "x-session-affinity", "content-type")
+
+
+async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body: bytes) -> dict[str, object]:
+    """Ranking of all candidates for this request, and how the router reads it.
+
+    Raises:
+        RouterError: What the request itself would be answered.
+    """
+    request = Request()
+    request.method = b"POST"
+    request.body = body
+    request.set_target(path.encode())
+    request.headers = [(name.encode(), headers[name].encode()) for name in SESSION_HEADERS if name in headers]
+    found = route(request.method, request.path)
+    if found is None:
+        raise NotFoundError(f"no endpoint {path!r} here", code="unknown_endpoint", param="path")
+    if found.kind is RouteKind.PREFIX:
+        shape = gateway.shape(parse(found.api, body), request)
+    elif found.kind is RouteKind.LOAD:
+        shape = gateway.load_shape(found.api, request)
+    else:
+        raise ClientError(f"{path!r} is not routed to a replica by prefix or load", param="path")
+    records = await _look_up(gateway, shape.rungs) if shape.rungs else []
+    known = sum(record is not None for record in records)
+    ranking = gateway.fleet.rank(shape, records, gateway.clock())
+    return {
+        "api": found.api,
+        "model": shape.model,
+        "prompt_bytes": shape.prompt_bytes,
+        "prompt_tokens_estimated": shape.prompt_tokens,
+        "rungs": len(shape.rungs),
+        "rungs_known": known,
+        "deepest_known_bytes": max(
+            (GRID[i] for i, record in enumerate(records) if record is not None), default=0
+        ),
+        **ranking.as_dict(),
+    }
+
+
+async def _look_up(gateway: Gateway, rungs: list[FingerprintHash]) -> Records:
+    waiter: asyncio.Future[Records] = asyncio.get_running_loop().create_future()
+
+    def done(records: Records) -> None:
+        if not waiter.done():
+            waiter.set_result(records)
+
+    at_once = gateway.registry.lookup(rungs, done)
+    return at_once if at_once is not None else await waiter
