@@ -1,0 +1,26 @@
+"""`warmroute config`: check the configuration and print what is in effect, or the manual of every setting."""
+
+from __future__ import annotations
+
+import argparse
+
+from router.cli.options import Commands, add_flags, load_from
+from router.config.reference import effective, markdown
+
+
+def add_parser(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "config", help="check and print settings", description="Check the settings and print those in effect."
+    )
+    parser.add_argument(
+        "--reference", action="store_true", help="print the manual of every setting, as markdown"
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 0; a configuration that cannot be served with raises."""
+    print(markdown() if arguments.reference else effective(load_from(arguments)), end="")
+    return 0

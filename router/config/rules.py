@@ -1,0 +1,164 @@
+"""What settings must satisfy beyond their type: rules of single values, then rules between them.
+
+A rule says what is wrong; `load` adds where it was set. Nothing is repaired, except that a replica's URL loses a
+trailing slash and its id defaults to `HOST:PORT`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import SplitResult, urlsplit
+
+from router.config.schema import Config, ReplicaConfig, split_address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with the settings."""
+
+    key: str
+    """The key at fault; of two that contradict each other, the one to change."""
+    message: str
+    other: str = ""
+    """The other one."""
+
+
+REGISTRY_SCHEMES = frozenset(
+    {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
+)
+_ID = re.compile(r"[A-Za-z0-9._:\[\]-]{1,128}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_WILDCARDS = frozenset({"0.0.0.0", "::", "*"})
+
+
+def normalised(replica: ReplicaConfig) -> ReplicaConfig:
+    """The replica with a canonical URL and an id; unchanged where the URL is not one."""
+    parts = _split(replica.url)
+    if parts is None:
+        return replica
+    default = 443 if parts.scheme == "https" else 80
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    authority = f"{host}:{parts.port or default}"
+    return dataclasses.replace(
+        replica, url=f"{parts.scheme}://{parts.netloc.lower()}", id=replica.id or authority
+    )
+
+
+def faults(config: Config) -> Iterator[Fault]:
+    """Everything wrong with these settings, single values first."""
+    yield from _replicas(config)
+    yield from _values(config)
+    yield from _files(config)
+    yield from _contradictions(config)
+
+
+def _replicas(config: Config) -> Iterator[Fault]:
+    if not config.replicas:
+        yield Fault(
+            "replicas", "there is none: name at least one, for example --replica http://127.0.0.1:8100"
+        )
+    urls: set[str] = set()
+    ids: set[str] = set()
+    for index, replica in enumerate(config.replicas):
+        key = f"replicas[{index}]"
+        if _split(replica.url) is None:
+            yield Fault(
+                key,
+                f"must be http://HOST:PORT or https://HOST:PORT, without a path, not {redacted(replica.url)!r}",
+            )
+        elif not _ID.fullmatch(replica.id):
+            yield Fault(key, f"id {replica.id!r} must be 1 to 128 letters, digits, or . _ : [ ] -")
+        elif replica.url in urls:
+            yield Fault(key, f"{replica.url} is named twice")
+        elif replica.id in ids:
+            yield Fault(key, f"id {replica.id!r} is given to two replicas")
+        urls.add(replica.url)
+        ids.add(replica.id)
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url.rstrip("/"))
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an unclosed bracket
+        return None
+    extra = parts.path or parts.query or parts.fragment or parts.username is not None or "@" in parts.netloc
+    plain = usable and not extra and url.isascii() and not re.search(r"[\s\\\x00-\x1f\x7f]", url)
+    return parts if plain else None
+
+
+def _values(config: Config) -> Iterator[Fault]:
+    registry = config.registry
+    if registry.url != "memory" and registry.url.partition("://")[0] not in REGISTRY_SCHEMES:
+        schemes = ", ".join(f"{scheme}://" for scheme in sorted(REGISTRY_SCHEMES))
+        yield Fault(
+            "registry.url", f"must be memory or begin with one of {schemes}, not {redacted(registry.url)!r}"
+        )
+    elif registry.url.endswith("://"):
+        yield Fault("registry.url", "names no server after ://")
+    if not _NAMESPACE.fullmatch(registry.namespace):
+        yield Fault("registry.namespace", "must be 1 to 64 letters, digits, or . _ : -")
+    secret = config.fingerprint.secret
+    if secret is not None and len(secret) < 16:
+        yield Fault("fingerprint.secret", "must have at least 16 characters")
+    key = config.health.api_key
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key):
+        yield Fault("health.api_key", "must be printable ASCII without spaces")
+    if not config.access_log.path:
+        yield Fault("access_log.path", "must name a file, or be - for standard output")
+
+
+def _files(config: Config) -> Iterator[Fault]:
+    for name in ("cert_file", "key_file", "upstream_ca_file"):
+        path = getattr(config.tls, name)
+        if path is not None and not os.path.isfile(path):
+            yield Fault(f"tls.{name}", f"there is no file {path!r}")
+        elif path is not None and not os.access(path, os.R_OK):
+            yield Fault(f"tls.{name}", f"{path!r} cannot be read by this user")
+
+
+def _contradictions(config: Config) -> Iterator[Fault]:
+    tls, limits, health = config.tls, config.limits, config.health
+    if _same_socket(config.listen, config.admin):
+        yield Fault("admin", f"{config.admin} is taken by listen ({config.listen})", "listen")
+    if tls.cert_file is not None and tls.key_file is None:
+        yield Fault("tls.cert_file", "needs tls.key_file")
+    if tls.key_file is not None and tls.cert_file is None:
+        yield Fault("tls.key_file", "needs tls.cert_file")
+    if tls.upstream_ca_file is not None and not tls.upstream_verify:
+        yield Fault(
+            "tls.upstream_verify", "is false: tls.upstream_ca_file is of no use", "tls.upstream_ca_file"
+        )
+    if limits.buffered_body_bytes < limits.body_bytes:
+        yield Fault(
+            "limits.buffered_body_bytes",
+            "is less than limits.body_bytes: the largest body could never be taken",
+            "limits.body_bytes",
+        )
+    if health.backoff_max_s < health.backoff_min_s:
+        yield Fault("health.backoff_max_s", "is less than health.backoff_min_s", "health.backoff_min_s")
+    if health.scrape_interval_s < health.probe_interval_s:
+        yield Fault(
+            "health.scrape_interval_s", "is less than health.probe_interval_s", "health.probe_interval_s"
+        )
+    if config.registry.idle_s <= config.registry.lookup_deadline_s:
+        yield Fault(
+            "registry.idle_s",
+            "is not more than registry.lookup_deadline_s: every record would be gone when read",
+            "registry.lookup_deadline_s",
+        )
+
+
+def _same_socket(one: str, other: str) -> bool:
+    (one_host, one_port), (other_host, other_port) = split_address(one), split_address(other)
+    if one_port != other_port or one_port == 0:
+        return False
+    return one_host == other_host or bool(_WILDCARDS & {one_host, other_host})
+
+
+def redacted(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)

@@ -1,0 +1,232 @@
+"""Every setting with its type, default, bounds and manual: one frozen dataclass a section.
+
+The text under a field is its manual; `reference` renders it. Defaults live only here. Reads and judges nothing:
+`load` converts and checks single fields, `rules` checks what two fields say together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, NewType
+
+Address = NewType("Address", str)
+"""`HOST:PORT`, or `[IPV6]:PORT`; see `split_address`. Port 0 takes any free port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of a number, both included."""
+
+    low: float
+    high: float
+
+
+PositiveSeconds = Annotated[float, Range(0.001, 86_400.0)]
+Seconds = Annotated[float, Range(0.0, 86_400.0)]
+PositiveCount = Annotated[int, Range(1, 1_000_000_000)]
+Count = Annotated[int, Range(0, 1_000_000_000)]
+Bytes = Annotated[int, Range(1, 1 << 40)]
+Rate = Annotated[float, Range(0.001, 1e9)]
+
+PolicyName = Literal["prefix-cost", "prefix-hash", "round-robin", "random", "least-loaded", "power-of-two"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaConfig:
+    """One vLLM server. A plain URL stands for `{url: URL}`."""
+
+    shorthand: ClassVar[str] = "url"
+
+    url: str
+    """`http://HOST:PORT` or `https://HOST:PORT`, without a path."""
+    id: str = ""
+    """Stable name in headers, metrics and logs, and the replica's place on the ring. All routers of a fleet must give
+    a replica the same one. Empty: `HOST:PORT` of the URL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """Where routers keep which replica recently served which prefix. A plain URL stands for `{url: URL}`."""
+
+    shorthand: ClassVar[str] = "url"
+
+    url: str = "memory"
+    """`memory` (this process only), or a Redis shared by all routers: `redis://`, `rediss://` (TLS), `unix://`,
+    `redis+sentinel://`, `redis+cluster://`."""
+    idle_s: PositiveSeconds = 1800.0
+    """A prefix unused for this long is forgotten. About as long as a block survives in an engine's cache."""
+    max_entries: PositiveCount = 1_000_000
+    """Most records kept in this process; the longest unused go first. A Redis is bounded by its own `maxmemory`."""
+    lookup_deadline_s: PositiveSeconds = 0.005
+    """A request waits at most this long for the registry, then goes on with what this process knows itself."""
+    namespace: str = "w"
+    """Prefix of every Redis key. Routers share what they know if and only if it is equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """How a replica is chosen. A plain name stands for `{name: NAME}`."""
+
+    shorthand: ClassVar[str] = "name"
+
+    name: PolicyName = "prefix-cost"
+    """`prefix-cost` minimises the expected time to first token. The others are baselines: `prefix-hash` (the first
+    1,024 tokens on a bounded-load ring), `round-robin`, `random`, `least-loaded`, `power-of-two`."""
+    prefill_tokens_per_s: Rate = 8000.0
+    """Prefill speed a replica is believed to have, in uncached prompt tokens a second."""
+    base_latency_s: Seconds = 0.03
+    """Time to first token of a fully cached prompt on an idle replica."""
+    miss_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
+    """Price of a miss to everyone else, in multiples of the time its prefill takes. Higher: more loyalty to warm
+    replicas; lower: more even load."""
+    bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
+    """Prompt bytes that make one token, for estimates: the router never tokenises."""
+    bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
+    """With no warm replica the ring decides, but gives no replica more than this multiple of the mean load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """What one client may ask of the router."""
+
+    header_bytes: Bytes = 65_536
+    """Longest request line and headers together; more is answered 431."""
+    body_bytes: Bytes = 64 << 20
+    """Longest request body; more is answered 413."""
+    buffered_body_bytes: Bytes = 1 << 30
+    """Most memory all request bodies under way may take together; requests beyond it are answered 503."""
+    header_timeout_s: PositiveSeconds = 10.0
+    """Longest time from a request's first byte to the end of its headers; later is answered 408."""
+    body_timeout_s: PositiveSeconds = 60.0
+    """Longest time from the end of the headers to the end of the body; later is answered 408."""
+    idle_timeout_s: PositiveSeconds = 75.0
+    """A client connection without a request is closed after this long."""
+    connections: PositiveCount = 10_000
+    """Most client connections at once. Each stream takes two file descriptors: see `ulimit -n`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamConfig:
+    """Connections to replicas."""
+
+    connect_timeout_s: PositiveSeconds = 2.0
+    """A replica that does not accept a connection within this long has failed; the next one is tried."""
+    first_byte_timeout_s: PositiveSeconds = 600.0
+    """Longest wait for a response's first byte. Long: it includes queueing and prefill of a long prompt."""
+    stream_idle_timeout_s: PositiveSeconds = 300.0
+    """Longest silence in a response once it has begun. vLLM may leave streams open and silent while it shuts down."""
+    keepalive_s: Seconds = 4.0
+    """An idle connection is closed after this long; 0 uses each connection once. Must stay under the replica's own
+    keep-alive time, or requests meet connections that are just being closed: 5 s for vLLM, unless raised there by
+    `VLLM_HTTP_TIMEOUT_KEEP_ALIVE` (recommended: 75, with 60 here)."""
+    pool_size: Count = 256
+    """Most idle connections kept to one replica. Connections in use are not bounded by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    """How replicas are watched."""
+
+    probe_interval_s: PositiveSeconds = 2.0
+    """Time between two `GET /health` to one replica. A replica that is not well is asked sooner."""
+    probe_timeout_s: PositiveSeconds = 2.0
+    """A probe unanswered for this long has failed."""
+    scrape_interval_s: PositiveSeconds = 10.0
+    """Time between two readings of a replica's `/v1/models` and `/metrics`. They are also read whenever the replica
+    comes back or its connection was replaced, so that a restart is noticed by the next probe."""
+    failures: PositiveCount = 3
+    """Requests failed in a row after which a replica is ejected. A refused connection ejects at once."""
+    backoff_min_s: PositiveSeconds = 1.0
+    """Time an ejected replica is left alone, at first; it doubles with each further failure."""
+    backoff_max_s: PositiveSeconds = 30.0
+    """Longest time an ejected replica is left alone."""
+    api_key: str | None = field(default=None, repr=False)
+    """Key sent with probes as `Authorization: Bearer`, for replicas started with `--api-key`. Clients' requests keep
+    their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Encryption on both sides."""
+
+    cert_file: str | None = None
+    """PEM certificate chain of the listening side; needs `key_file`. Absent: plain HTTP."""
+    key_file: str | None = None
+    """PEM private key of the certificate."""
+    upstream_ca_file: str | None = None
+    """PEM certificates trusted for `https://` replicas. Absent: the system's."""
+    upstream_verify: bool = True
+    """Whether the certificates of `https://` replicas are checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadersConfig:
+    """What the router adds to responses."""
+
+    explain: bool = True
+    """Add `X-Warmroute-Replica`, `X-Warmroute-Decision` and `X-Warmroute-Predicted-Cached-Tokens`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLogConfig:
+    """One JSON line a request. `true` or `false` stands for `{enabled: …}`."""
+
+    shorthand: ClassVar[str] = "enabled"
+
+    enabled: bool = False
+    """Whether it is written."""
+    path: str = "-"
+    """File it is appended to; `-` is standard output. Lines that a slow disk or pipe cannot take are dropped and
+    counted, never waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FingerprintConfig:
+    """How prompts are recognised."""
+
+    secret: str | None = field(default=None, repr=False)
+    """At least 16 characters that keep fingerprints from being guessed. Absent: made once and kept in the registry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one router. Checked by `load`; never changed afterwards."""
+
+    listen: Address = Address("127.0.0.1:8000")
+    """Address clients call."""
+    admin: Address = Address("127.0.0.1:8001")
+    """Address of health, metrics, replicas and explain. It has no authentication: keep it private."""
+    replicas: tuple[ReplicaConfig, ...] = ()
+    """The fleet: at least one."""
+    max_attempts: Annotated[int, Range(1, 100)] = 3
+    """Most replicas one request is sent to; only a request without a response byte so far is sent again."""
+    drain_grace_s: Seconds = 30.0
+    """Time that requests under way have to finish after SIGTERM."""
+    log_level: LogLevel = "info"
+    """Least severe event logged on standard error: `debug`, `info`, `warning` or `error`."""
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    headers: HeadersConfig = field(default_factory=HeadersConfig)
+    access_log: AccessLogConfig = field(default_factory=AccessLogConfig)
+    fingerprint: FingerprintConfig = field(default_factory=FingerprintConfig)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; brackets of an IPv6 host are taken off.
+
+    Raises:
+        ValueError: It has another form, or the port is beyond 65535.
+    """
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 host needs brackets: [HOST]:PORT")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise ValueError("expected HOST:PORT")
+    return host, int(port)

@@ -1,0 +1,259 @@
+"""The one list of metrics: name, kind, labels, unit, help. `exposition` renders from it, the documentation too.
+
+A metric that is not here cannot be exposed. Renaming one is a breaking change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Prometheus type."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric as exposed. A counter's name ends in `_total`."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+
+REQUESTS = Metric(
+    "warmroute_requests_total",
+    _C,
+    "requests",
+    "Finished requests. `decision` is why the replica was chosen; `none` where none was.",
+    ("api", "model", "status", "decision"),
+)
+ERRORS = Metric(
+    "warmroute_errors_total",
+    _C,
+    "requests",
+    "Errors the router itself answered, by stable code.",
+    ("code",),
+)
+TTFT = Metric(
+    "warmroute_ttft_seconds",
+    _H,
+    "seconds",
+    "Time from a request's arrival to its answer's first byte from the replica.",
+    ("model", "decision"),
+)
+DURATION = Metric(
+    "warmroute_duration_seconds",
+    _H,
+    "seconds",
+    "Time from a request's arrival to the end of its answer.",
+    ("api", "model"),
+)
+PROMPT_TOKENS = Metric(
+    "warmroute_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of answered requests: the engine's count where reported, else the router's estimate.",
+    ("model",),
+)
+PREDICTED_TOKENS = Metric(
+    "warmroute_predicted_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens the chosen replica was believed to hold.",
+    ("model",),
+)
+CACHED_TOKENS = Metric(
+    "warmroute_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens the engine reported as cached.",
+    ("model",),
+)
+CONFIRMED_TOKENS = Metric(
+    "warmroute_confirmed_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of requests whose engine reported cached tokens: divide warmroute_cached_tokens_total by it.",
+    ("model",),
+)
+COMPLETION_TOKENS = Metric(
+    "warmroute_completion_tokens_total",
+    _C,
+    "tokens",
+    "Completion tokens the engine reported.",
+    ("model",),
+)
+DECISIONS = Metric(
+    "warmroute_decisions_total",
+    _C,
+    "requests",
+    "Finished requests by why and which replica was chosen.",
+    ("decision", "replica"),
+)
+RETRIES = Metric(
+    "warmroute_retries_total",
+    _C,
+    "attempts",
+    "Attempts that failed before the first byte and were made again on another replica.",
+    ("reason",),
+)
+DISCONNECTS = Metric(
+    "warmroute_client_disconnects_total",
+    _C,
+    "requests",
+    "Clients that left before their answer was complete, by phase.",
+    ("phase",),
+)
+IN_FLIGHT = Metric(
+    "warmroute_in_flight",
+    _G,
+    "requests",
+    "Requests sent to replicas and not finished.",
+)
+REPLICA_STATE = Metric(
+    "warmroute_replica_state",
+    _G,
+    "1",
+    "1 for the state a replica is in; other states are absent.",
+    ("replica", "state"),
+)
+REPLICA_IN_FLIGHT = Metric(
+    "warmroute_replica_in_flight",
+    _G,
+    "requests",
+    "Requests this router sent to the replica and has not finished.",
+    ("replica",),
+)
+REPLICA_WAITING_TOKENS = Metric(
+    "warmroute_replica_waiting_tokens",
+    _G,
+    "tokens",
+    "Uncached prompt tokens sent to the replica that have no first byte yet.",
+    ("replica",),
+)
+REPLICA_RUNNING = Metric(
+    "warmroute_replica_engine_running",
+    _G,
+    "requests",
+    "Requests the engine last reported as running.",
+    ("replica",),
+)
+REPLICA_WAITING = Metric(
+    "warmroute_replica_engine_waiting",
+    _G,
+    "requests",
+    "Requests the engine last reported as waiting.",
+    ("replica",),
+)
+REGISTRY_UP = Metric(
+    "warmroute_registry_up",
+    _G,
+    "1",
+    "1 while the registry's backend can be reached.",
+)
+REGISTRY_ENTRIES = Metric(
+    "warmroute_registry_entries",
+    _G,
+    "records",
+    "Records this process holds.",
+)
+REGISTRY_BYTES = Metric(
+    "warmroute_registry_bytes",
+    _G,
+    "bytes",
+    "Estimated memory of the records this process holds.",
+)
+REGISTRY_LOOKUPS = Metric(
+    "warmroute_registry_lookups_total",
+    _C,
+    "lookups",
+    "Lookups, one a request routed by prefix.",
+)
+REGISTRY_LOOKUP_SECONDS = Metric(
+    "warmroute_registry_lookup_seconds_total",
+    _C,
+    "seconds",
+    "Time requests waited for lookups; divide by warmroute_registry_lookups_total.",
+)
+REGISTRY_TIMEOUTS = Metric(
+    "warmroute_registry_lookup_timeouts_total",
+    _C,
+    "lookups",
+    "Lookups given up at the deadline.",
+)
+REGISTRY_WRITES = Metric(
+    "warmroute_registry_writes_total",
+    _C,
+    "records",
+    "Records written.",
+)
+REGISTRY_ERRORS = Metric(
+    "warmroute_registry_errors_total",
+    _C,
+    "errors",
+    "Failures of the backend or its connection.",
+)
+REGISTRY_EVICTIONS = Metric(
+    "warmroute_registry_evictions_total",
+    _C,
+    "records",
+    "Records dropped for lack of room.",
+)
+ACCESS_LOG_DROPPED = Metric(
+    "warmroute_access_log_dropped_total",
+    _C,
+    "lines",
+    "Access-log lines dropped because the disk or pipe was too slow.",
+)
+BUILD_INFO = Metric(
+    "warmroute_build_info",
+    _G,
+    "1",
+    "Always 1; labels tell the version and settings.",
+    ("version", "policy", "registry"),
+)
+
+CATALOGUE: tuple[Metric, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
+
+REGISTRY_STATISTICS: dict[str, Metric] = {
+    "entries": REGISTRY_ENTRIES,
+    "bytes": REGISTRY_BYTES,
+    "lookups_total": REGISTRY_LOOKUPS,
+    "lookup_seconds_total": REGISTRY_LOOKUP_SECONDS,
+    "lookup_timeouts_total": REGISTRY_TIMEOUTS,
+    "writes_total": REGISTRY_WRITES,
+    "errors_total": REGISTRY_ERRORS,
+    "evictions_total": REGISTRY_EVICTIONS,
+}
+"""Key of `Registry.statistics()` -> the metric that shows it."""
+
+
+def markdown() -> str:
+    """The catalogue as a document; equal catalogues give equal text."""
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Generated by `warmroute metrics`. Do not edit: change router/telemetry/catalogue.py. -->",
+        "",
+        "`GET /metrics` on the admin port, Prometheus text or OpenMetrics. `process_*` and `python_info` come with it.",
+        "A model is a label only while the fleet serves it; anything else is `other`.",
+        "",
+        "| metric | type | unit | labels | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for metric in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,78 @@
+"""The command line: exit statuses, messages, and flags that reach the settings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from router.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WARMROUTE_CONFIG", raising=False)
+
+
+def test_a_wrong_setting_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--replica", "http://a:1", "--policy", "nearest"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("warmroute: --policy: policy.name: 'nearest' is not known")
+    assert err.count("\n") == 1
+
+
+def test_config_prints_what_is_in_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--listen",
+        "0.0.0.0:1",
+        "--admin",
+        "127.0.0.1:2",
+        "--registry",
+        "redis://h",
+        "--log-level",
+        "debug",
+    ]
+    flags += [
+        "--replica",
+        "http://a:1",
+        "--replica",
+        "http://b:1",
+        "--access-log",
+        "--set",
+        "registry.idle_s=60",
+    ]
+    assert main(["config", *flags]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["listen"] == "0.0.0.0:1"
+    assert config["registry"]["url"] == "redis://h"
+    assert config["registry"]["idle_s"] == 60.0
+    assert [replica["id"] for replica in config["replicas"]] == ["a:1", "b:1"]
+    assert config["access_log"] == {"enabled": True, "path": "-"}
+    assert config["log_level"] == "debug"
+
+
+def test_an_access_log_file_switches_it_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--replica", "http://a:1", "--access-log", "access.json"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["access_log"] == {"enabled": True, "path": "access.json"}
+
+
+def test_version_help_and_a_missing_command() -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "router.cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    version = run("--version")
+    assert (version.returncode, version.stdout[:10]) == (0, "warmroute ")
+    missing = run()
+    assert missing.returncode == 2
+    assert "COMMAND" in missing.stderr
+    for command in ("serve", "config", "metrics"):
+        assert command in run("--help").stdout
