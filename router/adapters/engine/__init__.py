@@ -1,0 +1,1 @@
+"""What engines say of themselves: `probe` asks over HTTP, `vllm_metrics` reads vLLM's metrics text."""

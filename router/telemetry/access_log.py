@@ -1,0 +1,147 @@
+"""One JSON line a request, written by a thread of its own so that a slow disk or pipe never holds up traffic.
+
+A line costs its encoding (about 1 us) and an append. Full buffers go to the writer every 64 KiB or 100 ms. What the
+writer has not taken is bounded; beyond it lines are dropped and counted. Opened for append, so that a file may be
+rotated by copying and truncating it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+import time
+
+import msgspec
+
+FLUSH_BYTES = 64 << 10
+FLUSH_INTERVAL_S = 0.1
+MAX_PENDING_BYTES = 8 << 20
+STOP_TIMEOUT_S = 1.0
+"""Longest wait for the writer at the end; a pipe that nobody reads must not keep the process alive."""
+
+_WARN_INTERVAL_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class AccessEntry(msgspec.Struct, gc=False, kw_only=True, omit_defaults=False):
+    """What is said of one request; the field order is the line's. Absent is null."""
+
+    time: float
+    """When it arrived, Unix seconds."""
+    request_id: str
+    client: str
+    """Address of the client's end of the connection."""
+    method: str
+    path: str
+    """Without the query, which may hold keys."""
+    api: str
+    model: str
+    status: int
+    code: str | None = None
+    replica: str | None = None
+    decision: str | None = None
+    predicted_cached_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    ttft_s: float | None = None
+    duration_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    attempts: int = 0
+
+
+class AccessLog:
+    """Appends entries to a file, or to standard output for `-`. Used by one event loop."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._encoder = msgspec.json.Encoder()
+        self._buffer = bytearray()
+        self._lines = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Bounded by bytes (`MAX_PENDING_BYTES`), not by items.
+        self._queue: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._handed_bytes = 0
+        self._written_bytes = 0  # only the writer thread changes it
+        self._dropped_here = 0
+        self._dropped_writing = 0  # only the writer thread changes it
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were not written because the disk or pipe was too slow, or failed."""
+        return self._dropped_here + self._dropped_writing
+
+    def start(self) -> None:
+        """Open the file and start the writer. Call inside the event loop.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
+        self._loop = asyncio.get_running_loop()
+        if self._path == "-":
+            fd = os.dup(1)
+        else:
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._thread = threading.Thread(target=self._write_all, args=(fd,), name="access-log", daemon=True)
+        self._thread.start()
+
+    def write(self, entry: AccessEntry) -> None:
+        """Take one line; never waits."""
+        buffer = self._buffer
+        self._encoder.encode_into(entry, buffer, -1)
+        buffer += b"\n"
+        self._lines += 1
+        if len(buffer) >= FLUSH_BYTES:
+            self._hand_over()
+        elif self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(FLUSH_INTERVAL_S, self._hand_over)
+
+    async def stop(self) -> None:
+        """Write what is pending, waiting at most `STOP_TIMEOUT_S` for a slow reader."""
+        self._hand_over()
+        self._queue.put(None)
+        thread = self._thread
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, thread.join, STOP_TIMEOUT_S)
+            if thread.is_alive():
+                log.warning("access_log_abandoned path=%s", self._path)
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._lines:
+            return
+        size = len(self._buffer)
+        if self._handed_bytes - self._written_bytes + size > MAX_PENDING_BYTES:
+            self._dropped_here += self._lines
+        else:
+            self._handed_bytes += size
+            self._queue.put((bytes(self._buffer), self._lines))
+        self._buffer.clear()
+        self._lines = 0
+
+    def _write_all(self, fd: int) -> None:
+        warned_s = -_WARN_INTERVAL_S
+        try:
+            while (item := self._queue.get()) is not None:
+                data, lines = item
+                try:
+                    view = memoryview(data)
+                    while view:
+                        view = view[os.write(fd, view) :]
+                except OSError as error:
+                    self._dropped_writing += lines
+                    if time.monotonic() - warned_s > _WARN_INTERVAL_S:
+                        warned_s = time.monotonic()
+                        log.warning("access_log_failed path=%s error=%s", self._path, error)
+                self._written_bytes += len(data)
+        finally:
+            os.close(fd)

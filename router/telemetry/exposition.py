@@ -1,0 +1,138 @@
+"""`/metrics`: counters, the fleet's rows and the registry's figures as Prometheus text, read at scrape time.
+
+Counts nothing. Runs on the event loop: a scrape of 8 replicas takes about 1 ms, of 1,000 about 25.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from router.telemetry import catalogue as c
+from router.telemetry.metrics import DURATION_BUCKETS_S, NO_DECISION, TTFT_BUCKETS_S, Histogram, Metrics
+
+Rows = Iterable[Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a scrape reads, besides the counters."""
+
+    replicas: Callable[[], Rows]
+    """The fleet's snapshot: `id`, `state`, `in_flight`, `waiting_tokens`, and, where the engine reports them,
+    `engine_running` and `engine_waiting`."""
+    registry_statistics: Callable[[], Mapping[str, float]]
+    registry_healthy: Callable[[], bool]
+    access_log_dropped: Callable[[], int]
+    build: Mapping[str, str]
+    """Labels of `warmroute_build_info`: `version`, `policy`, `registry`."""
+
+
+class Exposition:
+    """Renders one router's metrics from a collector registry of its own."""
+
+    def __init__(self, metrics: Metrics, sources: Sources) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_RouterCollector(metrics, sources))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The metrics in the format that the `Accept` header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _RouterCollector(Collector):
+    def __init__(self, metrics: Metrics, sources: Sources) -> None:
+        self._metrics = metrics
+        self._sources = sources
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing: names are declared once, in the catalogue."""
+        return ()
+
+    def collect(self) -> Iterable[Family]:
+        """Every family of the catalogue, empty ones included."""
+        yield from self._requests()
+        yield from self._tokens()
+        yield from self._replicas()
+        yield from self._registry()
+        yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
+        labels = tuple(self._sources.build.get(label, "") for label in c.BUILD_INFO.labels)
+        yield _family(c.BUILD_INFO, [(labels, 1)])
+
+    def _requests(self) -> Iterable[Family]:
+        m = self._metrics
+        yield _family(
+            c.REQUESTS,
+            [((a, model, str(s), d or NO_DECISION), n) for (a, model, s, d), n in m.requests().items()],
+        )
+        yield _family(c.ERRORS, [((code,), n) for code, n in m.errors.items()])
+        yield _family(c.DECISIONS, [((kind, replica), n) for (kind, replica), n in m.decisions.items()])
+        yield _family(c.RETRIES, [((reason,), n) for reason, n in m.retries.items()])
+        yield _family(c.DISCONNECTS, [((phase,), n) for phase, n in m.client_disconnects.items()])
+        ttft = [((model, kind or NO_DECISION), h) for (model, kind), h in m.ttft.items()]
+        yield _histogram(c.TTFT, TTFT_BUCKETS_S, ttft)
+        yield _histogram(c.DURATION, DURATION_BUCKETS_S, list(m.duration.items()))
+
+    def _tokens(self) -> Iterable[Family]:
+        tokens = self._metrics.tokens.items()
+        yield _family(c.PROMPT_TOKENS, [((model,), t.prompt) for model, t in tokens])
+        yield _family(c.PREDICTED_TOKENS, [((model,), t.predicted) for model, t in tokens])
+        yield _family(c.CACHED_TOKENS, [((model,), t.cached) for model, t in tokens])
+        yield _family(c.CONFIRMED_TOKENS, [((model,), t.confirmed) for model, t in tokens])
+        yield _family(c.COMPLETION_TOKENS, [((model,), t.completion) for model, t in tokens])
+
+    def _replicas(self) -> Iterable[Family]:
+        rows = list(self._sources.replicas())
+        yield _family(c.IN_FLIGHT, [((), sum(_number(row.get("in_flight")) or 0.0 for row in rows))])
+        yield _family(c.REPLICA_STATE, [((str(row["id"]), str(row["state"])), 1) for row in rows])
+        for metric, key in (
+            (c.REPLICA_IN_FLIGHT, "in_flight"),
+            (c.REPLICA_WAITING_TOKENS, "waiting_tokens"),
+            (c.REPLICA_RUNNING, "engine_running"),
+            (c.REPLICA_WAITING, "engine_waiting"),
+        ):
+            values = [((str(row["id"]),), _number(row.get(key))) for row in rows]
+            yield _family(metric, [(labels, value) for labels, value in values if value is not None])
+
+    def _registry(self) -> Iterable[Family]:
+        yield _family(c.REGISTRY_UP, [((), 1 if self._sources.registry_healthy() else 0)])
+        figures = self._sources.registry_statistics()
+        for key, metric in c.REGISTRY_STATISTICS.items():
+            yield _family(metric, [((), figures[key])] if key in figures else [])
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _family(metric: c.Metric, samples: Iterable[tuple[tuple[str, ...], float]]) -> Family:
+    kind = CounterMetricFamily if metric.kind is c.Kind.COUNTER else GaugeMetricFamily
+    family = kind(metric.name.removesuffix("_total"), metric.help, labels=metric.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(
+    metric: c.Metric, bounds: tuple[float, ...], samples: Iterable[tuple[tuple[str, ...], Histogram]]
+) -> Family:
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    names = [*map(str, bounds), "+Inf"]
+    for labels, histogram in samples:
+        counts = list(zip(names, accumulate(histogram.counts), strict=True))
+        family.add_metric(labels, buckets=counts, sum_value=histogram.sum)
+    return family

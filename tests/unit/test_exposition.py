@@ -1,0 +1,115 @@
+"""The text of `/metrics`: every metric of the catalogue, right names, right types, right numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from router.core.types import Api, DecisionKind, ReplicaId
+from router.telemetry.catalogue import CATALOGUE, REGISTRY_STATISTICS, Kind
+from router.telemetry.exposition import Exposition, Sources
+from router.telemetry.metrics import Metrics
+
+ROWS: list[Mapping[str, object]] = [
+    {
+        "id": "a:1",
+        "state": "ready",
+        "in_flight": 3,
+        "waiting_tokens": 500,
+        "engine_running": 2,
+        "engine_waiting": 1,
+    },
+    {"id": "b:1", "state": "ejected", "in_flight": 0, "waiting_tokens": 0, "engine_running": None},
+]
+
+
+def exposition(metrics: Metrics) -> Exposition:
+    statistics = {key: float(index) for index, key in enumerate(REGISTRY_STATISTICS)}
+    build = {"version": "1", "policy": "prefix-cost", "registry": "memory"}
+    return Exposition(metrics, Sources(lambda: ROWS, lambda: statistics, lambda: True, lambda: 4, build))
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+    }
+
+
+def busy() -> Metrics:
+    metrics = Metrics(lambda: {"m"})
+    metrics.observe(Api.CHAT, "m", 200, None, DecisionKind.WARM, ReplicaId("a:1"), 0.2, 1.5, 100, 90, 80, 7)
+    metrics.observe(Api.MESSAGES, "x", 404, "model_not_found", None, None, None, 0.001, 0, 0, None, None)
+    metrics.retried("refused")
+    metrics.client_gone("prefill")
+    return metrics
+
+
+def test_every_metric_of_the_catalogue_is_exposed_under_its_name_and_type() -> None:
+    body, content_type = exposition(busy()).render("")
+    assert content_type.startswith("text/plain")
+    families = {family.name: family for family in parse_text(body.decode())}
+    for metric in CATALOGUE:
+        family = families[metric.name.removesuffix("_total")]
+        assert family.type == metric.kind, metric.name
+        assert family.documentation == metric.help
+        assert family.samples, metric.name
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels), metric.name
+    ours = {name for name in families if name.startswith("warmroute_")}
+    assert ours == {metric.name.removesuffix("_total") for metric in CATALOGUE}
+
+
+def test_the_numbers_are_those_counted() -> None:
+    found = samples(exposition(busy()).render("")[0].decode())
+
+    def value(name: str, **labels: str) -> float:
+        return found[(name, frozenset(labels.items()))]
+
+    assert value("warmroute_requests_total", api="chat", model="m", status="200", decision="warm") == 1
+    assert (
+        value("warmroute_requests_total", api="messages", model="other", status="404", decision="none") == 1
+    )
+    assert value("warmroute_errors_total", code="model_not_found") == 1
+    assert value("warmroute_ttft_seconds_bucket", model="m", decision="warm", le="0.1") == 0
+    assert value("warmroute_ttft_seconds_bucket", model="m", decision="warm", le="0.2") == 1
+    assert value("warmroute_ttft_seconds_bucket", model="m", decision="warm", le="+Inf") == 1
+    assert value("warmroute_ttft_seconds_count", model="m", decision="warm") == 1
+    assert value("warmroute_duration_seconds_sum", api="chat", model="m") == 1.5
+    assert value("warmroute_cached_tokens_total", model="m") == 80
+    assert value("warmroute_confirmed_prompt_tokens_total", model="m") == 100
+    assert value("warmroute_in_flight") == 3
+    assert value("warmroute_replica_state", replica="b:1", state="ejected") == 1
+    assert ("warmroute_replica_state", frozenset({("replica", "b:1"), ("state", "ready")})) not in found
+    assert value("warmroute_replica_engine_running", replica="a:1") == 2
+    assert ("warmroute_replica_engine_running", frozenset({("replica", "b:1")})) not in found
+    assert value("warmroute_registry_up") == 1
+    assert value("warmroute_registry_evictions_total") == list(REGISTRY_STATISTICS).index("evictions_total")
+    assert value("warmroute_access_log_dropped_total") == 4
+    assert value("warmroute_build_info", version="1", policy="prefix-cost", registry="memory") == 1
+    assert value("process_start_time_seconds") > 0
+
+
+def test_openmetrics_is_served_to_who_asks_for_it() -> None:
+    accept = "application/openmetrics-text; version=1.0.0"
+    body, content_type = exposition(busy()).render(accept)
+    assert content_type.startswith("application/openmetrics-text")
+    names = {family.name for family in parse_openmetrics(body.decode())}
+    assert "warmroute_requests" in names
+
+
+def test_label_values_cannot_break_the_text() -> None:
+    metrics = Metrics(lambda: {'m"\n\\'})
+    metrics.observe(Api.CHAT, 'm"\n\\', 200, None, None, None, 0.1, 0.1, 1, 0, None, None)
+    found = samples(exposition(metrics).render("")[0].decode())
+    assert found[("warmroute_prompt_tokens_total", frozenset({("model", 'm"\n\\')}))] == 1
+
+
+def test_names_follow_the_convention() -> None:
+    for metric in CATALOGUE:
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
+        assert metric.help.endswith("."), metric.name
+    assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE)

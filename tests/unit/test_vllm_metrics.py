@@ -1,0 +1,61 @@
+"""Figures read from vLLM's metrics text, as recorded and as mangled."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.adapters.engine.vllm_metrics import EngineFigures, parse
+
+TEXT = b"""# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds 1.79528081069e+09
+vllm:num_requests_running{engine="0",model_name="tiny"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="tiny"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 7.0
+vllm:cache_config_info{_block_size_resolved="True",block_size="32",effective_attention_block_size="64",engine="0",\
+hash_block_size="None",kv_cache_size_tokens="8192",mamba_block_size="None",num_cpu_blocks="None",num_gpu_blocks="256",\
+num_gpu_blocks_override="None"} 1.0
+"""
+
+
+def test_a_recorded_answer_is_read() -> None:
+    assert parse(TEXT) == EngineFigures(1795280810.69, 32, 8192, 2, 1)
+
+
+def test_older_engines_tell_the_cache_size_in_blocks() -> None:
+    assert (
+        parse(TEXT.replace(b'kv_cache_size_tokens="8192"', b'kv_cache_size_tokens="None"')).cache_tokens
+        == 8192
+    )
+    assert parse(TEXT.replace(b'kv_cache_size_tokens="8192",', b"")).cache_tokens == 8192
+    assert parse(TEXT.replace(b"256", b"None").replace(b"8192", b"None")).cache_tokens is None
+
+
+def test_data_parallel_engines_are_summed() -> None:
+    figures = parse(TEXT + TEXT.replace(b'engine="0"', b'engine="1"'))
+    assert figures == EngineFigures(1795280810.69, 32, 16384, 4, 2)
+
+
+def test_carriage_returns_and_missing_parts_are_no_obstacle() -> None:
+    assert parse(TEXT.replace(b"\n", b"\r\n")) == parse(TEXT)
+    assert parse(b"") == EngineFigures()
+    assert parse(b"<html>no metrics here</html>") == EngineFigures()
+
+
+def test_impossible_values_are_unknown() -> None:
+    assert parse(b"process_start_time_seconds nan\n").start_time_s is None
+    assert parse(b"process_start_time_seconds 1e999\n").start_time_s is None
+    assert parse(b"process_start_time_seconds -5\n").start_time_s is None
+    assert parse(b"process_start_time_seconds 1-2\n").start_time_s is None
+    assert parse(b'vllm:num_requests_running{a="b"} -1\n').running is None
+    assert parse(b'vllm:cache_config_info{block_size="0"} 1\n').block_tokens is None
+
+
+@given(st.binary(max_size=400), st.integers(0, len(TEXT)), st.integers(0, len(TEXT)))
+def test_mangled_text_never_raises(noise: bytes, start: int, end: int) -> None:
+    figures = parse(TEXT[:start] + noise + TEXT[end:])
+    for value in (figures.block_tokens, figures.cache_tokens):
+        assert value is None or value > 0
+    for count in (figures.running, figures.waiting):
+        assert count is None or count >= 0
