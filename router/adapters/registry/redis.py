@@ -246,8 +246,11 @@ class RedisRegistry:
             self._announce(None)
             self._connected.set()
             await self._refill()
-            await self._watch(nodes)
-            self._announce("connection lost")
+            trouble = await self._watch(nodes)
+            if self.healthy:
+                await self._pause(1)  # Keys are moving between servers that all answer: no haste.
+            else:
+                self._announce(trouble)
 
     async def _pause(self, attempt: int) -> None:
         first_s, longest_s = _BACKOFF_S
@@ -295,8 +298,8 @@ class RedisRegistry:
         if not nodes.complete:
             self._trouble.set()
 
-    async def _watch(self, nodes: Nodes) -> None:
-        """Returns when the servers have to be found again."""
+    async def _watch(self, nodes: Nodes) -> str:
+        """Returns when the servers have to be found again, and why."""
         secret_s = 0.0
         while not self._trouble.is_set():
             try:
@@ -308,16 +311,17 @@ class RedisRegistry:
                         await self._share_secret(nodes)
             except TimeoutError:
                 nodes.close()
-                return
+                return f"silent for {_REPLY_S} s"
             except (OSError, RedisError) as error:
                 self._errors += 1
-                _log.warning("registry_poll_failed error=%s", error)
-                return
+                nodes.close()
+                return str(error)
             try:
                 async with asyncio.timeout(_POLL_S):
                     await self._trouble.wait()
             except TimeoutError:
                 continue
+        return "connection lost"
 
     async def _poll(self, nodes: Nodes) -> None:
         entries = used_bytes = 0

@@ -29,6 +29,8 @@ _COMMAND_RUNGS = 128
 _MAX_PENDING_RUNGS = 65_536
 _MAX_FLYING = 8
 _MIN_LIFETIME_MS = 60_000
+_TOGETHER_S = 0.1
+"""Notes of one incarnation no further apart than stored times can tell are written as one."""
 
 
 class Write(NamedTuple):
@@ -268,11 +270,14 @@ def _grouped(writes: list[Write]) -> list[Write]:
             settle()
             grouped.append(write)
             continue
-        known = notes.get(write.incarnation)
-        if known is None:
-            notes[write.incarnation] = dict.fromkeys(write.rungs), write.at_s
-        else:
-            known[0].update(dict.fromkeys(write.rungs))
-            notes[write.incarnation] = known[0], max(known[1], write.at_s)
+        known = notes.pop(write.incarnation, None)
+        if known is not None and abs(known[1] - write.at_s) > _TOGETHER_S:
+            notes[write.incarnation] = known
+            settle()
+            known = None
+        rungs = known[0] if known is not None else {}
+        rungs.update(dict.fromkeys(write.rungs))
+        # Put back last: who was used last stands last in the records too.
+        notes[write.incarnation] = rungs, max(known[1], write.at_s) if known is not None else write.at_s
     settle()
     return grouped

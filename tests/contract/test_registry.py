@@ -1,0 +1,386 @@
+"""One suite over every backend of the port `Registry`; then what only a shared backend promises."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+import uvloop
+
+from router.adapters.registry.memory import MemoryRegistry
+from router.adapters.registry.redis import RedisRegistry
+from router.core.types import FingerprintHash, ReplicaId
+from router.ports import Registry
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.registry_calls import find, holders, life, look, rungs_of, wait_until
+
+Opener = Callable[..., Any]
+_namespaces = count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@asynccontextmanager
+async def started(registry: Registry) -> AsyncIterator[Any]:
+    secrets: list[bytes] = []
+    await registry.start(secrets.append)
+    try:
+        yield registry
+    finally:
+        await registry.stop()
+
+
+@pytest.fixture(params=["memory", "redis", "redis away"])
+def opened(request: pytest.FixtureRequest) -> Opener:
+    """Opens a fresh registry of each backend; the third one's server does not exist."""
+    if request.param == "memory":
+        return lambda **settings: started(MemoryRegistry(**settings))
+    if request.param == "redis":
+        running: RedisServer = request.getfixturevalue("server")
+        return lambda **settings: started(
+            RedisRegistry(running.url, namespace=f"n{next(_namespaces)}", **settings)
+        )
+    url = f"redis://127.0.0.1:{free_port()}"
+
+    def away(*, max_entries: int | None = None, **settings: Any) -> Any:
+        bounds = {} if max_entries is None else {"local_entries": max_entries}
+        return started(RedisRegistry(url, **bounds, **settings))
+
+    return away
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(main)
+
+
+def test_an_unknown_rung_has_no_record(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            assert await look(registry, rungs_of(1, 2)) == [None, None]
+            assert await look(registry, []) == []
+
+    run(main())
+
+
+def test_a_placement_is_visible_to_its_own_process_at_once(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            now_s = time.time()
+            registry.touch(rungs_of(1, 2, 3), life(7), now_s)
+            records = await look(registry, rungs_of(1, 2, 3, 4))
+            assert [record and record[-1][0] for record in records] == [7, 7, 7, None]
+            assert records[0][-1][1] == pytest.approx(now_s, abs=0.11)
+
+    run(main())
+
+
+def test_a_placement_stays_visible_once_it_is_written(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            registry.touch(rungs_of(1, 2), life(7), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(1, 2)) == [[7], [7]]
+
+    run(main())
+
+
+def test_holders_stand_in_order_of_use_most_recent_last(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            now_s = time.time()
+            for number, ago_s in ((1, 100.0), (2, 90.0), (3, 80.0), (1, 0.0)):
+                registry.touch(rungs_of(5), life(number), now_s - ago_s)
+            assert await holders(registry, rungs_of(5)) == [[2, 3, 1]]
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(5)) == [[2, 3, 1]]
+
+    run(main())
+
+
+def test_at_most_sixteen_holders_are_kept_the_most_recent_ones(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            now_s = time.time()
+            for number in range(1, 21):
+                registry.touch(rungs_of(5), life(number), now_s - 100 + number)
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(5)) == [list(range(5, 21))]
+
+    run(main())
+
+
+def test_forgetting_removes_only_that_incarnation_and_at_once(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            registry.touch(rungs_of(1, 2, 3), life(7), time.time() - 1)
+            registry.touch(rungs_of(1, 2), life(8), time.time())
+            await asyncio.sleep(0.05)
+            registry.forget(rungs_of(2, 3), life(7))
+            assert await holders(registry, rungs_of(1, 2, 3)) == [[7, 8], [8], None]
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(1, 2, 3)) == [[7, 8], [8], None]
+
+    run(main())
+
+
+def test_a_forgotten_holder_can_come_back_at_once(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            registry.forget(rungs_of(1), life(7))
+            registry.touch(rungs_of(1), life(7), time.time())
+            assert await holders(registry, rungs_of(1)) == [[7]]
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(1)) == [[7]]
+
+    run(main())
+
+
+def test_a_record_nobody_touches_expires(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=0.5) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.1)
+            assert await holders(registry, rungs_of(1)) == [[7]]
+            await asyncio.sleep(0.6)
+            assert await holders(registry, rungs_of(1)) == [None]
+
+    run(main())
+
+
+def test_a_holder_expires_by_itself_while_others_keep_the_record(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=0.6) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.4)
+            registry.touch(rungs_of(1), life(8), time.time())
+            await asyncio.sleep(0.4)
+            assert await holders(registry, rungs_of(1)) == [[8]]
+
+    run(main())
+
+
+def test_records_read_twice_in_one_answer_are_one_object(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            registry.touch(rungs_of(*range(40)), life(7), time.time())
+            registry.touch(rungs_of(*range(20)), life(8), time.time() + 1)
+            for _ in range(2):
+                records = await look(registry, rungs_of(*range(40)))
+                assert len({id(record) for record in records}) == 2
+                await asyncio.sleep(0.05)
+
+    run(main())
+
+
+def test_answers_are_not_mixed_up_between_lookups_of_one_tick(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            for number in range(50):
+                registry.touch(rungs_of(number), life(number + 100), time.time())
+            await asyncio.sleep(0.05)
+            asked = [rungs_of(*range(start, start + 1 + start % 4)) for start in range(40)]
+            answers = await asyncio.gather(*[holders(registry, rungs) for rungs in asked])
+            assert answers == [[[rung + 100] for rung in rungs] for rungs in asked]
+
+    run(main())
+
+
+def test_a_failing_callback_costs_nobody_else_their_answer(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            reported: list[dict[str, Any]] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+            def broken(_: object) -> None:
+                raise ValueError("mine")
+
+            answered_at_once = registry.lookup(rungs_of(1), broken) is not None
+            assert await look(registry, rungs_of(2)) == [None]
+            assert [str(context["exception"]) for context in reported] == (
+                [] if answered_at_once else ["mine"]
+            )
+
+    run(main())
+
+
+def test_two_hundred_thousand_random_rungs_stay_within_the_bound(opened: Opener) -> None:
+    async def main() -> None:
+        rng = random.Random(3)
+        async with opened(max_entries=20_000) as registry:
+            for number in range(4_000):
+                registry.touch(
+                    [FingerprintHash(rng.getrandbits(64)) for _ in range(50)], life(1), time.time()
+                )
+                if not number % 100:
+                    await asyncio.sleep(0.005)
+            await asyncio.sleep(1.2)
+            figures = registry.statistics()
+            assert 5_000 <= figures["local_entries" if figures.get("down") else "entries"] <= 20_000
+            assert figures["evictions_total"] + figures.get("local_evictions_total", 0.0) >= 150_000
+
+    run(main())
+
+
+def test_a_response_is_found_again_and_an_unknown_one_is_not(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            registry.remember_response("resp_1", ReplicaId("10.0.0.1:8000"))
+            assert await find(registry, "resp_1") == "10.0.0.1:8000"
+            assert await find(registry, "resp_2") is None
+            assert await find(registry, "\ud800" * 100_000) is None
+
+    run(main())
+
+
+def test_a_response_expires(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=0.2) as registry:
+            registry.remember_response("resp_1", ReplicaId("a"))
+            await asyncio.sleep(0.3)
+            assert await find(registry, "resp_1") is None
+
+    run(main())
+
+
+def test_statistics_count_what_happens(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await look(registry, rungs_of(1))
+            await asyncio.sleep(0.05)
+            figures = registry.statistics()
+            for name in ("entries", "bytes", "lookup_timeouts_total", "lookup_seconds_total", "errors_total"):
+                assert figures[name] >= 0
+            assert figures["lookups_total"] == 1
+            assert figures["writes_total"] == 1 - figures.get("down", 0)
+
+    run(main())
+
+
+def test_the_secret_has_sixteen_bytes_and_memory_and_redis_know_it_at_start(server: RedisServer) -> None:
+    async def main() -> None:
+        registries: list[Registry] = [MemoryRegistry(), RedisRegistry(server.url, namespace="secret-1")]
+        for registry in registries:
+            secrets: list[bytes] = []
+            await registry.start(secrets.append)
+            await registry.stop()
+            assert [len(secret) for secret in secrets] == [16]
+
+    run(main())
+
+
+@asynccontextmanager
+async def two_routers(
+    server: RedisServer, **settings: Any
+) -> AsyncIterator[tuple[RedisRegistry, RedisRegistry]]:
+    namespace = f"n{next(_namespaces)}"
+    async with (
+        started(RedisRegistry(server.url, namespace=namespace, **settings)) as one,
+        started(RedisRegistry(server.url, namespace=namespace, **settings)) as other,
+    ):
+        yield one, other
+
+
+def test_two_routers_agree_on_the_secret(server: RedisServer) -> None:
+    async def main() -> None:
+        secrets: list[bytes] = []
+        registries = [RedisRegistry(server.url, namespace="secret-2") for _ in range(2)]
+        await asyncio.gather(*[registry.start(secrets.append) for registry in registries])
+        await asyncio.gather(*[registry.stop() for registry in registries])
+        assert len(secrets) == 2
+        assert len(set(secrets)) == 1
+
+    run(main())
+
+
+def test_a_second_router_sees_a_record_within_50_ms(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two_routers(server) as (one, other):
+            waits_s = []
+            for number in range(10):
+                one.touch(rungs_of(number), life(7), time.time())
+
+                async def seen(number: int = number) -> bool:
+                    return await holders(other, rungs_of(number)) == [[7]]
+
+                waits_s.append(await wait_until(seen, 1.0))
+            assert sorted(waits_s)[5] < 0.05
+
+    run(main())
+
+
+def test_a_record_survives_the_router_that_wrote_it(server: RedisServer) -> None:
+    async def main() -> None:
+        async with started(RedisRegistry(server.url, namespace="survivor")) as one:
+            one.touch(rungs_of(1, 2), life(7), time.time())
+            one.remember_response("resp_1", ReplicaId("a"))
+        async with started(RedisRegistry(server.url, namespace="survivor")) as other:
+            assert await holders(other, rungs_of(1, 2)) == [[7], [7]]
+            assert await find(other, "resp_1") == "a"
+
+    run(main())
+
+
+def test_two_routers_that_note_one_rung_keep_both_holders(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two_routers(server) as (one, other):
+            rungs = rungs_of(*range(100))
+            one.touch(rungs, life(7), time.time())
+            other.touch(rungs, life(8), time.time())
+            await asyncio.sleep(0.05)
+            for router in (one, other):
+                assert all(sorted(found or []) == [7, 8] for found in await holders(router, rungs))
+
+    run(main())
+
+
+def test_a_holder_forgotten_by_one_router_is_forgotten_by_the_other_and_can_return(
+    server: RedisServer,
+) -> None:
+    async def main() -> None:
+        async with two_routers(server) as (one, other):
+            one.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            other.forget(rungs_of(1), life(7))
+            await asyncio.sleep(0.05)
+            assert await holders(one, rungs_of(1)) == [None]
+            one.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(other, rungs_of(1)) == [[7]]
+
+    run(main())
+
+
+def test_a_hot_prompt_is_written_once(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two_routers(server) as (one, _):
+            for _ in range(20):
+                await look(one, rungs_of(1, 2))
+                one.touch(rungs_of(1, 2), life(7), time.time())
+                await asyncio.sleep(0.01)
+            assert one.statistics()["writes_total"] == 1
+
+    run(main())
+
+
+def test_a_script_flush_on_the_server_loses_no_write(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two_routers(server) as (one, other):
+            server.command("SCRIPT", "FLUSH")
+            one.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(other, rungs_of(1)) == [[7]]
+            assert one.statistics()["errors_total"] == 0
+
+    run(main())

@@ -1,0 +1,240 @@
+"""A registry whose Redis dies, hangs, loses its data or refuses: nobody waits longer than the deadline, nobody fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+
+from router.adapters.registry.redis import RedisRegistry
+from router.core.types import ReplicaId
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.registry_calls import find, holders, life, look, rungs_of, wait_until
+
+
+@asynccontextmanager
+async def router_on(url: str, secrets: list[bytes] | None = None) -> AsyncIterator[RedisRegistry]:
+    registry = RedisRegistry(url)
+    await registry.start((secrets if secrets is not None else []).append)
+    try:
+        yield registry
+    finally:
+        await registry.stop()
+
+
+async def is_healthy(registry: RedisRegistry) -> bool:
+    return registry.healthy
+
+
+async def is_down(registry: RedisRegistry) -> bool:
+    return not registry.healthy
+
+
+def test_a_killed_redis_costs_nothing_and_comes_back_by_itself_with_what_was_placed_meanwhile() -> None:
+    async def main(server: RedisServer) -> None:
+        secrets: list[bytes] = []
+        async with router_on(server.url, secrets) as one, router_on(server.url) as other:
+            one.touch(rungs_of(1, 2), life(7), time.time())
+            await asyncio.sleep(0.05)
+            server.kill()
+            await wait_until(lambda: is_down(one), 0.5)
+            assert one.lookup(rungs_of(1), print) is not None, "answers at once while down"
+            assert await holders(one, rungs_of(1, 2, 3)) == [[7], [7], None]
+            one.touch(rungs_of(3), life(8), time.time())
+            one.forget(rungs_of(2), life(7))
+            assert await holders(one, rungs_of(1, 2, 3)) == [[7], None, [8]]
+            server.start()
+            await wait_until(lambda: is_healthy(one), 3.0)
+            await wait_until(lambda: is_healthy(other), 3.0)
+            await asyncio.sleep(0.1)
+            assert await holders(one, rungs_of(1, 2, 3)) == [[7], None, [8]], (
+                "its own, though Redis lost them"
+            )
+            assert await holders(other, rungs_of(3)) == [[8]], "placed during the outage, written after it"
+            one.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(other, rungs_of(1)) == [[7]], "what Redis lost is written again when used"
+            assert len(set(secrets)) == 1, "the secret outlives the outage"
+            figures = one.statistics()
+            assert figures["reconnects_total"] == 1
+            assert figures["lookup_timeouts_total"] == 0
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_lookups_in_flight_when_redis_dies_are_answered_locally() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            server.pause()
+            answers = [asyncio.ensure_future(holders(registry, rungs_of(1))) for _ in range(10)]
+            await asyncio.sleep(0.001)
+            server.kill()
+            assert await asyncio.gather(*answers) == [[[7]]] * 10
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_hanging_redis_delays_a_lookup_by_the_deadline_and_is_given_up_after_a_few() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            server.pause()
+            waits_s = []
+            while registry.healthy:
+                started_s = time.monotonic()
+                assert await holders(registry, rungs_of(1)) == [[7]]
+                waits_s.append(time.monotonic() - started_s)
+                assert len(waits_s) < 50
+            assert 3 <= len(waits_s) <= 25
+            assert sorted(waits_s)[len(waits_s) // 2] < 0.010
+            assert registry.lookup(rungs_of(1), print) is not None
+            server.resume()
+            await wait_until(lambda: is_healthy(registry), 4.0)
+            assert await holders(registry, rungs_of(1)) == [[7]]
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_short_hang_costs_timeouts_but_not_the_connection_and_late_replies_reach_nobody() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry, router_on(server.url) as other:
+            for number in range(10):
+                other.touch(rungs_of(number), life(number), time.time())
+            await asyncio.sleep(0.05)
+            server.pause()
+            assert (
+                await asyncio.gather(*[holders(registry, rungs_of(number)) for number in range(10)])
+                == [[None]] * 10
+            )
+            server.resume()
+            await asyncio.sleep(0.02)
+            for number in range(10):
+                assert await holders(registry, rungs_of(number)) == [[number]]
+            figures = registry.statistics()
+            assert figures["lookup_timeouts_total"] == 10
+            assert figures["reconnects_total"] == 0
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_an_idle_router_notices_a_hanging_redis_too() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            server.pause()
+            await wait_until(lambda: is_down(registry), 3.0)
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_responses_are_found_within_the_deadline_when_redis_hangs() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            registry.remember_response("mine", ReplicaId("a"))
+            server.pause()
+            started_s = time.monotonic()
+            assert await find(registry, "mine") == "a"
+            assert await find(registry, "unknown") is None
+            assert time.monotonic() - started_s < 0.05
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_starting_takes_under_a_second_without_redis_and_connects_when_it_appears() -> None:
+    async def main(server: RedisServer) -> None:
+        secrets: list[bytes] = []
+        started_s = time.monotonic()
+        async with router_on(server.url, secrets) as registry:
+            assert time.monotonic() - started_s < 1.0
+            assert not registry.healthy
+            assert secrets == []
+            registry.touch(rungs_of(1), life(7), time.time())
+            server.start()
+            await wait_until(lambda: is_healthy(registry), 4.0)
+            await asyncio.sleep(0.05)
+            assert len(secrets) == 1
+            async with router_on(server.url) as other:
+                assert await holders(other, rungs_of(1)) == [[7]]
+
+    server = RedisServer(port=free_port())
+    try:
+        uvloop.run(main(server))
+    finally:
+        server.__exit__(None, None, None)
+
+
+def test_a_flushed_redis_is_filled_again_by_use() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            server.command("FLUSHALL")
+            assert await holders(registry, rungs_of(1)) == [None]
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(1)) == [[7]]
+            assert server.command("DBSIZE") == 1
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_full_redis_refuses_writes_and_lookups_go_on_with_what_is_known_here() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await asyncio.sleep(0.05)
+            server.command("CONFIG", "SET", "maxmemory", "1")
+            registry.touch(rungs_of(2), life(8), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(1, 2)) == [[7], [8]]
+            assert registry.statistics()["errors_total"] >= 1
+            assert registry.healthy
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_foreign_value_under_our_key_is_nobody_known_and_is_replaced() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            server.command("SET", b"w:" + (5).to_bytes(8, "big"), "what is this")
+            assert await look(registry, rungs_of(5)) == [None]
+            registry.touch(rungs_of(5), life(7), time.time())
+            await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(5)) == [[7]]
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_the_loss_and_the_return_of_redis_are_one_log_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(server: RedisServer) -> None:
+        caplog.set_level("INFO", "router.registry")
+        async with router_on(server.url) as registry:
+            server.kill()
+            await asyncio.sleep(0.8)
+            for _ in range(100):
+                await look(registry, rungs_of(1))
+            server.start()
+            await wait_until(lambda: is_healthy(registry), 4.0)
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+    assert [record.getMessage().split(" ")[0] for record in caplog.records] == [
+        "registry_up",
+        "registry_down",
+        "registry_up",
+    ]

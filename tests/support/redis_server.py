@@ -1,0 +1,160 @@
+"""Real Redis servers for tests: on free ports, without persistence, able to die, hang and come back.
+
+Installs `redis-server` with apt-get where it is missing, and says what to do where it cannot.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+_START_S = 10.0
+
+
+def ensure_redis(program: str = "redis-server") -> str:
+    """Path of a Redis program, installed first if need be.
+
+    Raises:
+        RuntimeError: It is absent and cannot be installed here.
+    """
+    path = shutil.which(program)
+    if path is not None:
+        return path
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    try:
+        subprocess.run([*prefix, "apt-get", "update", "-q"], check=False, env=environment, timeout=120)
+        install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends", "redis-server"]
+        subprocess.run(install, check=True, env=environment, timeout=300)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeError(
+            f"the registry tests need {program} (Redis 6.2 or newer), and apt-get could not install it ({error}): "
+            "install the package redis-server or valkey, and put its programs on PATH"
+        ) from error
+    path = shutil.which(program)
+    if path is None:
+        raise RuntimeError(f"apt-get installed redis-server, but {program} is not on PATH")
+    return path
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server process: `with RedisServer() as server: … server.url`.
+
+    Args:
+        arguments: Further command-line settings, e.g. `--requirepass`, `secret`.
+        client: How tests themselves reach it, as keyword arguments of `redis.Redis`; host and port are filled in.
+        port: The port, chosen when absent; kept over restarts.
+        sentinel: Run as a Sentinel, with this text as its configuration.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        client: dict[str, Any] | None = None,
+        port: int | None = None,
+        sentinel: str | None = None,
+    ) -> None:
+        self.port = port or free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="warmroute-redis-"))
+        self._arguments = arguments
+        self._client = {"host": "127.0.0.1", "port": self.port, **(client or {})}
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Plain URL without credentials."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        command = [ensure_redis()]
+        if self._sentinel is not None:
+            configuration = self.directory / "sentinel.conf"
+            configuration.write_text(f"port {self.port}\ndir {self.directory}\n{self._sentinel}\n")
+            command += [str(configuration), "--sentinel"]
+        else:
+            command += ["--port", str(self.port), "--dir", str(self.directory)]
+            command += ["--save", "", "--appendonly", "no"]
+        command += ["--bind", "127.0.0.1", *self._arguments]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline_s = time.monotonic() + _START_S
+        while True:
+            try:
+                self.command("PING")
+                return
+            except redis.ConnectionError as error:
+                if time.monotonic() > deadline_s or self._process.poll() is not None:
+                    raise RuntimeError(
+                        f"redis-server did not start: {(self.directory / 'log').read_text()}"
+                    ) from error
+                time.sleep(0.02)
+
+    def command(self, *words: str | bytes | int) -> Any:
+        """Run one command over a connection of its own."""
+        with redis.Redis(**self._client, socket_timeout=5.0) as client:
+            return client.execute_command(*words)
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Let it hang: connections stand, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(number)
+            try:
+                process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
