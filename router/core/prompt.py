@@ -8,7 +8,7 @@ do) and does not hash (fingerprint does). The rules it keeps:
    prefix, which lengths in front of the texts would not give. Token ids are the one binary value; they come last.
 2. Fields stand in the order of a chat template: tools, template arguments, messages. A message has no end mark, so the
    prompt of one turn is a byte prefix of the next turn's, and two texts share their bytes up to where they differ.
-3. Empty text and absent text are the same: engines render both as nothing.
+3. An empty content and an absent one are the same: engines render both as nothing.
 """
 
 from __future__ import annotations

@@ -97,6 +97,10 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     append = out.append
     for index, message in enumerate(messages):
         content = message.content
+        if content.__class__ is list and len(content) == 1:
+            part = content[0]
+            if part.__class__ is Part and part.type == "text":
+                content = part.text
         if (
             content.__class__ is str
             and content

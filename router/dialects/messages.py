@@ -7,6 +7,8 @@ Source: vLLM's entrypoints/anthropic/serving.py and inline_system.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from router.core import prompt
@@ -22,20 +24,20 @@ _ROLES = {"ctx": "user", "msg": "user"}
 
 class _Source(msgspec.Struct, gc=False):
     type: str | None = None
-    media_type: str = "image/jpeg"
-    data: str = ""
+    media_type: str | None = None
+    data: str | None = None
     url: str | None = None
 
 
 class _Block(msgspec.Struct, gc=False):
     type: str
     text: str | None = None
-    source: _Source | None = None
+    source: _Source | str | None = None
     id: str | None = None
     tool_use_id: str | None = None
     name: str | None = None
     input: msgspec.Raw = ABSENT
-    content: str | list[_Block] | None = None
+    content: str | list[_Block] | dict[str, Any] | None = None
     thinking: str | None = None
 
 
@@ -205,16 +207,18 @@ def _add_plain(out: list[bytes], block: _Block) -> bool:
             out.append(TEXT)
             out.append(block.text.encode())
         return True
-    if kind == "image" and block.source is not None:
+    if kind == "image":
         return _add_image(out, block.source)
     return kind == "redacted_thinking"
 
 
-def _add_image(out: list[bytes], source: _Source) -> bool:
+def _add_image(out: list[bytes], source: _Source | str | None) -> bool:
+    if not isinstance(source, _Source):
+        return False
     if source.type == "url":
         prompt.add_media(out, "image", source.url or "")
     elif source.type in ("base64", None):
-        prompt.add_media_data(out, "image", source.media_type, source.data)
+        prompt.add_media_data(out, "image", source.media_type or "image/jpeg", source.data or "")
     else:
         return False
     return True
@@ -228,9 +232,11 @@ def _add_tool_result(out: list[bytes], block: _Block) -> bool:
         for item in content:
             if item.type == "text":
                 texts.append(item.text or "")
-            elif item.type != "image" or item.source is None or not _add_image(images, item.source):
+            elif item.type != "image" or not _add_image(images, item.source):
                 return False
         content = "\n".join(texts)
+    elif isinstance(content, dict):
+        return False
     prompt.start_message(out, "tool", call_answered=block.tool_use_id)
     if content:
         add_text(out, content)

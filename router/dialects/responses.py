@@ -82,7 +82,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     if not model:
         raise ClientError("model: name the model to use", code="model_required", param="model")
     value = request.input
-    if not value and not request.previous_response_id and request.prompt is ABSENT:
+    if not value and not request.previous_response_id and bytes(request.prompt) in (b"", b"null"):
         raise ClientError("input: an input is required", code="prompt_required", param="input")
     out: list[bytes] = []
     _add_header(out, request)
@@ -121,10 +121,13 @@ def _add_header(out: list[bytes], request: _Request) -> None:
     if request.reasoning is not None and request.reasoning.effort:
         out.append(prompt.REASONING_EFFORT + request.reasoning.effort.encode())
     if request.previous_response_id:
-        out.append(prompt.HISTORY + request.previous_response_id.encode())
-    for earlier in (request.previous_response, request.previous_input_messages, request.prompt):
-        if earlier is not ABSENT:
-            add_json(out, prompt.HISTORY, bytes(earlier))
+        out.append(prompt.HISTORY + b"id " + request.previous_response_id.encode())
+    if request.previous_response is not ABSENT:
+        add_json(out, prompt.HISTORY + b"response ", bytes(request.previous_response))
+    if request.previous_input_messages is not ABSENT:
+        add_json(out, prompt.HISTORY + b"messages ", bytes(request.previous_input_messages))
+    if request.prompt is not ABSENT:
+        add_json(out, prompt.HISTORY + b"prompt ", bytes(request.prompt))
 
 
 def _add_items(out: list[bytes], items: list[_Item], body: bytes | bytearray | memoryview) -> None:

@@ -5,6 +5,7 @@ Decides by method and path alone. A path that no replica could serve for a clien
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -67,6 +68,8 @@ def _table() -> dict[bytes, tuple[frozenset[bytes], Route, Route]]:
 
 
 _TABLE = _table()
+_DOTS = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){2}", re.IGNORECASE)
+"""What a server behind us might resolve to a path outside `/v1`."""
 _PREFIXES = (
     (b"/v1/responses/", Api.RESPONSES, RouteKind.STORED, _STORED_METHODS),
     (b"/v1/models/", Api.OTHER, RouteKind.MODELS, _READ),
@@ -79,7 +82,7 @@ def route(method: bytes, path: bytes) -> Route | None:
     found = _TABLE.get(path)
     if found is not None:
         return found[1] if method in found[0] else found[2]
-    if path[:4] != b"/v1/" or len(path) == 4 or b"/.." in path:
+    if path[:4] != b"/v1/" or len(path) == 4 or _DOTS.search(path) is not None:
         return None
     for prefix, api, kind, allow in _PREFIXES:
         if path.startswith(prefix) and len(path) > len(prefix):

@@ -1,0 +1,104 @@
+"""Completions: string, token-id and batch prompts."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from router.core.errors import ClientError
+from router.core.types import Api
+from router.dialects import Parsed, parse
+
+
+def read(prompt: Any, **fields: Any) -> Parsed:
+    return parse(Api.COMPLETIONS, json.dumps({"model": "m", "prompt": prompt, **fields}).encode())
+
+
+def test_a_string_is_its_own_canonical_prompt() -> None:
+    parsed = read("Once upon a time", max_tokens=3, stream=True, stream_options={"include_usage": True})
+    assert parsed.canonical == b"\xffpOnce upon a time"
+    assert (parsed.prompt_bytes, parsed.tokens_known, parsed.max_tokens) == (len(parsed.canonical), None, 3)
+    assert (parsed.stream, parsed.wants_usage) == (True, True)
+
+
+def test_a_longer_prompt_starts_like_the_shorter_one() -> None:
+    assert read("Once upon a time").canonical.startswith(read("Once upon").canonical)
+    assert read([1, 2, 3, 4]).canonical.startswith(read([1, 2, 3]).canonical)
+
+
+def test_token_ids_are_counted_exactly() -> None:
+    parsed = read([1, 70_000, 2])
+    assert parsed.canonical == b"\xffk" + struct.pack("<3I", 1, 70_000, 2)
+    assert parsed.tokens_known == 3
+
+
+def test_a_batch_is_known_by_its_first_prompt_and_weighed_by_all() -> None:
+    texts = read(["first", "second one", "third"])
+    assert texts.canonical == read("first").canonical
+    assert texts.prompt_bytes == len(texts.canonical) + len("second one") + len("third")
+    tokens = read([[1, 2], [3, 4, 5]])
+    assert tokens.canonical == read([1, 2]).canonical
+    assert (tokens.prompt_bytes, tokens.tokens_known) == (len(tokens.canonical) + 12, 5)
+
+
+def test_text_that_spells_token_ids_is_not_taken_for_them() -> None:
+    assert read([0x61616161]).canonical != read("aaaa").canonical
+
+
+def test_special_tokens_and_truncation_change_the_prompt() -> None:
+    found = {
+        read("a", **fields).canonical
+        for fields in (
+            {},
+            {"add_special_tokens": False},
+            {"truncate_prompt_tokens": 5},
+            {"truncate_prompt_tokens": 5, "truncation_side": "right"},
+        )
+    }
+    assert len(found) == 4
+    assert read("a", add_special_tokens=True).canonical == read("a").canonical
+
+
+def test_embeddings_may_stand_in_for_the_prompt() -> None:
+    one = parse(Api.COMPLETIONS, b'{"model":"m","prompt_embeds":"QUJD"}')
+    two = parse(Api.COMPLETIONS, b'{"model":"m","prompt_embeds":"QUJE"}')
+    assert one.canonical != two.canonical
+    assert one.canonical.startswith(b"\xffe")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [
+        (None, "prompt_required"),
+        ("", "prompt_required"),
+        ([], "prompt_required"),
+        ([[]], "prompt_required"),
+        ([1, "a"], "invalid_type"),
+        (["a", 1], "invalid_type"),
+        (["a", [1]], "invalid_type"),
+        ([[1], "a"], "invalid_type"),
+        ([[1], 2], "invalid_type"),
+        ([-1], "invalid_type"),
+        ([2**32], "invalid_type"),
+        ([2**80], "invalid_type"),
+        ([1.5], "invalid_type"),
+        ([True], "invalid_type"),
+        ({"text": "a"}, "invalid_type"),
+        ([[["a"]]], "invalid_type"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(prompt: Any, code: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        read(prompt)
+    assert (caught.value.status, caught.value.code) == (400, code)
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("prompt")
+
+
+def test_the_model_is_required() -> None:
+    with pytest.raises(ClientError) as caught:
+        parse(Api.COMPLETIONS, b'{"prompt": "a"}')
+    assert (caught.value.code, caught.value.param) == ("model_required", "model")

@@ -1,0 +1,89 @@
+"""Endpoints not routed by prefix: only the model is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.errors import ClientError
+from router.core.types import Api
+from router.dialects import multipart_model, parse
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (b'{"model": "bge", "input": ["a", "b"]}', "bge"),
+        (b'{"input": "a"}', ""),
+        (b'{"model": null}', ""),
+        (b'{"model": {"name": "bge"}}', ""),
+        (b"[1, 2]", ""),
+        (b'"text"', ""),
+        (b"", ""),
+    ],
+)
+def test_the_model_is_found_or_empty(body: bytes, model: str) -> None:
+    parsed = parse(Api.OTHER, body)
+    assert (parsed.model, parsed.canonical, parsed.prompt_bytes) == (model, b"", 0)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"nope", b'{"model": "\xff"}', b"[" * 100_000, b"[1,", b'{"model": NaN}']
+)
+def test_json_that_is_none_is_refused(body: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        parse(Api.OTHER, body)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+
+
+def test_a_stream_and_a_cache_key_are_noticed() -> None:
+    parsed = parse(Api.OTHER, b'{"model": "m", "stream": true, "prompt_cache_key": "k"}')
+    assert (parsed.stream, parsed.cache_key) == (True, "k")
+
+
+FORM = b'multipart/form-data; boundary="--aB0"'
+
+
+def form(*fields: tuple[bytes, bytes]) -> bytes:
+    return (
+        b"".join(b"----aB0\r\n" + head + b"\r\n\r\n" + value + b"\r\n" for head, value in fields)
+        + b"----aB0--\r\n"
+    )
+
+
+FILE = b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav'
+MODEL = b'Content-Disposition: form-data; name="model"'
+
+
+def test_the_model_of_a_form_is_found_before_or_after_a_large_file() -> None:
+    sound = b"\0\xff\r\n" * 100_000
+    assert multipart_model(FORM, form((MODEL, b"whisper"), (FILE, sound))) == "whisper"
+    assert multipart_model(FORM, form((FILE, sound), (MODEL, b"whisper"))) == "whisper"
+    assert multipart_model(FORM, memoryview(form((FILE, b"x"), (MODEL, b"whisper")))) == "whisper"
+    assert multipart_model(b"multipart/form-data; boundary=--aB0; x=y", form((MODEL, b"w"))) == "w"
+
+
+def test_what_a_file_holds_is_not_taken_for_the_model() -> None:
+    fake = b"\r\n--aB0\r\n" + MODEL + b"\r\n\r\nfake\r\n--aB0"
+    assert multipart_model(FORM, form((FILE, fake), (MODEL, b"whisper"))) == "whisper"
+    named = b'Content-Disposition: form-data; name="model"; filename="model"'
+    assert multipart_model(FORM, form((named, b"fake"))) is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"multipart/form-data", form((MODEL, b"w"))),
+        (b"application/json", b"{}"),
+        (FORM, b""),
+        (FORM, b"----aB0"),
+        (FORM, b"----aB0\r\n" + MODEL),
+        (FORM, b"----aB0\r\n" + MODEL + b"\r\n\r\nnever ends"),
+        (FORM, form((MODEL, b""))),
+        (FORM, form((MODEL, b"\xff"))),
+        (FORM, form((MODEL, b"w" * 5000))),
+        (FORM, b"----aB0" * 100_000),
+        (FORM, form((FILE, b"x"))),
+    ],
+)
+def test_a_form_without_a_readable_model_has_none(content_type: bytes, body: bytes) -> None:
+    assert multipart_model(content_type, body) is None

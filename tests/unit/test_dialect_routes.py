@@ -1,0 +1,97 @@
+"""Which endpoint a request line names."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.types import Api
+from router.dialects.routes import RouteKind, route, stored_response_id
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "api", "kind"),
+    [
+        (b"POST", b"/v1/chat/completions", Api.CHAT, RouteKind.PREFIX),
+        (b"POST", b"/v1/completions", Api.COMPLETIONS, RouteKind.PREFIX),
+        (b"POST", b"/v1/responses", Api.RESPONSES, RouteKind.PREFIX),
+        (b"POST", b"/v1/messages", Api.MESSAGES, RouteKind.PREFIX),
+        (b"POST", b"/v1/messages/count_tokens", Api.MESSAGES, RouteKind.LOAD),
+        (b"POST", b"/v1/messages/batches", Api.MESSAGES, RouteKind.LOAD),
+        (b"POST", b"/v1/embeddings", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/v2/rerank", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/rerank", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/score", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/classify", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/pooling", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/tokenize", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/detokenize", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/v1/audio/transcriptions", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/v1/chat/completions/batch", Api.OTHER, RouteKind.LOAD),
+        (b"POST", b"/v1/something/new", Api.OTHER, RouteKind.LOAD),
+        (b"GET", b"/v1/models", Api.OTHER, RouteKind.MODELS),
+        (b"HEAD", b"/v1/models", Api.OTHER, RouteKind.MODELS),
+        (b"GET", b"/v1/models/org/name", Api.OTHER, RouteKind.MODELS),
+        (b"GET", b"/v1/models/org%2Fname", Api.OTHER, RouteKind.MODELS),
+        (b"GET", b"/v1/responses/resp_1", Api.RESPONSES, RouteKind.STORED),
+        (b"DELETE", b"/v1/responses/resp_1", Api.RESPONSES, RouteKind.STORED),
+        (b"POST", b"/v1/responses/resp_1/cancel", Api.RESPONSES, RouteKind.STORED),
+        (b"GET", b"/health", Api.OTHER, RouteKind.HEALTH),
+        (b"HEAD", b"/ready", Api.OTHER, RouteKind.READY),
+    ],
+)
+def test_known_endpoints_have_their_route(method: bytes, path: bytes, api: Api, kind: RouteKind) -> None:
+    found = route(method, path)
+    assert found is not None
+    assert (found.api, found.kind) == (api, kind)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "api", "allow"),
+    [
+        (b"GET", b"/v1/chat/completions", Api.CHAT, b"POST"),
+        (b"DELETE", b"/v1/messages", Api.MESSAGES, b"POST"),
+        (b"POST", b"/v1/models", Api.OTHER, b"GET, HEAD"),
+        (b"POST", b"/v1/models/a", Api.OTHER, b"GET, HEAD"),
+        (b"PUT", b"/v1/responses/resp_1", Api.RESPONSES, b"GET, HEAD, DELETE, POST"),
+        (b"GET", b"/rerank", Api.OTHER, b"POST"),
+        (b"POST", b"/health", Api.OTHER, b"GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_names_the_right_ones(method: bytes, path: bytes, api: Api, allow: bytes) -> None:
+    assert route(method, path) == (api, RouteKind.METHOD, allow)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (b"GET", b"/"),
+        (b"POST", b""),
+        (b"POST", b"/v1/"),
+        (b"POST", b"/v1"),
+        (b"GET", b"/v1/unknown"),
+        (b"POST", b"/reset_prefix_cache"),
+        (b"POST", b"/sleep"),
+        (b"GET", b"/metrics"),
+        (b"POST", b"/v1/../sleep"),
+        (b"POST", b"/v1/%2e%2E/sleep"),
+        (b"POST", b"/v1/a%2f..%2fsleep"),
+        (b"GET", b"/v1/responses/../../metrics"),
+    ],
+)
+def test_everything_else_has_no_route(method: bytes, path: bytes) -> None:
+    assert route(method, path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "response_id"),
+    [
+        (b"/v1/responses/resp_1", "resp_1"),
+        (b"/v1/responses/resp_1/cancel", "resp_1"),
+        (b"/v1/responses/", None),
+        (b"/v1/responses", None),
+        (b"/v1/responses/\xff", None),
+        (b"/v1/responses/" + b"a" * 300, None),
+    ],
+)
+def test_the_id_of_a_stored_response_is_in_its_path(path: bytes, response_id: str | None) -> None:
+    assert stored_response_id(path) == response_id

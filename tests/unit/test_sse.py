@@ -1,0 +1,59 @@
+"""The gate that keeps streams from stopping inside an event."""
+
+from __future__ import annotations
+
+from router.dialects.sse import MAX_HELD_BYTES, EventGate
+
+
+def test_whole_events_pass_as_the_same_object() -> None:
+    event = b"data: a\n\n"
+    gate = EventGate()
+    assert gate.feed(event) is event
+    assert gate.flush() == b""
+
+
+def test_an_incomplete_event_waits_for_its_end() -> None:
+    gate = EventGate()
+    assert gate.feed(b"data: a\n\ndata: b") == b"data: a\n\n"
+    assert gate.feed(b"\n") == b""
+    assert gate.feed(b"\ndata: c") == b"data: b\n\n"
+    assert gate.at_boundary
+    assert gate.flush() == b"data: c"
+    assert not gate.at_boundary
+
+
+def test_every_kind_of_line_end_ends_an_event() -> None:
+    for end in (b"\n\n", b"\r\n\r\n", b"\r\r"):
+        for cut in range(1, len(end)):
+            gate = EventGate()
+            assert gate.feed(b"data: a" + end[:cut]) == b""
+            assert gate.feed(end[cut:] + b"data") == b"data: a" + end
+
+
+def test_text_cut_inside_a_character_is_held_with_its_event() -> None:
+    gate = EventGate()
+    event = "data: 🙂\n\n".encode()
+    assert gate.feed(event[:8]) == b""
+    assert gate.feed(event[8:]) == event
+
+
+def test_a_very_long_event_is_let_through_and_the_next_end_is_a_boundary_again() -> None:
+    gate = EventGate()
+    long = b"data: " + b"x" * MAX_HELD_BYTES
+    assert gate.feed(long) == long
+    assert not gate.at_boundary
+    assert gate.feed(b"y") == b""
+    assert gate.feed(b"\n\n") == b"y\n\n"
+    assert gate.at_boundary
+    behind = b"data: a\n\n" + long
+    assert gate.feed(behind) == behind
+    assert not gate.at_boundary
+
+
+def test_what_is_held_stays_bounded() -> None:
+    gate = EventGate()
+    out = 0
+    for _ in range(40):
+        out += len(gate.feed(b"x" * 10_000))
+        assert len(gate._held) <= MAX_HELD_BYTES
+    assert out + len(gate.flush()) == 400_000
