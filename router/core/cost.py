@@ -2,9 +2,8 @@
 
     cost = base + wait + running + crowding + (1 + miss_weight) x uncached tokens / prefill rate
 
-Decides nothing: policies compare. The sum above is what the request path computes from two numbers kept at each replica
-(`delay_s`, `token_s`) and the crowding; `CostTerms` is the same sum taken apart for people. All rates are static priors
-of one kind of replica; they sit on the replica, so that learning them is a change of `Replica.set_rates` calls only.
+Decides nothing: policies compare. The request path computes the sum from two numbers that each replica keeps: `delay_s`
+(the first four terms) and `token_s`; `CostTerms` is the same sum taken apart for people. The rates are static priors.
 """
 
 from __future__ import annotations
@@ -75,14 +74,3 @@ class CostTerms:
         terms = {f.name: round(getattr(self, f.name), 6) for f in fields(self)}
         terms["total_s"] = round(self.total_s, 6)
         return terms
-
-
-def overlap_tokens(depth_bytes: int, prompt_bytes: int, prompt_tokens: int, block_tokens: int) -> int:
-    """Tokens an engine can reuse of a prompt whose first `depth_bytes` it has seen.
-
-    Whole blocks only, and never the whole prompt: an engine computes at least the last token.
-    """
-    if prompt_bytes <= 0 or prompt_tokens <= 1:
-        return 0
-    tokens = min(depth_bytes * prompt_tokens // prompt_bytes, prompt_tokens - 1)
-    return tokens - tokens % block_tokens

@@ -7,7 +7,7 @@ it answers when asked again without the replicas that were tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,9 +33,7 @@ class View:
         "_make_ring",
         "_ring",
         "by_incarnation",
-        "crowd_scale",
         "eligible",
-        "epoch",
         "members",
         "rng",
         "turn",
@@ -47,7 +45,6 @@ class View:
         make_ring: Callable[[], Ring[Replica]],
         rng: Random,
         turn: int,
-        epoch: int,
     ) -> None:
         """Args:
         members: The eligible replicas, at least one, by order of joining.
@@ -63,10 +60,6 @@ class View:
         self.rng = rng
         self.turn = turn
         """Requests that were placed by this view; what policies that take turns go by."""
-        self.epoch = epoch
-        """The fleet's state of health and membership that this view was made from."""
-        self.crowd_scale = 1.0
-        """Seconds that one unit of `Replica.crowding` is worth at the time of this choice; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:
@@ -82,7 +75,9 @@ class View:
 
     def first(self, key: int) -> Replica:
         """The eligible replica that the key prefers."""
-        ring = self.ring
+        ring = self._ring
+        if ring is None:
+            ring = self.ring
         replica = ring.first(key)
         if replica in self.eligible:
             return replica
@@ -93,14 +88,12 @@ class View:
         eligible = self.eligible
         return (replica for replica in self.ring.rank(key) if replica in eligible)
 
-    def without(self, tried: Sequence[Replica]) -> View | None:
+    def without(self, tried: Container[Replica]) -> View | None:
         """The same view less some replicas; None if none is left."""
         members = [replica for replica in self.members if replica not in tried]
         if not members:
             return None
-        view = View(members, lambda: self.ring, self.rng, self.turn, self.epoch)
-        view.crowd_scale = self.crowd_scale
-        return view
+        return View(members, lambda: self.ring, self.rng, self.turn)
 
 
 class Policy(Protocol):
@@ -137,6 +130,13 @@ class Candidate:
             "waiting_tokens": replica.waiting_tokens,
             **self.terms.as_dict(),
         }
+
+
+def candidate(replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps) -> Candidate:
+    """The row of one replica."""
+    predicted_tokens = overlaps.get(replica, 0)
+    uncached_tokens = shape.prompt_tokens - predicted_tokens
+    return Candidate(replica, kind, predicted_tokens, uncached_tokens, replica.terms(uncached_tokens))
 
 
 @dataclass(frozen=True, slots=True)

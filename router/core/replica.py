@@ -7,7 +7,7 @@ cannot drift; `validate` says what follows from what.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isclose
+from math import inf, isclose
 
 from router.core.cost import CostParameters, CostTerms
 from router.core.health import Health, HealthParameters, ReplicaState
@@ -26,7 +26,9 @@ class Replica:
         "block_tokens",
         "cache_tokens",
         "cards",
-        "crowding",
+        "crowd_token_s",
+        "crowd_weight",
+        "crowding_s",
         "delay_s",
         "foreign_in_flight",
         "foreign_waiting_tokens",
@@ -81,8 +83,9 @@ class Replica:
         """`block_tokens`, or the default where unknown."""
         self.in_flight_delay_s = cost.in_flight_delay_s
         self.miss_weight = cost.miss_weight
-        self.crowding = 0.0
-        """Weighted seconds of prefill given lately, in the growing unit of `Fleet` (see `View.crowd_scale`)."""
+        self.crowd_weight = cost.crowd_weight
+        self.crowding_s = 0.0
+        """Weighted seconds of prefill given lately; fades, see `fade`."""
         self.set_rates(cost.prefill_tokens_per_s, cost.base_latency_s)
 
     def set_rates(self, prefill_tokens_per_s: float, base_latency_s: float) -> None:
@@ -93,6 +96,8 @@ class Replica:
         """Seconds that each token ahead in the queue costs."""
         self.token_s = (1.0 + self.miss_weight) / prefill_tokens_per_s
         """Seconds that each own uncached token costs, its price to others included."""
+        self.crowd_token_s = self.crowd_weight / prefill_tokens_per_s
+        """Seconds that each token given to it lately adds."""
         self.refresh()
 
     def refresh(self) -> None:
@@ -101,7 +106,13 @@ class Replica:
             self.base_latency_s
             + (self.waiting_tokens + self.foreign_waiting_tokens) * self.wait_token_s
             + (self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
+            + self.crowding_s
         )
+
+    def fade(self, factor: float) -> None:
+        """Let the memory of work given lately shrink to `factor` of what it was."""
+        self.crowding_s *= factor
+        self.refresh()
 
     @property
     def state(self) -> ReplicaState:
@@ -114,17 +125,43 @@ class Replica:
         state = self.health.state
         return state is ReplicaState.READY or (state is ReplicaState.PROBING and not self.trials)
 
-    def terms(self, uncached_tokens: int, crowd_scale: float) -> CostTerms:
+    def terms(self, uncached_tokens: int) -> CostTerms:
         """The cost of a request with so many uncached tokens, taken apart."""
         prefill_s = uncached_tokens * self.wait_token_s
         return CostTerms(
             base_s=self.base_latency_s,
             wait_s=(self.waiting_tokens + self.foreign_waiting_tokens) * self.wait_token_s,
             running_s=(self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s,
-            crowding_s=self.crowding * crowd_scale,
+            crowding_s=self.crowding_s,
             prefill_s=prefill_s,
             miss_s=prefill_s * self.miss_weight,
         )
+
+    def as_row(self, now_s: float) -> dict[str, object]:
+        """For `/replicas`."""
+        health = self.health
+        backing_off = health.state is ReplicaState.EJECTED and health.until_s < inf
+        return {
+            "id": self.id,
+            "url": self.url,
+            "state": health.state.value,
+            "models": sorted(self.models),
+            "incarnation": None if self.incarnation is None else f"{self.incarnation:012x}",
+            "in_flight": self.in_flight,
+            "waiting": self.waiting,
+            "waiting_tokens": self.waiting_tokens,
+            "block_tokens": self.block_tokens,
+            "cache_tokens": self.cache_tokens,
+            "prefill_tokens_per_s": self.prefill_tokens_per_s,
+            "base_latency_s": self.base_latency_s,
+            "delay_s": round(self.delay_s, 6),
+            "crowding_s": round(self.crowding_s, 6),
+            "failures": health.failures,
+            "probe_failures": health.probe_failures,
+            "ejections": health.strikes,
+            "last_failure": None if health.reason is None else health.reason.value,
+            "retry_in_s": round(max(0.0, health.until_s - now_s), 3) if backing_off else None,
+        }
 
     def validate(self) -> None:
         """Raises AssertionError where a derived figure does not follow from what it is derived from."""
@@ -132,8 +169,8 @@ class Replica:
         assert self.waiting_tokens >= 0, (self.id, self.waiting_tokens)
         assert self.waiting > 0 or self.waiting_tokens == 0, (self.id, self.waiting_tokens)
         assert 0 <= self.trials <= self.in_flight, (self.id, self.trials)
-        assert self.crowding >= 0, (self.id, self.crowding)
-        terms = self.terms(0, 0.0)
+        assert self.crowding_s >= 0, (self.id, self.crowding_s)
+        terms = self.terms(0)
         assert isclose(self.delay_s, terms.total_s), (self.id, self.delay_s, terms)
         assert isclose(self.token_s, (1 + self.miss_weight) / self.prefill_tokens_per_s), self.id
         assert self.models_known or not self.models, self.id

@@ -17,7 +17,6 @@ Complexity: at most about 40 candidates whatever the fleet's size, holders inclu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 
 from router.core.bounded_load import capacity
@@ -47,35 +46,31 @@ class PrefixCost:
         large = len(members) > EXACT
         pool = self._pool(shape, overlaps, view) if large else members
         tokens = shape.prompt_tokens
-        scale = view.crowd_scale
+        costs = [r.delay_s + r.token_s * tokens for r in pool]
         if overlaps:
-            held = overlaps.get
-            costs = [r.delay_s + r.crowding * scale + r.token_s * (tokens - held(r, 0)) for r in pool]
-        else:
-            costs = [r.delay_s + r.crowding * scale + r.token_s * tokens for r in pool]
+            for replica, held in overlaps.items():
+                costs[pool.index(replica)] -= replica.token_s * held
         least = min(costs)
         best = pool[costs.index(least)]
         limit = least + self._tie_ratio * (best.base_latency_s + best.token_s * tokens)
         if overlaps:
-            near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit]
-            if len(near) > 1:
+            if len(costs) > 1 and sorted(costs)[1] <= limit:
+                near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit]
                 best = near[0] if large else (view.ring.first_of(view.key(shape), near) or best)
             return best, DecisionKind.WARM if best in overlaps else DecisionKind.SPILL
         key = view.key(shape)
         first = pool[0] if large else view.first(key)
         in_flight = first.in_flight
-        if first.delay_s + first.crowding * scale + first.token_s * tokens <= limit and (
-            in_flight == 0 or in_flight < self._capacity(pool)
-        ):
+        fits = costs[pool.index(first)] <= limit
+        if fits and in_flight == 0:
             return first, DecisionKind.RING
-        most = self._capacity(pool)
+        most = capacity(sum([r.in_flight for r in pool]), len(pool), self._factor)
+        if fits and in_flight < most:
+            return first, DecisionKind.RING
         near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.in_flight < most]
         if near:
             best = near[0] if large else (view.ring.first_of(key, near) or best)
         return best, DecisionKind.RING if best is first else DecisionKind.SPILL
-
-    def _capacity(self, pool: Sequence[Replica]) -> int:
-        return capacity(sum([r.in_flight for r in pool]), len(pool), self._factor)
 
     def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
         """Candidates in a large fleet, most preferred first: the ring's first few, holders deepest first, a sample."""
