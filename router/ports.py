@@ -5,9 +5,11 @@ A port has one contract test suite (`tests/contract`) that every adapter passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from router.core.health import FailureReason
 from router.core.types import FingerprintHash, Incarnation, Record, ReplicaId
 
 Records = list[Record | None]
@@ -60,3 +62,60 @@ class Registry(Protocol):
     def statistics(self) -> dict[str, float]:
         """Figures for `/metrics`: at least `entries`, `bytes`, `lookups_total`, `lookup_timeouts_total`,
         `lookup_seconds_total`, `writes_total`, `errors_total`, `evictions_total`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A replica as discovery names it. The id outlives restarts and, unless it is made of it, a change of URL."""
+
+    replica_id: ReplicaId
+    url: str
+    """`http://HOST:PORT` or `https://HOST:PORT`, nothing after it."""
+
+
+class Discovery(Protocol):
+    """Which replicas belong to the fleet, whether or not they are well."""
+
+    def watch(self) -> AsyncIterator[tuple[Member, ...]]:
+        """All members, at once and again after every change; ids are unique. Ends if there can be no more changes.
+
+        A source that cannot be reached yields nothing: the last known members stay.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one look at a replica showed. What it does not tell is None, which says nothing against it."""
+
+    alive: bool
+    """Whether it takes requests, as far as it says itself."""
+    failure: FailureReason | None = None
+    """Why it is not alive; None if it is."""
+    incarnation: Incarnation | None = None
+    """Which life of the replica answered; known whenever it is alive."""
+    models: Mapping[str, object] | None = None
+    """Models and LoRA adapters it serves, each with what it says of it (its card in `/v1/models`)."""
+    block_tokens: int | None = None
+    cache_tokens: int | None = None
+    running: int | None = None
+    """Requests the engine was running when last asked, up to one scrape interval ago."""
+    waiting: int | None = None
+
+
+class Engine(Protocol):
+    """Asks replicas how they are, in whatever way their engine understands."""
+
+    async def start(self) -> None:
+        """Get ready; connects to nobody."""
+
+    async def stop(self) -> None:
+        """Close every connection."""
+
+    async def probe(self, replica_id: ReplicaId, url: str) -> ProbeResult:
+        """Look at one replica; ends by its own deadline. Never two at once for the same replica.
+
+        A replica that restarted since the last probe is told by another incarnation, however short its absence.
+        """
+
+    def forget(self, replica_id: ReplicaId) -> None:
+        """Drop what is kept of a replica that left the fleet."""

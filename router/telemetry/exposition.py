@@ -1,6 +1,6 @@
 """`/metrics`: counters, the fleet's rows and the registry's figures as Prometheus text, read at scrape time.
 
-Counts nothing. Runs on the event loop: a scrape of 8 replicas takes about 1 ms, of 1,000 about 25.
+Counts nothing. Runs on the event loop: a scrape of 8 replicas takes about 2 ms, of 1,000 about 35.
 """
 
 from __future__ import annotations

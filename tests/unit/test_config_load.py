@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -10,9 +12,12 @@ import yaml
 from router.config.errors import ConfigError
 from router.config.load import load
 from router.config.reference import effective
-from router.config.schema import Config, split_address
+from router.config.schema import Config, HealthConfig, PolicyConfig, PolicyName, split_address
 from router.config.schema_walk import environment_names, leaves
 from router.config.sources import Setting
+from router.core.cost import CostParameters
+from router.core.health import HealthParameters
+from router.core.policies import POLICIES
 
 REPLICA: Setting = ("--replica", "replicas", ["http://127.0.0.1:9000"])
 
@@ -268,6 +273,19 @@ def test_secrets_are_neither_printed_nor_shown_by_repr() -> None:
     assert "correct-horse" not in text + repr(config)
     assert "hunter-two" not in text + repr(config)
     assert yaml.safe_load(text)["registry"]["url"] == "rediss://user:***@h:1/0"
+
+
+def test_policies_and_their_parameters_are_those_of_the_core() -> None:
+    assert set(get_args(PolicyName)) == set(POLICIES)
+    config, core = PolicyConfig(), CostParameters()
+    shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(core)}
+    assert {"prefill_tokens_per_s", "base_latency_s", "miss_weight", "bounded_load_factor"} <= shared
+    for name in shared:
+        assert getattr(config, name) == getattr(core, name), name
+    health, core_health = HealthConfig(), HealthParameters()
+    assert health.failures == core_health.failures_to_eject
+    assert health.backoff_min_s == core_health.backoff_s
+    assert health.backoff_max_s == core_health.max_backoff_s
 
 
 @pytest.mark.parametrize(

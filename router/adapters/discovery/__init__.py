@@ -1,0 +1,1 @@
+"""Where the fleet's members are learned: `static`, from the configuration."""

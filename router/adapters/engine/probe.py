@@ -1,0 +1,251 @@
+"""Looks at one replica over HTTP: `/health` each time, `/v1/models` and `/metrics` when they may have changed.
+
+Rules:
+
+- They may have changed at first contact, after an outage, when the connection had to be made anew, and every
+  `scrape_interval_s`. The third is what notices a restart between two probes: a process that ended took its
+  connections with it. So a well replica costs one small request a probe on a connection that stays open.
+- An incarnation is a hash of the replica's id and its process start time: every router computes the same one.
+- An engine without a start time in `/metrics` (not vLLM, or vLLM with several API servers) has the incarnation of its
+  id alone until an outage, and a new one after each; the minute is part of it, so that routers that saw the same
+  outage nearly always agree.
+- Nothing a replica answers raises: what cannot be read is not known. Answers are bounded in size and time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import msgspec
+import xxhash
+
+from router.adapters.engine import vllm_metrics
+from router.adapters.engine.vllm_metrics import EngineFigures
+from router.core.health import FailureReason
+from router.core.types import Incarnation, ReplicaId
+from router.ports import ProbeResult
+from router.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+MAX_HEALTH_BYTES = 64 << 10
+MAX_MODELS_BYTES = 8 << 20
+MAX_METRICS_BYTES = 8 << 20
+MAX_MODELS = 4096
+MAX_MODEL_NAME = 512
+OUTAGE_TIMEOUTS = 3
+"""Probes timed out in a row that count as an outage; fewer are a busy engine."""
+
+_NOT_OFFERED = frozenset({404, 405, 501})
+
+
+class _Models(msgspec.Struct):
+    data: list[dict[str, Any]]
+
+
+_models = msgspec.json.Decoder(_Models)
+
+
+class _Known:
+    """What is kept of one replica between probes."""
+
+    __slots__ = ("connected", "down", "figures", "incarnation", "life", "models", "must_scrape", "scraped_s",
+                 "timeouts", "unreadable", "url")  # fmt: skip
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.connected = False
+        """A connection was made since this was last cleared."""
+        self.must_scrape = True
+        self.scraped_s = 0.0
+        self.down = False
+        self.timeouts = 0
+        self.life = 0
+        """Which life an engine without a start time is in; 0 until its first outage."""
+        self.incarnation: Incarnation | None = None
+        self.models: dict[str, object] | None = None
+        self.figures = EngineFigures()
+        self.unreadable: int | None = None
+        """Last status of `/v1/models` that was reported as a problem."""
+
+
+class HttpEngine:
+    """Probes vLLM, and any server that answers `/health` or `/v1/models`."""
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        scrape_interval_s: float,
+        clock: Callable[[], float],
+        api_key: str | None = None,
+        tls: ssl.SSLContext | bool = True,
+    ) -> None:
+        """`clock` is Unix time; `tls` is for `https://` replicas, False checks no certificate."""
+        self._timeout_s = timeout_s
+        self._scrape_interval_s = scrape_interval_s
+        self._clock = clock
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "warmroute-probe"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._tls = tls
+        self._known: dict[ReplicaId, _Known] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Make the client; connects to nobody."""
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_note_connection)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0, ssl=self._tls),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[trace],
+        )
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def forget(self, replica_id: ReplicaId) -> None:
+        """Drop what is kept of a replica."""
+        self._known.pop(replica_id, None)
+
+    async def probe(self, replica_id: ReplicaId, url: str) -> ProbeResult:
+        """See `router.ports.Engine.probe`. Takes at most three timeouts."""
+        known = self._known.get(replica_id)
+        if known is None or known.url != url:
+            known = self._known[replica_id] = _Known(url)
+        known.connected = False
+        failure = await self._health(known)
+        if failure is not None:
+            known.timeouts += 1
+            if failure is not FailureReason.TIMEOUT or known.timeouts >= OUTAGE_TIMEOUTS:
+                known.down = True
+            known.must_scrape = True
+            return ProbeResult(alive=False, failure=failure)
+        now_s = self._clock()
+        due = now_s - known.scraped_s >= self._scrape_interval_s or now_s < known.scraped_s
+        if known.must_scrape or known.connected or due:
+            await self._scrape(replica_id, known, now_s)
+        known.timeouts = 0
+        figures = known.figures
+        return ProbeResult(
+            alive=True,
+            incarnation=known.incarnation,
+            models=known.models,
+            block_tokens=figures.block_tokens,
+            cache_tokens=figures.cache_tokens,
+            running=figures.running,
+            waiting=figures.waiting,
+        )
+
+    async def _health(self, known: _Known) -> FailureReason | None:
+        try:
+            status, _ = await self._get(known, "/health", MAX_HEALTH_BYTES)
+            if status in _NOT_OFFERED:
+                status, _ = await self._get(known, "/v1/models", MAX_MODELS_BYTES)
+                if status in (401, 403):  # keeps its models to itself, and is alive to say so
+                    status = 200
+        except TimeoutError:
+            return FailureReason.TIMEOUT
+        except aiohttp.ClientConnectorError as error:
+            refused = isinstance(error.os_error, ConnectionRefusedError)
+            return FailureReason.REFUSED if refused else FailureReason.CONNECT
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL):
+            return FailureReason.PROBE
+        except (aiohttp.ClientError, OSError):
+            return FailureReason.LOST
+        return None if status == 200 else FailureReason.STATUS
+
+    async def _scrape(self, replica_id: ReplicaId, known: _Known, now_s: float) -> None:
+        known.must_scrape = True  # until all of it has been read
+        try:
+            status, text = await self._read(known, "/metrics", MAX_METRICS_BYTES)
+            known.figures = vllm_metrics.parse(text if status == 200 else b"")
+            self._recognise(replica_id, known, now_s)
+            status, text = await self._read(known, "/v1/models", MAX_MODELS_BYTES)
+            self._take_models(replica_id, known, status, text)
+            known.must_scrape = False
+            known.scraped_s = now_s
+        except (TimeoutError, aiohttp.ClientError, OSError, _UnreadableError):
+            if known.incarnation is None:
+                self._recognise(replica_id, known, now_s)
+
+    def _recognise(self, replica_id: ReplicaId, known: _Known, now_s: float) -> None:
+        start_s = known.figures.start_time_s
+        if start_s is None and known.down and known.incarnation is not None:
+            known.life = max(known.life + 1, int(now_s // 60))
+        known.down = False
+        known.incarnation = incarnation_of(replica_id, start_s if start_s is not None else known.life)
+
+    def _take_models(self, replica_id: ReplicaId, known: _Known, status: int, text: bytes) -> None:
+        try:
+            if status == 200:
+                known.models = _named(_models.decode(text).data)
+                known.unreadable = None
+                return
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        known.models = None
+        if known.unreadable != status:
+            known.unreadable = status
+            hint = "set health.api_key" if status in (401, 403) else "not an OpenAI-compatible list of models"
+            log.warning("replica_models_unknown", extra=fields(replica=replica_id, status=status, hint=hint))
+
+    async def _read(self, known: _Known, path: str, limit_bytes: int) -> tuple[int, bytes]:
+        status, body = await self._get(known, path, limit_bytes)
+        if status >= 500 and status not in _NOT_OFFERED:
+            raise _UnreadableError
+        return status, body
+
+    async def _get(self, known: _Known, path: str, limit_bytes: int) -> tuple[int, bytes]:
+        if self._session is None:
+            raise RuntimeError("probe before start or after stop")
+        body = bytearray()
+        async with (
+            asyncio.timeout(self._timeout_s),
+            self._session.get(known.url + path, allow_redirects=False, trace_request_ctx=known) as response,
+        ):
+            async for chunk in response.content.iter_chunked(64 << 10):
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise aiohttp.ClientPayloadError(f"{path} is longer than {limit_bytes} bytes")
+            return response.status, bytes(body)
+
+
+class _UnreadableError(Exception):
+    """The replica has trouble of its own; what it last told stays."""
+
+
+def _named(cards: list[dict[str, Any]]) -> dict[str, object]:
+    named: dict[str, object] = {}
+    for card in cards[:MAX_MODELS]:
+        name = card.get("id")
+        if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_NAME:
+            named.setdefault(name, card)
+    return named
+
+
+async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamespace, parameters: Any) -> None:
+    known: _Known = context.trace_request_ctx
+    known.connected = True
+
+
+def incarnation_of(replica_id: ReplicaId, life: float) -> Incarnation:
+    """48 bits, never 0, that differ between lives of one replica and between replicas.
+
+    Args:
+        life: Process start time in Unix seconds, or the number of the life where that is unknown.
+    """
+    text = f"{replica_id}\0{float(life):.3f}".encode()
+    return Incarnation((xxhash.xxh3_64_intdigest(text) & ((1 << 48) - 1)) or 1)

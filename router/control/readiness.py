@@ -1,0 +1,42 @@
+"""Whether this router should be sent traffic, as `/health` and `/ready` of both ports say it.
+
+Ready means: not draining, and at least one replica may be sent a request. A registry that is down does not make a
+router unready, since it serves on without it; its state is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+HEALTH_BODY = b'{"status":"ok"}'
+"""`/health`: the process is alive and its event loop turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Reads the parts each time it is asked."""
+
+    routable: Callable[[], int]
+    """Replicas that may be sent a request."""
+    replicas: Callable[[], int]
+    """Replicas known."""
+    registry_healthy: Callable[[], bool]
+    draining: Callable[[], bool]
+
+    def answer(self) -> tuple[int, bytes]:
+        """HTTP status (200 or 503) and JSON body."""
+        routable, draining = self.routable(), self.draining()
+        ready = routable > 0 and not draining
+        reason = None if ready else "draining" if draining else "no_routable_replica"
+        body = {
+            "status": "ready" if ready else "not_ready",
+            "reason": reason,
+            "routable_replicas": routable,
+            "replicas": self.replicas(),
+            "registry": "up" if self.registry_healthy() else "down",
+            "draining": draining,
+        }
+        return (200 if ready else 503), msgspec.json.encode(body)

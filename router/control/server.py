@@ -1,0 +1,34 @@
+"""Listens on the admin address. Started before the data plane and stopped after it, so that a drain can be watched."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+
+class ControlServer:
+    """One application on one address."""
+
+    def __init__(self, application: web.Application, host: str, port: int) -> None:
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._host = host
+        self._port = port
+
+    async def start(self) -> int:
+        """Listen, and return the port: the one asked for, or a free one for 0.
+
+        Raises:
+            OSError: The address is taken or not this machine's.
+        """
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, self._host, self._port)
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening and close every connection."""
+        await self._runner.cleanup()

@@ -1,0 +1,308 @@
+"""The watch over the fleet, on a virtual clock: who is asked when, and what the fleet is told."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from random import Random
+
+import pytest
+
+from router.core.cost import CostParameters
+from router.core.fleet import (
+    Event,
+    Fleet,
+    ProbeFailed,
+    ProbeSucceeded,
+    ReplicaAdded,
+    ReplicaRemoved,
+    ReplicaState,
+)
+from router.core.health import FailureReason, HealthParameters
+from router.core.policies import POLICIES
+from router.core.types import Incarnation, ReplicaId
+from router.ports import Member, ProbeResult
+from router.service.membership import MAX_CONCURRENT_PROBES, Membership
+from router.service.tasks import Tasks
+
+A = Member(ReplicaId("a:1"), "http://a:1")
+B = Member(ReplicaId("b:1"), "http://b:1")
+WELL = ProbeResult(
+    alive=True, incarnation=Incarnation(7), models={"m": {}}, block_tokens=32, cache_tokens=8192
+)
+REFUSED = ProbeResult(alive=False, failure=FailureReason.REFUSED)
+
+
+class VirtualClockLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps to the next timer instead of passing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None) -> object:
+            if timeout:
+                self.now_s += timeout
+            return select(0)
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.now_s
+
+
+class FakeEngine:
+    """Answers what it is told; remembers who was asked when."""
+
+    def __init__(self) -> None:
+        self.answers: dict[ReplicaId, ProbeResult] = {}
+        self.asked: list[tuple[float, ReplicaId]] = []
+        self.forgotten: list[ReplicaId] = []
+        self.delay_s = 0.0
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def probe(self, replica_id: ReplicaId, url: str) -> ProbeResult:
+        self.asked.append((asyncio.get_running_loop().time(), replica_id))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.at_once -= 1
+        return self.answers.get(replica_id, WELL)
+
+    def forget(self, replica_id: ReplicaId) -> None:
+        self.forgotten.append(replica_id)
+
+    def times(self, member: Member) -> list[float]:
+        return [at_s for at_s, replica_id in self.asked if replica_id == member.replica_id]
+
+
+class FakeDiscovery:
+    """Names what it is told."""
+
+    def __init__(self, *members: Member) -> None:
+        self.changes: asyncio.Queue[tuple[Member, ...]] = asyncio.Queue()
+        self.changes.put_nowait(members)
+
+    async def watch(self) -> AsyncIterator[tuple[Member, ...]]:
+        while True:
+            yield await self.changes.get()
+
+
+class RecordingFleet(Fleet):
+    """A fleet that remembers what it was told."""
+
+    def __init__(self) -> None:
+        parameters = CostParameters()
+        super().__init__(POLICIES["round-robin"](parameters), Random(1), parameters, HealthParameters())
+        self.events: list[Event] = []
+
+    def apply(self, event: Event) -> None:
+        self.events.append(event)
+        super().apply(event)
+
+    def state(self, member: Member) -> ReplicaState:
+        return self.replicas[member.replica_id].state
+
+
+@dataclasses.dataclass
+class World:
+    fleet: RecordingFleet
+    engine: FakeEngine
+    discovery: FakeDiscovery
+    tasks: Tasks
+    membership: Membership
+    removed: list[ReplicaId]
+
+
+def play(scenario: Callable[[World], object], *members: Member, interval_s: float = 2.0) -> World:
+    """Run an asynchronous scenario over a started membership, in virtual time."""
+    worlds: list[World] = []
+
+    async def run() -> None:
+        engine, discovery, tasks, fleet = FakeEngine(), FakeDiscovery(*members), Tasks(), RecordingFleet()
+        removed: list[ReplicaId] = []
+        membership = Membership(
+            fleet,
+            engine,
+            discovery,
+            tasks,
+            interval_s=interval_s,
+            clock=asyncio.get_running_loop().time,
+            rng=Random(1),
+            on_removed=removed.append,
+        )
+        world = World(fleet, engine, discovery, tasks, membership, removed)
+        worlds.append(world)
+        await scenario(world)  # type: ignore[misc]
+        await tasks.stop()
+        fleet.validate()
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(run())
+    return worlds[0]
+
+
+def test_members_are_added_and_asked_at_once() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        assert await world.membership.wait_first_round(5.0)
+        assert asyncio.get_running_loop().time() == 0.0
+
+    world = play(scenario, A, B)
+    assert world.fleet.events[:2] == [ReplicaAdded(A.replica_id, A.url), ReplicaAdded(B.replica_id, B.url)]
+    assert ProbeSucceeded(A.replica_id, Incarnation(7), {"m": {}}, 32, 8192, 0.0) in world.fleet.events
+    assert world.fleet.state(A) is ReplicaState.READY
+    assert world.membership.latest() == {A.replica_id: WELL, B.replica_id: WELL}
+
+
+def test_a_well_replica_is_asked_every_interval_with_jitter() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(100)
+
+    times = play(scenario, A).engine.times(A)
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert 44 <= len(times) <= 54
+    assert all(1.8 <= gap <= 2.2 + 0.06 for gap in gaps)
+    assert max(gaps) - min(gaps) > 0.1
+
+
+def test_an_unwell_replica_is_asked_soon_then_less_often_until_the_interval() -> None:
+    async def scenario(world: World) -> None:
+        world.engine.answers[A.replica_id] = REFUSED
+        world.membership.start()
+        await asyncio.sleep(12)
+        world.engine.answers[A.replica_id] = WELL
+        await asyncio.sleep(3)
+
+    world = play(scenario, A)
+    times = world.engine.times(A)
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    for gap, expected in zip(gaps, (0.25, 0.5, 1.0, 2.0, 2.0), strict=False):
+        assert expected * 0.89 <= gap <= expected * 1.11 + 0.06
+    assert world.fleet.state(A) is ReplicaState.READY
+    assert ProbeFailed(A.replica_id, FailureReason.REFUSED, 0.0) in world.fleet.events
+
+
+def test_a_death_is_confirmed_within_a_second_of_the_first_failed_probe() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(5)
+        world.engine.answers[A.replica_id] = REFUSED
+        await asyncio.sleep(2.3)  # one interval
+        first = next(event.now_s for event in world.fleet.events if isinstance(event, ProbeFailed))
+        await asyncio.sleep(max(0.0, first + 1.0 - asyncio.get_running_loop().time()))
+        assert world.fleet.state(A) is ReplicaState.EJECTED
+
+    play(scenario, A)
+
+
+def test_traffic_that_fails_hurries_a_probe_but_never_into_a_busy_loop() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(10)
+        before = len(world.engine.asked)
+        world.membership.probe_soon(A.replica_id)
+        await asyncio.sleep(0.1)
+        assert len(world.engine.asked) in (before + 1, before + 2)
+        world.membership.probe_soon(ReplicaId("nobody"))
+        before = len(world.engine.asked)
+        for _ in range(1_000):
+            world.membership.probe_soon(A.replica_id)
+            await asyncio.sleep(0.001)
+        assert len(world.engine.asked) - before <= 22
+
+    play(scenario, A)
+
+
+def test_members_come_and_go_with_discovery() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        world.discovery.changes.put_nowait((B,))
+        await asyncio.sleep(1)
+        assert list(world.fleet.replicas) == [B.replica_id]
+        asked = len(world.engine.times(A))
+        await asyncio.sleep(10)
+        assert len(world.engine.times(A)) == asked, "a removed replica is asked no more"
+        assert list(world.membership.latest()) == [B.replica_id]
+        world.discovery.changes.put_nowait((B, A))
+        await asyncio.sleep(1)
+        assert world.fleet.state(A) is ReplicaState.READY
+
+    world = play(scenario, A)
+    assert ReplicaRemoved(A.replica_id) in world.fleet.events
+    assert world.engine.forgotten == world.removed == [A.replica_id]
+    assert len(world.tasks) == 0
+
+
+def test_a_member_that_moved_is_a_new_replica_under_its_id() -> None:
+    moved = Member(A.replica_id, "http://a:2")
+
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        world.discovery.changes.put_nowait((moved,))
+        await asyncio.sleep(1)
+        assert world.fleet.replicas[A.replica_id].url == "http://a:2"
+
+    assert play(scenario, A).removed == [A.replica_id]
+
+
+def test_the_first_round_ends_with_the_last_answer_and_is_not_waited_for_for_ever() -> None:
+    async def scenario(world: World) -> None:
+        world.engine.delay_s = 3.0
+        world.membership.start()
+        assert not await world.membership.wait_first_round(1.0)
+        assert await world.membership.wait_first_round(5.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(3.0)
+
+    play(scenario, A, B)
+
+
+def test_an_empty_fleet_has_no_first_round_to_wait_for() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        assert await world.membership.wait_first_round(1.0)
+
+    play(scenario)
+
+
+def test_a_large_fleet_is_asked_in_slices() -> None:
+    members = [Member(ReplicaId(f"r{index}:1"), f"http://r{index}:1") for index in range(500)]
+
+    async def scenario(world: World) -> None:
+        world.engine.delay_s = 0.1
+        world.membership.start()
+        assert await world.membership.wait_first_round(5.0)
+
+    world = play(scenario, *members)
+    assert world.engine.most_at_once == MAX_CONCURRENT_PROBES
+    assert world.fleet.routable() == 500
+
+
+def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(5)
+        world.engine.answers[A.replica_id] = dataclasses.replace(WELL, incarnation=Incarnation(8))
+        await asyncio.sleep(5)
+        world.engine.answers[A.replica_id] = REFUSED
+        await asyncio.sleep(20)
+        world.engine.answers[A.replica_id] = WELL
+        await asyncio.sleep(5)
+
+    play(scenario, A)
+    events = [record.message for record in caplog.records if record.name == "router.service.membership"]
+    assert events == ["replica_added", "replica_well", "replica_restarted", "replica_unwell", "replica_well"]
