@@ -1,0 +1,71 @@
+"""What a router is to the simulation: something that places turns and hears what a router would hear.
+
+Decides the contract and keeps the counts that every router has (requests in flight, tokens sent and not yet
+answered); the rules are `rivals` and `warm` (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from loadtest.simulate.workload import Turn
+from replica.sim.engine import Engine
+
+
+@dataclass(slots=True)
+class Site:
+    """What a router is told of the fleet. Engines are there for rivals whose rule reads them (events, scraped
+    metrics)."""
+
+    engines: Sequence[Engine]
+    cache_tokens: int
+    block_tokens: int
+    prefill_tokens_per_s: float
+    """Prior for routers that need one; the engines' own in a fleet of equals."""
+    rng: Random
+
+    @property
+    def replicas(self) -> int:
+        """How many."""
+        return len(self.engines)
+
+
+class Chooser:
+    """Base of all routers: counts, and round robin's absence of opinion."""
+
+    name = ""
+    holds = False
+    """Whether turns may be kept at the router (`choose` answers None) until `released` gives them out."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.in_flight = [0] * site.replicas
+
+    def choose(self, turn: Turn, now_s: float) -> int | None:
+        """Index of the replica for the turn."""
+        raise NotImplementedError
+
+    def released(self, now_s: float) -> list[tuple[Turn, int]]:
+        """Held turns that may go now, and where to."""
+        return []
+
+    def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
+        """The turn was sent."""
+        self.in_flight[replica] += 1
+
+    def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
+        """Its answer begins."""
+
+    def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
+        """Its answer is complete; the engine says how much of the prompt it had."""
+        self.in_flight[replica] -= 1
+
+    def least(self, load: Callable[[int], float], among: Sequence[int] | None = None) -> int:
+        """The replica of smallest load; chance decides among equals."""
+        pool = range(self.site.replicas) if among is None else among
+        loads = [load(i) for i in pool]
+        best = min(loads)
+        ties = [i for i, value in zip(pool, loads, strict=True) if value == best]
+        return ties[0] if len(ties) == 1 else ties[int(self.site.rng.random() * len(ties))]

@@ -1,0 +1,45 @@
+"""Which prefixes each replica was sent: the approximate index that routers without engine events keep.
+
+One LRU of block keys a replica, bounded in tokens. Decides what is remembered; what to make of it is the rivals'.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+
+class History:
+    """Every block of a sent prompt is remembered as most recently used on its replica, a prefix longer than its
+    tail."""
+
+    def __init__(self, replicas: int, block_tokens: int, capacity_tokens: int | None) -> None:
+        self._block_tokens = block_tokens
+        self._capacity = capacity_tokens // block_tokens if capacity_tokens is not None else None
+        self._held: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(replicas)]
+
+    def overlap_tokens(self, replica: int, keys: Sequence[int], prompt_tokens: int) -> int:
+        """Leading prompt tokens sent to the replica before and not yet forgotten."""
+        held = self._held[replica]
+        found = 0
+        for key in keys[: prompt_tokens // self._block_tokens]:
+            if key not in held:
+                break
+            found += 1
+        return found * self._block_tokens
+
+    def remember(self, replica: int, keys: Sequence[int]) -> None:
+        """The replica was sent a prompt with these blocks."""
+        held = self._held[replica]
+        for key in reversed(keys):
+            if key in held:
+                held.move_to_end(key)
+            else:
+                held[key] = None
+        if self._capacity is not None:
+            while len(held) > self._capacity:
+                held.popitem(last=False)
+
+    def size_tokens(self, replica: int) -> int:
+        """Tokens remembered."""
+        return len(self._held[replica]) * self._block_tokens

@@ -1,0 +1,240 @@
+"""The clockwork: sessions, a router and engines in virtual time.
+
+Decides the order of events and nothing else. Engines run ahead only as far as nothing can reach them: to the next
+arrival that is known, or to the earliest that an answer under way can cause (a session's next turn comes at least
+`least_pause_s` after an answer; a router that holds requests may send one `TICK_S` after it heard something). The
+router hears of a first byte and of an end at the end of the step that made it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+
+from loadtest.simulate.chooser import Chooser, Site
+from loadtest.simulate.workload import Turn, Workload
+from replica.sim.engine import Engine, EngineConfig, RunState, SimRequest
+from replica.sim.step_time import StepTime
+
+TICK_S = 0.01
+"""How long a router that holds requests takes to send one after an event: hop, event loop and the engine's queue."""
+
+_FIRST, _FINISH, _ARRIVE = 0, 1, 2
+
+
+@dataclass(slots=True)
+class Served:
+    """One request's story."""
+
+    turn: Turn
+    arrival_s: float
+    replica: int = -1
+    dispatched_s: float = 0.0
+    first_s: float = 0.0
+    end_s: float = 0.0
+    cached_tokens: int = 0
+
+    @property
+    def ttft_s(self) -> float:
+        """From the client's request to its first token, time at the router included."""
+        return self.first_s - self.arrival_s
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Prompt tokens that the engine had to compute."""
+        return self.turn.prompt_tokens - self.cached_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """The simulated fleet."""
+
+    replicas: int = 8
+    cache_tokens: int = 1_000_000
+    step_time: StepTime = field(default_factory=StepTime)
+    speeds: tuple[float, ...] = ()
+    """Speed factor of each replica; empty: all 1."""
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    seed: int = 7
+
+    def engines(self, block_tokens: int) -> list[Engine]:
+        """Fresh engines."""
+        base = self.step_time
+        made = []
+        for index in range(self.replicas):
+            speed = base.speed * (self.speeds[index] if self.speeds else 1.0)
+            step = StepTime(
+                base.prefill_tokens_per_s,
+                base.decode_step_s,
+                base.base_s,
+                base.attention_context_tokens,
+                base.decode_sequence_s,
+                base.decode_context_s,
+                speed,
+            )
+            made.append(
+                Engine(
+                    EngineConfig(
+                        cache_tokens=self.cache_tokens,
+                        block_tokens=block_tokens,
+                        max_num_batched_tokens=self.max_num_batched_tokens,
+                        max_num_seqs=self.max_num_seqs,
+                        step_time=step,
+                    )
+                )
+            )
+        return made
+
+
+@dataclass(slots=True)
+class Run:
+    """What came of one simulation."""
+
+    policy: str
+    served: list[Served]
+    engines: Sequence[Engine]
+    span_s: float
+    """From the first arrival to the last answer."""
+    busy_s: list[float]
+    """Time each engine spent in steps."""
+    chooser: Chooser
+
+
+def simulate(
+    workload: Workload,
+    fleet: FleetConfig,
+    make_chooser: Callable[[Site], Chooser],
+    progress: Callable[[int, float], None] | None = None,
+) -> Run:
+    """Serve the workload from empty caches to the last answer."""
+    engines = fleet.engines(workload.block_tokens)
+    site = Site(
+        engines,
+        fleet.cache_tokens,
+        workload.block_tokens,
+        fleet.step_time.prefill_tokens_per_s,
+        Random(fleet.seed),
+    )
+    chooser = make_chooser(site)
+    clock = _Clock(workload, engines, chooser)
+    clock.run(progress)
+    served = clock.done
+    start_s = min((s.arrival_s for s in served), default=0.0)
+    end_s = max((s.end_s for s in served), default=0.0)
+    return Run(chooser.name, served, engines, end_s - start_s, clock.busy_s, chooser)
+
+
+class _Clock:
+    def __init__(self, workload: Workload, engines: Sequence[Engine], chooser: Chooser) -> None:
+        self._engines = engines
+        self._chooser = chooser
+        self._sessions = workload.sessions
+        self._least_pause_s = workload.least_pause_s
+        self._order = count()
+        # (time, order, kind, payload): arrivals and what engines have produced but the router has not heard.
+        self._events: list[tuple[float, int, int, object]] = []
+        for number, session in enumerate(workload.sessions):
+            self._push(session.start_s, _ARRIVE, (number, 0))
+        self._clocks_s = [0.0] * len(engines)
+        self._open: dict[str, tuple[Served, int, int]] = {}
+        self._held = 0
+        self.done: list[Served] = []
+        self.busy_s = [0.0] * len(engines)
+
+    def _push(self, at_s: float, kind: int, payload: object) -> None:
+        heapq.heappush(self._events, (at_s, next(self._order), kind, payload))
+
+    def run(self, progress: Callable[[int, float], None] | None) -> None:
+        engines = self._engines
+        clocks_s = self._clocks_s
+        events = self._events
+        told = 0
+        while True:
+            next_s = events[0][0] if events else float("inf")
+            busy = [i for i, engine in enumerate(engines) if not engine.idle]
+            if not busy:
+                if not events:
+                    if not self._release(max(clocks_s)):
+                        return
+                    continue
+                self._handle(heapq.heappop(events))
+                continue
+            first_busy_s = min(clocks_s[i] for i in busy)
+            if next_s <= first_busy_s:
+                self._handle(heapq.heappop(events))
+                continue
+            pause_s = TICK_S if self._held else self._least_pause_s
+            until_s = min(next_s, first_busy_s + pause_s)
+            for i in busy:
+                if clocks_s[i] < until_s:
+                    self._advance(i, until_s)
+            if progress is not None and len(self.done) >= told + 1000:
+                told = len(self.done)
+                progress(told, next_s)
+
+    def _advance(self, index: int, until_s: float) -> None:
+        engine = self._engines[index]
+        clock_s = self._clocks_s[index]
+        while clock_s < until_s and not engine.idle:
+            result = engine.advance(clock_s, until_s)
+            self.busy_s[index] += result.duration_s
+            clock_s = result.end_s
+            for state in result.first:
+                self._push(clock_s, _FIRST, state)
+            for state in result.finished:
+                self._push(clock_s, _FINISH, state)
+        self._clocks_s[index] = clock_s
+
+    def _handle(self, event: tuple[float, int, int, object]) -> None:
+        now_s, _, kind, payload = event
+        if kind == _ARRIVE:
+            assert isinstance(payload, tuple)
+            number, position = payload
+            turn = self._sessions[number].turns[position]
+            served = Served(turn, now_s)
+            self._open[turn.id] = (served, number, position)
+            replica = self._chooser.choose(turn, now_s)
+            if replica is None:
+                self._held += 1
+            else:
+                self._dispatch(turn, replica, now_s)
+            if self._held:
+                self._release(now_s)
+            return
+        assert isinstance(payload, RunState)
+        served, number, position = self._open[payload.id]
+        if kind == _FIRST:
+            served.first_s = now_s
+            served.cached_tokens = payload.cached_tokens
+            self._chooser.first_byte(served.turn, served.replica, now_s)
+        else:
+            served.end_s = now_s
+            del self._open[payload.id]
+            self.done.append(served)
+            self._chooser.finished(served.turn, served.replica, payload.cached_tokens, now_s)
+            turns = self._sessions[number].turns
+            if position + 1 < len(turns):
+                self._push(now_s + turns[position + 1].pause_s, _ARRIVE, (number, position + 1))
+        if self._held:
+            self._release(now_s)
+
+    def _release(self, now_s: float) -> bool:
+        released = self._chooser.released(now_s)
+        for turn, replica in released:
+            self._held -= 1
+            self._dispatch(turn, replica, now_s)
+        return bool(released)
+
+    def _dispatch(self, turn: Turn, replica: int, now_s: float) -> None:
+        served = self._open[turn.id][0]
+        served.replica = replica
+        served.dispatched_s = now_s
+        engine = self._engines[replica]
+        if engine.idle and self._clocks_s[replica] < now_s:
+            self._clocks_s[replica] = now_s
+        self._chooser.dispatched(turn, replica, now_s)
+        engine.add(SimRequest(turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys), now_s)

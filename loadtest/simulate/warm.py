@@ -1,0 +1,116 @@
+"""Our router in the simulation: the real `router.core` fleet and policies, with a registry of its own.
+
+Decides nothing that the core decides. It knows what a router knows: records that it wrote itself at dispatch, counts,
+first-byte times, and the cached tokens that an answer reports at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from loadtest.simulate.chooser import Chooser, Site
+from loadtest.simulate.workload import MODEL, Shaper, Turn
+from router.core.cost import CostParameters
+from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from router.core.health import HealthParameters
+from router.core.policies import POLICIES
+from router.core.types import FingerprintHash, Holder, Incarnation, Record, ReplicaId, RequestShape
+
+IDLE_S = 1800.0
+MAX_HOLDERS = 16
+
+
+class SimulatedRegistry:
+    """Rung to record, with the semantics of the port: touched at dispatch, forgotten when idle."""
+
+    def __init__(self, refresh_s: float = 1.0) -> None:
+        self._records: dict[FingerprintHash, Record] = {}
+        self._refresh_s = refresh_s
+
+    def lookup(self, rungs: Sequence[FingerprintHash], now_s: float) -> list[Record | None]:
+        """Holders of each rung not idle for too long."""
+        oldest_s = now_s - IDLE_S
+        found: list[Record | None] = []
+        for record in map(self._records.get, rungs):
+            if record is not None and record[0][1] < oldest_s:
+                record = tuple(h for h in record if h[1] >= oldest_s) or None
+            found.append(record)
+        return found
+
+    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+        """Note the holder as the most recent."""
+        holder: Holder = (incarnation, now_s)
+        alone: Record = (holder,)
+        seen: Record | None = None
+        becomes: Record = alone
+        records = self._records
+        for rung in rungs:
+            record = records.get(rung)
+            if record is None:
+                records[rung] = alone
+                continue
+            if record is not seen:
+                seen = record
+                others = tuple(h for h in record if h[0] != incarnation)
+                becomes = (*others[-MAX_HOLDERS + 1 :], holder) if others else alone
+            records[rung] = becomes
+
+    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
+        """Withdraw the holder."""
+        for rung in rungs:
+            record = self._records.get(rung)
+            if record is not None:
+                left = tuple(h for h in record if h[0] != incarnation)
+                if left:
+                    self._records[rung] = left
+                else:
+                    del self._records[rung]
+
+
+class Warm(Chooser):
+    """A policy of `router.core` behind the simulation's interface."""
+
+    def __init__(self, site: Site, policy: str, parameters: CostParameters | None = None) -> None:
+        super().__init__(site)
+        self.name = policy
+        parameters = parameters or CostParameters()
+        self.fleet = Fleet(
+            POLICIES[policy](parameters), Random(site.rng.random()), parameters, HealthParameters()
+        )
+        for index in range(site.replicas):
+            replica_id = ReplicaId(f"replica-{index}:8000")
+            self.fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
+            self.fleet.apply(
+                ProbeSucceeded(
+                    replica_id, Incarnation(index + 1), {MODEL}, site.block_tokens, site.cache_tokens, 0.0
+                )
+            )
+        self._shaper = Shaper(site.block_tokens)
+        self._registry = SimulatedRegistry()
+        self._open: dict[str, tuple[Decision, RequestShape]] = {}
+
+    def choose(self, turn: Turn, now_s: float) -> int | None:
+        """The core's choice."""
+        shape = self._shaper.shape(turn)
+        records = self._registry.lookup(shape.rungs, now_s)
+        decision = self.fleet.choose_and_reserve(shape, records, now_s)
+        self._open[turn.id] = (decision, shape)
+        assert decision.replica.incarnation is not None
+        self._registry.touch(shape.rungs, decision.replica.incarnation, now_s)
+        return decision.replica.index
+
+    def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
+        """Tell the fleet."""
+        self.fleet.started(self._open[turn.id][0], now_s)
+
+    def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
+        """Give the reservation back."""
+        super().finished(turn, replica, cached_tokens, now_s)
+        decision, _shape = self._open.pop(turn.id)
+        self.fleet.settle(decision, now_s)
+
+
+def warm(policy: str, parameters: CostParameters | None = None) -> Callable[[Site], Chooser]:
+    """A maker of choosers for one policy of the core."""
+    return lambda site: Warm(site, policy, parameters)
