@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from router.cli import config, metrics, serve
 from router.config.errors import ConfigError
+from router.telemetry.build import version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,18 +30,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="warmroute",
         description="Sends each LLM request to the vLLM replica that already holds its prompt's prefix.",
     )
-    parser.add_argument("--version", action="version", version=f"warmroute {_version()}")
+    parser.add_argument("--version", action="version", version=f"warmroute {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (serve, config, metrics):
         command.add_parser(commands)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("warmroute")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "(not installed)"
 
 
 if __name__ == "__main__":

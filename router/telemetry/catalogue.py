@@ -165,13 +165,13 @@ REGISTRY_ENTRIES = Metric(
     "warmroute_registry_entries",
     _G,
     "records",
-    "Records this process holds.",
+    "Records held: by the Redis servers, a moment ago, or by this process.",
 )
 REGISTRY_BYTES = Metric(
     "warmroute_registry_bytes",
     _G,
     "bytes",
-    "Estimated memory of the records this process holds.",
+    "Memory of what the Redis servers hold, a moment ago; or an upper estimate for this process.",
 )
 REGISTRY_LOOKUPS = Metric(
     "warmroute_registry_lookups_total",
@@ -209,6 +209,21 @@ REGISTRY_EVICTIONS = Metric(
     "records",
     "Records dropped for lack of room.",
 )
+REGISTRY_RECONNECTS = Metric(
+    "warmroute_registry_reconnects_total",
+    _C,
+    "connections",
+    "Times the connection to the backend was made again.",
+)
+REGISTRY_PENDING = Metric(
+    "warmroute_registry_pending_records", _G, "records", "Records waiting to be written to the backend."
+)
+REGISTRY_LOCAL = Metric(
+    "warmroute_registry_local_entries",
+    _G,
+    "records",
+    "Records of this process's own placements, kept beside a shared backend.",
+)
 ACCESS_LOG_DROPPED = Metric(
     "warmroute_access_log_dropped_total",
     _C,
@@ -236,8 +251,11 @@ REGISTRY_STATISTICS: dict[str, Metric] = {
     "writes_total": REGISTRY_WRITES,
     "errors_total": REGISTRY_ERRORS,
     "evictions_total": REGISTRY_EVICTIONS,
+    "reconnects_total": REGISTRY_RECONNECTS,
+    "pending_rungs": REGISTRY_PENDING,
+    "local_entries": REGISTRY_LOCAL,
 }
-"""Key of `Registry.statistics()` -> the metric that shows it."""
+"""Key of `Registry.statistics()` -> the metric that shows it; a backend without the figure leaves its metric empty."""
 
 
 def markdown() -> str:

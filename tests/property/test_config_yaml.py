@@ -1,0 +1,86 @@
+"""Whatever a settings file or variable holds, loading ends in settings or in a `ConfigError`."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from router.config.convert import convert
+from router.config.errors import ConfigError
+from router.config.load import load
+from router.config.schema import Config
+from router.config.schema_walk import environment_names, leaves
+from router.config.sources import from_yaml, text_node
+
+KEYS = [key for key, _, _ in leaves(Config)]
+ANNOTATIONS = {key: annotation for key, annotation, _ in leaves(Config)}
+TEXT = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            "1",
+            "-1",
+            "1e400",
+            "0x10",
+            "1:30",
+            "~",
+            "null",
+            "true",
+            "on",
+            ".nan",
+            "2020-01-01",
+            "[]",
+            "a:1",
+            "=",
+        ]
+    ),
+)
+FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@FAST
+@given(st.binary(max_size=200))
+def test_any_bytes_are_settings_or_an_error(data: bytes) -> None:
+    with contextlib.suppress(ConfigError):
+        from_yaml(data, "file")
+
+
+@FAST
+@given(
+    st.dictionaries(st.sampled_from(KEYS), TEXT, max_size=6), st.sampled_from(["", "- ", "{x: ", "[", "&a "])
+)
+def test_any_text_under_a_known_key_is_settings_or_an_error(values: dict[str, str], mark: str) -> None:
+    lines = []
+    for key, text in values.items():
+        *section, name = key.split(".")
+        lines.append(
+            "".join(f"{part}: {{" for part in section) + f"{name}: {mark}{text}" + "}" * len(section)
+        )
+    with contextlib.suppress(ConfigError):
+        for key, node in from_yaml("\n".join(lines).encode(errors="replace"), "file").items():
+            convert(node, ANNOTATIONS[key], key)
+
+
+@FAST
+@given(st.dictionaries(st.sampled_from(sorted(environment_names(Config))), TEXT, max_size=4))
+def test_any_environment_is_settings_or_an_error(environ: dict[str, str]) -> None:
+    failure = ""
+    try:
+        load([("--replica", "replicas", ["http://a:1"])], environ=environ)
+    except ConfigError as error:
+        failure = str(error)
+    assert "\n" not in failure
+
+
+@FAST
+@given(st.sampled_from(KEYS), TEXT)
+def test_a_variable_and_a_flag_mean_the_same(key: str, text: str) -> None:
+    values = []
+    for origin in ("--set", "WARMROUTE_X"):
+        try:
+            values.append((True, convert(text_node(text, origin), ANNOTATIONS[key], key)))
+        except ConfigError as error:
+            values.append((False, str(error).removeprefix(origin)))
+    assert values[0] == values[1]
