@@ -1,0 +1,146 @@
+"""CPU time of the router's own code for one proxied request: everything but the kernel and the event loop.
+
+    python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile] [--policy prefix-cost]
+
+Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes go
+in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine; compare
+two figures of one run. Bodies are like those of the overhead benchmark: three quarters of each are one of 16 shared
+system prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import json
+import pstats
+import random
+import time
+
+from router.app import Worker
+from router.config.load import load
+from router.core.fleet import ProbeSucceeded, ReplicaAdded
+from router.core.types import Incarnation, ReplicaId
+from router.dataplane.downstream import ClientConnection
+from router.dataplane.upstream import ReplicaConnection
+
+ANSWER_BODY = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"Hello there, this is a fixed answer."},"finish_reason":"stop"}],"usage":'
+    b'{"prompt_tokens":10,"completion_tokens":9,"total_tokens":19,"prompt_tokens_details":{"cached_tokens":8}}}'
+)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 19:00:00 GMT\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\nConnection: keep-alive\r\n\r\n%b" % (len(ANSWER_BODY), ANSWER_BODY)
+)
+
+
+class NullTransport(asyncio.Transport):
+    """Takes everything, keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 5)})
+        self.written = 0
+
+    def write(self, data: object) -> None:
+        self.written += 1
+
+    def writelines(self, pieces: object) -> None:
+        self.written += 1
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def requests(size: int, count: int) -> list[bytes]:
+    """Whole requests with chat bodies of about `size` bytes."""
+    rng = random.Random(size)
+    words = [line for line in open("/usr/share/common-licenses/GPL-3").read().split() if line.isalpha()]
+
+    def text(length: int) -> str:
+        out = ""
+        while len(out) < length:
+            out += rng.choice(words) + " "
+        return out[:length]
+
+    shared = [text(size * 3 // 4) for _ in range(16)]
+    made = []
+    for _ in range(count):
+        messages = [
+            {"role": "system", "content": rng.choice(shared)},
+            {"role": "user", "content": text(size // 4)},
+        ]
+        body = json.dumps({"model": "m", "messages": messages, "max_tokens": 16, "stream": False}).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:30100\r\nContent-Type: application/json\r\n"
+        made.append(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+    return made
+
+
+async def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kb", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--policy", default="prefix-cost")
+    parser.add_argument("--profile", action="store_true")
+    arguments = parser.parse_args()
+    urls = [f"http://127.0.0.1:{9101 + index}" for index in range(4)]
+    config = load([], environ={"WARMROUTE_REPLICAS": ",".join(urls), "WARMROUTE_POLICY": arguments.policy})
+    worker = Worker(config)
+    gateway = worker.gateway
+    for index, url in enumerate(urls):
+        name = ReplicaId(url[7:])
+        worker.fleet.apply(ReplicaAdded(name, url))
+        worker.fleet.apply(ProbeSucceeded(name, Incarnation(index + 1), {"m": {}}, None, None, time.time()))
+    for replica in worker.fleet.replicas.values():
+        pool = gateway.pool(replica)
+        connection = ReplicaConnection(pool)
+        connection.connection_made(NullTransport())
+        connection.idle_since_s = time.monotonic() + 1e6
+        pool.release(connection)
+    client = ClientConnection(gateway)
+    client.connection_made(NullTransport())
+    made = requests(arguments.kb * 1000, 200)
+
+    def once(data: bytes) -> None:
+        client.data_received(data)
+        exchange = client.exchange
+        assert exchange is not None
+        assert exchange.connection is not None
+        assert exchange.connection is not None
+        exchange.connection.data_received(ANSWER)
+
+    def many(seconds: float) -> int:
+        count = 0
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            for data in made:
+                once(data)
+            count += len(made)
+        return count
+
+    many(0.5)
+    profiler = cProfile.Profile()
+    if arguments.profile:
+        profiler.enable()
+    started = time.process_time()
+    count = many(arguments.seconds)
+    spent = time.process_time() - started
+    profiler.disable()
+    print(f"{arguments.kb} KB: {spent / count * 1e6:.2f} us a request, {count} requests")
+    if arguments.profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
