@@ -1,0 +1,178 @@
+"""Real vLLM replicas and a router process in front of them, for tests marked `vllm`.
+
+The router runs as its users run it: a process of its own, started by its command line, stopped by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from replica.vllm.server import free_port
+
+WORDS = (
+    "import return class self value index string error module object function default result table python "
+    "file name type list number"
+).split()
+
+
+@dataclass(slots=True)
+class Answer:
+    """One whole HTTP answer, its header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    read_s: list[float] = field(default_factory=list)
+    """When the head came, and each further piece."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """Parsed `data:` lines of a stream, `[DONE]` left out."""
+        lines = [line[6:] for line in self.body.split(b"\n") if line.startswith(b"data: {")]
+        return [json.loads(line) for line in lines]
+
+    @property
+    def replica(self) -> str:
+        return self.headers["x-warmroute-replica"]
+
+
+def call(
+    url: str,
+    path: str,
+    body: Any = None,
+    *,
+    method: str | None = None,
+    headers: dict[str, str] | None = None,
+    timeout_s: float = 120.0,
+) -> Answer:
+    """One request on a fresh connection. Raises what `http.client` raises if it is not answered whole."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
+    try:
+        payload = None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        connection.request(method or ("GET" if payload is None else "POST"), path, payload, sent)
+        response = connection.getresponse()
+        read_s = [time.monotonic()]
+        content = b""
+        while piece := response.read1(65536):
+            content += piece
+            read_s.append(time.monotonic())
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, names, content, read_s)
+    finally:
+        connection.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0) -> None:
+    """Poll four times a second until `condition` holds."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.25)
+
+
+def text(words: int, seed: str) -> str:
+    """Words that no other seed gives: about 1.1 tokens each, and no prefix shared."""
+    rng = random.Random(seed)
+    return f"{seed} " + " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+class RouterProcess:
+    """`warmroute serve` on free ports; a context manager that insists on a clean end."""
+
+    def __init__(self, replicas: Iterable[str], *arguments: str) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.admin_url = f"http://127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "router.cli.main", "serve"]
+        command += ["--listen", urlsplit(self.url).netloc, "--admin", urlsplit(self.admin_url).netloc]
+        for url in replicas:
+            command += ["--replica", url]
+        self._command = [*command, *arguments]
+        self._log = tempfile.TemporaryFile()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> RouterProcess:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+        )
+        try:
+            wait_until(self._is_ready, f"the router is ready\n{self.log()}", timeout_s=20.0)
+        except BaseException:
+            sys.stderr.write(self.log())
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            status = self._process.wait(30.0)
+        finally:
+            log = self.log()
+            self.kill()
+        sys.stderr.write(log)  # shown where the test failed
+        if error is None:
+            assert status == 0, f"the router ended with status {status}:\n{log}"
+            assert "Traceback" not in log, log
+
+    def kill(self) -> None:
+        """SIGKILL, as when a machine dies."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        self._log.close()
+
+    def log(self) -> str:
+        """What the router wrote so far."""
+        if self._log.closed:
+            return ""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the router died:\n{self.log()}"
+        try:
+            return call(self.admin_url, "/ready", timeout_s=2.0).status == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def raw_request(url: str, path: str, body: Any) -> Iterator[socket.socket]:
+    """Send a request and hand out its connection, nothing read yet."""
+    address = urlsplit(url)
+    payload = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=60.0) as connection:
+        connection.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        yield connection
+
+
+def server_load(url: str) -> int:
+    """Requests that an engine has in hand at this moment."""
+    load: int = call(url, "/load").json["server_load"]
+    return load
