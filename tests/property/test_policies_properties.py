@@ -1,0 +1,111 @@
+"""Promises of every policy, over any load and belief; and of prefix-cost, that it is what its formula says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.core.bounded_load import capacity
+from router.core.cost import CostParameters
+from router.core.fleet import Fleet
+from router.core.policies import POLICIES
+from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from tests.support.fleet_simulation import GRID, ready_fleet
+
+PARAMETERS = CostParameters()
+
+keys = st.integers(0, (1 << 64) - 1)
+loads = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 20_000), st.floats(0, 2), st.sampled_from([2000.0, 8000.0])),
+    min_size=1,
+    max_size=10,
+)
+beliefs = st.lists(st.none() | st.lists(st.integers(1, 12), min_size=1, max_size=4, unique=True), max_size=12)
+
+
+def loaded(name: str, load: list[tuple[int, int, float, float]]) -> Fleet:
+    fleet = ready_fleet(len(load), name)
+    for i, (in_flight, tokens, crowding_s, rate) in enumerate(load):
+        replica = fleet.replicas[ReplicaId(f"r{i}")]
+        replica.set_rates(rate, 0.03)
+        for _ in range(in_flight):
+            fleet.reserve_on(replica.id, RequestShape("m", prompt_tokens=tokens), 1.0)
+        replica.crowding_s = crowding_s
+        replica.refresh()
+    return fleet
+
+
+def asked(belief: list[list[int] | None], key: int) -> tuple[RequestShape, list[Record | None]]:
+    records: list[Record | None] = [
+        None if names is None else tuple((Incarnation(i), 1.0) for i in names) for names in belief
+    ]
+    prompt_bytes = GRID[len(belief)] - 100
+    return RequestShape("m", [], prompt_bytes, prompt_bytes // 4, key, key), records
+
+
+@settings(max_examples=60)
+@pytest.mark.parametrize("name", list(POLICIES))
+@given(load=loads, belief=beliefs, key=keys)
+def test_a_ranking_is_a_permutation_of_the_eligible_headed_by_the_choice(
+    name: str, load: list[tuple[int, int, float, float]], belief: list[list[int] | None], key: int
+) -> None:
+    fleet = loaded(name, load)
+    shape, records = asked(belief, key)
+    ranking = fleet.rank(shape, records, 1.0)
+    assert sorted(c.replica.id for c in ranking.candidates) == sorted(fleet.replicas)
+    decision = fleet.choose_and_reserve(shape, records, 1.0)
+    head = ranking.choice
+    assert decision.replica is head.replica
+    assert decision.kind is head.kind
+    assert decision.predicted_tokens == head.predicted_tokens
+    assert decision.uncached_tokens == head.uncached_tokens
+
+
+@settings(max_examples=150)
+@given(load=loads, belief=beliefs, key=keys)
+def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
+    load: list[tuple[int, int, float, float]], belief: list[list[int] | None], key: int
+) -> None:
+    fleet = loaded("prefix-cost", load)
+    shape, records = asked(belief, key)
+    rows = {c.replica: c for c in fleet.rank(shape, records, 1.0).candidates}
+    decision = fleet.choose_and_reserve(shape, records, 1.0)
+    best = min(rows.values(), key=lambda c: c.terms.total_s)
+    cold_s = 0.03 + shape.prompt_tokens * best.replica.token_s
+    slack_s = PARAMETERS.tie_ratio * cold_s + 1e-9
+    chosen = rows[decision.replica]
+    assert chosen.terms.total_s <= best.terms.total_s + slack_s
+    warm = [c for c in rows.values() if c.predicted_tokens]
+    if chosen.predicted_tokens:
+        assert decision.kind is DecisionKind.WARM
+    elif warm:
+        assert decision.kind is DecisionKind.SPILL
+    else:
+        assert decision.kind in (DecisionKind.RING, DecisionKind.SPILL)
+
+
+@settings(max_examples=100)
+@given(load=loads, key=keys)
+def test_cold_requests_respect_the_bound_wherever_there_is_a_choice(
+    load: list[tuple[int, int, float, float]], key: int
+) -> None:
+    fleet = loaded("prefix-cost", [(in_flight, 0, 0.0, 8000.0) for in_flight, _, _, _ in load])
+    shape, _ = asked([None] * 10, key)
+    total = sum(replica.in_flight for replica in fleet.replicas.values())
+    most = capacity(total, len(fleet.replicas), PARAMETERS.bounded_load_factor)
+    decision = fleet.choose_and_reserve(shape, None, 1.0)
+    assert decision.replica.in_flight <= most
+
+
+@settings(max_examples=40)
+@given(load=loads, belief=beliefs, key=keys)
+def test_routers_that_know_the_same_choose_the_same_whatever_order_they_learned_it_in(
+    load: list[tuple[int, int, float, float]], belief: list[list[int] | None], key: int
+) -> None:
+    shape, records = asked(belief, key)
+    one, two = loaded("prefix-cost", load), ready_fleet(0)
+    for name in reversed(list(one.replicas)):
+        two._replicas[name] = one.replicas[name]
+    two._eligibility.membership_changed()
+    assert two.rank(shape, records, 1.0).choice.replica is one.rank(shape, records, 1.0).choice.replica

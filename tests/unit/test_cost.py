@@ -1,0 +1,104 @@
+"""The cost's terms, the belief about overlaps, and that the quick sum equals the explained one."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.cost import CostParameters, CostTerms
+from router.core.health import HealthParameters
+from router.core.overlap import overlaps
+from router.core.replica import Replica
+from router.core.types import Incarnation, Record, ReplicaId, RequestShape
+
+GRID = (512, 1024, 1536, 2048)
+
+
+def replica(**parameters: float) -> Replica:
+    cost = CostParameters(**parameters)  # type: ignore[arg-type]
+    return Replica(ReplicaId("r"), "http://r", 0, cost, HealthParameters())
+
+
+def shape(rungs: int, prompt_bytes: int, prompt_tokens: int) -> RequestShape:
+    return RequestShape("m", [], prompt_bytes, prompt_tokens)
+
+
+def held(
+    records: list[Record | None], prompt_bytes: int = 2100, prompt_tokens: int = 525, block: int = 16
+) -> dict:
+    one = replica()
+    one.overlap_block_tokens = block
+    found = overlaps(shape(4, prompt_bytes, prompt_tokens), records, {Incarnation(1): one}, GRID)
+    return {r.id: tokens for r, tokens in found.items()}
+
+
+HOLDER: Record = ((Incarnation(1), 5.0),)
+STRANGER: Record = ((Incarnation(9), 5.0),)
+
+
+def test_an_idle_replica_costs_its_base_and_twice_the_uncached_prefill() -> None:
+    one = replica(prefill_tokens_per_s=1000.0, base_latency_s=0.5, miss_weight=1.0)
+    assert one.terms(3000) == CostTerms(
+        base_s=0.5, wait_s=0.0, running_s=0.0, crowding_s=0.0, prefill_s=3.0, miss_s=3.0
+    )
+
+
+def test_tokens_that_wait_and_requests_under_way_add_their_time() -> None:
+    one = replica(prefill_tokens_per_s=1000.0, in_flight_delay_s=0.01)
+    one.waiting_tokens, one.foreign_waiting_tokens = 500, 250
+    one.in_flight, one.foreign_in_flight = 3, 1
+    terms = one.terms(0)
+    assert terms.wait_s == pytest.approx(0.75)
+    assert terms.running_s == pytest.approx(0.04)
+
+
+def test_the_quick_sum_is_the_explained_one() -> None:
+    one = replica()
+    one.in_flight, one.waiting, one.waiting_tokens, one.crowding_s = 7, 2, 4000, 0.3
+    one.set_rates(5000.0, 0.02)
+    assert one.delay_s + one.token_s * 1234 == pytest.approx(one.terms(1234).total_s)
+    rounded = one.terms(1234).as_dict()
+    assert rounded["total_s"] == pytest.approx(one.terms(1234).total_s, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"prefill_tokens_per_s": 0}, {"miss_weight": -1}, {"bounded_load_factor": 0.5}]
+)
+def test_senseless_parameters_are_refused_by_name(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        CostParameters(**bad)  # type: ignore[arg-type]
+
+
+def test_the_deepest_rung_that_names_a_replica_counts() -> None:
+    assert held([HOLDER, HOLDER, STRANGER, None]) == {"r": 256}
+
+
+def test_a_deeper_rung_counts_though_a_shallower_one_was_lost() -> None:
+    assert held([None, None, HOLDER, None]) == {"r": 384}
+
+
+def test_overlap_is_whole_blocks_of_the_replica() -> None:
+    assert held([HOLDER], block=100) == {"r": 100}
+    assert held([HOLDER], block=128) == {"r": 128}
+    assert held([HOLDER], block=129) == {}
+
+
+def test_overlap_is_never_the_whole_prompt() -> None:
+    assert held([HOLDER], prompt_bytes=512, prompt_tokens=128) == {"r": 112}
+    assert held([HOLDER], prompt_bytes=512, prompt_tokens=1) == {}
+
+
+def test_a_shape_without_a_prompt_overlaps_nobody() -> None:
+    assert held([HOLDER], prompt_bytes=0, prompt_tokens=0) == {}
+
+
+def test_unknown_incarnations_and_unknown_rungs_are_skipped() -> None:
+    assert held([STRANGER, None, STRANGER]) == {}
+    assert held([]) == {}
+
+
+def test_holders_of_different_depths_are_told_apart_even_in_shared_record_objects() -> None:
+    a, b = replica(), replica()
+    both: Record = ((Incarnation(1), 1.0), (Incarnation(2), 2.0))
+    known = {Incarnation(1): a, Incarnation(2): b}
+    deep: Record = ((Incarnation(2), 2.0),)
+    assert overlaps(shape(4, 2100, 525), [both, both, deep, deep], known, GRID) == {b: 512, a: 256}

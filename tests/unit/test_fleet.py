@@ -1,0 +1,330 @@
+"""Reservations, eligibility, retries and explanations of one fleet, case by case."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from router.core.cost import CostParameters
+from router.core.errors import NotFoundError, OverloadError
+from router.core.fleet import (
+    DrainStarted,
+    Fleet,
+    ProbeFailed,
+    ProbeSucceeded,
+    ReplicaAdded,
+    ReplicaRemoved,
+    ReplicaState,
+)
+from router.core.health import FailureReason, HealthParameters
+from router.core.policies import POLICIES
+from router.core.types import DecisionKind, Incarnation, ReplicaId, RequestShape
+from tests.support.fleet_simulation import GRID, prompt, ready_fleet
+
+SHAPE = prompt(("hello", 2000))
+ANY = RequestShape(model="")
+
+
+def ids(*names: str) -> list[ReplicaId]:
+    return [ReplicaId(name) for name in names]
+
+
+def test_a_replica_gets_nothing_until_a_probe_succeeded() -> None:
+    fleet = ready_fleet(0)
+    fleet.apply(ReplicaAdded(ReplicaId("r0"), "http://r0"))
+    with pytest.raises(OverloadError) as refused:
+        fleet.choose_and_reserve(SHAPE, None, 1.0)
+    assert (refused.value.status, refused.value.code) == (503, "no_replica")
+    fleet.apply(ProbeSucceeded(ReplicaId("r0"), None, ["m"], None, None, 1.0))
+    assert fleet.choose_and_reserve(SHAPE, None, 1.0).replica.id == "r0"
+
+
+def test_a_model_that_nobody_serves_is_not_found() -> None:
+    fleet = ready_fleet(2)
+    with pytest.raises(NotFoundError) as refused:
+        fleet.choose_and_reserve(RequestShape("other"), None, 1.0)
+    assert (refused.value.status, refused.value.code, refused.value.param) == (
+        404,
+        "model_not_found",
+        "model",
+    )
+
+
+def test_names_that_only_clients_know_leave_nothing_behind() -> None:
+    fleet = ready_fleet(2)
+    fleet.apply(ReplicaAdded(ReplicaId("silent"), "http://s"))
+    fleet.apply(ProbeSucceeded(ReplicaId("silent"), None, None, None, None, 1.0))
+    for i in range(1000):
+        fleet.settle(fleet.choose_and_reserve(RequestShape(f"model-{i}"), None, 1.0), 1.0)
+    fleet.validate()
+    assert len(fleet._eligibility._views) <= 3
+
+
+def test_a_working_replica_that_never_tells_its_models_serves_any() -> None:
+    fleet = ready_fleet(1)
+    fleet.apply(ReplicaAdded(ReplicaId("silent"), "http://s"))
+    fleet.apply(ProbeSucceeded(ReplicaId("silent"), None, None, None, None, 1.0))
+    assert fleet.choose_and_reserve(RequestShape("other"), None, 1.0).replica.id == "silent"
+
+
+def test_a_fleet_that_has_told_no_models_yet_is_busy_rather_than_without_the_model() -> None:
+    fleet = ready_fleet(0)
+    fleet.apply(ReplicaAdded(ReplicaId("r0"), "http://r0"))
+    with pytest.raises(OverloadError):
+        fleet.choose_and_reserve(RequestShape("m"), None, 1.0)
+    with pytest.raises(OverloadError):
+        ready_fleet(0).choose_and_reserve(RequestShape("m"), None, 1.0)
+
+
+def test_requests_go_only_to_replicas_that_serve_the_model() -> None:
+    fleet = ready_fleet(3)
+    fleet.apply(ProbeSucceeded(ReplicaId("r2"), None, ["m", "lora"], None, None, 1.0))
+    for key in range(50):
+        decision = fleet.choose_and_reserve(RequestShape("lora", ring_key=key << 58), None, 1.0)
+        assert decision.replica.id == "r2"
+    assert fleet.models() == {"m", "lora"}
+
+
+def test_a_request_without_model_may_go_anywhere_and_spreads() -> None:
+    fleet = ready_fleet(4)
+    counts = Counter(fleet.choose_and_reserve(ANY, None, 1.0).replica.id for _ in range(80))
+    assert set(counts) == {"r0", "r1", "r2", "r3"}
+    assert max(counts.values()) <= 25
+
+
+def test_counters_follow_a_request_through_its_life() -> None:
+    fleet = ready_fleet(1)
+    decision = fleet.choose_and_reserve(SHAPE, None, 1.0)
+    replica = decision.replica
+    assert (replica.in_flight, replica.waiting, replica.waiting_tokens) == (1, 1, 500)
+    fleet.started(decision, 2.0)
+    fleet.started(decision, 2.0)
+    assert (replica.in_flight, replica.waiting, replica.waiting_tokens) == (1, 0, 0)
+    fleet.settle(decision, 3.0)
+    fleet.settle(decision, 3.0)
+    fleet.started(decision, 3.0)
+    assert (replica.in_flight, replica.waiting, replica.waiting_tokens) == (0, 0, 0)
+    fleet.validate()
+
+
+def test_a_request_that_outlives_its_replica_settles_in_peace() -> None:
+    fleet = ready_fleet(1)
+    decision = fleet.choose_and_reserve(SHAPE, None, 1.0)
+    fleet.apply(ReplicaRemoved(ReplicaId("r0")))
+    assert decision.replica.state is ReplicaState.GONE
+    fleet.report_failure(decision.replica, FailureReason.LOST, 1.0)
+    fleet.settle(decision, 2.0)
+    assert decision.replica.in_flight == 0
+    assert fleet.replicas == {}
+
+
+def test_a_retry_goes_where_the_ranking_said_and_never_back() -> None:
+    fleet = ready_fleet(4)
+    ranked = [candidate.replica for candidate in fleet.rank(SHAPE, None, 1.0).candidates]
+    tried = []
+    for expected in ranked:
+        decision = fleet.choose_and_reserve(SHAPE, None, 1.0, tried)
+        fleet.settle(decision, 1.0)
+        # The retries of one request are under way one after the other, but their crowding stays.
+        decision.replica.fade(0.0)
+        assert decision.replica is expected
+        assert decision.kind is (DecisionKind.RETRY if tried else DecisionKind.RING)
+        tried.append(decision.replica)
+    with pytest.raises(OverloadError):
+        fleet.choose_and_reserve(SHAPE, None, 1.0, tried)
+
+
+def test_a_warm_replica_is_chosen_and_the_prediction_is_in_whole_blocks() -> None:
+    fleet = ready_fleet(4)
+    record = ((Incarnation(3), 1.0),)
+    decision = fleet.choose_and_reserve(SHAPE, [record, record, None], 1.0)
+    assert decision.replica.id == "r2"
+    assert decision.kind is DecisionKind.WARM
+    assert (decision.predicted_tokens, decision.uncached_tokens) == (256, 244)
+
+
+def test_a_restarted_replica_is_no_longer_warm() -> None:
+    fleet = ready_fleet(4)
+    fleet.apply(ProbeSucceeded(ReplicaId("r2"), Incarnation(77), None, None, None, 1.0))
+    record = ((Incarnation(3), 1.0),)
+    decision = fleet.choose_and_reserve(SHAPE, [record, record], 1.0)
+    assert decision.kind is DecisionKind.RING
+    assert decision.predicted_tokens == 0
+    renewed = ((Incarnation(77), 1.0),)
+    assert fleet.rank(SHAPE, [renewed], 1.0).choice.replica.id == "r2"
+
+
+def test_an_ejected_replica_is_passed_over_until_its_backoff_ends_and_then_gets_one_trial() -> None:
+    fleet = ready_fleet(2)
+    bad = fleet.replicas[ReplicaId("r0")]
+    warm = [((Incarnation(1), 1.0),)] * 3
+    fleet.report_failure(bad, FailureReason.REFUSED, 10.0)
+    assert fleet.routable() == 1
+    assert fleet.choose_and_reserve(SHAPE, warm, 10.9).replica is not bad
+    trial = fleet.choose_and_reserve(SHAPE, warm, 11.0)
+    assert trial.replica is bad
+    assert bad.state is ReplicaState.PROBING
+    assert fleet.choose_and_reserve(SHAPE, warm, 11.0).replica is not bad
+    fleet.started(trial, 11.5)
+    assert bad.state is ReplicaState.READY
+    assert fleet.choose_and_reserve(SHAPE, warm, 11.5).replica is bad
+
+
+def test_a_trial_that_ends_without_a_verdict_leaves_room_for_the_next() -> None:
+    fleet = ready_fleet(2)
+    bad = fleet.replicas[ReplicaId("r0")]
+    warm = [((Incarnation(1), 1.0),)] * 3
+    fleet.report_failure(bad, FailureReason.REFUSED, 10.0)
+    trial = fleet.choose_and_reserve(SHAPE, warm, 11.0)
+    assert fleet.choose_and_reserve(SHAPE, warm, 11.0).replica is not bad
+    fleet.settle(trial, 11.1)
+    fleet.validate()
+    assert bad.state is ReplicaState.PROBING
+    assert fleet.choose_and_reserve(SHAPE, warm, 11.2).replica is bad
+
+
+def test_when_all_are_ejected_the_least_recently_ejected_is_tried() -> None:
+    fleet = ready_fleet(3)
+    for at_s, name in ((3.0, "r1"), (3.2, "r0"), (3.4, "r2")):
+        fleet.report_failure(fleet.replicas[ReplicaId(name)], FailureReason.REFUSED, at_s)
+    assert fleet.routable() == 0
+    chosen = []
+    for at_s in (3.5, 3.6, 3.7, 3.8):
+        decision = fleet.choose_and_reserve(SHAPE, None, at_s)
+        fleet.report_failure(decision.replica, FailureReason.REFUSED, at_s)
+        fleet.settle(decision, at_s)
+        fleet.validate()
+        chosen.append(decision.replica.id)
+    assert chosen == ids("r1", "r0", "r2", "r1")
+
+
+def test_a_retry_falls_back_on_an_ejected_replica_once_the_routable_are_used_up() -> None:
+    fleet = ready_fleet(2)
+    good, bad = (fleet.replicas[name] for name in ids("r0", "r1"))
+    fleet.report_failure(bad, FailureReason.REFUSED, 3.0)
+    assert fleet.choose_and_reserve(SHAPE, None, 3.1, [good]).replica is bad
+
+
+def test_a_lone_replica_that_fails_is_still_tried() -> None:
+    fleet = ready_fleet(1)
+    fleet.apply(ProbeFailed(ReplicaId("r0"), "timeout", 1.0))
+    fleet.apply(ProbeFailed(ReplicaId("r0"), "timeout", 2.0))
+    assert fleet.routable() == 0
+    decision = fleet.choose_and_reserve(SHAPE, None, 2.5)
+    fleet.started(decision, 2.6)
+    assert fleet.routable() == 1
+
+
+def test_a_draining_replica_gets_nothing_new_but_what_only_it_keeps() -> None:
+    fleet = ready_fleet(1)
+    fleet.apply(DrainStarted(ReplicaId("r0")))
+    with pytest.raises(OverloadError):
+        fleet.choose_and_reserve(SHAPE, None, 1.0)
+    decision = fleet.reserve_on(ReplicaId("r0"), ANY, 1.0)
+    assert decision.kind is DecisionKind.PINNED
+    assert decision.replica.in_flight == 1
+
+
+def test_discovery_that_names_a_draining_replica_again_makes_it_prove_itself() -> None:
+    fleet = ready_fleet(1)
+    fleet.apply(DrainStarted(ReplicaId("r0")))
+    fleet.apply(ReplicaAdded(ReplicaId("r0"), "http://r0"))
+    assert fleet.replicas[ReplicaId("r0")].state is ReplicaState.STARTING
+
+
+def test_a_replica_that_moved_to_another_url_is_a_new_one() -> None:
+    fleet = ready_fleet(1)
+    old = fleet.replicas[ReplicaId("r0")]
+    fleet.apply(ReplicaAdded(ReplicaId("r0"), "http://elsewhere"))
+    new = fleet.replicas[ReplicaId("r0")]
+    assert new is not old
+    assert (old.state, new.state, new.url) == (ReplicaState.GONE, ReplicaState.STARTING, "http://elsewhere")
+
+
+def test_an_object_of_a_replica_that_left_is_not_found() -> None:
+    fleet = ready_fleet(1)
+    with pytest.raises(NotFoundError):
+        fleet.reserve_on(ReplicaId("r9"), ANY, 1.0)
+
+
+def test_a_clock_set_back_does_not_stretch_a_backoff() -> None:
+    fleet = ready_fleet(2)
+    bad = fleet.replicas[ReplicaId("r0")]
+    fleet.choose_and_reserve(SHAPE, None, 10_000.0)
+    fleet.report_failure(bad, FailureReason.REFUSED, 10_000.0)
+    fleet.choose_and_reserve(SHAPE, None, 5.0)
+    assert bad.state is ReplicaState.PROBING
+
+
+def test_crowding_fades_with_its_horizon_and_ends_with_the_engine() -> None:
+    fleet = ready_fleet(1, parameters=CostParameters(crowd_horizon_s=10.0))
+    replica = fleet.replicas[ReplicaId("r0")]
+    fleet.settle(fleet.choose_and_reserve(SHAPE, None, 100.0), 100.0)
+    fresh_s = replica.crowding_s
+    assert fresh_s == pytest.approx(500 / 8000 * 0.05)
+    fleet.rank(SHAPE, None, 110.0)
+    assert replica.crowding_s == pytest.approx(fresh_s / 2.718281828)
+    fleet.apply(ProbeSucceeded(ReplicaId("r0"), Incarnation(99), None, None, None, 110.0))
+    assert replica.crowding_s == 0.0
+    fleet.validate()
+
+
+def test_ranking_tells_every_term_and_reserves_nothing() -> None:
+    fleet = ready_fleet(12)
+    before = fleet.snapshot(1.0)
+    ranking = fleet.rank(SHAPE, [((Incarnation(5), 1.0),)] * 3, 1.0)
+    assert fleet.snapshot(1.0) == before
+    explained = ranking.as_dict()
+    assert explained["replica"] == "r4"
+    assert explained["decision"] == "warm"
+    rows = explained["candidates"]
+    assert isinstance(rows, list)
+    assert {row["replica"] for row in rows} == set(fleet.replicas)
+    parts = ("base_s", "wait_s", "running_s", "crowding_s", "prefill_s", "miss_s")
+    for row in rows:
+        assert row["total_s"] == pytest.approx(sum(row[part] for part in parts), abs=1e-5)
+
+
+def test_model_cards_are_what_engines_say_and_minimal_where_they_say_nothing() -> None:
+    fleet = ready_fleet(1)
+    card = {"id": "lora", "object": "model", "parent": "m"}
+    fleet.apply(ReplicaAdded(ReplicaId("r9"), "http://r9"))
+    fleet.apply(ProbeSucceeded(ReplicaId("r9"), None, {"lora": card}, None, None, 1.0))
+    cards = fleet.model_cards()
+    assert cards["lora"] is card
+    assert cards["m"] == {"id": "m", "object": "model", "created": 0, "owned_by": "warmroute"}
+
+
+def test_two_replicas_that_claim_one_incarnation_do_no_harm() -> None:
+    fleet = ready_fleet(2)
+    for name in ids("r0", "r1"):
+        fleet.apply(ProbeSucceeded(name, Incarnation(7), None, None, None, 1.0))
+    decision = fleet.choose_and_reserve(SHAPE, [((Incarnation(7), 1.0),)] * 3, 1.0)
+    assert decision.kind is DecisionKind.WARM
+    fleet.apply(ReplicaRemoved(decision.replica.id))
+    assert fleet.choose_and_reserve(SHAPE, [((Incarnation(7), 1.0),)] * 3, 1.0).kind is DecisionKind.WARM
+    fleet.validate()
+
+
+def test_turns_survive_changes_of_health() -> None:
+    fleet = ready_fleet(3, policy="round-robin")
+    served = []
+    for i in range(9):
+        fleet.apply(ProbeSucceeded(ReplicaId("r0"), Incarnation(100 + i), None, None, None, 1.0))
+        served.append(fleet.choose_and_reserve(SHAPE, None, 1.0).replica.id)
+    assert served == ids("r0", "r1", "r2") * 3
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_the_same_seed_makes_the_same_choices(name: str) -> None:
+    def choices() -> list[str]:
+        parameters = CostParameters()
+        fleet = Fleet(POLICIES[name](parameters), random.Random(3), parameters, HealthParameters(), GRID)
+        for i in range(40):
+            fleet.apply(ReplicaAdded(ReplicaId(f"r{i}"), f"http://r{i}"))
+            fleet.apply(ProbeSucceeded(ReplicaId(f"r{i}"), Incarnation(i), ["m"], None, None, 0.0))
+        return [fleet.choose_and_reserve(prompt((f"p{i}", 900)), None, 1.0).replica.id for i in range(60)]
+
+    assert choices() == choices()
