@@ -1,4 +1,4 @@
-"""A registry whose Redis dies, hangs, loses its data or refuses: nobody waits longer than the deadline, nobody fails."""
+"""A registry whose Redis dies, hangs, loses its data or refuses: nobody waits past the deadline, nobody fails."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Installs `redis-server` with apt-get where it is missing, and says what to do wh
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 _START_S = 10.0
 
@@ -48,11 +51,19 @@ def ensure_redis(program: str = "redis-server") -> str:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that was free a moment ago.
+
+    Below the range from which systems give ports to clients, so that nobody takes it while a server restarts, and low
+    enough for a Cluster's second port, 10,000 higher.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class RedisServer:
@@ -111,7 +122,7 @@ class RedisServer:
 
     def command(self, *words: str | bytes | int) -> Any:
         """Run one command over a connection of its own."""
-        with redis.Redis(**self._client, socket_timeout=5.0) as client:
+        with redis.Redis(**self._client, socket_timeout=5.0, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*words)
 
     def stop(self) -> None:

@@ -1,0 +1,134 @@
+"""Ways to reach one Redis server: password, ACL user, database, socket file, TLS with and without client certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from router.adapters.registry.redis import RedisRegistry
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.registry_calls import holders, life, rungs_of
+
+
+async def round_trip(url: str) -> bool:
+    """Writes through one registry and reads through another; false if Redis was not reached."""
+    one, other = RedisRegistry(url), RedisRegistry(url)
+    await asyncio.gather(one.start(lambda _: None), other.start(lambda _: None))
+    try:
+        if not one.healthy:
+            return False
+        one.touch(rungs_of(1), life(7), time.time())
+        await asyncio.sleep(0.05)
+        assert await holders(other, rungs_of(1)) == [[7]]
+        return True
+    finally:
+        await asyncio.gather(one.stop(), other.stop())
+
+
+def test_a_password_is_needed_and_enough() -> None:
+    with RedisServer("--requirepass", "p@ss:word/", client={"password": "p@ss:word/"}) as server:
+        assert uvloop.run(round_trip(f"redis://:p%40ss%3Aword%2F@127.0.0.1:{server.port}"))
+        assert not uvloop.run(round_trip(server.url))
+        assert not uvloop.run(round_trip(f"redis://:wrong@127.0.0.1:{server.port}"))
+
+
+def test_an_acl_user_with_just_the_documented_rights_is_enough() -> None:
+    rights = "+auth +select +script|load +evalsha +get +mget +set +del +role +dbsize +info".split()
+    with RedisServer("--user", "router", "on", ">secret", "~w:*", *rights) as server:
+        assert uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}/0"))
+
+
+def test_an_acl_user_without_statistics_serves_without_them() -> None:
+    rights = "+auth +script|load +evalsha +get +mget +set +del".split()
+    with RedisServer("--user", "router", "on", ">secret", "~w:*", *rights) as server:
+        assert uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}/0"))
+
+
+def test_an_acl_user_who_may_not_read_is_down_not_flapping(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer("--user", "router", "on", ">secret", "~w:*", "+auth", "+script|load", "+evalsha", "+set") as server:
+        assert not uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}"))
+    assert all("secret@" not in record.getMessage() for record in caplog.records)
+    assert any("no permissions" in record.getMessage() for record in caplog.records)
+
+
+def test_databases_are_apart() -> None:
+    async def main(server: RedisServer) -> None:
+        one, other = RedisRegistry(f"{server.url}/3"), RedisRegistry(f"{server.url}?db=4")
+        await asyncio.gather(one.start(lambda _: None), other.start(lambda _: None))
+        one.touch(rungs_of(1), life(7), time.time())
+        await asyncio.sleep(0.05)
+        assert await holders(one, rungs_of(1)) == [[7]]
+        assert await holders(other, rungs_of(1)) == [None]
+        await asyncio.gather(one.stop(), other.stop())
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_socket_file_works(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with RedisServer("--unixsocket", str(path), "--requirepass", "word", client={"password": "word"}):
+        assert uvloop.run(round_trip(f"unix://:word@{path}?db=2"))
+
+
+def make_certificates(directory: Path) -> None:
+    """A certificate authority, and a certificate of it for 127.0.0.1 that serves both ends."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, cwd=directory, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test authority")
+    openssl("req", *key, "-keyout", "end.key", "-out", "end.csr", "-subj", "/CN=127.0.0.1")
+    (directory / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl(
+        *("x509", "-req", "-in", "end.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"),
+        *("-days", "1", "-out", "end.crt", "-extfile", "names"),
+    )
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("certificates")
+    make_certificates(directory)
+    return directory
+
+
+def tls_server(certificates: Path, *, clients_sign_in: bool) -> RedisServer:
+    port = free_port()
+    return RedisServer(
+        *("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "yes" if clients_sign_in else "no"),
+        *("--tls-cert-file", str(certificates / "end.crt"), "--tls-key-file", str(certificates / "end.key")),
+        *("--tls-ca-cert-file", str(certificates / "ca.crt")),
+        port=port,
+        client={
+            "ssl": True,
+            "ssl_ca_certs": str(certificates / "ca.crt"),
+            "ssl_certfile": str(certificates / "end.crt"),
+            "ssl_keyfile": str(certificates / "end.key"),
+        },
+    )
+
+
+def test_tls_needs_an_authority_that_is_known_or_the_word_to_do_without(certificates: Path) -> None:
+    with tls_server(certificates, clients_sign_in=False) as server:
+        url = f"rediss://127.0.0.1:{server.port}"
+        assert uvloop.run(round_trip(f"{url}?ssl_ca_certs={certificates / 'ca.crt'}"))
+        assert uvloop.run(round_trip(f"{url}?ssl_cert_reqs=none"))
+        assert not uvloop.run(round_trip(url))
+        by_name = f"rediss://localhost:{server.port}?ssl_ca_certs={certificates / 'ca.crt'}"
+        assert not uvloop.run(round_trip(by_name)), "the certificate is for 127.0.0.1 alone"
+        assert uvloop.run(round_trip(f"{by_name}&ssl_check_hostname=false"))
+
+
+def test_tls_with_a_client_certificate_works(certificates: Path) -> None:
+    with tls_server(certificates, clients_sign_in=True) as server:
+        url = f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={certificates / 'ca.crt'}"
+        signed = f"{url}&ssl_certfile={certificates / 'end.crt'}&ssl_keyfile={certificates / 'end.key'}"
+        assert uvloop.run(round_trip(signed))
+        assert not uvloop.run(round_trip(url))
