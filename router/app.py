@@ -6,6 +6,7 @@ The only module that names adapters. Decides no behaviour: it chooses which piec
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
@@ -43,6 +44,9 @@ from router.telemetry.logs import fields, set_up
 from router.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""Parameters of glibc's mallopt. Source: malloc.h."""
 
 GC_THRESHOLDS = (20_000, 20, 100)
 """A request makes no reference cycles; collecting every 700 allocations would cost it some microseconds."""
@@ -208,13 +212,28 @@ async def _serve(config: Config) -> int:
     except OSError as error:
         log.error("cannot_start", extra=fields(error=error))
         return 1
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    _tune_memory()
     await ended.wait()
     log.info("draining", extra=fields(grace_s=config.drain_grace_s))
     await worker.stop()
     return 0
+
+
+def _tune_memory() -> None:
+    """Keep long bodies' memory instead of giving it back and faulting it in again for each request.
+
+    glibc returns blocks over 128 KiB to the kernel at once; a 200 KB prompt then costs more in page faults than in
+    reading it (60 us against 330 us to parse).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # another C library
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 
 def build_info(config: Config) -> dict[str, str]:

@@ -19,8 +19,9 @@ import httptools
 
 from router.core.errors import ClientError, OverloadError, RouterError
 from router.dataplane.exchange import Exchange
+from router.dataplane.head_cache import Found
 from router.dataplane.large_body import LARGE_BYTES, LargeBody
-from router.dataplane.request import Headers, Request
+from router.dataplane.request import Fields, Request, RequestHead
 
 if TYPE_CHECKING:
     from router.dataplane.gateway import Gateway
@@ -45,12 +46,15 @@ class ClientConnection(asyncio.Protocol):
     """Protocol of one accepted connection."""
 
     __slots__ = (
+        "_between",
         "_body",
         "_body_bytes",
         "_body_length",
         "_fields",
+        "_first_read",
         "_gateway",
         "_going_on",
+        "_head",
         "_head_bytes",
         "_heads_begun",
         "_in_head",
@@ -81,10 +85,14 @@ class ClientConnection(asyncio.Protocol):
         self._rewriting = False
         self._going_on = False
         self._in_head = False
+        self._between = True
+        """Whether the parser has no message begun: only then may a read be taken past it."""
         self._reserved_bytes = 0
         self._head_bytes = 0
         self._heads_begun = 0
-        self._fields: Headers = []
+        self._head: RequestHead | None = None
+        self._first_read = b""
+        self._fields: Fields = []
         self._url = b""
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -122,10 +130,14 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of one or more requests."""
         if self._refused:
             return
-        idle = self.waiting == Waiting.IDLE
+        idle = self._between and self.exchange is None
         if idle:
+            found = self._gateway.heads.find(data)
+            if found is not None and self._begin_found(found, data):
+                return
             self.waiting = Waiting.HEAD
             self.since_s = monotonic()
+            self._first_read = data
         fields_before = self._fields
         self._heads_begun = 0
         try:
@@ -136,6 +148,8 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(ClientError(f"malformed HTTP request: {error}", code="malformed_http"))
             return
+        finally:
+            self._first_read = b""
         if self._in_head:
             if fields_before is self._fields or (idle and self._heads_begun == 1):
                 self._head_bytes += len(data)  # all of this read belongs to one head that has not ended
@@ -143,6 +157,27 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
         elif self._body_length - self._body_bytes > LARGE_BYTES and not self._refused:
             self._read_large_body()
+
+    def _begin_found(self, found: Found, data: bytes) -> bool:
+        """Begin a request whose head is known. False if the parser must see it after all."""
+        head, body_at, length_bytes = found
+        missing_bytes = length_bytes - len(data) + body_at
+        body = data[body_at:]
+        if not missing_bytes:
+            self._begin(Request(head, body, monotonic()))
+            return True
+        if missing_bytes < LARGE_BYTES or length_bytes > self._gateway.limits.body_bytes:
+            return False
+        if not self._reserve(length_bytes):
+            return False
+        self.waiting = Waiting.BODY
+        self.since_s = monotonic()
+        self._head = head
+        self._body = [body]
+        self._body_length = length_bytes
+        self._body_bytes = len(body)
+        self._read_large_body()
+        return True
 
     def eof_received(self) -> bool | None:
         """The client ended its side: treated as gone, as nginx does."""
@@ -165,6 +200,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """First byte of a request."""
         self._in_head = True
+        self._between = False
         self._heads_begun += 1
         self._head_bytes = 0
         self._fields = []
@@ -187,9 +223,9 @@ class ClientConnection(asyncio.Protocol):
         self._in_head = False
         if self._refused:
             return
+        parser = self._parser
         limits = self._gateway.limits
         head_bytes = len(self._url)
-        expects = b""
         for name, value in self._fields:
             head_bytes += len(name) + len(value) + 4
             if name == b"content-length":
@@ -203,10 +239,19 @@ class ClientConnection(asyncio.Protocol):
                     )
                     return
                 self._body_length = -1
-            elif name == b"expect":
-                expects = value.lower()
+        head = self._head = RequestHead(
+            parser.get_method(),
+            self._url,
+            self._fields,
+            keep_alive=parser.should_keep_alive(),
+            minor_version=0 if parser.get_http_version() == "1.0" else 1,
+        )
         if head_bytes > limits.header_bytes:
             self._refuse(_headers_too_large(limits.header_bytes))
+        elif not head.target:
+            self._refuse(
+                ClientError("the request target must be a path or an http URL", code="malformed_http")
+            )
         elif self._body_length > limits.body_bytes:
             self._refuse(_body_too_large(limits.body_bytes))
         elif self._body_length > LARGE_BYTES and not self._reserve(self._body_length):
@@ -215,10 +260,13 @@ class ClientConnection(asyncio.Protocol):
             self.waiting = Waiting.BODY
             self.since_s = monotonic()
             if (
-                expects == b"100-continue"
-                and self.exchange is None
-                and self._parser.get_http_version() != "1.0"
+                self._body_length > 0
+                and self._first_read
+                and self._heads_begun == 1
+                and not parser.should_upgrade()
             ):
+                self._gateway.heads.keep(self._first_read, head)
+            if head.expects_continue and self.exchange is None and head.minor_version:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, piece: bytes) -> None:
@@ -238,6 +286,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is complete, unless it was refused or carries an upgrade that is about to be ignored."""
+        self._between = True
         if self._refused or (self._parser.should_upgrade() and not self._rewriting):
             return
         body = self._body
@@ -246,22 +295,12 @@ class ClientConnection(asyncio.Protocol):
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _completed(self, body: bytes | bytearray) -> None:
-        parser = self._parser
-        request = Request()
-        request.method = parser.get_method()
-        request.keep_alive = parser.should_keep_alive()
-        request.minor_version = 0 if parser.get_http_version() == "1.0" else 1
-        request.body = body
-        request.body_bytes = len(body)
-        request.received_s = monotonic()
-        request.set_headers(self._fields)
+        head = self._head
+        assert head is not None
         self._body = []
         self._release_reserved()
-        if not request.set_target(self._url):
-            self._refuse(
-                ClientError("the request target must be a path or an http URL", code="malformed_http")
-            )
-        elif self.exchange is None and not self._queue:
+        request = Request(head, body, monotonic())
+        if self.exchange is None and not self._queue:
             self._begin(request)
         else:
             self._queue.append(request)
@@ -287,8 +326,9 @@ class ClientConnection(asyncio.Protocol):
         self.transport.pause_reading()
         self.transport.set_protocol(self)
         self.transport.resume_reading()
-        self._completed(body)
         self._parser = httptools.HttpRequestParser(self)
+        self._between = True
+        self._completed(body)
 
     def _ignore_upgrade(self, data: bytes, consumed_bytes: int) -> None:
         """Read a request that offers an upgrade (h2c, websocket) as if it had not: llhttp stops at its head."""
@@ -346,9 +386,12 @@ class ClientConnection(asyncio.Protocol):
             self.close()
         elif self._queue:
             self._go_on()
-        elif self.waiting == Waiting.ANSWER:
-            self.waiting = Waiting.IDLE
+        else:
             self.since_s = monotonic()
+            if self._between:
+                self.waiting = Waiting.IDLE
+            else:
+                self.waiting = Waiting.HEAD if self._in_head else Waiting.BODY
 
     def _go_on(self) -> None:
         """Start what was read ahead. A loop, not recursion: answers made here end before `_begin` returns."""
@@ -400,3 +443,7 @@ def _body_too_large(limit_bytes: int) -> ClientError:
 
 def _buffers_full() -> OverloadError:
     return OverloadError("the router holds too many request bodies: retry later", code="buffers_full")
+
+
+def _unsupported_coding() -> ClientError:
+    return ClientError("only Transfer-Encoding: chunked is understood", code="unsupported_coding")

@@ -20,15 +20,16 @@ from router.core.fleet import Decision, Replica
 from router.core.health import FailureReason
 from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
-from router.dataplane.relay import Relay
+from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from router.dialects import parse
-from router.dialects.routes import RouteKind, route, stored_response_id
-from router.dialects.usage import Usage, find_usage, response_id
+from router.dialects.routes import RouteKind, stored_response_id
+from router.dialects.usage import find_usage, response_id
 
 if TYPE_CHECKING:
+    from router.dataplane.answer import AnswerHead
     from router.dataplane.downstream import ClientConnection
     from router.dataplane.gateway import Gateway
-    from router.dataplane.request import Headers, Request
+    from router.dataplane.request import Request
     from router.dataplane.upstream import ReplicaConnection
     from router.ports import Records
 
@@ -56,14 +57,12 @@ class Exchange:
     __slots__ = (
         "_api",
         "_attempts",
-        "_bytes_out",
-        "_cached_tokens",
         "_connecting",
         "_done",
-        "_fields",
         "_first_byte_s",
         "_fresh_tried",
         "_gateway",
+        "_head",
         "_held",
         "_model",
         "_pinned",
@@ -73,6 +72,7 @@ class Exchange:
         "_retry_reason",
         "_status",
         "_tried",
+        "body_bytes",
         "client",
         "connection",
         "decision",
@@ -89,19 +89,21 @@ class Exchange:
         self._attempts = 0
         self._connecting = False
         self._done = False
-        self._fields: Headers = []
         self._first_byte_s: float | None = None
         self._fresh_tried = False
+        self._head: AnswerHead | None = None
         self._held: bytes | None = None
         self._pinned: ReplicaId | None = None
         self._records: Records | None = None
         self._relay: Relay | None = None
         self._status = 0
         self._tried: list[Replica] = []
+        self.body_bytes = 0
+        """Body bytes passed on, once the answer is over."""
         self.connection: ReplicaConnection | None = None
         self.decision: Decision | None = None
         self.progress_s = request.received_s
-        self.request_id = request.client_request_id() or gateway.new_request_id()
+        self.request_id = request.head.request_id or gateway.new_request_id()
         self.shape: RequestShape | None = None
 
     # -- reading and choosing -----------------------------------------------------------------------------------
@@ -109,10 +111,11 @@ class Exchange:
     def start(self) -> None:
         """Decide what kind of request this is and take its way."""
         request = self._request
-        found = route(request.method, request.path)
+        head = request.head
+        found = head.route
         if found is None:
             self.fail(
-                NotFoundError(f"no endpoint {request.path.decode('latin-1')!r} here", code="unknown_endpoint")
+                NotFoundError(f"no endpoint {head.path.decode('latin-1')!r} here", code="unknown_endpoint")
             )
             return
         self._api = found.api
@@ -123,12 +126,12 @@ class Exchange:
             elif kind is RouteKind.LOAD:
                 self._choose_by_load()
             elif kind is RouteKind.STORED:
-                stored_id = stored_response_id(request.path)
+                stored_id = stored_response_id(head.path)
                 if stored_id is None:
                     raise NotFoundError("this is no response id", code="response_not_found")
                 self._gateway.registry.find_response(stored_id, self._stored_found)
             else:
-                local.answer(self, self._gateway, request, found)
+                local.answer(self, self._gateway, head, found)
         except RouterError as error:
             self.fail(error)
 
@@ -253,11 +256,26 @@ class Exchange:
 
     # -- the answer ---------------------------------------------------------------------------------------------
 
-    def on_head(self, status: int, fields: Headers) -> None:
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """The complete answer at once."""
+        self.connection = None
+        self._status = status = head.status
+        if status in RETRIABLE or head.event_stream:
+            self.on_head(head)
+            self.on_body(body)
+            self.on_end()
+            return
+        added = self._begun(body)
+        self.body_bytes = len(body)
+        keep_alive = write_whole(self.client, self._request.head, head, added, body)
+        self._status_seen()
+        self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
+
+    def on_head(self, head: AnswerHead) -> None:
         """The replica's head: kept until there is a body byte to go with it."""
-        self._status = status
-        self._fields = fields
-        self._held = b"" if status in RETRIABLE else None
+        self._status = head.status
+        self._head = head
+        self._held = b"" if head.status in RETRIABLE else None
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -283,8 +301,9 @@ class Exchange:
                 return
             relay = self._begin_relay(held or b"")
         relay.end()
+        self.body_bytes = relay.body_bytes
         self._status_seen()
-        self._finish(keep_alive=relay.keep_alive)
+        self._finish(keep_alive=relay.keep_alive, seen=relay.usage_bytes())
 
     def on_lost(self, why: str) -> None:
         """The connection is gone before the answer was complete."""
@@ -309,25 +328,32 @@ class Exchange:
         )
 
     def _begin_relay(self, first: bytes) -> Relay:
+        self._held = None
+        head = self._head
+        assert head is not None
+        relay = self._relay = Relay(self.client, self._request.head, head, self._begun(first), first)
+        return relay
+
+    def _begun(self, first: bytes) -> bytes:
+        """The answer's first bytes are there: no replica after this one. Returns the header lines to add."""
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
-        self._held = None
+        replica = decision.replica
         self._request.body = b""
         self._first_byte_s = monotonic()
         gateway.fleet.started(decision, gateway.clock())
         if self._api is Api.RESPONSES and self._status == 200:
             kept = response_id(first)
             if kept is not None:
-                gateway.registry.remember_response(kept, decision.replica.id)
-        added = b"x-request-id: %b\r\n" % self.request_id
-        if gateway.explain_headers:
-            added += (
-                b"x-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\nx-warmroute-predicted-cached-tokens: %d\r\n"
-                % (decision.replica.id.encode(), decision.kind.encode(), decision.predicted_tokens)
-            )
-        relay = self._relay = Relay(self.client, self._request, self._status, self._fields, added, first)
-        return relay
+                gateway.registry.remember_response(kept, replica.id)
+        if not gateway.explain_headers:
+            return b"x-request-id: %b\r\n" % self.request_id
+        return (
+            b"x-request-id: %b\r\nx-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\n"
+            b"x-warmroute-predicted-cached-tokens: %d\r\n"
+            % (self.request_id, replica.id.encode(), decision.kind.encode(), decision.predicted_tokens)
+        )
 
     def _retriable(self, body: bytes) -> bool:
         """Try another replica for an answer that says this one cannot serve. False if it is to be passed on."""
@@ -401,6 +427,7 @@ class Exchange:
 
     def _break_off(self, relay: Relay, error: RouterError) -> None:
         """End an answer under way: a stream with its API's error event, anything else by closing."""
+        self.body_bytes = relay.body_bytes
         if relay.end_broken(local.stream_error(self._api, error, self.request_id)):
             self._finish(keep_alive=relay.keep_alive, code=error.code)
         else:
@@ -410,7 +437,7 @@ class Exchange:
     def fail(self, error: RouterError) -> None:
         """Answer with an error of the router's own."""
         self._status = error.status
-        keep_alive = local.write_error(self.client, self._request, self._api, error, self.request_id)
+        keep_alive = local.write_error(self.client, self._request.head, self._api, error, self.request_id)
         self._finish(keep_alive=keep_alive, code=error.code)
 
     def answered_locally(self, status: int, *, keep_alive: bool) -> None:
@@ -463,20 +490,13 @@ class Exchange:
         if decision is not None:
             self._gateway.fleet.settle(decision, self._gateway.clock())
 
-    def _finish(self, *, keep_alive: bool, code: str | None = None) -> None:
+    def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
+        """End, once. `seen` is where the answer's usage is looked for."""
         self._done = True
         decision = self.decision
         self._settle()
-        gateway = self._gateway
-        relay = self._relay
-        usage: Usage | None = None
-        if relay is not None and self._status == 200:
-            seen = relay.usage_bytes()
-            if seen:
-                usage = find_usage(self._api, seen)
-        gateway.finished(
-            self.client, self._request, self, self._api, self._status, code, decision, usage, relay
-        )
+        usage = find_usage(self._api, seen) if seen and self._status == 200 else None
+        self._gateway.finished(self, self._request, self._api, self._status, code, decision, usage)
         self.client.exchange_done(keep_alive=keep_alive)
 
     @property

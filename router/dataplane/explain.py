@@ -12,12 +12,12 @@ from router.core.errors import ClientError, NotFoundError
 from router.core.fingerprint import GRID
 from router.core.types import FingerprintHash
 from router.dataplane.gateway import Gateway
-from router.dataplane.request import Request
+from router.dataplane.request import Request, RequestHead
 from router.dialects import parse
-from router.dialects.routes import RouteKind, route
+from router.dialects.routes import RouteKind
 from router.ports import Records
 
-SESSION_HEADERS = ("x-session-id", "x-session-affinity", "content-type")
+READ_HEADERS = ("x-session-id", "x-session-affinity", "content-type")
 
 
 async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body: bytes) -> dict[str, object]:
@@ -26,12 +26,10 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
     Raises:
         RouterError: What the request itself would be answered.
     """
-    request = Request()
-    request.method = b"POST"
-    request.body = body
-    request.set_target(path.encode())
-    request.headers = [(name.encode(), headers[name].encode()) for name in SESSION_HEADERS if name in headers]
-    found = route(request.method, request.path)
+    fields = [(name.encode(), headers[name].encode()) for name in READ_HEADERS if name in headers]
+    head = RequestHead(b"POST", path.encode(), fields, keep_alive=False, minor_version=1)
+    request = Request(head, body, 0.0)
+    found = head.route
     if found is None:
         raise NotFoundError(f"no endpoint {path!r} here", code="unknown_endpoint", param="path")
     if found.kind is RouteKind.PREFIX:

@@ -20,8 +20,9 @@ from router.core.fleet import Decision, Fleet, Replica
 from router.core.health import ReplicaState
 from router.core.types import Api, RequestShape
 from router.dataplane import local
+from router.dataplane.head_cache import HeadCache
 from router.dataplane.pool import Pool
-from router.dataplane.request import Request
+from router.dataplane.request import Request, RequestHead
 from router.dialects import Parsed, multipart_model, parse
 from router.ports import Registry
 from router.service.tasks import Tasks
@@ -31,7 +32,6 @@ from router.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
     from router.dataplane.exchange import Exchange
-    from router.dataplane.relay import Relay
     from router.dataplane.upstream import ReplicaConnection
     from router.dialects.usage import Usage
 
@@ -69,6 +69,7 @@ class Gateway:
         self.max_attempts = config.max_attempts
         self.explain_headers = config.headers.explain
         self.bytes_per_token = config.policy.bytes_per_token
+        self.heads = HeadCache()
         self.draining = False
         self.buffered_bytes = 0
         """Bytes of long request bodies being read, over all connections."""
@@ -111,8 +112,7 @@ class Gateway:
         """What the policy may know of a request routed by prefix."""
         session = parsed.cache_key
         if session is None:
-            header = request.header(b"x-session-id") or request.header(b"x-session-affinity")
-            session = header.decode("latin-1") if header is not None else None
+            session = request.head.session
         return self.fingerprinter.shape(
             parsed.model,
             parsed.scope_salt,
@@ -126,11 +126,11 @@ class Gateway:
     def load_shape(self, api: Api, request: Request) -> RequestShape:
         """What the policy may know of a request routed by load: its model, and a ring key of its first bytes."""
         body = request.body
-        kind = request.header(b"content-type") or b""
+        kind = request.head.content_type
         model = ""
-        if kind.startswith(b"multipart/"):
+        if kind[:10].lower() == b"multipart/":
             model = multipart_model(kind, body) or ""
-        elif body and (b"json" in kind or body[:1] == b"{"):
+        elif body and (b"json" in kind.lower() or body[:1] == b"{"):
             model = parse(Api.OTHER, body).model
         shape = self.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, self.bytes_per_token)
         shape.rungs = []
@@ -155,9 +155,8 @@ class Gateway:
 
     def refuse(self, client: ClientConnection, error: RouterError) -> None:
         """Answer a request that could not be read; the connection closes after it."""
-        request = Request()
-        request.keep_alive = False
-        local.write_error(client, request, Api.OTHER, error, self.new_request_id())
+        head = RequestHead(b"", b"", [], keep_alive=False, minor_version=1)
+        local.write_error(client, head, Api.OTHER, error, self.new_request_id())
         self.metrics.observe(Api.OTHER, "", error.status, error.code, None, None, None, 0.0, 0, 0, None, None)
 
     # -- the end of an exchange ---------------------------------------------------------------------------------
@@ -169,15 +168,13 @@ class Gateway:
 
     def finished(
         self,
-        client: ClientConnection,
-        request: Request,
         exchange: Exchange,
+        request: Request,
         api: Api,
         status: int,
         code: str | None,
         decision: Decision | None,
         usage: Usage | None,
-        relay: Relay | None,
     ) -> None:
         """Count a request that has ended, however it did; the one place."""
         now_s = monotonic()
@@ -213,9 +210,9 @@ class Gateway:
                 AccessEntry(
                     time=self.clock() - duration_s,
                     request_id=exchange.request_id.decode("latin-1"),
-                    client=client.peer.decode(),
-                    method=request.method.decode("latin-1"),
-                    path=request.path.decode("latin-1"),
+                    client=exchange.client.peer.decode(),
+                    method=request.head.method.decode("latin-1"),
+                    path=request.head.path.decode("latin-1"),
                     api=api,
                     model=model,
                     status=status,
@@ -229,7 +226,7 @@ class Gateway:
                     ttft_s=ttft_s,
                     duration_s=duration_s,
                     bytes_in=request.body_bytes,
-                    bytes_out=relay.body_bytes if relay is not None else 0,
+                    bytes_out=exchange.body_bytes,
                     attempts=exchange.attempts,
                 )
             )

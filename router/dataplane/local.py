@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from router.core.errors import ClientError, RouterError
 from router.core.types import Api
-from router.dataplane.relay import STATUS_LINES
-from router.dataplane.request import Request
+from router.dataplane.answer import STATUS_LINES
+from router.dataplane.request import RequestHead
 from router.dialects import render_error, render_stream_error
 from router.dialects.routes import Route, RouteKind
 
@@ -34,7 +34,7 @@ class MethodError(ClientError):
         super().__init__(f"method {method.decode('latin-1')} is not allowed here; use {allow.decode()}")
 
 
-def answer(exchange: Exchange, gateway: Gateway, request: Request, route: Route) -> None:
+def answer(exchange: Exchange, gateway: Gateway, head: RequestHead, route: Route) -> None:
     """Answer what needs no replica."""
     status = 200
     kind = route.kind
@@ -43,32 +43,28 @@ def answer(exchange: Exchange, gateway: Gateway, request: Request, route: Route)
     elif kind is RouteKind.READY:
         status, body = gateway.readiness()
     elif kind is RouteKind.MODELS:
-        status, body = gateway.models_answer(request.path)
+        status, body = gateway.models_answer(head.path)
     else:
-        raise ClientError(
-            f"method {request.method.decode('latin-1')} is not allowed here",
-            status=405,
-            code="method_not_allowed",
-        )
-    keep_alive = write(exchange.client, request, status, body, b"x-request-id: %b\r\n" % exchange.request_id)
+        raise MethodError(head.method, route.allow)
+    keep_alive = write(exchange.client, head, status, body, b"x-request-id: %b\r\n" % exchange.request_id)
     exchange.answered_locally(status, keep_alive=keep_alive)
 
 
-def write(client: ClientConnection, request: Request, status: int, body: bytes, added: bytes) -> bool:
+def write(client: ClientConnection, head: RequestHead, status: int, body: bytes, added: bytes) -> bool:
     """Write a JSON answer; a HEAD request gets its head alone. Returns whether the connection stays open."""
-    keep_alive = request.keep_alive
+    keep_alive = head.keep_alive
     connection = b"connection: close\r\n" if not keep_alive else b""
-    if keep_alive and request.minor_version == 0:
+    if keep_alive and head.minor_version == 0:
         connection = b"connection: keep-alive\r\n"
     client.transport.write(
         b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b"
-        % (STATUS_LINES[status], len(body), added, connection, b"" if request.method == b"HEAD" else body)
+        % (STATUS_LINES[status], len(body), added, connection, b"" if head.method == b"HEAD" else body)
     )
     return keep_alive
 
 
 def write_error(
-    client: ClientConnection, request: Request, api: Api, error: RouterError, request_id: bytes
+    client: ClientConnection, head: RequestHead, api: Api, error: RouterError, request_id: bytes
 ) -> bool:
     """Write one of the router's own errors. Returns whether the connection stays open."""
     added = b"x-request-id: %b\r\n" % request_id
@@ -76,7 +72,7 @@ def write_error(
         added += RETRY_AFTER
     elif isinstance(error, MethodError):
         added += b"allow: %b\r\n" % error.allow
-    return write(client, request, error.status, render_error(api, error, request_id.decode("latin-1")), added)
+    return write(client, head, error.status, render_error(api, error, request_id.decode("latin-1")), added)
 
 
 def stream_error(api: Api, error: RouterError, request_id: bytes) -> bytes:

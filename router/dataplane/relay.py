@@ -10,25 +10,30 @@ Keeps the last piece that holds a usage record, which `exchange` reads when the 
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from router.dataplane.request import HOP_BY_HOP, Headers, Request
+from router.dataplane.answer import BODILESS, AnswerHead
+from router.dataplane.request import RequestHead
 from router.dialects.sse import EventGate
 
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
 
-REPLACED = HOP_BY_HOP | frozenset((b"x-request-id",))
-"""Answer fields that the router writes anew or that mean the replica's connection only."""
-
 USAGE_MARK = b'"usage":'
 TAIL_BYTES = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
 
-STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
-}
+
+def write_whole(
+    client: ClientConnection, asked: RequestHead, head: AnswerHead, added: bytes, body: bytes
+) -> bool:
+    """Write an answer that is there in full. Returns whether the client's connection stays open."""
+    if not asked.keep_alive:
+        added += b"connection: close\r\n"
+    elif not asked.minor_version:
+        added += b"connection: keep-alive\r\n"
+    client.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head.rendered(added), len(body), body))
+    return asked.keep_alive
 
 
 class Relay:
@@ -37,13 +42,7 @@ class Relay:
     __slots__ = ("_chunked", "_client", "_gate", "_tail", "body_bytes", "keep_alive", "streaming")
 
     def __init__(
-        self,
-        client: ClientConnection,
-        request: Request,
-        status: int,
-        fields: Headers,
-        added: bytes,
-        first: bytes,
+        self, client: ClientConnection, asked: RequestHead, head: AnswerHead, added: bytes, first: bytes
     ) -> None:
         """Write the head and what is there of the body, in one write.
 
@@ -54,34 +53,23 @@ class Relay:
         self._client = client
         self._tail = b""
         self.body_bytes = 0
-        self.streaming = False
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
-        has_length = False
-        for field in fields:
-            name = field[0]
-            if name in REPLACED:
-                continue
-            if name == b"content-length":
-                has_length = True
-            elif name == b"content-type" and field[1].startswith(b"text/event-stream"):
-                self.streaming = True
-            lines.append(b"%b: %b\r\n" % field)
-        lines.append(added)
-        bodiless = status in (204, 304)
-        self.keep_alive = request.keep_alive and (request.minor_version == 1 or has_length or bodiless)
-        self._chunked = not has_length and not bodiless and request.minor_version == 1
-        if self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+        self.streaming = head.event_stream
+        has_end = head.length_bytes is not None or head.status in BODILESS
+        self._chunked = not has_end and asked.minor_version == 1
+        self.keep_alive = asked.keep_alive and (has_end or self._chunked)
+        if head.length_bytes is not None:
+            added += b"content-length: %d\r\n" % head.length_bytes
+        elif self._chunked:
+            added += b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        elif request.minor_version == 0:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
+            added += b"connection: close\r\n"
+        elif not asked.minor_version:
+            added += b"connection: keep-alive\r\n"
         self._gate = EventGate() if self.streaming else None
         if first:
             self._note(first)
-            lines.append(self._framed(first))
-        client.transport.write(b"".join(lines))
+            first = self._framed(first)
+        client.transport.write(b"%b\r\n%b" % (head.rendered(added), first))
 
     def body(self, piece: bytes) -> None:
         """Pass a piece on."""

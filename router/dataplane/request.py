@@ -1,12 +1,14 @@
-"""One request as received, and the head under which it is forwarded.
+"""One request as received: its head, read once for all requests that send the same one, and its body.
 
-Decides which headers travel. Does not parse HTTP (llhttp does) and never touches the body.
-Source: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (framing).
+Decides which headers travel and what the router reads of them. Does not parse HTTP (llhttp does) and never touches the
+body. Source: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (framing).
 """
 
 from __future__ import annotations
 
 import re
+
+from router.dialects.routes import Route, route
 
 HOP_BY_HOP = frozenset(
     (
@@ -23,108 +25,125 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that mean this connection only; never forwarded, in either direction."""
 
-KEPT_APART = HOP_BY_HOP | frozenset(
+KEPT_BACK = HOP_BY_HOP | frozenset(
     (b"host", b"content-length", b"expect", b"x-request-id", b"x-forwarded-for")
 )
-"""Request fields that the router reads and writes anew, in addition to the hop-by-hop ones."""
+"""Request fields that the router writes anew, in addition to the hop-by-hop ones."""
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
-Headers = list[tuple[bytes, bytes]]
+Fields = list[tuple[bytes, bytes]]
 """Lower-case names, values as received, in order."""
+
+
+class RequestHead:
+    """What is known from a request's head alone. Immutable once made: connections share it (see `head_cache`)."""
+
+    __slots__ = (
+        "content_type",
+        "expects_continue",
+        "forwarded_for",
+        "keep_alive",
+        "method",
+        "minor_version",
+        "path",
+        "prefix",
+        "request_id",
+        "route",
+        "session",
+        "target",
+    )
+
+    def __init__(
+        self, method: bytes, target: bytes, fields: Fields, *, keep_alive: bool, minor_version: int
+    ) -> None:
+        self.method = method
+        self.keep_alive = keep_alive
+        """Whether the client lets the connection stay open."""
+        self.minor_version = minor_version
+        """0 for HTTP/1.0, 1 for HTTP/1.1."""
+        self.target = _origin_form(target)
+        """Path and query, as forwarded; empty if the target is in no form that a server of resources takes."""
+        query = self.target.find(b"?")
+        self.path = self.target if query < 0 else self.target[:query]
+        self.route: Route | None = route(method, self.path)
+        self.content_type = b""
+        self.session: str | None = None
+        """X-Session-Id or X-Session-Affinity: requests that belong together."""
+        self.request_id: bytes | None = None
+        """The client's X-Request-Id, if it is a plain token of at most 128 characters."""
+        self.forwarded_for = b""
+        """The client's X-Forwarded-For and a comma, or empty."""
+        self.expects_continue = False
+        dropped = KEPT_BACK
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, self.target)]
+        for name, value in fields:
+            if name == b"connection":
+                dropped = dropped | _named(value)
+        for name, value in fields:
+            self._read(name, value)
+            if name not in dropped:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self.prefix = b"".join(lines)
+        """Request line and the forwarded fields."""
+
+    def _read(self, name: bytes, value: bytes) -> None:
+        if name == b"content-type":
+            self.content_type = value
+        elif name == b"x-request-id":
+            self.request_id = value if _REQUEST_ID.fullmatch(value) else None
+        elif name == b"x-forwarded-for":
+            self.forwarded_for += value + b", "
+        elif name == b"x-session-id" or (name == b"x-session-affinity" and self.session is None):
+            self.session = value.decode("latin-1")
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
 
 
 class Request:
     """A complete request. `body` is dropped as soon as no retry can need it."""
 
-    __slots__ = (
-        "apart",
-        "body",
-        "body_bytes",
-        "headers",
-        "keep_alive",
-        "method",
-        "minor_version",
-        "path",
-        "received_s",
-        "target",
-    )
+    __slots__ = ("body", "body_bytes", "head", "received_s")
 
-    def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
-        """Origin-form: path and query, as forwarded."""
-        self.path = b""
-        """Target without the query."""
-        self.headers: Headers = []
-        """What is forwarded as it is."""
-        self.apart: dict[bytes, bytes] = {}
-        """Fields of `KEPT_APART`; repeated ones joined by a comma."""
-        self.body: bytes | bytearray = b""
-        self.body_bytes = 0
+    def __init__(self, head: RequestHead, body: bytes | bytearray, received_s: float) -> None:
+        self.head = head
+        self.body = body
+        self.body_bytes = len(body)
         """Length of the body, also once it is dropped."""
-        self.keep_alive = True
-        self.minor_version = 1
-        """0 for HTTP/1.0, 1 for HTTP/1.1."""
-        self.received_s = 0.0
+        self.received_s = received_s
         """Monotonic time at which the request was complete."""
 
-    def header(self, name: bytes) -> bytes | None:
-        """First value of a forwarded header, by lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
-
-    def set_target(self, target: bytes) -> bool:
-        """Keep the request target in origin form. False if it is in no form that a server of resources takes."""
-        if target[:1] != b"/":
-            scheme, separator, rest = target.partition(b"://")
-            if not separator or scheme.lower() not in (b"http", b"https"):
-                return False
-            slash = rest.find(b"/")
-            target = rest[slash:] if slash >= 0 else b"/"
-        self.target = target
-        query = target.find(b"?")
-        self.path = target if query < 0 else target[:query]
-        return True
-
-    def set_headers(self, headers: Headers, *, extra_apart: frozenset[bytes] = frozenset()) -> None:
-        """Sort received fields into those forwarded and those kept apart (also the ones that Connection names)."""
-        kept = []
-        apart = self.apart
-        for field in headers:
-            name = field[0]
-            if name in KEPT_APART or name in extra_apart:
-                apart[name] = apart[name] + b", " + field[1] if name in apart else field[1]
-            else:
-                kept.append(field)
-        self.headers = kept
-        connection = apart.get(b"connection")
-        if connection is not None and not extra_apart:
-            named = frozenset(token.strip().lower() for token in connection.split(b","))
-            if named - {b"close", b"keep-alive", b"te", b"upgrade", b""}:
-                self.apart = {}
-                self.set_headers(headers, extra_apart=named)
-
-    def client_request_id(self) -> bytes | None:
-        """The client's X-Request-Id, if it is a plain token of at most 128 characters."""
-        value = self.apart.get(b"x-request-id")
-        return value if value is not None and _REQUEST_ID.fullmatch(value) else None
-
     def upstream_head(self, host: bytes, request_id: bytes, client_ip: bytes) -> bytes:
-        """Request line and headers for a replica; the body always goes with a Content-Length."""
-        forwarded_for = self.apart.get(b"x-forwarded-for")
-        client_ip = client_ip if forwarded_for is None else forwarded_for + b", " + client_ip
-        length = (
-            b"" if self.method == b"GET" and not self.body else b"content-length: %d\r\n" % len(self.body)
-        )
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bx-request-id: %b\r\nx-forwarded-for: %b\r\n\r\n" % (
-            self.method,
-            self.target,
+        """Request line and headers for a replica; a body always goes with a Content-Length."""
+        head = self.head
+        if head.method != b"POST" and not self.body_bytes:
+            return b"%bhost: %b\r\nx-request-id: %b\r\nx-forwarded-for: %b%b\r\n\r\n" % (
+                head.prefix,
+                host,
+                request_id,
+                head.forwarded_for,
+                client_ip,
+            )
+        return b"%bhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-forwarded-for: %b%b\r\n\r\n" % (
+            head.prefix,
             host,
-            b"".join([b"%b: %b\r\n" % field for field in self.headers]),
-            length,
+            self.body_bytes,
             request_id,
+            head.forwarded_for,
             client_ip,
         )
+
+
+def _origin_form(target: bytes) -> bytes:
+    if target[:1] == b"/":
+        return target
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
+        return b""
+    slash = rest.find(b"/")
+    return rest[slash:] if slash >= 0 else b"/"
+
+
+def _named(connection: bytes) -> frozenset[bytes]:
+    """Fields that a Connection field declares to mean this connection only."""
+    return frozenset(token.strip().lower() for token in connection.split(b","))

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
+from router.dataplane.answer import from_fields, read_whole
+
 if TYPE_CHECKING:
     from router.dataplane.exchange import Exchange
     from router.dataplane.pool import Pool
-    from router.dataplane.request import Headers
+    from router.dataplane.request import Fields
 
 
 class ReplicaConnection(asyncio.Protocol):
@@ -48,7 +50,7 @@ class ReplicaConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
-        self._fields: Headers = []
+        self._fields: Fields = []
         self._pieces: list[bytes] = []
         self._complete = False
         self._keep_alive = False
@@ -112,7 +114,14 @@ class ReplicaConnection(asyncio.Protocol):
             self._drop()
             return
         self.progress = True
-        self.answered = True
+        if not self.answered:
+            self.answered = True
+            whole = read_whole(data)
+            if whole is not None:
+                head, body, self._keep_alive = whole
+                self._free()
+                exchange.on_whole(head, body)
+                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -166,7 +175,7 @@ class ReplicaConnection(asyncio.Protocol):
                 break
         exchange = self.exchange
         if exchange is not None:
-            exchange.on_head(status, fields)
+            exchange.on_head(from_fields(status, fields))
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body, without its chunk framing."""
@@ -184,16 +193,20 @@ class ReplicaConnection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------------
 
     def _end(self, exchange: Exchange) -> None:
+        self._free()
+        exchange.on_end()
+
+    def _free(self) -> None:
+        """The answer is complete: back to the pool, or closed."""
         self.exchange = None
-        transport = self.transport
-        if self._keep_alive and not self._closed and not transport.get_write_buffer_size():
+        if self._keep_alive and not self._closed and not self.transport.get_write_buffer_size():
             self.used = True
-            self.resume()
+            if self.paused:
+                self.resume()
             self.idle_since_s = monotonic()
             self._pool.release(self)
         else:
             self._drop()
-        exchange.on_end()
 
     def _drop(self) -> None:
         self.exchange = None

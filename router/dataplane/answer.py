@@ -1,0 +1,107 @@
+"""The head of a replica's answer, as far as the client sees it, and answers that arrive whole.
+
+Decides which fields travel. An answer that is complete in one read needs no parser: its length says where it ends. What
+is unusual in any way (chunks, no length, more than one, informational) is left to llhttp.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from router.dataplane.request import HOP_BY_HOP, Fields
+
+STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+
+BODILESS = frozenset((204, 304))
+
+_DROPPED = HOP_BY_HOP | frozenset((b"x-request-id", b"content-length"))
+"""Fields that the router writes anew, or that mean the replica's connection only."""
+
+_KEPT, _SKIPPED, _LENGTH, _CONNECTION, _TYPE = range(5)
+_WHAT = dict.fromkeys(_DROPPED, _SKIPPED) | {
+    b"content-length": _LENGTH,
+    b"connection": _CONNECTION,
+    b"content-type": _TYPE,
+    b"transfer-encoding": -1,
+}
+
+
+class AnswerHead:
+    """Status and what is passed on of the fields."""
+
+    __slots__ = ("event_stream", "length_bytes", "lines", "status")
+
+    def __init__(self, status: int, lines: bytes, length_bytes: int | None, *, event_stream: bool) -> None:
+        self.status = status
+        self.lines = lines
+        """Fields that travel, each with its line end."""
+        self.length_bytes = length_bytes
+        """Content-Length; None without one."""
+        self.event_stream = event_stream
+
+    def rendered(self, added: bytes) -> bytes:
+        """Status line, fields and the router's own lines; no framing, no end of the head."""
+        status = STATUS_LINES.get(self.status) or b"HTTP/1.1 %d Unknown\r\n" % self.status
+        return b"%b%b%b" % (status, self.lines, added)
+
+
+def from_fields(status: int, fields: Fields) -> AnswerHead:
+    """Head of an answer that llhttp has parsed."""
+    length_bytes = None
+    event_stream = False
+    lines = []
+    for name, value in fields:
+        if name == b"content-length":
+            length_bytes = int(value)
+        elif name not in _DROPPED:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"content-type":
+                event_stream = value.startswith(b"text/event-stream")
+    return AnswerHead(status, b"".join(lines), length_bytes, event_stream=event_stream)
+
+
+def read_whole(data: bytes) -> tuple[AnswerHead, bytes, bool] | None:
+    """Head, body and whether the connection stays open, if this read is exactly one plain answer; else None."""
+    end = data.find(b"\r\n\r\n")
+    if end < 13 or data[:9] != b"HTTP/1.1 ":
+        return None
+    lines = data[:end].split(b"\r\n")
+    digits = lines[0][9:12]
+    if not digits.isdigit() or data.count(b"\n", 0, end) != len(lines) - 1:
+        return None
+    status = int(digits)
+    if status < 200 or status in BODILESS:
+        return None
+    length = b""
+    keep_alive = True
+    event_stream = False
+    kept = []
+    for line in lines[1:]:
+        colon = line.find(b":")
+        if colon < 1:
+            return None
+        what = _WHAT.get(line[:colon].lower(), _KEPT)
+        if what == _KEPT:
+            kept.append(line)
+        elif what == _TYPE:
+            kept.append(line)
+            event_stream = b"text/event-stream" in line
+        elif what == _LENGTH:
+            if length:
+                return None
+            length = line[colon + 1 :].strip()
+        elif what == _CONNECTION:
+            keep_alive = b"close" not in line.lower()
+        elif what < 0:
+            return None
+    body_at = end + 4
+    if not length.isdigit() or int(length) != len(data) - body_at:
+        return None
+    kept.append(b"")
+    return (
+        AnswerHead(status, b"\r\n".join(kept), len(data) - body_at, event_stream=event_stream),
+        data[body_at:],
+        keep_alive,
+    )
