@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from replica.sim.errors import invalid
-from replica.sim.generation import Choice, Generation, Plan, limits_of, salt_of
+from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, salt_of
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import DONE, data_event
 from replica.sim.template import Message, Tool, ToolCall, Turn, content_text, list_field, render, tool_of
@@ -43,7 +43,7 @@ def _message(entry: Any) -> Message:
         raise invalid("each message needs a role", param="messages")
     role = entry["role"]
     text = content_text(entry.get("content"))
-    calls = [tool_call_of(call) for call in entry.get("tool_calls") or ()]
+    calls = [tool_call_of(call) for call in list_field(entry, "tool_calls")]
     if role == "tool":
         text = f"<tool_response>\n{text}\n</tool_response>"
     name = entry.get("name")
@@ -110,13 +110,15 @@ def n_of(body: dict[str, Any]) -> int:
     """`n` of a request.
 
     Raises:
-        ApiError: 400, it is no whole number.
+        ApiError: 400, it is no whole number from 1 to `MAX_SEQUENCES`.
     """
     n = body.get("n")
     if n is None:
         return 1
     if not isinstance(n, int) or isinstance(n, bool):
         raise invalid("Input should be a valid integer", param="n")
+    if not 1 <= n <= MAX_SEQUENCES:
+        raise invalid(f"n must be from 1 to {MAX_SEQUENCES}", param="n")
     return n
 
 

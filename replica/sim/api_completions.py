@@ -19,7 +19,7 @@ from replica.sim.api_chat import (
     usage_of,
 )
 from replica.sim.errors import invalid
-from replica.sim.generation import Choice, Generation, Plan, limits_of, salt_of
+from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, salt_of
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import DONE, data_event
 from replica.sim.template import encode
@@ -91,7 +91,7 @@ class CompletionFormat:
             "model": plan.model,
         }
         opening = msgspec.json.encode(self._base)[:-1]
-        count = len(plan.prompts) * plan.n
+        count = min(len(plan.prompts) * plan.n, MAX_SEQUENCES)
         self._heads = [
             b'data: %b,"choices":[{"index":%d,"text":' % (opening, index) for index in range(count)
         ]

@@ -123,7 +123,7 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
 
 @asynccontextmanager
 async def serving(
-    config: ReplicaConfig, ports: Sequence[int], host: str
+    config: ReplicaConfig, ports: Sequence[int], host: str = "127.0.0.1"
 ) -> AsyncIterator[list[ReplicaServer]]:
     """Replicas that listen while the context is open, one a port, all with the same configuration."""
     servers = [ReplicaServer(config, host, port) for port in ports]

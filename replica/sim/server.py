@@ -32,6 +32,9 @@ RELISTEN_S = 0.05
 REQUEST_ID_CHARS = 256
 """Longest `X-Request-Id` taken over."""
 
+FAULT = web.RequestKey("fault", Fault)
+"""The fault that strikes while a request is answered."""
+
 Planner = Callable[[SimulatedReplica, dict[str, Any], str], tuple[Plan, Format]]
 
 _PLANNERS: dict[str, Planner] = {
@@ -132,12 +135,16 @@ class ReplicaServer:
             self._listener.close()
             self._listener = None
 
+    def open_connections(self) -> list[asyncio.Transport]:
+        """Transports of all clients connected."""
+        server = self._runner.server
+        connections = server.connections if server is not None else []
+        return [connection.transport for connection in connections if connection.transport is not None]
+
     def drop_connections(self, spared: asyncio.BaseTransport | None) -> None:
         """Cut all connections but one."""
-        server = self._runner.server
-        for connection in list(server.connections) if server is not None else []:
-            transport = connection.transport
-            if transport is not None and transport is not spared:
+        for transport in self.open_connections():
+            if transport is not spared:
                 transport.abort()
 
     def go_down(self, down_s: float) -> None:
@@ -190,7 +197,7 @@ class ReplicaServer:
             if request.method == "POST" and not control:
                 self.replica.note_request(request.headers)
             if fault is not None:
-                request["fault"] = fault
+                request[FAULT] = fault
                 early = await self._strike_early(request, fault)
                 if early is not None:
                     return early
@@ -211,7 +218,7 @@ class ReplicaServer:
         match fault.kind:
             case FaultKind.DELAY:
                 await asyncio.sleep(fault.delay_s)
-                del request["fault"]
+                del request[FAULT]
                 return None
             case FaultKind.DRAINING:
                 raise ApiError(500, DRAINING)
@@ -224,7 +231,7 @@ class ReplicaServer:
         if fault.kind is FaultKind.CUT:
             return self._cut(request)
         await self.replica.faults.wait_cleared()
-        del request["fault"]
+        del request[FAULT]
         return None
 
     def _cut(self, request: web.Request) -> web.Response:
@@ -250,7 +257,7 @@ class ReplicaServer:
     ) -> web.StreamResponse:
         stream = body.get("stream") is True and plan.cacheable
         generation = Generation(self.replica, plan)
-        fault = request.get("fault")
+        fault = request.get(FAULT)
         try:
             if stream:
                 return await respond_stream(request, generation, fmt, fault, _id_header(request))
@@ -372,7 +379,7 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     """
     try:
         body = msgspec.json.decode(await request.read())
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"JSON decode error: {error}", kind="Bad Request") from error
     if not isinstance(body, dict):
         raise ApiError(400, "Input should be a valid dictionary", kind="Bad Request")
