@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from math import ceil
 
@@ -51,14 +52,31 @@ def test_a_removed_member_moves_only_its_own_share(members: set[str], data: st.D
             assert after.first(key) == list(before.rank(key))[1]
 
 
-@settings(max_examples=25)
-@given(names, names)
+many = st.sets(st.integers(0, 40).map(str), max_size=41)
+
+
+@settings(max_examples=50)
+@given(many, many)
 def test_a_ring_made_from_a_previous_one_prefers_as_a_new_one_does(old: set[str], new: set[str]) -> None:
     changed = ring_of(new, ring_of(old))
     fresh = ring_of(new)
     assert len(changed) == len(fresh)
-    for key in KEYS[:100]:
+    assert changed.points == sorted(changed.points)
+    for key in KEYS[:50]:
         assert list(changed.rank(key)) == list(fresh.rank(key))
+
+
+def test_a_ring_changed_many_times_in_small_steps_is_as_a_new_one() -> None:
+    rng = random.Random(3)
+    members = {f"r{i}" for i in range(50)}
+    ring = ring_of(members)
+    for step in range(60):
+        members = (members - {rng.choice(sorted(members))}) | {f"new{step}"}
+        ring = ring_of(members, ring)
+        assert len(ring.slots) <= 51
+    fresh = ring_of(members)
+    assert len(ring.points) == len(fresh.points)
+    assert [list(ring.rank(key)) for key in KEYS[:20]] == [list(fresh.rank(key)) for key in KEYS[:20]]
 
 
 def test_shares_are_even_within_a_third_at_eight_members() -> None:
