@@ -1,4 +1,4 @@
-"""Ways to reach one Redis server: password, ACL user, database, socket file, TLS with and without client certificate."""
+"""Ways to reach one Redis server: password, ACL user, database, socket file, TLS with and without a certificate."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_an_acl_user_without_statistics_serves_without_them() -> None:
 
 
 def test_an_acl_user_who_may_not_read_is_down_not_flapping(caplog: pytest.LogCaptureFixture) -> None:
-    with RedisServer("--user", "router", "on", ">secret", "~w:*", "+auth", "+script|load", "+evalsha", "+set") as server:
+    with RedisServer(
+        "--user", "router", "on", ">secret", "~w:*", "+auth", "+script|load", "+evalsha", "+set"
+    ) as server:
         assert not uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}"))
     assert all("secret@" not in record.getMessage() for record in caplog.records)
     assert any("no permissions" in record.getMessage() for record in caplog.records)

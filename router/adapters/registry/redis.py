@@ -9,7 +9,9 @@ EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO and, in a Cluster, CLUSTER, on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -97,7 +99,7 @@ class RedisRegistry:
         self._keeper: asyncio.Task[None] | None = None
         self._trouble = asyncio.Event()
         self._connected = asyncio.Event()
-        self._down_since_s: float | None = None
+        self._missed_since_s = math.inf
         self._announced: bool | None = None
         self._entries = 0
         self._bytes = 0
@@ -116,7 +118,7 @@ class RedisRegistry:
         self._on_secret = on_secret
         self._lookups.start(loop)
         self._writes.start(loop)
-        self._down_since_s = self._clock()
+        self._missed_since_s = self._clock()
         self._keeper = loop.create_task(self._keep_connected(), name="registry-keeper")
         try:
             async with asyncio.timeout(0.9):
@@ -126,11 +128,9 @@ class RedisRegistry:
 
     async def stop(self) -> None:
         """Write what waits, for at most a second, and disconnect."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._writes.wait_idle()
-        except TimeoutError:
-            self._writes.drop_all()
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
@@ -343,9 +343,9 @@ class RedisRegistry:
 
     async def _refill(self) -> None:
         """Write what was placed while nobody could be told; all that is older, Redis may or may not know."""
-        since_s, self._down_since_s = self._down_since_s, None
+        since_s, self._missed_since_s = self._missed_since_s, math.inf
         self._overlay.trusted_s = self._clock()
-        if since_s is None:
+        if since_s == math.inf:
             return
         missed: dict[tuple[Incarnation, float], list[FingerprintHash]] = {}
         for count, (rung, record) in enumerate(self._local.entries_since(since_s)):
@@ -362,24 +362,24 @@ class RedisRegistry:
             self._writes.add(Write(rungs, incarnation, at_s))
 
     def _use(self, nodes: Nodes | None) -> None:
-        self._nodes = self._lookups.nodes = self._writes.nodes = nodes
+        self._nodes = self._lookups.nodes = nodes
+        self._writes.use(nodes)
 
     def _lost(self, pipe: Pipe) -> None:
         nodes = self._nodes
         if nodes is None or pipe not in nodes.pipes:
             return
-        self._distrust()
-        if self._down_since_s is None:
-            self._down_since_s = self._clock()
+        self._distrust(self._clock())
         if not any(other.open for other in nodes.pipes):
             self._use(None)
-            self._writes.drop_all()
         self._trouble.set()
 
     def _look_again(self) -> None:
         self._trouble.set()
 
-    def _distrust(self) -> None:
+    def _distrust(self, since_s: float) -> None:
+        """Redis may lack what was noted until now, and does lack something noted at `since_s`."""
+        self._missed_since_s = min(self._missed_since_s, since_s)
         self._overlay.trusted_s = self._clock()
 
     def _count_refusal(self, replies: Replies | None) -> None:

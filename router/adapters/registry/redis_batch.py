@@ -16,7 +16,7 @@ from typing import Any
 
 from router.adapters.registry.redis_commands import Commands
 from router.adapters.registry.redis_pipe import Pipe, Replies
-from router.adapters.registry.redis_topology import Nodes
+from router.adapters.registry.redis_topology import ELSEWHERE, Nodes
 from router.core.types import FingerprintHash
 from router.ports import Records
 
@@ -196,7 +196,7 @@ class Lookups:
     def _refused(self, refusal: Any, pipe: Pipe) -> None:
         self.errors += 1
         words = str(refusal)
-        if words.startswith(("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN")):
+        if words.startswith(ELSEWHERE):
             self._on_moved()
         else:
             # LOADING, NOAUTH, MASTERDOWN and whatever else: connecting anew finds out when it is over.

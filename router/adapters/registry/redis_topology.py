@@ -14,6 +14,9 @@ from router.adapters.registry.redis_commands import SLOTS, key_slot
 from router.adapters.registry.redis_pipe import Pipe, RedisError, connect_pipe, open_pipe
 from router.adapters.registry.redis_url import Address, RedisTarget, Topology
 
+ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+"""How errors begin with which a Cluster's node says that somebody else keeps the key, or that nobody does."""
+
 Lost = Callable[[Pipe], None]
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from router.adapters.registry.redis_commands import Commands
 from router.adapters.registry.redis_pipe import Pipe, Replies
-from router.adapters.registry.redis_topology import Nodes
+from router.adapters.registry.redis_topology import ELSEWHERE, Nodes
 from router.core.types import FingerprintHash, Incarnation
 
 DELAY_S = 0.004
@@ -28,6 +28,7 @@ _FLUSH_RUNGS = 512
 _COMMAND_RUNGS = 128
 _MAX_PENDING_RUNGS = 65_536
 _MAX_FLYING = 8
+_MAX_RETRIES = 3
 _MIN_LIFETIME_MS = 60_000
 _TOGETHER_S = 0.1
 """Notes of one incarnation no further apart than stored times can tell are written as one."""
@@ -49,7 +50,7 @@ class Writes:
     Args:
         idle_s: Lifetime of a record that nobody touches.
         max_entries: Records above which nothing new is noted.
-        on_lost: Writes were dropped or refused: Redis does not know all our placements.
+        on_lost: A note of this time was dropped or refused: Redis does not know all our placements.
         on_withdrawn: A withdrawal has reached Redis, or never will.
         on_moved: A server says that a key is kept elsewhere.
     """
@@ -60,16 +61,15 @@ class Writes:
         idle_s: float,
         max_entries: int,
         *,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[float], None],
         on_withdrawn: Callable[[Sequence[FingerprintHash], Incarnation], None],
         on_moved: Callable[[], None],
     ) -> None:
-        self.nodes: Nodes | None = None
-        """Whom to tell; `None` while nobody is there."""
         self.count = 0
         self.errors = 0
         self.dropped = 0
         """Rungs whose note was given up."""
+        self._nodes: Nodes | None = None
         self._commands = commands
         self._idle_ms = max(int(idle_s * 1000), 1)
         self._lifetime_ms = self._idle_ms
@@ -81,6 +81,7 @@ class Writes:
         self._loop: asyncio.AbstractEventLoop
         self._pending: deque[Write] = deque()
         self._pending_rungs = 0
+        self._moved: list[Write] = []
         self._flying: list[float] = []
         self._oldest_pending_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -98,6 +99,15 @@ class Writes:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop; before, nothing may be written."""
         self._loop = loop
+
+    def use(self, nodes: Nodes | None) -> None:
+        """Name whom to tell, `None` while nobody is there. What was sent to the wrong server is sent once more."""
+        self._nodes = nodes
+        moved, self._moved = self._moved, []
+        for write in moved:
+            self.add(write)
+        if nodes is None:
+            self._drop_all()
 
     def add(self, write: Write) -> None:
         """Queue a write."""
@@ -124,8 +134,7 @@ class Writes:
                 self.flush()
             await self._progress.wait()
 
-    def drop_all(self) -> None:
-        """Give up what waits: nobody is there to be told."""
+    def _drop_all(self) -> None:
         while self._pending:
             self._drop(self._pending.popleft())
         self._oldest_pending_s = math.inf
@@ -148,9 +157,9 @@ class Writes:
     def flush(self) -> None:
         """Send the oldest of what waits."""
         self.stop()
-        nodes = self.nodes
+        nodes = self._nodes
         if nodes is None:
-            self.drop_all()
+            self._drop_all()
             return
         pending = self._pending
         budget = _FLUSH_RUNGS
@@ -224,9 +233,9 @@ class Writes:
             words = str(reply)
             if reply is not None and words.startswith("NOSCRIPT") and script_loads:
                 unknown.append(write)
-            elif words.startswith(("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")) and write.retries < 3:
+            elif words.startswith(ELSEWHERE) and write.retries < _MAX_RETRIES:
+                self._moved.append(write._replace(retries=write.retries + 1))
                 self._on_moved()
-                self.add(write._replace(retries=write.retries + 1))
             else:
                 self.errors += reply is not None
                 self._give_up(write)
@@ -244,10 +253,11 @@ class Writes:
         self._give_up(write)
 
     def _give_up(self, write: Write) -> None:
-        self.dropped += len(write.rungs)
         if write.at_s is None:
             self._on_withdrawn(write.rungs, write.incarnation)
-        self._on_lost()
+        else:
+            self.dropped += len(write.rungs)
+            self._on_lost(write.at_s)
 
 
 def _grouped(writes: list[Write]) -> list[Write]:

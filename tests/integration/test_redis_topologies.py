@@ -1,0 +1,230 @@
+"""Several Redis servers as one registry: a Cluster, also while it changes, and a primary that Sentinels replace."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+import uvloop
+
+from router.adapters.registry.redis import RedisRegistry
+from router.adapters.registry.redis_commands import SLOTS, key_slot
+from router.core.types import FingerprintHash, ReplicaId
+from tests.support.redis_server import RedisServer, ensure_redis
+from tests.support.registry_calls import find, holders, life, rungs_of, wait_until
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[RedisServer]]:
+    with ExitStack() as stack:
+        # Without full coverage, the rest of a Cluster serves on when one node is gone.
+        settings = (
+            "--cluster-enabled",
+            "yes",
+            "--cluster-require-full-coverage",
+            "no",
+            "--cluster-node-timeout",
+            "1000",
+        )
+        servers = [stack.enter_context(RedisServer(*settings)) for _ in range(3)]
+        nodes = [f"127.0.0.1:{server.port}" for server in servers]
+        command = [ensure_redis("redis-cli"), "--cluster", "create", *nodes, "--cluster-yes"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        deadline_s = time.monotonic() + 10
+        while not all(b"cluster_state:ok" in server.command("CLUSTER", "INFO") for server in servers):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        yield servers
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisRegistry]:
+    registry = RedisRegistry(url)
+    await registry.start(lambda _: None)
+    try:
+        yield registry
+    finally:
+        await registry.stop()
+
+
+def some_rungs(seed: int, count: int = 60) -> list[FingerprintHash]:
+    rng = random.Random(seed)
+    return [FingerprintHash(rng.getrandbits(64)) for _ in range(count)]
+
+
+def test_a_cluster_keeps_rungs_of_all_its_nodes(cluster: list[RedisServer]) -> None:
+    async def main() -> None:
+        async with (
+            opened(f"redis+cluster://127.0.0.1:{cluster[0].port}") as one,
+            opened(f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster[2].port}") as other,
+        ):
+            assert one.healthy
+            assert other.healthy
+            rungs = some_rungs(1)
+            one.touch(rungs, life(7), time.time())
+            other.touch(rungs[:30], life(8), time.time())
+            one.remember_response("resp_1", ReplicaId("a"))
+            await asyncio.sleep(0.1)
+            for router in (one, other):
+                assert [sorted(found or []) for found in await holders(router, rungs)] == [[7, 8]] * 30 + [
+                    [7]
+                ] * 30
+            one.forget(rungs[:10], life(7))
+            await asyncio.sleep(0.1)
+            assert await holders(other, rungs[:10]) == [[8]] * 10
+            assert await find(other, "resp_1") == "a"
+            assert one.statistics()["errors_total"] == 0
+
+    uvloop.run(main())
+
+
+def test_a_slot_that_moves_is_followed(cluster: list[RedisServer]) -> None:
+    async def main() -> None:
+        async with opened(f"redis+cluster://127.0.0.1:{cluster[0].port}") as router:
+            rung = FingerprintHash(12345)
+            router.touch([rung], life(7), time.time())
+            await asyncio.sleep(0.05)
+            key = b"w:" + rung.to_bytes(8, "big")
+            slot = key_slot(key)
+            names = [server.command("CLUSTER", "MYID") for server in cluster]
+            owners = [
+                server.command("EXISTS", key) if key_slot(key) in _slots(server) else 0 for server in cluster
+            ]
+            source = owners.index(1)
+            target = (source + 1) % 3
+            cluster[target].command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+            cluster[source].command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+            cluster[source].command("MIGRATE", "127.0.0.1", cluster[target].port, key, 0, 1000)
+            # The key has moved, the slot not yet: an ASK redirect, answered without Redis.
+            await holders(router, [rung])
+            for server in (cluster[target], cluster[source], cluster[3 - source - target]):
+                server.command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+            async def followed() -> bool:
+                return len(cluster[target].command("GET", key)) == 20 and await holders(router, [rung]) == [
+                    [7, 8]
+                ]
+
+            router.touch([rung], life(8), time.time())
+            await wait_until(followed, 3.0)
+            assert router.healthy
+            assert router.statistics()["evictions_total"] == 0
+
+    uvloop.run(main())
+
+
+def test_a_lost_node_leaves_the_rest_of_the_cluster_in_use(cluster: list[RedisServer]) -> None:
+    async def main() -> None:
+        async with (
+            opened(f"redis+cluster://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}") as router,
+            opened(f"redis+cluster://127.0.0.1:{cluster[0].port}") as reader,
+        ):
+            rungs = some_rungs(2)
+            router.touch(rungs, life(7), time.time())
+            await asyncio.sleep(0.1)
+            cluster[2].pause()
+            try:
+                for _ in range(40):
+                    assert await holders(router, rungs) == [[7]] * 60
+                found = await holders(reader, rungs)
+                assert 0 < found.count(None) < 60, "the reader knows only what the remaining nodes keep"
+            finally:
+                cluster[2].resume()
+
+            async def whole() -> bool:
+                return router.healthy and reader.healthy and await holders(reader, rungs) == [[7]] * 60
+
+            await wait_until(whole, 6.0)
+
+    uvloop.run(main())
+
+
+def test_a_failover_by_sentinel_is_followed() -> None:
+    with ExitStack() as stack:
+        primary = stack.enter_context(RedisServer())
+        replica = stack.enter_context(RedisServer("--replicaof", "127.0.0.1", str(primary.port)))
+        sentinel = stack.enter_context(
+            RedisServer(
+                sentinel=f"sentinel monitor fleet 127.0.0.1 {primary.port} 1\n"
+                "sentinel down-after-milliseconds fleet 500\nsentinel failover-timeout fleet 2000"
+            )
+        )
+        deadline_s = time.monotonic() + 15
+        while b"master_link_status:up" not in _replication(replica) or not sentinel.command(
+            "SENTINEL", "REPLICAS", "fleet"
+        ):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+        async def main() -> None:
+            async with opened(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/fleet/0") as router:
+                assert router.healthy
+                router.touch(rungs_of(1), life(7), time.time())
+                await asyncio.sleep(0.1)
+                primary.kill()
+                router.touch(rungs_of(2), life(8), time.time())
+
+                async def back() -> bool:
+                    assert await holders(router, rungs_of(1, 2)) == [[7], [8]]
+                    return router.healthy
+
+                await asyncio.sleep(0.05)
+                assert not router.healthy
+                await wait_until(back, 20.0)
+                await asyncio.sleep(0.1)
+                async with opened(f"redis://127.0.0.1:{replica.port}") as reader:
+                    assert await holders(reader, rungs_of(1, 2)) == [[7], [8]]
+
+        uvloop.run(main())
+
+
+def test_a_replica_in_place_of_the_primary_is_not_written_to() -> None:
+    """A demoted primary refuses the write; the registry reconnects, and loses no request meanwhile."""
+    with RedisServer() as server, RedisServer() as other:
+
+        async def main() -> None:
+            async with opened(server.url) as router:
+                server.command("REPLICAOF", "127.0.0.1", other.port)
+                router.touch(rungs_of(1), life(7), time.time())
+                await asyncio.sleep(0.1)
+                assert not router.healthy
+                assert await holders(router, rungs_of(1)) == [[7]]
+                server.command("REPLICAOF", "NO", "ONE")
+
+                async def back() -> bool:
+                    return router.healthy
+
+                await wait_until(back, 5.0)
+
+        uvloop.run(main())
+
+
+def _replication(server: RedisServer) -> bytes:
+    info = server.command("INFO", "replication")
+    return (
+        "\n".join(f"{name}:{value}" for name, value in info.items()).encode()
+        if isinstance(info, dict)
+        else info
+    )
+
+
+def _slots(server: RedisServer) -> set[int]:
+    mine: set[int] = set()
+    for line in _text(server.command("CLUSTER", "NODES")).splitlines():
+        words = line.split(" ")
+        if "myself" in words[2]:
+            for part in words[8:]:
+                if part[0] != "[":
+                    first, _, last = part.partition("-")
+                    mine.update(range(int(first), int(last or first) + 1))
+    assert len(mine) < SLOTS
+    return mine
+
+
+def _text(answer: object) -> str:
+    return answer.decode() if isinstance(answer, bytes) else str(answer)
