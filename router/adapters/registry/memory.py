@@ -32,6 +32,7 @@ SLOT_BYTES = 122
 _RECORD_BYTES = sys.getsizeof((0,)) + sys.getsizeof((0, 0.0)) + sys.getsizeof(0.5)
 _HOLDER_BYTES = 8
 _GIVE_UP_PER_RUNG = 3
+_GIVE_UP_PER_TOUCH = 16
 _SAMPLE_MASK = 63
 _MAX_RESPONSES = 100_000
 
@@ -160,8 +161,8 @@ class MemoryRegistry:
                 or len(young) * SLOT_BYTES + self._young_record_bytes >= self._half_bytes
             ):
                 self._turn(now_s)
-            if self._dying:
-                self._give_up(len(changed) * _GIVE_UP_PER_RUNG)
+        if self._dying:
+            self._give_up(len(rungs) * _GIVE_UP_PER_RUNG + _GIVE_UP_PER_TOUCH)
         return changed
 
     def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:

@@ -17,6 +17,9 @@ from router.adapters.registry.redis_url import Address, RedisTarget, Topology
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """How errors begin with which a Cluster's node says that somebody else keeps the key, or that nobody does."""
 
+_NODE_S = 0.5
+"""What one server may take to connect or to answer about the others."""
+
 Lost = Callable[[Pipe], None]
 
 
@@ -76,7 +79,7 @@ async def _open_primary(target: RedisTarget, on_lost: Lost) -> Pipe:
     refusals: list[str] = []
     for address in target.addresses:
         try:
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(_NODE_S):
                 primary = await _ask_sentinel(target, address)
                 pipe = await open_pipe(target, primary, on_lost)
         except (OSError, RedisError) as error:
@@ -86,6 +89,9 @@ async def _open_primary(target: RedisTarget, on_lost: Lost) -> Pipe:
             role = await pipe.ask("ROLE")
         except RedisError:
             return pipe  # Not allowed to ask: a replica would refuse the first write.
+        except BaseException:
+            pipe.close()
+            raise
         if role[0] == b"master":
             return pipe
         pipe.close()
@@ -108,43 +114,55 @@ async def _ask_sentinel(target: RedisTarget, address: Address) -> Address:
 
 
 async def _open_cluster(target: RedisTarget, on_lost: Lost, known: dict[Address, Pipe]) -> Nodes:
-    opened: dict[Address, Pipe] = dict(known)
+    pipes = dict(known)
+    keepers: dict[Address, Pipe] = {}
+    try:
+        ranges, seed = await _ask_slots(target, on_lost, pipes)
+        slots: list[Pipe | None] = [None] * SLOTS
+        # A node that does not know its own name yet answers with an empty one: it is the node that was asked.
+        primaries = [((node[2][0] or b"").decode() or seed, int(node[2][1])) for node in ranges]
+        await asyncio.gather(*[_try_pipe(target, address, on_lost, pipes) for address in set(primaries)])
+        for address, node in zip(primaries, ranges, strict=True):
+            pipe = pipes.get(address)
+            if pipe is not None:
+                keepers[address] = pipe
+                first, last = node[:2]
+                slots[first : last + 1] = [pipe] * (last + 1 - first)
+    except BaseException:
+        keepers = {}
+        raise
+    finally:
+        for opened in pipes.keys() - keepers.keys() - known.keys():
+            pipes[opened].close()
+    if not keepers:
+        raise RedisError("no node of the Redis Cluster could be reached, or none of them keeps slots")
+    return Nodes(list(keepers.values()), slots, missing=None in slots)
 
-    async def pipe_to(address: Address) -> Pipe | None:
-        if address not in opened:
-            try:
-                async with asyncio.timeout(0.5):
-                    opened[address] = await open_pipe(target, address, on_lost)
-            except (OSError, RedisError):
-                return None
-        return opened[address]
 
-    ranges: list[Any] = []
-    seed = ""
-    for address in dict.fromkeys((*known, *target.addresses)):
-        pipe = await pipe_to(address)
+async def _ask_slots(target: RedisTarget, on_lost: Lost, pipes: dict[Address, Pipe]) -> tuple[list[Any], str]:
+    """Who keeps which slots, by the first node that answers, and that node's host."""
+    for address in dict.fromkeys((*pipes, *target.addresses)):
+        pipe = await _try_pipe(target, address, on_lost, pipes)
         if pipe is None:
             continue
         try:
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(_NODE_S):
                 ranges = await pipe.ask("CLUSTER", "SLOTS")
         except (OSError, RedisError):
             continue
         if ranges:
-            seed = address[0]
-            break
-    slots: list[Pipe | None] = [None] * SLOTS
-    keepers: dict[Address, Pipe] = {}
-    for first, last, primary, *_ in ranges:
-        # A node that does not know its own name yet answers with an empty one: it is the node that was asked.
-        address = ((primary[0] or b"").decode() or seed, int(primary[1]))
-        pipe = await pipe_to(address)
-        if pipe is not None:
-            keepers[address] = pipe
-            slots[first : last + 1] = [pipe] * (last + 1 - first)
-    for address, pipe in opened.items():
-        if address not in keepers and address not in known:
-            pipe.close()
-    if not keepers:
-        raise RedisError("no node of the Redis Cluster could be reached, or none of them keeps slots")
-    return Nodes(list(keepers.values()), slots, missing=None in slots)
+            return ranges, address[0]
+    return [], ""
+
+
+async def _try_pipe(
+    target: RedisTarget, address: Address, on_lost: Lost, pipes: dict[Address, Pipe]
+) -> Pipe | None:
+    """The connection to a node, made if need be; `None` if it cannot be reached soon."""
+    if address not in pipes:
+        try:
+            async with asyncio.timeout(_NODE_S):
+                pipes[address] = await open_pipe(target, address, on_lost)
+        except (OSError, RedisError):
+            return None
+    return pipes[address]
