@@ -2,21 +2,22 @@
 --
 -- ARGV[1] with 10 bytes is an entry to note; ARGV[2] is then the record's new lifetime in milliseconds.
 -- ARGV[1] with 6 bytes is an incarnation to withdraw; a record without holders is deleted.
-local sub, get, set = string.sub, 'GET', 'SET'
+local sub, call = string.sub, redis.call
 local entry = ARGV[1]
 local id = sub(entry, 1, 6)
+local records = call('MGET', unpack(KEYS))
 
 if #entry == 6 then
-  for i = 1, #KEYS do
-    local old = redis.call(get, KEYS[i])
+  for i, key in ipairs(KEYS) do
+    local old = records[i]
     if old then
       for at = 1, #old - 9, 10 do
         if sub(old, at, at + 5) == id then
           local left = sub(old, 1, at - 1) .. sub(old, at + 10)
           if left == '' then
-            redis.call('DEL', KEYS[i])
+            call('DEL', key)
           else
-            redis.call(set, KEYS[i], left, 'KEEPTTL')
+            call('SET', key, left, 'KEEPTTL')
           end
           break
         end
@@ -27,15 +28,15 @@ if #entry == 6 then
 end
 
 local lifetime = ARGV[2]
-local time = struct.unpack('>I4', sub(entry, 7))
-for i = 1, #KEYS do
-  local old = redis.call(get, KEYS[i])
+for i, key in ipairs(KEYS) do
+  local old = records[i]
   local new = entry
   if old and #old % 10 == 0 then
     for at = 1, #old - 9, 10 do
       if sub(old, at, at + 5) == id then
         -- Routers' clocks and queues differ: a holder's time never goes back.
-        if struct.unpack('>I4', sub(old, at + 6, at + 9)) > time then
+        local noted = struct.unpack('>I4', sub(old, at + 6, at + 9))
+        if noted > struct.unpack('>I4', sub(entry, 7)) then
           new = sub(old, at, at + 9)
         end
         old = sub(old, 1, at - 1) .. sub(old, at + 10)
@@ -44,6 +45,6 @@ for i = 1, #KEYS do
     end
     new = sub(old, -150) .. new
   end
-  redis.call(set, KEYS[i], new, 'PX', lifetime)
+  call('SET', key, new, 'PX', lifetime)
 end
 return #KEYS

@@ -60,6 +60,7 @@ class Lookups:
         merge: Turns rungs and what Redis has under their keys into records.
         fallback: Records without Redis.
         on_moved: A server says that a key is kept elsewhere.
+        clock: Seconds for deadlines. Not the loop's own: uvloop's ticks in milliseconds.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Lookups:
         merge: Callable[[Sequence[FingerprintHash], Raws], Records],
         fallback: Callable[[Sequence[FingerprintHash]], Records],
         on_moved: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.nodes: Nodes | None = None
         """Whom to ask; `None` while nobody is there."""
@@ -81,6 +83,7 @@ class Lookups:
         self._merge = merge
         self._fallback = fallback
         self._on_moved = on_moved
+        self._clock = clock
         self._loop: asyncio.AbstractEventLoop
         self._filling: Batch | None = None
         self._flying: deque[Batch] = deque()
@@ -126,7 +129,7 @@ class Lookups:
             self._answer(batch, None)
             return
         loop = self._loop
-        batch.sent_s = now_s = time.monotonic()  # uvloop's own clock ticks in milliseconds
+        batch.sent_s = now_s = self._clock()
         batch.deadline_s = now_s + self._deadline_s
         pipe = nodes.single
         if pipe is None:
@@ -207,7 +210,7 @@ class Lookups:
         batch.raws = None
         batch.left = 0
         if batch.sent_s:
-            self.seconds += (time.monotonic() - batch.sent_s) * len(askers)
+            self.seconds += (self._clock() - batch.sent_s) * len(askers)
         start = 0
         for rungs, done in askers:
             if raws is None:
@@ -226,7 +229,7 @@ class Lookups:
                 )
 
     def _expire(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         flying = self._flying
         self._timer = None
         while flying:

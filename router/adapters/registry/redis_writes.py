@@ -174,7 +174,10 @@ class Writes:
             budget -= len(write.rungs)
             together.append(write)
         oldest_s = self._oldest_pending_s
-        self._oldest_pending_s = min([w.at_s for w in pending if w.at_s is not None], default=math.inf)
+        waiting = (*pending, *self._moved)
+        self._oldest_pending_s = min(
+            [write.at_s for write in waiting if write.at_s is not None], default=math.inf
+        )
         if together:
             pipe = nodes.single
             if pipe is None:
@@ -235,6 +238,7 @@ class Writes:
                 unknown.append(write)
             elif words.startswith(ELSEWHERE) and write.retries < _MAX_RETRIES:
                 self._moved.append(write._replace(retries=write.retries + 1))
+                self._oldest_pending_s = min(self._oldest_pending_s, write.at_s or math.inf)
                 self._on_moved()
             else:
                 self.errors += reply is not None
