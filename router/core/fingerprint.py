@@ -44,8 +44,7 @@ GRID: tuple[int, ...] = _grid()
 MAX_SPACES = 1024
 MAX_SPACE_BYTES = 512
 
-_SEGMENTS = tuple(slice(start, end) for start, end in zip((0, *GRID), GRID, strict=False))
-_HEAD = slice(0, HEAD_BYTES)
+_SEGMENTS = tuple(zip((0, *GRID), GRID, strict=False))
 _RING_SEED = 0x5741524D524F5554
 """The same in every router, so that all make the same choice on the ring without talking."""
 _SESSION = 0x9E3779B97F4A7C15
@@ -105,15 +104,15 @@ class Fingerprinter:
         rungs: list[int] = []
         hash64 = xxh3_64_intdigest
         if length > HEAD_BYTES:
-            head_key = hash64(canonical[_HEAD], ring_space)
+            head_key = hash64(canonical[:HEAD_BYTES], ring_space)
             view = memoryview(canonical)
-            for segment in _SEGMENTS[: bisect_right(GRID, length)]:
-                above = hash64(view[segment], above)
+            for start, end in _SEGMENTS[: bisect_right(GRID, length)]:
+                above = hash64(view[start:end], above)
                 rungs.append(above)
         else:
             head_key = hash64(canonical, ring_space)
-            for segment in _SEGMENTS[: length // BLOCK_BYTES]:
-                above = hash64(canonical[segment], above)
+            for start, end in _SEGMENTS[: length // BLOCK_BYTES]:
+                above = hash64(canonical[start:end], above)
                 rungs.append(above)
         if session_key:
             ring_key = hash64(session_key.encode("utf-8", "surrogatepass"), ring_space ^ _SESSION)

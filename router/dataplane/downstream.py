@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
@@ -36,14 +36,14 @@ WRITE_HIGH_BYTES = 128 * 1024
 class Waiting:
     """What a connection waits for: names the limit that applies and what to do when it passes."""
 
-    IDLE = 0
-    HEAD = 1
-    BODY = 2
-    ANSWER = 3
+    IDLE: Final = 0
+    HEAD: Final = 1
+    BODY: Final = 2
+    ANSWER: Final = 3
 
 
-class ClientConnection(asyncio.Protocol):
-    """Protocol of one accepted connection."""
+class ClientConnection:
+    """Protocol of one accepted connection. Inherits nothing, so that it can be compiled."""
 
     __slots__ = (
         "_between",
@@ -324,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
     def large_body_completed(self, body: bytearray) -> None:
         """The long body is in its place: take the socket back and go on with a parser that never saw it."""
         self.transport.pause_reading()
-        self.transport.set_protocol(self)
+        self.transport.set_protocol(cast(asyncio.Protocol, self))
         self.transport.resume_reading()
         self._parser = httptools.HttpRequestParser(self)
         self._between = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from router.dataplane.upstream import ReplicaConnection
@@ -80,7 +80,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 await loop.create_connection(
-                    lambda: connection,
+                    lambda: cast(asyncio.Protocol, connection),
                     self._host,
                     self._port,
                     ssl=self._tls,

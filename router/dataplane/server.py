@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from time import monotonic
+from typing import cast
 
 from router.dataplane.downstream import ClientConnection
 from router.dataplane.gateway import Gateway
@@ -31,7 +32,7 @@ class DataPlane:
         gateway = self._gateway
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(gateway), host, port, ssl=tls, backlog=BACKLOG, reuse_port=reuse_port
+            lambda: cast(asyncio.Protocol, ClientConnection(gateway)), host, port, ssl=tls, backlog=BACKLOG, reuse_port=reuse_port
         )
         self._sweeper.start()
         bound: int = self._server.sockets[0].getsockname()[1]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from router.dataplane.request import Fields
 
 
-class ReplicaConnection(asyncio.Protocol):
-    """Protocol of one connection to one replica."""
+class ReplicaConnection:
+    """Protocol of one connection to one replica. Inherits nothing, so that it can be compiled."""
 
     __slots__ = (
         "_bodiless",
@@ -146,6 +146,16 @@ class ReplicaConnection(asyncio.Protocol):
             exchange.on_end()  # an answer without length or chunks ends with the connection
         else:
             exchange.on_lost(str(exc) if exc is not None else "the replica closed the connection")
+
+    def eof_received(self) -> bool | None:
+        """The replica ended its side: closed."""
+        return None
+
+    def pause_writing(self) -> None:
+        """Request bodies are bounded: nothing to hold back."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
 
     # -- parser callbacks ---------------------------------------------------------------------------------------
 
