@@ -36,6 +36,8 @@ COMPILED = [
     "router/dataplane/relay.py",
     "router/dataplane/request.py",
     "router/dataplane/upstream.py",
+    "router/dialects/chat.py",
+    "router/dialects/usage.py",
     "router/telemetry/metrics.py",
 ]
 

@@ -5,75 +5,14 @@ Source: vLLM's entrypoints/openai/chat_completion/protocol.py and chat_utils.py:
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from router.core import prompt
 from router.core.errors import ClientError
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
-from router.dialects.parsed import ABSENT, Parsed, StreamOptions, whole
+from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
+from router.dialects.parsed import ABSENT, Parsed, whole
 from router.dialects.parts import Part, add_content
-
-
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: Any = None
-
-
-class ToolCall(msgspec.Struct, gc=False):
-    """A call in an assistant message."""
-
-    id: str | None = None
-    function: _Function | None = None
-    custom: Any = None
-
-
-class _Message(msgspec.Struct, gc=False):
-    role: str
-    content: str | list[str | Part] | None = None
-    name: str | None = None
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tools: msgspec.Raw = ABSENT
-
-
-class _Request(msgspec.Struct, gc=False):
-    model: str | None = None
-    messages: list[_Message] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | float | None = None
-    max_completion_tokens: int | float | None = None
-    cache_salt: str | None = None
-    prompt_cache_key: str | None = None
-    session_id: str | None = None
-    tools: msgspec.Raw = ABSENT
-    documents: msgspec.Raw = ABSENT
-    chat_template: str | None = None
-    chat_template_kwargs: msgspec.Raw = ABSENT
-    mm_processor_kwargs: msgspec.Raw = ABSENT
-    media_io_kwargs: msgspec.Raw = ABSENT
-    reasoning_effort: str | None = None
-    add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    truncate_prompt_tokens: int | None = None
-    truncation_side: str | None = None
-
-
-class _RawMessage(msgspec.Struct, gc=False):
-    content: msgspec.Raw = ABSENT
-
-
-class _RawRequest(msgspec.Struct, gc=False):
-    messages: list[_RawMessage]
-
-
-_decode = msgspec.json.Decoder(_Request).decode
-_decode_raw = msgspec.json.Decoder(_RawRequest).decode
 
 
 def parse(body: bytes | bytearray | memoryview) -> Parsed:
@@ -83,7 +22,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         ClientError: No model, or no messages.
         msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
     """
-    request = _decode(body)
+    request = decode(body)
     model = request.model
     if not model:
         raise ClientError("model: name the model to use", code="model_required", param="model")
@@ -136,7 +75,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     )
 
 
-def _add_header(out: list[bytes], request: _Request) -> None:
+def _add_header(out: list[bytes], request: ChatRequest) -> None:
     if request.tools is not ABSENT:
         add_json(out, prompt.TOOLS, bytes(request.tools))
     if request.chat_template:
@@ -159,7 +98,7 @@ def _add_header(out: list[bytes], request: _Request) -> None:
 
 
 def _add_message(
-    out: list[bytes], message: _Message, body: bytes | bytearray | memoryview, index: int
+    out: list[bytes], message: Message, body: bytes | bytearray | memoryview, index: int
 ) -> None:
     reasoning = message.reasoning or message.reasoning_content
     prompt.start_message(out, message.role, message.name, message.tool_call_id, reasoning)
@@ -172,7 +111,7 @@ def _add_message(
         before = len(out)
         if not add_content(out, content):
             del out[before:]
-            add_json(out, prompt.RAW, bytes(_decode_raw(body).messages[index].content))
+            add_json(out, prompt.RAW, bytes(decode_raw(body).messages[index].content))
     for call in message.tool_calls or ():
         function = call.function
         if function is not None:

@@ -2,25 +2,25 @@
 
 Reads single values out of bodies and events, whole or cut; decides nothing with them. A model's own words are never
 taken for a report: inside a JSON string every quote is escaped, and of several objects the last one counts.
+
+A report as vLLM writes it for chat and completions is read by its keys; any other is left to `usage_report`.
 """
 
 from __future__ import annotations
 
 import re
 
-import msgspec
-
 from router.core.types import Api
+from router.dialects.usage_report import read_report
 
-_MESSAGES = Api.MESSAGES
-_RESPONSES = Api.RESPONSES
-_KEY = b'"usage"'
-_OBJECT = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*+")*+\})*+\})')
-"""An object of numbers, keys and at most one level of details."""
+_PLAIN = (Api.CHAT, Api.COMPLETIONS)
+_KEY = b'"usage":{'
+_PROMPT = b'"prompt_tokens":'
+_COMPLETION = b'"completion_tokens":'
+_CACHED = b'"cached_tokens":'
+_REPORT_BYTES = 512
+"""Longest report that is read by its keys; vLLM's have about 250."""
 _RESPONSE_ID = re.compile(rb'(?<!\\)"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,128})"')
-_MAX_TRIES = 16
-_MAX_BODY_BYTES = 256 * 1024
-"""Up to this size a whole body of `/v1/messages`, which may hold objects of the model's making, is read as JSON."""
 
 
 class Usage:
@@ -45,74 +45,33 @@ class Usage:
         return hash((self.prompt_tokens, self.cached_tokens, self.completion_tokens))
 
 
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Report(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-
-class _Body(msgspec.Struct, gc=False):
-    usage: _Report | None = None
-
-
-_decode = msgspec.json.Decoder(_Report).decode
-_decode_body = msgspec.json.Decoder(_Body).decode
-
-
 def find_usage(api: Api, data: bytes) -> Usage | None:
     """The last usage report in a body, in one or more events, or in the end of either."""
-    at = data.rfind(_KEY)
+    if api in _PLAIN:
+        at = data.rfind(_KEY)
+        if at >= 0:
+            end = data.find(b"}}", at, at + _REPORT_BYTES)
+            if end > 0:
+                prompt_tokens = _number(data, _PROMPT, at, end)
+                completion_tokens = _number(data, _COMPLETION, at, end)
+                if prompt_tokens >= 0 and completion_tokens >= 0:
+                    cached_tokens = _number(data, _CACHED, at, end)
+                    return Usage(
+                        prompt_tokens, cached_tokens if cached_tokens >= 0 else None, completion_tokens
+                    )
+    counts = read_report(api, data)
+    return None if counts is None else Usage(counts[0], counts[1], counts[2])
+
+
+def _number(data: bytes, key: bytes, start: int, end: int) -> int:
+    """The whole number after a key, or -1."""
+    at = data.find(key, start, end)
     if at < 0:
-        return None
-    if api is _MESSAGES and data[:1] == b"{" and len(data) <= _MAX_BODY_BYTES:
-        try:
-            report = _decode_body(data).usage
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            pass
-        else:
-            return None if report is None else _usage(api, report)
-    for _ in range(_MAX_TRIES):
-        found = _OBJECT.match(data, at)
-        if found is not None:
-            try:
-                return _usage(api, _decode(found[1]))
-            except (msgspec.MsgspecError, UnicodeError):
-                pass
-        at = data.rfind(_KEY, 0, at)
-        if at < 0:
-            break
-    return None
-
-
-def _usage(api: Api, report: _Report) -> Usage | None:
-    if api is _MESSAGES:
-        cached = report.cache_read_input_tokens
-        prompt_tokens = (report.input_tokens or 0) + (cached or 0) + (report.cache_creation_input_tokens or 0)
-        completion_tokens, known = report.output_tokens, report.input_tokens
-    else:
-        if api is _RESPONSES:
-            known, completion_tokens, details = (
-                report.input_tokens,
-                report.output_tokens,
-                report.input_tokens_details,
-            )
-        else:
-            known, completion_tokens = report.prompt_tokens, report.completion_tokens
-            details = report.prompt_tokens_details
-        cached = None if details is None else details.cached_tokens
-        prompt_tokens = known or 0
-    if known is None and completion_tokens is None:
-        return None
-    return Usage(prompt_tokens, cached, completion_tokens or 0)
+        return -1
+    at += len(key)
+    stop = data.find(b",", at, end)
+    digits = data[at : stop if stop >= 0 else end]
+    return int(digits) if digits.isdigit() and len(digits) < 16 else -1
 
 
 def response_id(data: bytes) -> str | None:

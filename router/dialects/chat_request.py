@@ -1,0 +1,77 @@
+"""Fields of a chat request that routing needs, as msgspec decodes them.
+
+Data only; `chat` reads it. Apart from it, because the reading is compiled and these classes cannot be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from router.dialects.parsed import ABSENT, StreamOptions
+from router.dialects.parts import Part
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Any = None
+
+
+class ToolCall(msgspec.Struct, gc=False):
+    """A call in an assistant message."""
+
+    id: str | None = None
+    function: _Function | None = None
+    custom: Any = None
+
+
+class Message(msgspec.Struct, gc=False):
+    """One message."""
+
+    role: str
+    content: str | list[str | Part] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tools: msgspec.Raw = ABSENT
+
+
+class ChatRequest(msgspec.Struct, gc=False):
+    """The body."""
+
+    model: str | None = None
+    messages: list[Message] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    cache_salt: str | None = None
+    prompt_cache_key: str | None = None
+    session_id: str | None = None
+    tools: msgspec.Raw = ABSENT
+    documents: msgspec.Raw = ABSENT
+    chat_template: str | None = None
+    chat_template_kwargs: msgspec.Raw = ABSENT
+    mm_processor_kwargs: msgspec.Raw = ABSENT
+    media_io_kwargs: msgspec.Raw = ABSENT
+    reasoning_effort: str | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
+
+
+class _RawMessage(msgspec.Struct, gc=False):
+    content: msgspec.Raw = ABSENT
+
+
+class _RawRequest(msgspec.Struct, gc=False):
+    messages: list[_RawMessage]
+
+
+decode = msgspec.json.Decoder(ChatRequest).decode
+decode_raw = msgspec.json.Decoder(_RawRequest).decode
