@@ -3,42 +3,58 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
+DEPENDENCIES := $(VENV)/.dependencies
+INSTALLED := $(VENV)/.installed
+SOURCES := setup.py pyproject.toml $(shell find router replica loadtest -type f -not -path '*/__pycache__/*')
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+# The installed package, which is compiled, before the sources beside it.
+AS_INSTALLED = PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])'):$(CURDIR)"
 ENGINE ?= sim
 ONCE ?=
 
-.PHONY: help setup demo test test-vllm check format lock bench clean
+.PHONY: help setup demo test test-source test-installed test-vllm check format lock bench clean
 
 help:  ## What there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-$(STAMP): pyproject.toml requirements-dev.lock
-	@echo "setting up $(VENV) (about a minute the first time)"
+$(DEPENDENCIES): requirements-dev.lock
+	@echo "setting up $(VENV): dependencies (about a minute the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
 
-setup: $(STAMP)  ## Make .venv with warmroute, warmroute-replica and the development tools
+$(INSTALLED): $(DEPENDENCIES) $(SOURCES)
+	@echo "setting up $(VENV): warmroute, compiled (about a minute; WARMROUTE_COMPILE=0 skips compiling)"
+	@rm -rf build warmroute.egg-info
+	@$(PIP) --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf build warmroute.egg-info
+	@touch $@
 
-demo: $(STAMP)  ## The router before 4 simulated replicas, beside round robin (ENGINE=vllm: real vLLM; ONCE=1: then exit)
-	@$(BIN)/python -m loadtest.demo --engine $(ENGINE) $(if $(ONCE),--once)
+setup: $(INSTALLED)  ## Make .venv with warmroute, warmroute-replica and the development tools
 
-test: $(STAMP)  ## All tests but those that need vLLM
-	$(BIN)/python -m pytest -m "not vllm"
+demo: $(INSTALLED)  ## The router before 4 simulated replicas, beside round robin (ENGINE=vllm: 2 real vLLM; ONCE=1: then exit)
+	@$(AS_INSTALLED) $(BIN)/python -P -m loadtest.demo --engine $(ENGINE) $(if $(ONCE),--once)
 
-test-vllm: $(STAMP)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
+test: test-source test-installed  ## All tests but those that need vLLM
+
+test-source: $(DEPENDENCIES)
+	$(BIN)/pytest tests/unit tests/property tests/meta tests/contract
+
+test-installed: $(INSTALLED)
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= tests/integration tests/fault
+
+test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
-	$(BIN)/python -m pytest -m vllm --timeout 600
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm --timeout 600 tests/vllm
 
-check: $(STAMP)  ## The gate of every commit: format, lint, types, import contracts, unit tests
+check: $(DEPENDENCIES)  ## The gate of every commit: format, lint, types, import contracts, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit tests/property tests/meta
+	$(BIN)/pytest tests/unit tests/property tests/meta
 
-format: $(STAMP)  ## Format and mend what ruff can mend
+format: $(DEPENDENCIES)  ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -13,7 +13,6 @@ import signal
 import ssl
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from random import Random
 
 import uvloop
@@ -22,6 +21,7 @@ from router.adapters.discovery.static import StaticDiscovery
 from router.adapters.engine.probe import HttpEngine
 from router.adapters.registry.memory import MemoryRegistry
 from router.adapters.registry.redis import RedisRegistry
+from router.config.errors import ConfigError
 from router.config.schema import Config, split_address
 from router.control.app import ControlDeps, build_control
 from router.control.readiness import Readiness
@@ -39,6 +39,7 @@ from router.ports import Member, Registry
 from router.service.membership import Membership
 from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessLog
+from router.telemetry.build import version
 from router.telemetry.exposition import Exposition, Sources
 from router.telemetry.logs import fields, set_up
 from router.telemetry.metrics import Metrics
@@ -79,6 +80,7 @@ class Worker:
         self.metrics = Metrics(self.fleet.models)
         self.access_log = AccessLog(config.access_log.path) if config.access_log.enabled else None
         self._upstream_tls = _upstream_tls(config)
+        self._listening_tls = _listening_tls(config)
         self._engine = HttpEngine(
             timeout_s=config.health.probe_timeout_s,
             scrape_interval_s=config.health.scrape_interval_s,
@@ -150,7 +152,7 @@ class Worker:
             self.access_log.start()
         self._membership.start()
         self.admin_port = await self._control.start()
-        self.data_port = await self._data.start(*split_address(config.listen), _listening_tls(config))
+        self.data_port = await self._data.start(*split_address(config.listen), self._listening_tls)
         log.info(
             "listening",
             extra=fields(
@@ -239,33 +241,42 @@ def _tune_memory() -> None:
 def build_info(config: Config) -> dict[str, str]:
     """Labels of `warmroute_build_info`."""
     registry = config.registry.url.partition(":")[0]
-    return {"version": version("warmroute"), "policy": config.policy.name, "registry": registry}
+    return {"version": version(), "policy": config.policy.name, "registry": registry}
 
 
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:
     settings = config.registry
     if settings.url == "memory":
         return MemoryRegistry(idle_s=settings.idle_s, max_entries=settings.max_entries, clock=clock)
-    return RedisRegistry(
-        settings.url,
-        idle_s=settings.idle_s,
-        lookup_deadline_s=settings.lookup_deadline_s,
-        namespace=settings.namespace,
-        clock=clock,
-    )
+    try:
+        return RedisRegistry(
+            settings.url,
+            idle_s=settings.idle_s,
+            lookup_deadline_s=settings.lookup_deadline_s,
+            namespace=settings.namespace,
+            clock=clock,
+        )
+    except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read
+        raise ConfigError("", "registry.url", str(error)) from error
 
 
 def _listening_tls(config: Config) -> ssl.SSLContext | None:
     if config.tls.cert_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
+    try:
+        context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
+    except OSError as error:
+        raise ConfigError("", "tls.cert_file", f"cannot be loaded with tls.key_file: {error}") from error
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def _upstream_tls(config: Config) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.tls.upstream_ca_file)
+    try:
+        context = ssl.create_default_context(cafile=config.tls.upstream_ca_file)
+    except OSError as error:
+        raise ConfigError("", "tls.upstream_ca_file", str(error)) from error
     if not config.tls.upstream_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
