@@ -6,9 +6,10 @@ is unusual in any way (chunks, no length, more than one, informational) is left 
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
-from router.dataplane.request import HOP_BY_HOP, Fields
+from router.dataplane.request import HOP_BY_HOP, Fields, named
 
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
@@ -21,11 +22,19 @@ _DROPPED = HOP_BY_HOP | frozenset((b"x-request-id", b"content-length"))
 
 _KEPT, _SKIPPED, _LENGTH, _CONNECTION, _TYPE = range(5)
 _WHAT = dict.fromkeys(_DROPPED, _SKIPPED) | {
+    b"date": _KEPT,
+    b"server": _KEPT,
+    b"vary": _KEPT,
     b"content-length": _LENGTH,
     b"connection": _CONNECTION,
     b"content-type": _TYPE,
     b"transfer-encoding": -1,
+    b"proxy-connection": -1,
 }
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+"""What only line ends may contain."""
+_MAX_DIGITS = 18
 
 
 class AnswerHead:
@@ -52,38 +61,49 @@ def from_fields(status: int, fields: Fields) -> AnswerHead:
     length_bytes = None
     event_stream = False
     lines = []
+    dropped = _DROPPED
+    for name, value in fields:
+        if name == b"connection":
+            dropped = dropped | named(value)
     for name, value in fields:
         if name == b"content-length":
             length_bytes = int(value)
-        elif name not in _DROPPED:
+        elif name not in dropped:
             lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-type":
                 event_stream = value.startswith(b"text/event-stream")
     return AnswerHead(status, b"".join(lines), length_bytes, event_stream=event_stream)
 
 
-def read_whole(data: bytes) -> tuple[AnswerHead, bytes, bool] | None:
-    """Head, body and whether the connection stays open, if this read is exactly one plain answer; else None."""
+def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
+    """Head and body, if this read is exactly one plain answer after which the connection stays open; else None."""
     end = data.find(b"\r\n\r\n")
     if end < 13 or data[:9] != b"HTTP/1.1 ":
         return None
-    lines = data[:end].split(b"\r\n")
+    whole_head = data[:end]
+    lines = whole_head.split(b"\r\n")
     digits = lines[0][9:12]
-    if not digits.isdigit() or data.count(b"\n", 0, end) != len(lines) - 1:
+    if not digits.isdigit() or lines[0][12:13] not in (b" ", b""):
+        return None
+    if len(whole_head.translate(None, _CONTROLS)) != end - 2 * (len(lines) - 1):
         return None
     status = int(digits)
     if status < 200 or status in BODILESS:
         return None
     length = b""
-    keep_alive = True
     event_stream = False
     kept = []
     for line in lines[1:]:
         colon = line.find(b":")
         if colon < 1:
             return None
-        what = _WHAT.get(line[:colon].lower(), _KEPT)
-        if what == _KEPT:
+        name = line[:colon].lower()
+        what = _WHAT.get(name)
+        if what is None:
+            if _TOKEN.fullmatch(name) is None:
+                return None
+            kept.append(line)
+        elif what == _KEPT:
             kept.append(line)
         elif what == _TYPE:
             kept.append(line)
@@ -91,17 +111,17 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes, bool] | None:
         elif what == _LENGTH:
             if length:
                 return None
-            length = line[colon + 1 :].strip()
+            length = line[colon + 1 :].strip(b" \t")
         elif what == _CONNECTION:
-            keep_alive = b"close" not in line.lower()
+            if line[colon + 1 :].strip(b" \t").lower() != b"keep-alive":
+                return None
         elif what < 0:
             return None
     body_at = end + 4
-    if not length.isdigit() or int(length) != len(data) - body_at:
+    if not length.isdigit() or len(length) > _MAX_DIGITS or int(length) != len(data) - body_at:
         return None
     kept.append(b"")
     return (
         AnswerHead(status, b"\r\n".join(kept), len(data) - body_at, event_stream=event_stream),
         data[body_at:],
-        keep_alive,
     )

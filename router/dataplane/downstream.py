@@ -11,6 +11,7 @@ connection closes, because nothing that follows it can be trusted to start where
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
@@ -22,9 +23,12 @@ from router.dataplane.exchange import Exchange
 from router.dataplane.head_cache import Found
 from router.dataplane.large_body import LARGE_BYTES, LargeBody
 from router.dataplane.request import Fields, Request, RequestHead
+from router.telemetry.logs import fields as log_fields
 
 if TYPE_CHECKING:
     from router.dataplane.gateway import Gateway
+
+log = logging.getLogger(__name__)
 
 PIPELINE_LIMIT = 8
 """Requests read ahead on one connection; browsers and SDKs never pipeline, load generators do."""
@@ -65,6 +69,7 @@ class ClientConnection:
         "_reserved_bytes",
         "_rewriting",
         "_url",
+        "_write_paused",
         "closing",
         "exchange",
         "peer",
@@ -97,6 +102,8 @@ class ClientConnection:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._body_length = 0
+        self._write_paused = False
+        """Whether the client is behind with what is written: then no further request of its is started."""
         self.closing = False
         self.peer = b""
         self.waiting = Waiting.IDLE
@@ -132,18 +139,24 @@ class ClientConnection:
             return
         idle = self._between and self.exchange is None
         if idle:
-            found = self._gateway.heads.find(data)
+            found = self._gateway.heads.find(data) if not self._write_paused else None
             if found is not None and self._begin_found(found, data):
                 return
-            self.waiting = Waiting.HEAD
-            self.since_s = monotonic()
+            if self.waiting != Waiting.HEAD:  # empty lines before a request are no progress
+                self.waiting = Waiting.HEAD
+                self.since_s = monotonic()
             self._first_read = data
         fields_before = self._fields
+        body_before = self._body_bytes
         self._heads_begun = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data, upgrade.args[0])
+            return
+        except httptools.HttpParserCallbackError as error:
+            log.error("request_crashed", exc_info=error, extra=log_fields(client=self.peer.decode()))
+            self._refuse(RouterError("the router failed on this request; its log says why"))
             return
         except httptools.HttpParserError as error:
             self._refuse(ClientError(f"malformed HTTP request: {error}", code="malformed_http"))
@@ -154,6 +167,10 @@ class ClientConnection:
             if fields_before is self._fields or (idle and self._heads_begun == 1):
                 self._head_bytes += len(data)  # all of this read belongs to one head that has not ended
             if self._head_bytes > self._gateway.limits.header_bytes:
+                self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
+        elif self._body_length < 0 and not self._between and not self._refused:
+            self._head_bytes = 0 if self._body_bytes != body_before else self._head_bytes + len(data)
+            if self._head_bytes > self._gateway.limits.header_bytes:  # trailers, or an extension of a chunk
                 self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
         elif self._body_length - self._body_bytes > LARGE_BYTES and not self._refused:
             self._read_large_body()
@@ -184,16 +201,20 @@ class ClientConnection:
         return None
 
     def pause_writing(self) -> None:
-        """The client reads slowly: hold the replica back."""
+        """The client reads slowly: hold the replica back, and start nothing more."""
+        self._write_paused = True
         exchange = self.exchange
         if exchange is not None:
             exchange.pause_upstream()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
+        self._write_paused = False
         exchange = self.exchange
         if exchange is not None:
             exchange.resume_upstream()
+        elif self._queue and not self.closing:
+            self._go_on()
 
     # -- parser callbacks ---------------------------------------------------------------------------------------
 
@@ -221,6 +242,7 @@ class ClientConnection:
     def on_headers_complete(self) -> None:
         """The head is complete: refuse early what the body could not change."""
         self._in_head = False
+        self._head_bytes = 0
         if self._refused:
             return
         parser = self._parser
@@ -248,7 +270,7 @@ class ClientConnection:
         )
         if head_bytes > limits.header_bytes:
             self._refuse(_headers_too_large(limits.header_bytes))
-        elif not head.target:
+        elif not head.target or head.method == b"CONNECT":
             self._refuse(
                 ClientError("the request target must be a path or an http URL", code="malformed_http")
             )
@@ -300,7 +322,7 @@ class ClientConnection:
         self._body = []
         self._release_reserved()
         request = Request(head, body, monotonic())
-        if self.exchange is None and not self._queue:
+        if self.exchange is None and not self._queue and not self._write_paused:
             self._begin(request)
         else:
             self._queue.append(request)
@@ -326,6 +348,7 @@ class ClientConnection:
         self.transport.pause_reading()
         self.transport.set_protocol(cast(asyncio.Protocol, self))
         self.transport.resume_reading()
+        self._paused_reading = False
         self._parser = httptools.HttpRequestParser(self)
         self._between = True
         self._completed(body)
@@ -362,7 +385,7 @@ class ClientConnection:
         self._refused = True
         self._body = []
         self._release_reserved()
-        if self.exchange is None:
+        if self.exchange is None and not self._queue:
             self._answer_refusal(error)
         else:
             self._queue.append(error)
@@ -384,14 +407,14 @@ class ClientConnection:
             return
         if not keep_alive or self._gateway.draining:
             self.close()
-        elif self._queue:
-            self._go_on()
         else:
             self.since_s = monotonic()
             if self._between:
                 self.waiting = Waiting.IDLE
             else:
                 self.waiting = Waiting.HEAD if self._in_head else Waiting.BODY
+            if self._queue:
+                self._go_on()
 
     def _go_on(self) -> None:
         """Start what was read ahead. A loop, not recursion: answers made here end before `_begin` returns."""
@@ -399,7 +422,7 @@ class ClientConnection:
             return
         self._going_on = True
         queue = self._queue
-        while queue and self.exchange is None and not self.closing:
+        while queue and self.exchange is None and not self.closing and not self._write_paused:
             following = queue.popleft()
             if isinstance(following, RouterError):
                 self._answer_refusal(following)
@@ -421,8 +444,9 @@ class ClientConnection:
         return max(0, self._body_length)
 
     def close(self) -> None:
-        """Send what is written, then close."""
+        """Send what is written, then close; the sweeper cuts off a client that does not take it."""
         self.closing = True
+        self.since_s = monotonic()
         self.transport.close()
 
     def abort(self) -> None:

@@ -12,6 +12,7 @@ The rules it keeps:
 
 from __future__ import annotations
 
+import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from router.dialects import parse
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.usage import find_usage, response_id
+from router.telemetry.logs import fields
 
 if TYPE_CHECKING:
     from router.dataplane.answer import AnswerHead
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from router.dataplane.request import Request
     from router.dataplane.upstream import ReplicaConnection
     from router.ports import Records
+
+log = logging.getLogger(__name__)
 
 RETRIABLE = frozenset((500, 502, 503, 504))
 """Statuses whose body is read before anything is passed on, up to `HELD_BYTES`."""
@@ -128,12 +132,15 @@ class Exchange:
             elif kind is RouteKind.STORED:
                 stored_id = stored_response_id(head.path)
                 if stored_id is None:
-                    raise NotFoundError("this is no response id", code="response_not_found")
-                self._gateway.registry.find_response(stored_id, self._stored_found)
+                    self.fail(NotFoundError("this is no response id", code="response_not_found"))
+                else:
+                    self._gateway.registry.find_response(stored_id, self._stored_found)
             else:
                 local.answer(self, self._gateway, head, found)
         except RouterError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
+            self.crashed(error)
 
     def _start_by_prefix(self) -> None:
         request = self._request
@@ -156,7 +163,10 @@ class Exchange:
         if self._done:
             return
         self._records = records
-        self._choose()
+        try:
+            self._choose()
+        except Exception as error:  # noqa: BLE001 - must not end the registry's other answers
+            self.crashed(error)
 
     def _choose_by_load(self) -> None:
         self.shape = self._gateway.load_shape(self._api, self._request)
@@ -166,26 +176,33 @@ class Exchange:
         """A conversation kept by an engine continues there while that engine is routable; else anywhere."""
         if self._done:
             return
-        if replica is not None:
-            try:
-                self._reserve_on(replica)
-            except RouterError:
-                pass
-            else:
-                return
-        self._look_up()
+        try:
+            if replica is not None:
+                try:
+                    self._reserve_on(replica)
+                except RouterError:
+                    pass
+                else:
+                    return
+            self._look_up()
+        except Exception as error:  # noqa: BLE001 - as in `_looked_up`
+            self.crashed(error)
 
     def _stored_found(self, replica: ReplicaId | None) -> None:
         if self._done:
             return
         self.shape = RequestShape(model="")
-        if replica is None:
-            self.fail(NotFoundError("no replica is known to keep this response", code="response_not_found"))
-            return
         try:
-            self._reserve_on(replica)
+            if replica is not None:
+                self._reserve_on(replica)
+            else:
+                self.fail(
+                    NotFoundError("no replica is known to keep this response", code="response_not_found")
+                )
         except RouterError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - as in `_looked_up`
+            self.crashed(error)
 
     def _reserve_on(self, replica: ReplicaId) -> None:
         assert self.shape is not None
@@ -235,14 +252,21 @@ class Exchange:
         self._connecting = False
         if self._done:
             self._gateway.keep(connection)
-        else:
+            return
+        try:
             self._send(connection)
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it
+            self.crashed(error)
 
     def connect_failed(self, why: str, *, refused: bool) -> None:
         """No connection could be made."""
         self._connecting = False
-        if not self._done:
+        if self._done:
+            return
+        try:
             self._attempt_failed(FailureReason.REFUSED if refused else FailureReason.CONNECT, why)
+        except Exception as error:  # noqa: BLE001 - as in `connected`
+            self.crashed(error)
 
     def _send(self, connection: ReplicaConnection) -> None:
         assert self.decision is not None
@@ -341,12 +365,12 @@ class Exchange:
         assert decision is not None
         replica = decision.replica
         self._request.body = b""
-        self._first_byte_s = monotonic()
         gateway.fleet.started(decision, gateway.clock())
         if self._api is Api.RESPONSES and self._status == 200:
             kept = response_id(first)
             if kept is not None:
                 gateway.registry.remember_response(kept, replica.id)
+        self._first_byte_s = monotonic()
         if not gateway.explain_headers:
             return b"x-request-id: %b\r\n" % self.request_id
         return (
@@ -433,6 +457,36 @@ class Exchange:
         else:
             self.client.abort()
             self._finish(keep_alive=False, code=error.code)
+
+    def crashed(self, error: Exception) -> None:
+        """A step of this exchange raised what nobody expected: log it, answer 500 if possible, settle, and close."""
+        log.error(
+            "exchange_crashed",
+            exc_info=error,
+            extra=fields(
+                request_id=self.request_id.decode("latin-1"), path=self._request.head.path.decode("latin-1")
+            ),
+        )
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+        over, self._done = self._done, True
+        self._settle()
+        client = self.client
+        if client.exchange is not self:
+            client.abort()
+            return
+        if over or client.closing:
+            client.exchange_done(keep_alive=False)
+            return
+        internal = RouterError("the router failed on this request; its log says why")
+        self._status = internal.status
+        if self._first_byte_s is None:
+            local.write_error(client, self._request.head, self._api, internal, self.request_id, close=True)
+        else:
+            client.abort()
+        client.exchange_done(keep_alive=False)
+        self._gateway.finished(self, self._request, self._api, internal.status, internal.code, None, None)
 
     def fail(self, error: RouterError) -> None:
         """Answer with an error of the router's own."""

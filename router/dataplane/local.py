@@ -50,9 +50,17 @@ def answer(exchange: Exchange, gateway: Gateway, head: RequestHead, route: Route
     exchange.answered_locally(status, keep_alive=keep_alive)
 
 
-def write(client: ClientConnection, head: RequestHead, status: int, body: bytes, added: bytes) -> bool:
+def write(
+    client: ClientConnection,
+    head: RequestHead,
+    status: int,
+    body: bytes,
+    added: bytes,
+    *,
+    close: bool = False,
+) -> bool:
     """Write a JSON answer; a HEAD request gets its head alone. Returns whether the connection stays open."""
-    keep_alive = head.keep_alive
+    keep_alive = head.keep_alive and not close
     connection = b"connection: close\r\n" if not keep_alive else b""
     if keep_alive and head.minor_version == 0:
         connection = b"connection: keep-alive\r\n"
@@ -64,7 +72,13 @@ def write(client: ClientConnection, head: RequestHead, status: int, body: bytes,
 
 
 def write_error(
-    client: ClientConnection, head: RequestHead, api: Api, error: RouterError, request_id: bytes
+    client: ClientConnection,
+    head: RequestHead,
+    api: Api,
+    error: RouterError,
+    request_id: bytes,
+    *,
+    close: bool = False,
 ) -> bool:
     """Write one of the router's own errors. Returns whether the connection stays open."""
     added = b"x-request-id: %b\r\n" % request_id
@@ -72,7 +86,8 @@ def write_error(
         added += RETRY_AFTER
     elif isinstance(error, MethodError):
         added += b"allow: %b\r\n" % error.allow
-    return write(client, head, error.status, render_error(api, error, request_id.decode("latin-1")), added)
+    body = render_error(api, error, request_id.decode("latin-1"))
+    return write(client, head, error.status, body, added, close=close)
 
 
 def stream_error(api: Api, error: RouterError, request_id: bytes) -> bytes:

@@ -93,6 +93,9 @@ class Pool:
         except OSError as error:
             exchange.connect_failed(f"cannot connect: {error}", refused=False)
         else:
+            if connection.closed:
+                exchange.connect_failed("the replica closed the connection at once", refused=False)
+                return
             self.all.add(connection)
             exchange.connected(connection)
 

@@ -39,7 +39,7 @@ def write_whole(
 class Relay:
     """Writes one answer. Created when its first byte is about to be passed on."""
 
-    __slots__ = ("_chunked", "_client", "_gate", "_tail", "body_bytes", "keep_alive", "streaming")
+    __slots__ = ("_chunked", "_client", "_gate", "_has_end", "_tail", "body_bytes", "keep_alive", "streaming")
 
     def __init__(
         self, client: ClientConnection, asked: RequestHead, head: AnswerHead, added: bytes, first: bytes
@@ -54,7 +54,8 @@ class Relay:
         self._tail = b""
         self.body_bytes = 0
         self.streaming = head.event_stream
-        has_end = head.length_bytes is not None or head.status in BODILESS
+        has_end = head.length_bytes is not None or head.status in BODILESS or asked.method == b"HEAD"
+        self._has_end = has_end
         self._chunked = not has_end and asked.minor_version == 1
         self.keep_alive = asked.keep_alive and (has_end or self._chunked)
         if head.length_bytes is not None:
@@ -92,7 +93,7 @@ class Relay:
 
     def end_broken(self, last_event: bytes) -> bool:
         """End a stream whose replica failed with an error event. False if the answer cannot be ended properly."""
-        if self._gate is None:
+        if self._gate is None or self._has_end or not self._gate.at_boundary:
             return False
         if self._chunked:
             last_event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last_event), last_event)

@@ -79,7 +79,7 @@ class RequestHead:
         lines = [b"%b %b HTTP/1.1\r\n" % (method, self.target)]
         for name, value in fields:
             if name == b"connection":
-                dropped = dropped | _named(value)
+                dropped = dropped | named(value)
         for name, value in fields:
             self._read(name, value)
             if name not in dropped:
@@ -144,6 +144,6 @@ def _origin_form(target: bytes) -> bytes:
     return rest[slash:] if slash >= 0 else b"/"
 
 
-def _named(connection: bytes) -> frozenset[bytes]:
+def named(connection: bytes) -> frozenset[bytes]:
     """Fields that a Connection field declares to mean this connection only."""
     return frozenset(token.strip().lower() for token in connection.split(b","))

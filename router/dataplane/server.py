@@ -32,7 +32,12 @@ class DataPlane:
         gateway = self._gateway
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: cast(asyncio.Protocol, ClientConnection(gateway)), host, port, ssl=tls, backlog=BACKLOG, reuse_port=reuse_port
+            lambda: cast(asyncio.Protocol, ClientConnection(gateway)),
+            host,
+            port,
+            ssl=tls,
+            backlog=BACKLOG,
+            reuse_port=reuse_port,
         )
         self._sweeper.start()
         bound: int = self._server.sockets[0].getsockname()[1]

@@ -52,6 +52,8 @@ class Sweeper:
                 self._sweep_exchange(connection, now_s)
             elif not connection.closing:
                 self._sweep_reading(connection, now_s)
+            elif now_s - connection.since_s > self._gateway.limits.idle_timeout_s:
+                connection.abort()  # it does not take the end of its answer
         for pool in self._gateway.pools.values():
             pool.expire()
 
@@ -74,11 +76,15 @@ class Sweeper:
         upstream = exchange.connection if exchange is not None else None
         if exchange is None or upstream is None:
             return
-        if upstream.progress or upstream.paused:
+        if upstream.progress:
             upstream.progress = False
             exchange.progress_s = now_s
             return
         limits = self._gateway.upstream
+        if upstream.paused:
+            if now_s - exchange.progress_s > limits.stream_idle_timeout_s:
+                connection.abort()  # the client has taken nothing for all this time
+            return
         allowed_s = limits.stream_idle_timeout_s if exchange.streaming else limits.first_byte_timeout_s
         decision = exchange.decision
         if decision is not None and decision.replica.state is ReplicaState.EJECTED:

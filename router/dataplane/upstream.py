@@ -10,17 +10,21 @@ owed close the connection, so that no answer can ever reach the wrong request.
 from __future__ import annotations
 
 import asyncio
+import logging
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import httptools
 
 from router.dataplane.answer import from_fields, read_whole
+from router.telemetry.logs import fields as log_fields
 
 if TYPE_CHECKING:
     from router.dataplane.exchange import Exchange
     from router.dataplane.pool import Pool
     from router.dataplane.request import Fields
+
+log = logging.getLogger(__name__)
 
 
 class ReplicaConnection:
@@ -28,15 +32,17 @@ class ReplicaConnection:
 
     __slots__ = (
         "_bodiless",
-        "_closed",
         "_complete",
         "_fields",
         "_framed",
+        "_head_only",
         "_keep_alive",
         "_parser",
         "_pieces",
         "_pool",
+        "_unbounded",
         "answered",
+        "closed",
         "exchange",
         "idle_since_s",
         "paused",
@@ -55,8 +61,12 @@ class ReplicaConnection:
         self._complete = False
         self._keep_alive = False
         self._framed = False
+        self._unbounded = False
+        """Whether the head of an answer has been read that ends with the connection."""
+        self._head_only = False
+        """Whether the answer has no body whatever its head says: the request was HEAD."""
         self._bodiless = False
-        self._closed = False
+        self.closed = False
         self.exchange: Exchange | None = None
         self.answered = False
         """Whether any byte of the present answer has arrived."""
@@ -69,10 +79,11 @@ class ReplicaConnection:
 
     def send(self, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:
         """Send one request; its answer goes to `exchange`."""
+        self._head_only = head[:5] == b"HEAD "
         self.exchange = exchange
         self.answered = False
         self.progress = True
-        self._complete = False
+        self._complete = self._keep_alive = False
         if body:
             self.transport.writelines((head, body))
         else:
@@ -85,18 +96,18 @@ class ReplicaConnection:
     def abandon(self) -> None:
         """Nobody wants the answer any more: closing the connection is what tells vLLM to stop computing."""
         self.exchange = None
-        self._closed = True
+        self.closed = True
         self.transport.abort()
 
     def pause(self) -> None:
         """Stop reading until the client has taken what is written."""
-        if not self.paused and not self._closed:
+        if not self.paused and not self.closed:
             self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if self.paused and not self._closed:
+        if self.paused and not self.closed:
             self.paused = False
             self.progress = True
             self.transport.resume_reading()
@@ -114,20 +125,37 @@ class ReplicaConnection:
             self._drop()
             return
         self.progress = True
+        try:
+            self._received(exchange, data)
+        except Exception as error:  # noqa: BLE001 - ends this exchange, which logs it, and no other
+            if self.exchange is exchange:
+                self._drop()
+            exchange.crashed(error)
+
+    def _received(self, exchange: Exchange, data: bytes) -> None:
         if not self.answered:
             self.answered = True
-            whole = read_whole(data)
+            whole = read_whole(data) if not self._head_only else None
             if whole is not None:
-                head, body, self._keep_alive = whole
+                head, body = whole
+                self._keep_alive = True
                 self._free()
                 exchange.on_whole(head, body)
                 return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._drop()
-            exchange.on_lost(f"the replica broke HTTP: {error}")
-            return
+            if isinstance(error, httptools.HttpParserCallbackError):
+                log.error(
+                    "answer_crashed",
+                    exc_info=error,
+                    extra=log_fields(replica=self._pool.host_header.decode()),
+                )
+            self._keep_alive = False
+            if not self._complete:
+                self._drop()
+                exchange.on_lost(f"the replica broke HTTP: {error}")
+                return
         pieces = self._pieces
         if pieces:
             self._pieces = []
@@ -137,15 +165,18 @@ class ReplicaConnection:
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed by the replica, by the network or by us."""
-        self._closed = True
+        self.closed = True
         self._pool.lost(self)
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
-        if exc is None and self.answered and not self._framed and self._fields and not self._bodiless:
-            exchange.on_end()  # an answer without length or chunks ends with the connection
-        else:
-            exchange.on_lost(str(exc) if exc is not None else "the replica closed the connection")
+        try:
+            if exc is None and self._unbounded:
+                exchange.on_end()  # an answer without length or chunks ends with the connection
+            else:
+                exchange.on_lost(str(exc) if exc is not None else "the replica closed the connection")
+        except Exception as error:  # noqa: BLE001 - as above
+            exchange.crashed(error)
 
     def eof_received(self) -> bool | None:
         """The replica ended its side: closed."""
@@ -166,7 +197,7 @@ class ReplicaConnection:
                 False  # a second answer to one request: the replica cannot be trusted with another
             )
         self._fields = []
-        self._framed = False
+        self._framed = self._unbounded = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field (trailer fields of a chunked answer arrive after the head and are dropped)."""
@@ -183,9 +214,12 @@ class ReplicaConnection:
             if name in (b"content-length", b"transfer-encoding"):
                 self._framed = True
                 break
+        self._unbounded = not self._framed
         exchange = self.exchange
         if exchange is not None:
             exchange.on_head(from_fields(status, fields))
+        if self._head_only:
+            self._complete = True  # llhttp would wait for the body: this connection is not used again
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body, without its chunk framing."""
@@ -196,6 +230,8 @@ class ReplicaConnection:
         """The answer is complete (1xx answers are none)."""
         if self._bodiless:
             self._bodiless = False
+            return
+        if self._complete:
             return
         self._complete = True
         self._keep_alive = self._framed and self._parser.should_keep_alive()
@@ -209,7 +245,7 @@ class ReplicaConnection:
     def _free(self) -> None:
         """The answer is complete: back to the pool, or closed."""
         self.exchange = None
-        if self._keep_alive and not self._closed and not self.transport.get_write_buffer_size():
+        if self._keep_alive and not self.closed and not self.transport.get_write_buffer_size():
             self.used = True
             if self.paused:
                 self.resume()
@@ -220,6 +256,6 @@ class ReplicaConnection:
 
     def _drop(self) -> None:
         self.exchange = None
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self.transport.abort()
