@@ -9,6 +9,8 @@ SOURCES := setup.py pyproject.toml $(shell find router replica loadtest -type f 
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 # The installed package, which is compiled, before the sources beside it.
 AS_INSTALLED = PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])'):$(CURDIR)"
+# The compiler that pip will find; without one the package is installed uncompiled and runs as it is.
+EXPECT_COMPILED = $(if $(filter 0,$(WARMROUTE_COMPILE)),0,$(if $(shell command -v gcc),1,0))
 ENGINE ?= sim
 ONCE ?=
 
@@ -41,7 +43,7 @@ test-source: $(DEPENDENCIES)
 	$(BIN)/pytest tests/unit tests/property tests/meta tests/contract
 
 test-installed: $(INSTALLED)
-	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= tests/integration tests/fault
+	WARMROUTE_EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= tests/integration tests/fault
 
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
