@@ -135,7 +135,7 @@ class ClientConnection:
 
     def data_received(self, data: bytes) -> None:
         """Bytes of one or more requests."""
-        if self._refused:
+        if self._refused or self.closing:
             return
         idle = self._between and self.exchange is None
         if idle:
@@ -321,6 +321,8 @@ class ClientConnection:
         assert head is not None
         self._body = []
         self._release_reserved()
+        if self.closing:
+            return
         request = Request(head, body, monotonic())
         if self.exchange is None and not self._queue and not self._write_paused:
             self._begin(request)
@@ -380,7 +382,7 @@ class ClientConnection:
 
     def _refuse(self, error: RouterError) -> None:
         """Answer what cannot be read, after the answers that are still owed, and close."""
-        if self._refused:
+        if self._refused or self.closing:
             return
         self._refused = True
         self._body = []
