@@ -6,8 +6,10 @@ Turns arguments into calls of `install`, `model` and `launch`, and their errors 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from replica.vllm.install import InstallError, default_venv, ensure_installed
 from replica.vllm.launch import Fleet, LaunchError, Options
@@ -43,7 +45,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start.add_argument(
         "-n", "--count", type=int, default=2, help="number of replicas (default 2; 1.6 GB each)"
     )
-    start.add_argument("--base-port", type=int, default=18001, help="first port (default 18001)")
+    start.add_argument(
+        "--base-port", type=int, default=18001, help="first port, 0 for any free ones (default 18001)"
+    )
+    start.add_argument(
+        "--foreground", action="store_true", help="stay until SIGTERM or Ctrl-C, then end the replicas"
+    )
     start.add_argument("--name", default=defaults.served_name, help="served model name (default tiny)")
     start.add_argument("--kv-bytes", default=defaults.kv_bytes, help="KV cache of each (default 256M)")
     start.add_argument("--max-model-len", type=int, default=defaults.max_model_len, metavar="TOKENS")
@@ -128,12 +135,28 @@ def _start(args: argparse.Namespace) -> None:
         preset=args.preset,
         lora=args.lora,
         options=options,
-        base_port=args.base_port,
+        base_port=args.base_port or None,
         venv=args.venv,
         model=args.model,
-        detached=True,
+        detached=not args.foreground,
     )
-    fleet.start()
+    if not args.foreground:
+        fleet.start()
+        _say_urls(fleet)
+        return
+    signal.signal(signal.SIGTERM, _exit)
+    with fleet:
+        _say_urls(fleet)
+        while True:
+            signal.pause()
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> None:
+    # An exception, so that the fleet's processes are ended wherever this strikes.
+    sys.exit(0)
+
+
+def _say_urls(fleet: Fleet) -> None:
     _say(" ".join(f"--replica {url}" for url in fleet.urls))
 
 

@@ -1,0 +1,168 @@
+"""Child processes that cannot outlive the demo: ended in reverse order of their start, also when it is killed.
+
+Decides how a process is started, watched and ended; not what it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+LOCALHOST = "127.0.0.1"
+STOP_S = 15.0
+"""From SIGTERM to SIGKILL: longer than a router's own grace for what the demo has under way."""
+LOG_TAIL_LINES = 15
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when its parent dies."""
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why, for the user."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process and where its output goes."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log_path: Path
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no longer running."""
+        return self.process.returncode is not None
+
+    def log_tail(self) -> str:
+        """Its last lines."""
+        lines = self.log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join(f"    {line}" for line in lines) or "    (it wrote nothing)"
+
+    def check(self) -> None:
+        """Raises:
+        DemoError: It has ended.
+        """
+        if self.has_ended:
+            status = self.process.returncode
+            raise DemoError(f"{self.name} ended with status {status}; its last lines:\n{self.log_tail()}")
+
+
+class Children:
+    """All processes of the demo; as an async context manager it leaves none behind."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = log_dir
+        self._running: list[Child] = []
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    async def __aenter__(self) -> Children:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop(*self._running)
+
+    async def start(self, name: str, command: Sequence[str]) -> Child:
+        """Start a process whose output goes to a file of its own.
+
+        Raises:
+            DemoError: The program is not there.
+        """
+        log_path = self._log_dir / f"{name.replace(' ', '-').replace(':', '-')}.log"
+        with log_path.open("wb") as log:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # Out of the terminal's group: Ctrl-C is ours to pass on, in order.
+                    start_new_session=True,
+                    preexec_fn=self._die_with_parent,
+                )
+            except OSError as error:
+                raise DemoError(f"{name} cannot be started: {command[0]}: {error.strerror}") from error
+        child = Child(name, process, log_path)
+        self._running.append(child)
+        return child
+
+    async def stop(self, *children: Child) -> None:
+        """End these, the last started first; each has `STOP_S`, then it is killed."""
+        stopping = [child for child in reversed(self._running) if child in children]
+        for child in stopping:
+            await asyncio.shield(_end(child))
+        self._running = [child for child in self._running if child not in children]
+
+    def check(self) -> None:
+        """Raises:
+        DemoError: One has ended.
+        """
+        for child in self._running:
+            child.check()
+
+    def _die_with_parent(self) -> None:
+        # Runs in the child, before its program.
+        self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _end(child: Child) -> None:
+    process = child.process
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+def program(name: str) -> str:
+    """Path of one of the project's commands, the one installed beside this Python first.
+
+    Raises:
+        DemoError: It is not installed.
+    """
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise DemoError(f"the command {name} is not installed: run `make setup`")
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOCALHOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody listens on."""
+    # All are held until the last is known, so that none is given twice.
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((LOCALHOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
