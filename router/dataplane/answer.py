@@ -107,7 +107,7 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
             kept.append(line)
         elif what == _TYPE:
             kept.append(line)
-            event_stream = b"text/event-stream" in line
+            event_stream = line[colon + 1 :].lstrip(b" \t").startswith(b"text/event-stream")
         elif what == _LENGTH:
             if length:
                 return None

@@ -1,0 +1,112 @@
+"""No byte of a recorded vLLM answer changes on its way through the router, wherever the network cuts it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.dialects.routes import Route, RouteKind, route
+from tests.support.wire import ParsedAnswers, Wire, end_to_end
+
+RECORDED = {
+    path.stem: path.read_bytes()
+    for path in sorted((Path(__file__).parent.parent / "golden" / "vllm").glob("*.http"))
+}
+BODY = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}]}'
+SHORT_BYTES = 1000
+"""Up to this length an answer is cut at every byte; a longer one at every fifth, and at random."""
+CLIENTS = {
+    "1.1": (b"1.1", b""),
+    "1.1 close": (b"1.1", b"Connection: close\r\n"),
+    "1.0": (b"1.0", b""),
+    "1.0 keep-alive": (b"1.0", b"Connection: keep-alive\r\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def wire() -> Wire:
+    return Wire()
+
+
+def path_for(name: str) -> bytes:
+    """An endpoint that answers so."""
+    if name.startswith("response"):
+        return b"/v1/responses"
+    return b"/v1/messages" if name.startswith("message") else b"/v1/chat/completions"
+
+
+def request(name: str, client: str) -> bytes:
+    version, extra = CLIENTS[client]
+    body = BODY.replace(b'"messages"', b'"input"') if name.startswith("response") else BODY
+    return b"POST %b HTTP/%b\r\nHost: r\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        path_for(name),
+        version,
+        extra,
+        len(body),
+        body,
+    )
+
+
+def through(wire: Wire, name: str, client: str, cuts: list[int]) -> None:
+    """Replay one recorded answer cut at these places and compare what comes out."""
+    recorded = RECORDED[name]
+    wire.drop_upstreams()
+    connection, transport = wire.add_upstream()
+    asking = wire.connect()
+    asking.feed(request(name, client))
+    assert transport.written.endswith(b'"hello"}]}'), "the request reached the replica"
+    start = 0
+    for end in [*cuts, len(recorded)]:
+        if end > start:
+            connection.data_received(recorded[start:end])
+            start = end
+    sent, got = ParsedAnswers(recorded), ParsedAnswers(asking.output)
+    (status, fields, body), (got_status, got_fields, got_body) = sent.answers[0], got.answers[0]
+    assert len(got.answers) == 1
+    assert got_status == status
+    assert end_to_end(got_fields) == end_to_end(fields)
+    assert got_body == body
+    closes = asking.transport.closed
+    assert got.complete or closes, "the client knows where the answer ends"
+    assert closes == (client in ("1.1 close", "1.0") or (client != "1.1" and not length_known(fields)))
+    assert not asking.transport.aborted
+    assert wire.at_rest()
+    asking.lose()
+
+
+def length_known(fields: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-length" for name, _ in fields)
+
+
+@pytest.mark.parametrize("name", list(RECORDED))
+def test_an_answer_cut_in_two_anywhere_arrives_unchanged(wire: Wire, name: str) -> None:
+    size = len(RECORDED[name])
+    for cut in range(0, size + 1, 1 if size < SHORT_BYTES else 5):
+        through(wire, name, "1.1", [cut])
+
+
+@pytest.mark.parametrize("client", list(CLIENTS))
+@pytest.mark.parametrize("name", list(RECORDED))
+def test_an_answer_arrives_unchanged_byte_by_byte_and_whole(wire: Wire, name: str, client: str) -> None:
+    through(wire, name, client, [])
+    through(wire, name, client, list(range(len(RECORDED[name]))))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(RECORDED)), st.sampled_from(sorted(CLIENTS)), st.randoms(use_true_random=False))
+def test_an_answer_cut_in_many_pieces_arrives_unchanged(
+    wire: Wire, name: str, client: str, rng: random.Random
+) -> None:
+    size = len(RECORDED[name])
+    through(wire, name, client, sorted(rng.randrange(size) for _ in range(rng.randrange(12))))
+
+
+def test_every_endpoint_used_here_is_routed_by_prefix() -> None:
+    for name in RECORDED:
+        found = route(b"POST", path_for(name))
+        assert isinstance(found, Route)
+        assert found.kind is RouteKind.PREFIX

@@ -1,0 +1,206 @@
+"""The data plane without sockets: real client and replica connections over transports that are plain objects.
+
+A `Wire` has one healthy replica and as many connections to it as are asked for; bytes go in by `ClientWire.feed` and
+`reply`, and come out as `ClientWire.output` and `upstream_requests`. Nothing waits and no loop runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import httptools
+
+from router.app import Worker
+from router.config.schema import Address, Config, LimitsConfig, ReplicaConfig
+from router.core.fleet import ProbeSucceeded, ReplicaAdded
+from router.core.types import Incarnation, ReplicaId
+from router.dataplane.downstream import ClientConnection
+from router.dataplane.upstream import ReplicaConnection
+
+REPLICA = ReplicaId("10.0.0.1:8000")
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written; never blocks unless told."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("10.9.9.9", 5)})
+        self.written = bytearray()
+        self.reading = True
+        self.closed = False
+        self.aborted = False
+        self.protocol: Any = None
+        self.unsent_bytes = 0
+
+    def write(self, data: object) -> None:
+        assert not self.closed, "written after the close"
+        self.written += cast(bytes, data)
+
+    def writelines(self, pieces: Any) -> None:
+        self.write(b"".join(pieces))
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+
+class ClientWire:
+    """One client connection."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.transport = FakeTransport()
+        self.connection = ClientConnection(wire.worker.gateway)
+        self.transport.protocol = self.connection
+        self.connection.connection_made(self.transport)
+
+    def feed(self, data: bytes) -> None:
+        """One read of the router's, as long as it reads at all."""
+        view = memoryview(data)
+        while len(view) and not self.transport.closed:
+            protocol = self.transport.protocol
+            if protocol is self.connection:
+                self.connection.data_received(bytes(view))
+                return
+            buffer = protocol.get_buffer(len(view))
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            del buffer
+            view = view[count:]
+            protocol.buffer_updated(count)
+
+    @property
+    def output(self) -> bytes:
+        """Everything written to the client so far."""
+        return bytes(self.transport.written)
+
+    def lose(self) -> None:
+        """The client is gone."""
+        self.transport.closed = True
+        self.connection.connection_lost(None)
+
+
+class Wire:
+    """A router's data plane with one replica that serves the models `m` and `tiny`."""
+
+    def __init__(self, limits: LimitsConfig | None = None, *, explain: bool = True) -> None:
+        config = Config(
+            listen=Address("127.0.0.1:0"),
+            admin=Address("127.0.0.1:0"),
+            replicas=(ReplicaConfig(url=f"http://{REPLICA}"),),
+            limits=limits or LimitsConfig(),
+        )
+        self.worker = Worker(config)
+        self.gateway = self.worker.gateway
+        self.gateway.explain_headers = explain
+        fleet = self.worker.fleet
+        fleet.apply(ReplicaAdded(REPLICA, f"http://{REPLICA}"))
+        models = {name: {"id": name} for name in ("m", "tiny", "alpha")}
+        fleet.apply(ProbeSucceeded(REPLICA, Incarnation(1), models, None, None, time.time()))
+        self._replica = fleet.replicas[REPLICA]
+        self.upstreams: list[tuple[ReplicaConnection, FakeTransport]] = []
+
+    def connect(self) -> ClientWire:
+        """A new client."""
+        return ClientWire(self)
+
+    def add_upstream(self) -> tuple[ReplicaConnection, FakeTransport]:
+        """An idle connection to the replica, which the next request takes."""
+        pool = self.gateway.pool(self._replica)
+        connection = ReplicaConnection(pool)
+        transport = FakeTransport()
+        connection.connection_made(transport)
+        connection.idle_since_s = time.monotonic() + 1e6
+        pool.all.add(connection)
+        pool.release(connection)
+        self.upstreams.append((connection, transport))
+        return connection, transport
+
+    def drop_upstreams(self) -> None:
+        """Forget all connections to the replica."""
+        pool = self.gateway.pool(self._replica)
+        pool.idle.clear()
+        pool.all.clear()
+        self.upstreams.clear()
+
+    def at_rest(self) -> bool:
+        """Whether every counter is back where it was."""
+        self.worker.fleet.validate()
+        replica = self._replica
+        return (
+            self.gateway.buffered_bytes == 0
+            and replica.in_flight == 0
+            and replica.waiting == 0
+            and replica.waiting_tokens == 0
+        )
+
+
+class ParsedAnswers:
+    """Answers as an independent reading of the bytes (llhttp's) finds them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.answers: list[tuple[int, list[tuple[bytes, bytes]], bytes]] = []
+        self.complete = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._body = b""
+        self._status = 0
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._fields = []
+        self._body = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        self.answers.append((self._status, list(self._fields), b""))
+
+    def on_body(self, piece: bytes) -> None:
+        status, fields, body = self.answers[-1]
+        self.answers[-1] = (status, fields, body + piece)
+
+    def on_message_complete(self) -> None:
+        self.complete += 1
+
+
+OURS = frozenset(
+    (
+        b"x-request-id",
+        b"x-warmroute-replica",
+        b"x-warmroute-decision",
+        b"x-warmroute-predicted-cached-tokens",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+    )
+)
+"""Answer fields that the router writes anew or adds."""
+
+
+def end_to_end(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The fields that must arrive as they were sent."""
+    return [field for field in fields if field[0] not in OURS]
