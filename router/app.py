@@ -13,7 +13,7 @@ import signal
 import ssl
 import time
 from collections.abc import Callable
-from random import Random
+from random import Random, SystemRandom
 
 import uvloop
 
@@ -21,6 +21,7 @@ from router.adapters.discovery.static import StaticDiscovery
 from router.adapters.engine.probe import HttpEngine
 from router.adapters.registry.memory import MemoryRegistry
 from router.adapters.registry.redis import RedisRegistry
+from router.adapters.registry.redis_leases import NoBoard, RedisLoadBoard
 from router.config.errors import ConfigError
 from router.config.schema import Config, split_address
 from router.control.app import ControlDeps, build_control
@@ -35,7 +36,8 @@ from router.core.types import ReplicaId
 from router.dataplane.explain import explain
 from router.dataplane.gateway import Gateway
 from router.dataplane.server import DataPlane
-from router.ports import Member, Registry
+from router.ports import LoadBoard, Member, Registry
+from router.service.leases import Leases
 from router.service.membership import Membership
 from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessLog
@@ -116,6 +118,16 @@ class Worker:
             rng=rng,
             on_removed=self._replica_removed,
         )
+        self._board = _load_board(config)
+        self.leases = Leases(
+            self.fleet,
+            self._board,
+            self.tasks,
+            router=SystemRandom().getrandbits(64),
+            publish_interval_s=config.leases.publish_interval_s,
+            expire_s=config.leases.expire_s,
+            clock=time.monotonic,
+        )
         self._data = DataPlane(self.gateway)
         exposition = Exposition(
             self.metrics,
@@ -151,6 +163,8 @@ class Worker:
         if self.access_log is not None:
             self.access_log.start()
         self._membership.start()
+        await self._board.start()
+        self.leases.start()
         self.admin_port = await self._control.start()
         self.data_port = await self._data.start(*split_address(config.listen), self._listening_tls)
         log.info(
@@ -170,6 +184,8 @@ class Worker:
             log.warning("drain_incomplete", extra=fields(cut_off=cut_off))
         await self._control.stop()
         await self.tasks.stop()
+        await self.leases.stop()
+        await self._board.stop()
         await self._engine.stop()
         await self.registry.stop()
         if self.access_log is not None:
@@ -258,6 +274,14 @@ def _registry(config: Config, clock: Callable[[], float]) -> Registry:
         )
     except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read
         raise ConfigError("", "registry.url", str(error)) from error
+
+
+def _load_board(config: Config) -> LoadBoard:
+    """Where the registry is shared, load is; a wrong URL is the registry's fault, and found there first."""
+    settings = config.registry
+    if settings.url == "memory":
+        return NoBoard()
+    return RedisLoadBoard(settings.url, namespace=settings.namespace, deadline_s=config.leases.expire_s / 2)
 
 
 def _listening_tls(config: Config) -> ssl.SSLContext | None:

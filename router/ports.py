@@ -64,6 +64,27 @@ class Registry(Protocol):
         `lookup_seconds_total`, `writes_total`, `errors_total`, `evictions_total`."""
 
 
+class LoadBoard(Protocol):
+    """Where the routers of one deployment tell each other what they have under way; reads no meaning into it."""
+
+    @property
+    def shared(self) -> bool:
+        """False where nobody else can ever be heard: then there is no need to speak."""
+
+    async def start(self) -> None:
+        """Begin to connect; does not wait for it."""
+
+    async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
+        """Post a notice, if there is one, and read those posted since the last call, oldest first; own ones may be
+        among them. One round trip, ended by the board's own deadline; never raises for a board's failure.
+
+        Returns `None` if the board could not be reached: then the notice may be lost, and notices in between too.
+        """
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A replica as discovery names it. The id outlives restarts and, unless it is made of it, a change of URL."""

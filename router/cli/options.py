@@ -18,6 +18,7 @@ _FLAGS = {
     "replica": "replicas",
     "registry": "registry.url",
     "policy": "policy.name",
+    "workers": "workers",
     "log_level": "log_level",
 }
 
@@ -33,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--registry", metavar="URL", help="memory, redis://…, rediss://… or unix://… (default memory)")
     add("--policy", metavar="NAME", help="how a replica is chosen (default prefix-cost)")
+    add("--workers", metavar="N", help="processes on the data port; more than one needs a Redis (default 1)")
     add("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     add(
         "--access-log",

@@ -33,6 +33,7 @@ settings that contradict each other are errors that name the key and its place. 
 | `--replica URL`, repeatable | `WARMROUTE_REPLICA`, comma-separated | `replicas` |
 | `--registry URL` | `WARMROUTE_REGISTRY` | `registry.url` |
 | `--policy NAME` | `WARMROUTE_POLICY` | `policy.name` |
+| `--workers N` | `WARMROUTE_WORKERS` | `workers` |
 | `--log-level LEVEL` | `WARMROUTE_LOG_LEVEL` | `log_level` |
 | `--access-log [FILE]` | `WARMROUTE_ACCESS_LOG`, `WARMROUTE_ACCESS_LOG__PATH` | `access_log.enabled`, `.path` |
 | `--set KEY=VALUE`, repeatable | `WARMROUTE_SECTION__KEY` | any: `registry.idle_s` is `WARMROUTE_REGISTRY__IDLE_S` |

@@ -144,6 +144,20 @@ def _contradictions(config: Config) -> Iterator[Fault]:
         yield Fault(
             "health.scrape_interval_s", "is less than health.probe_interval_s", "health.probe_interval_s"
         )
+    if config.workers > 1 and config.registry.url == "memory":
+        yield Fault(
+            "workers",
+            f"is {config.workers}, but registry memory is one process's own, and each worker would know only the "
+            "prefixes that it served itself: name a Redis as registry.url (--registry redis://HOST:PORT), "
+            "or run one worker",
+            "registry.url",
+        )
+    if config.leases.expire_s < 4 * config.leases.publish_interval_s:
+        yield Fault(
+            "leases.expire_s",
+            "is less than 4 times leases.publish_interval_s: a router that speaks would be taken for dead",
+            "leases.publish_interval_s",
+        )
     if config.registry.idle_s <= config.registry.lookup_deadline_s:
         yield Fault(
             "registry.idle_s",

@@ -190,6 +190,16 @@ class FingerprintConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeasesConfig:
+    """How routers and workers that share a Redis tell each other their load. Without one there is nobody to tell."""
+
+    publish_interval_s: PositiveSeconds = 0.05
+    """Shortest time between two notices of one router. Others see a change within twice this."""
+    expire_s: PositiveSeconds = 1.0
+    """The load of a router that is silent for this long no longer counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of one router. Checked by `load`; never changed afterwards."""
 
@@ -201,11 +211,15 @@ class Config:
     """The fleet: at least one."""
     max_attempts: Annotated[int, Range(1, 100)] = 3
     """Most replicas one request is sent to; only a request without a response byte so far is sent again."""
+    workers: Annotated[int, Range(1, 256)] = 1
+    """Processes that serve the data port together, about one a core. More than one needs a Redis as registry. What is
+    said elsewhere of one router (`limits`, `upstream.pool_size`) is said of each."""
     drain_grace_s: Seconds = 30.0
     """Time that requests under way have to finish after SIGTERM."""
     log_level: LogLevel = "info"
     """Least severe event logged on standard error: `debug`, `info`, `warning` or `error`."""
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    leases: LeasesConfig = field(default_factory=LeasesConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)

@@ -136,6 +136,7 @@ class Fleet:
         replica.in_flight += 1
         replica.waiting += 1
         replica.waiting_tokens += uncached_tokens
+        replica.given_tokens += uncached_tokens
         replica.crowding_s += uncached_tokens * replica.crowd_token_s
         replica.refresh()
         trial = replica.health.state is not ReplicaState.READY
@@ -182,6 +183,13 @@ class Fleet:
         """A request failed for a reason that may lie with the replica."""
         if replica.health.failed(reason, now_s):
             self._health_changed()
+
+    def note_foreign(self, replica: Replica, in_flight: int, waiting_tokens: int, given_tokens: int) -> None:
+        """Take over what other routers have on a replica, and the uncached tokens they gave it since last noted."""
+        replica.foreign_in_flight = in_flight
+        replica.foreign_waiting_tokens = waiting_tokens
+        replica.crowding_s += given_tokens * replica.crowd_token_s
+        replica.refresh()
 
     # -- events and time ----------------------------------------------------------------------------------------
 

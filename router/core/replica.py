@@ -32,6 +32,7 @@ class Replica:
         "delay_s",
         "foreign_in_flight",
         "foreign_waiting_tokens",
+        "given_tokens",
         "health",
         "id",
         "in_flight",
@@ -71,6 +72,8 @@ class Replica:
         """Those of them without a first byte."""
         self.waiting_tokens = 0
         """Their uncached tokens."""
+        self.given_tokens = 0
+        """Uncached tokens of all requests ever sent to it."""
         self.foreign_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.foreign_waiting_tokens = 0
@@ -150,6 +153,8 @@ class Replica:
             "in_flight": self.in_flight,
             "waiting": self.waiting,
             "waiting_tokens": self.waiting_tokens,
+            "foreign_in_flight": self.foreign_in_flight,
+            "foreign_waiting_tokens": self.foreign_waiting_tokens,
             "block_tokens": self.block_tokens,
             "cache_tokens": self.cache_tokens,
             "prefill_tokens_per_s": self.prefill_tokens_per_s,

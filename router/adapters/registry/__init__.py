@@ -2,6 +2,7 @@
 
 - `memory`            this process's own; the default, and what serves while a Redis is away.
 - `redis`             shared by all routers that name the same Redis: the port's second backend.
+- `redis_leases`      load notices between routers, on a connection of their own.
 - `redis_keeper`      connects, watches, reconnects.
 - `redis_overlay`     merges what Redis says with this process's own placements.
 - `redis_batch`       lookups of one event-loop tick: one exchange, one deadline.

@@ -1,0 +1,206 @@
+"""The board of load notices in Redis: one stream, which every router appends to and reads from where it last stopped.
+
+A stream because each router then reads each notice once, whole fleets' worth in one reply: with a key a router, a
+hundred routers would read each other's thousand replicas anew twenty times a second. Only commands on one key, so that
+a Cluster needs nothing special. The connection is this board's own: a lookup never waits behind it. What is kept is
+bounded (`KEPT`), and gone a minute after the last router.
+
+Reads no notice. Whoever falls behind by more than what is kept is told nothing of it: notices are numbered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from router.adapters.registry.redis_commands import pack
+from router.adapters.registry.redis_pipe import Pipe, RedisError, Replies
+from router.adapters.registry.redis_topology import find_nodes
+from router.adapters.registry.redis_url import parse_redis_url
+
+_log = logging.getLogger("router.registry")
+
+KEPT = 4096
+"""Notices kept: two seconds of a hundred routers at full pace."""
+
+_READ_AT_ONCE = 1000
+_LIFETIME_MS = 60_000
+_CONNECT_S = 2.0
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+
+
+class RedisLoadBoard:
+    """Implements the port `LoadBoard` over Redis.
+
+    Args:
+        url: See `redis_url`.
+        namespace: Prefix of the key; routers hear each other if and only if it is equal.
+        deadline_s: A reply later than this is as good as none, since load is only worth knowing while it is fresh.
+        rng: Jitter of reconnects.
+
+    Raises:
+        ValueError: The URL is none, or names files that cannot be read.
+    """
+
+    shared = True
+
+    def __init__(
+        self, url: str, *, namespace: str = "w", deadline_s: float = 0.5, rng: random.Random | None = None
+    ) -> None:
+        self._target = parse_redis_url(url)
+        self._key = namespace.encode() + b":load"
+        self._deadline_s = deadline_s
+        self._rng = rng if rng is not None else random.Random()
+        self._pipe: Pipe | None = None
+        self._read_to: bytes | None = None
+        """Id of the last notice read; `None` before this connection's first own one, where reading begins."""
+        self._lost = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.errors = 0
+        self.sent_bytes = 0
+        self.read_bytes = 0
+
+    async def start(self) -> None:
+        """Begin to connect, and to connect again whenever the connection is lost."""
+        self._task = asyncio.get_running_loop().create_task(self._keep(), name="lease-board")
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._drop()
+        await asyncio.sleep(0)  # The transport finishes closing in the loop's next round.
+
+    async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
+        """Append and read in one round trip. After a new connection reading begins with the first own notice."""
+        pipe = self._pipe
+        if pipe is None or not pipe.open:
+            return None
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                replies = await _send(pipe, *self._commands(notice))
+                return self._read(replies, posted=notice is not None)
+        except (OSError, RedisError, TimeoutError) as error:
+            self.errors += 1
+            _log.debug("lease_exchange_failed error=%s", error)
+            if pipe is self._pipe:
+                self._drop()
+            return None
+
+    def _commands(self, notice: bytes | None) -> tuple[bytes, int]:
+        words: list[bytes] = []
+        if notice is not None:
+            self.sent_bytes += len(notice)
+            words.append(pack("XADD", self._key, "MAXLEN", "~", KEPT, "*", "l", notice))
+            words.append(pack("PEXPIRE", self._key, _LIFETIME_MS))
+        if self._read_to is not None:
+            words.append(pack("XREAD", "COUNT", _READ_AT_ONCE, "STREAMS", self._key, self._read_to))
+        return b"".join(words), len(words)
+
+    def _read(self, replies: Replies, *, posted: bool) -> list[bytes]:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise RedisError(str(reply))
+        if self._read_to is None:
+            if posted:
+                self._read_to = replies[0]
+            return []
+        if posted and _id(replies[0]) < _id(self._read_to):
+            # The stream began anew on a server whose clock is behind: wait for nothing that is past.
+            raise RedisError("the stream's ids went back")
+        notices: list[bytes] = []
+        for _, entries in replies[-1] or ():
+            for entry_id, named in entries:
+                self._read_to = entry_id
+                if named:
+                    notices.append(named[1])
+                    self.read_bytes += len(named[1])
+        return notices
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            self._lost.clear()
+            try:
+                async with asyncio.timeout(_CONNECT_S):
+                    await self._connect()
+                failures = 0
+                await self._lost.wait()
+            except (OSError, RedisError, TimeoutError) as error:
+                self.errors += 1
+                _log.debug("lease_connect_failed error=%s", error)
+            failures += 1
+            pause_s = min(_FIRST_PAUSE_S * 2 ** min(failures - 1, 10), _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
+
+    async def _connect(self) -> None:
+        nodes = await find_nodes(self._target, self._on_lost)
+        keeper = nodes.keeper(self._key)
+        self._pipe = keeper
+        self._read_to = None
+        for pipe in nodes.pipes:
+            if pipe is not keeper:
+                pipe.close()
+        if keeper is None:
+            raise RedisError("no server keeps the leases' key")
+
+    def _on_lost(self, pipe: Pipe) -> None:
+        if pipe is self._pipe:
+            self._pipe = None
+            self._lost.set()
+
+    def _drop(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+
+
+class NoBoard:
+    """Implements the port `LoadBoard` where there is nobody else: registry `memory`."""
+
+    shared = False
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
+        """Nobody listens, nobody speaks."""
+        return ()
+
+    async def stop(self) -> None:
+        """Nothing to disconnect from."""
+
+
+def _id(entry_id: bytes) -> tuple[int, int]:
+    """Id of a stream's entry, as it is ordered."""
+    milliseconds, _, count = entry_id.partition(b"-")
+    return int(milliseconds), int(count)
+
+
+async def _send(pipe: Pipe, data: bytes, count: int) -> list[Any]:
+    """Send commands and wait for their replies.
+
+    Raises:
+        ConnectionError: The connection gets lost.
+    """
+    if not count:
+        return []
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Replies] = loop.create_future()
+
+    def on_replies(replies: Replies | None) -> None:
+        if answer.done():
+            return
+        if replies is None:
+            answer.set_exception(ConnectionResetError("connection to Redis lost"))
+        else:
+            answer.set_result(replies)
+
+    pipe.send(data, count, on_replies)
+    return await answer

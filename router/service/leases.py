@@ -1,0 +1,164 @@
+"""Load, leased: tells other routers what this one has under way on each replica, and the fleet what they have.
+
+Off the request path, a few dozen times a second: a notice goes out when something changed, at most every
+`publish_interval_s`, and before what was said expires; what others said is read in the same round trip. A notice names
+only replicas whose load changed; a whole one is sent when somebody asks and once in a while, so that what was lost on
+the way cannot stay wrong. A router that is silent for `expire_s` counts no more, so a killed one leaves no phantom
+load, and without a board all foreign load is gone after the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from router.core.fleet import Fleet, Replica
+from router.core.foreign_load import ForeignLoad, Load
+from router.ports import LoadBoard
+from router.service.tasks import Tasks
+from router.wire.lease import pack_notice, replica_key, unpack_notice
+
+HEARTBEATS = 3
+"""Notices within `expire_s` however little changes: two may be lost."""
+
+WHOLE_INTERVAL_S = 30.0
+"""Time between whole notices that nobody asked for."""
+
+ASK_INTERVAL_S = 0.25
+"""Shortest time between two answers to askers, and between two times of asking."""
+
+_GIVEN_MASK = 2**32 - 1
+
+
+class Leases:
+    """One router's part in it.
+
+    Args:
+        router: This router's id, random over 64 bits for each of its lives.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        board: LoadBoard,
+        tasks: Tasks,
+        *,
+        router: int,
+        publish_interval_s: float,
+        expire_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._board = board
+        self._tasks = tasks
+        self._router = router
+        self._publish_interval_s = publish_interval_s
+        self._heartbeat_s = expire_s / HEARTBEATS
+        self._clock = clock
+        self._foreign = ForeignLoad(router, expire_s)
+        self._members: list[Replica] = []
+        self._by_key: dict[int, Replica] = {}
+        self._keys: list[int] = []
+        self._said: dict[int, Load] = {}
+        """What the others know of this router, if they heard everything."""
+        self._number = 0
+        self._started = False
+        self._said_s = self._whole_s = self._asked_s = -1e9
+
+    @property
+    def routers(self) -> int:
+        """How many other routers are heard of."""
+        return self._foreign.routers
+
+    def start(self) -> None:
+        """Speak and listen until the task keeper stops; without a board to share there is nothing to do."""
+        if self._board.shared:
+            self._tasks.supervise(self._run, name="leases")
+
+    async def stop(self) -> None:
+        """Take back what was said, so that nobody has to wait for it to expire."""
+        if self._board.shared and self._started:
+            self._said.clear()
+            await self._board.exchange(self._pack([], whole=True))
+
+    async def _run(self) -> None:
+        # Twice an interval, so that a change after a quiet moment is told, and heard, within half of one.
+        tick_s = self._publish_interval_s / 2.0
+        while True:
+            await self.step()
+            await asyncio.sleep(tick_s)
+
+    async def step(self) -> None:
+        """One round trip: say what is due, hear what was said, tell the fleet."""
+        notice = self._notice(self._clock())
+        raws = await self._board.exchange(notice)
+        now_s = self._clock()
+        if raws is None:
+            # What was said to nobody, or before a new board, has to be said again.
+            self._started = False
+        else:
+            for raw in raws:
+                heard = unpack_notice(raw)
+                if heard is not None:
+                    self._foreign.take(heard, now_s)
+        self._foreign.expire(now_s)
+        self._apply()
+
+    def _notice(self, now_s: float) -> bytes | None:
+        if list(self._fleet.replicas.values()) != self._members:
+            self._membership_changed()
+        foreign = self._foreign
+        since_s = now_s - self._said_s
+        asked = foreign.asked and now_s - self._whole_s >= ASK_INTERVAL_S
+        if not self._started or asked or now_s - self._whole_s >= WHOLE_INTERVAL_S:
+            foreign.asked = False
+            self._whole_s = now_s
+            self._said.clear()
+            return self._say(self._changes(), now_s, whole=True)
+        if since_s < self._publish_interval_s * 0.9:  # a tick that comes early must not wait for the next
+            return None
+        changes = self._changes()
+        asking = foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S
+        if changes or asking or since_s >= self._heartbeat_s:
+            return self._say(changes, now_s, whole=False)
+        return None
+
+    def _say(self, changes: list[tuple[int, Load]], now_s: float, *, whole: bool) -> bytes:
+        self._said.update(changes)
+        self._said_s = now_s
+        asking = (not self._started or self._foreign.missing) and now_s - self._asked_s >= ASK_INTERVAL_S
+        if asking:
+            self._asked_s = now_s
+        self._started = True
+        return self._pack(changes, whole=whole, asking=asking)
+
+    def _pack(self, changes: list[tuple[int, Load]], *, whole: bool, asking: bool = False) -> bytes:
+        self._number += 1
+        return pack_notice(self._router, self._number, changes, whole=whole, asking=asking)
+
+    def _changes(self) -> list[tuple[int, Load]]:
+        """Where the load differs from what was said."""
+        said = self._said.get
+        idle = (0, 0, 0)
+        changes: list[tuple[int, Load]] = []
+        for key, replica in zip(self._keys, self._members, strict=True):
+            load = replica.in_flight, replica.waiting_tokens, replica.given_tokens & _GIVEN_MASK
+            if load != said(key, idle):
+                changes.append((key, load))
+        return changes
+
+    def _membership_changed(self) -> None:
+        self._members = list(self._fleet.replicas.values())
+        self._keys = [replica_key(replica.id) for replica in self._members]
+        self._by_key = dict(zip(self._keys, self._members, strict=True))
+        if self._said.keys() - self._by_key.keys():
+            self._whole_s = -1e9  # A whole notice is how to say that a replica is gone.
+        for key, replica in self._by_key.items():
+            self._fleet.note_foreign(replica, *self._foreign.of(key), 0)
+
+    def _apply(self) -> None:
+        for key, given_tokens in self._foreign.collect().items():
+            replica = self._by_key.get(key)
+            if replica is not None:
+                self._fleet.note_foreign(replica, *self._foreign.of(key), given_tokens)

@@ -1,0 +1,66 @@
+"""The packed notice: bytes pinned here are what routers of other versions read and write."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.foreign_load import Load, Notice
+from router.core.types import ReplicaId
+from router.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
+
+GOLDEN = [
+    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "0103010203040506070800000000"),
+    (
+        Notice(1, 0xFFFF_FFFF, False, False, [(0x1234_5678_9ABC, (3, 70_000, 4_000_000_000))]),
+        "01000000000000000001ffffffff123456789abc000300011170ee6b2800",
+    ),
+    (
+        Notice(2, 5, True, False, [(1, (0, 0, 7)), (2**48 - 1, (65_535, 2**32 - 1, 2**32 - 1))]),
+        "0101000000000000000200000005" + "00000000000100000000000000000007" + "f" * 32,
+    ),
+]
+
+loads = st.lists(
+    st.tuples(
+        st.integers(0, 2**48 - 1),
+        st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
+    ),
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize(("notice", "packed"), GOLDEN)
+def test_golden_notices_pack_and_unpack(notice: Notice, packed: str) -> None:
+    raw = pack_notice(notice.router, notice.number, notice.loads, whole=notice.whole, asking=notice.asking)
+    assert raw.hex() == packed
+    assert unpack_notice(raw) == notice
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), loads)
+def test_any_notice_survives_the_trip(
+    router: int, number: int, whole: bool, asking: bool, said: list[tuple[int, Load]]
+) -> None:
+    raw = pack_notice(router, number, said, whole=whole, asking=asking)
+    assert len(raw) == HEADER_BYTES + ENTRY_BYTES * len(said)
+    assert unpack_notice(raw) == Notice(router, number, whole, asking, said)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_notice_or_none(raw: bytes) -> None:
+    fits = len(raw) >= HEADER_BYTES and (len(raw) - HEADER_BYTES) % ENTRY_BYTES == 0 and raw[0] == FORMAT
+    assert (unpack_notice(raw) is not None) == fits
+
+
+def test_counts_beyond_their_field_are_clamped_and_running_totals_wrap() -> None:
+    raw = pack_notice(1, 2**32 + 4, [(9, (1_000_000, 2**40, 2**32 + 3))], whole=False, asking=False)
+    heard = unpack_notice(raw)
+    assert heard is not None
+    assert heard.number == 4
+    assert heard.loads == [(9, (65_535, 2**32 - 1, 3))]
+
+
+def test_a_replica_is_called_the_same_by_every_version() -> None:
+    assert replica_key(ReplicaId("10.0.0.1:8000")) == 0xD3B3_7E70_3127
+    assert replica_key(ReplicaId("größe:1")) < 2**48
