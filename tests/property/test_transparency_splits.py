@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.dialects.routes import Route, RouteKind, route
+from tests.support.recorded import CLIENTS, RECORDED, path_for, request
 from tests.support.wire import ParsedAnswers, Wire, end_to_end
 
-RECORDED = {
-    path.stem: path.read_bytes()
-    for path in sorted((Path(__file__).parent.parent / "golden" / "vllm").glob("*.http"))
-}
-BODY = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}]}'
 SHORT_BYTES = 1000
 """Up to this length an answer is cut at every byte; a longer one at every fifth, and at random."""
-CLIENTS = {
-    "1.1": (b"1.1", b""),
-    "1.1 close": (b"1.1", b"Connection: close\r\n"),
-    "1.0": (b"1.0", b""),
-    "1.0 keep-alive": (b"1.0", b"Connection: keep-alive\r\n"),
-}
 
 
 @pytest.fixture(scope="module")
 def wire() -> Wire:
     return Wire()
-
-
-def path_for(name: str) -> bytes:
-    """An endpoint that answers so."""
-    if name.startswith("response"):
-        return b"/v1/responses"
-    return b"/v1/messages" if name.startswith("message") else b"/v1/chat/completions"
-
-
-def request(name: str, client: str) -> bytes:
-    version, extra = CLIENTS[client]
-    body = BODY.replace(b'"messages"', b'"input"') if name.startswith("response") else BODY
-    return b"POST %b HTTP/%b\r\nHost: r\r\n%bContent-Length: %d\r\n\r\n%b" % (
-        path_for(name),
-        version,
-        extra,
-        len(body),
-        body,
-    )
 
 
 def through(wire: Wire, name: str, client: str, cuts: list[int]) -> None:
