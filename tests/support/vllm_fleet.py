@@ -81,12 +81,14 @@ def call(
         connection.close()
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0) -> None:
-    """Poll four times a second until `condition` holds."""
+def wait_until(
+    condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0, every_s: float = 0.25
+) -> None:
+    """Poll until `condition` holds."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.25)
+        time.sleep(every_s)
 
 
 def text(words: int, seed: str) -> str:

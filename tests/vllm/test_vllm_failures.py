@@ -34,36 +34,37 @@ def replica_of(fleet: Fleet, answer: Answer) -> Replica:
     return next(replica for replica in fleet.replicas if replica.url.endswith(answer.replica))
 
 
+def id_of(replica: Replica) -> str:
+    return replica.url.removeprefix("http://")
+
+
 def in_flight(router: RouterProcess) -> int:
     replicas = call(router.admin_url, "/replicas").json["replicas"]
     return sum(int(replica["in_flight"]) for replica in replicas)
 
 
+@pytest.mark.parametrize("stream", [False, True])
 def test_killed_replica_costs_no_error_before_the_first_byte(
-    router: RouterProcess, whole_fleet: Fleet
+    router: RouterProcess, whole_fleet: Fleet, stream: bool
 ) -> None:
     system = text(700, uuid.uuid4().hex)
-    warm = call(router.url, CHAT, chat(system, "hello"))
-    victim = replica_of(whole_fleet, warm)
-    # Some of these wait in the engine, some are being prefilled, when it dies; all have the victim's prefix.
-    bodies = [chat(system, text(1500, uuid.uuid4().hex), max_tokens=4) for _ in range(6)]
+    victim = replica_of(whole_fleet, call(router.url, CHAT, chat(system, "hello")))
+    # Some of these wait in the engine, some are being prefilled, when it dies. vLLM has sent the heads of the
+    # streams by then, and no event.
+    bodies = [chat(system, text(1500, uuid.uuid4().hex), max_tokens=4, stream=stream) for _ in range(6)]
     with ThreadPoolExecutor(len(bodies)) as threads:
-        started_s = time.monotonic()
         pending = [threads.submit(call, router.url, CHAT, body) for body in bodies]
-        wait_until(lambda: server_load(victim.url) > 0, "the victim has work", timeout_s=10.0)
+        wait_until(lambda: server_load(victim.url) > 1, "work for the victim", timeout_s=10.0, every_s=0.01)
         victim.kill()
-        killed_s = time.monotonic()
-        assert not [future for future in pending if future.done()], "killed too late to prove anything"
         answers = [future.result() for future in pending]
     assert [answer.status for answer in answers] == [200] * len(bodies), [answer.body for answer in answers]
-    assert {answer.replica for answer in answers} == {
-        replica.url.removeprefix("http://") for replica in whole_fleet.replicas if replica is not victim
-    }
     assert "retry" in {answer.headers["x-warmroute-decision"] for answer in answers}
-    assert killed_s - started_s < 10.0
-    # The other replica takes everything from here on, without a retry once the router knows.
+    for answer in answers:
+        assert b'"error"' not in answer.body
+        assert answer.body.endswith(b"data: [DONE]\n\n") == stream
     later = call(router.url, CHAT, chat(system, "are you there?"))
     assert later.status == 200
+    assert later.replica != id_of(victim)
     wait_until(lambda: in_flight(router) == 0, "every counter is back")
 
 
@@ -122,15 +123,13 @@ def test_restarted_replica_returns_and_is_known_to_be_empty(
         replicas = call(router.admin_url, "/replicas").json["replicas"]
         return str(next(row["state"] for row in replicas if victim.url.endswith(row["id"])))
 
-    wait_until(
-        lambda: state() in ("ready", "routable", "up", "healthy"), "the router sees it", timeout_s=40.0
-    )
+    wait_until(lambda: state() == "ready", "the router sees it", timeout_s=40.0)
     answer = call(router.url, CHAT, chat(system, "hello again"))
     assert answer.headers["x-warmroute-decision"] != "warm", "the restarted replica's cache is empty"
     assert answer.json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     # It gets work again.
     served = {call(router.url, CHAT, chat(uuid.uuid4().hex * 8, "hello")).replica for _ in range(16)}
-    assert victim.url.removeprefix("http://") in served
+    assert id_of(victim) in served
 
 
 def test_draining_replica_costs_no_client_an_error(router: RouterProcess, whole_fleet: Fleet) -> None:
@@ -141,8 +140,10 @@ def test_draining_replica_costs_no_client_an_error(router: RouterProcess, whole_
         story = thread.submit(call, router.url, CHAT, slow)
         wait_until(lambda: server_load(victim.url) > 0, "the story has begun", timeout_s=10.0)
         victim.begin_stop()
-        answers = []
         # While it drains, /health answers 200 and every new request gets a 500.
+        wait_until(lambda: call(victim.url, CHAT, chat("short", "hello")).status == 500, "it drains")
+        assert victim.is_healthy()
+        answers = []
         while victim.is_running() and len(answers) < 200:
             answers.append(call(router.url, CHAT, chat(system, f"question {len(answers)}", max_tokens=2)))
             time.sleep(0.05)
@@ -150,25 +151,23 @@ def test_draining_replica_costs_no_client_an_error(router: RouterProcess, whole_
     victim.stop()
     assert len(answers) > 3
     assert {answer.status for answer in answers} == {200}, [a.body for a in answers if a.status != 200][:2]
-    assert answers[-1].replica != warm_id(victim)
-
-
-def warm_id(replica: Replica) -> str:
-    return replica.url.removeprefix("http://")
+    assert answers[-1].replica != id_of(victim)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_that_leaves_during_the_prefill_frees_the_engine_at_once(
     router: RouterProcess, whole_fleet: Fleet, stream: bool
 ) -> None:
-    loads = lambda: [server_load(url) for url in whole_fleet.urls]  # noqa: E731
-    wait_until(lambda: sum(loads()) == 0, "the engines are idle")
+    def load() -> int:
+        return sum(server_load(url) for url in whole_fleet.urls)
+
+    wait_until(lambda: load() == 0, "the engines are idle")
     body = chat(text(8000, uuid.uuid4().hex), "hello", stream=stream, max_tokens=400)
     with raw_request(router.url, CHAT, body):
-        wait_until(lambda: sum(loads()) == 1, "the prefill has begun", timeout_s=10.0)
+        wait_until(lambda: load() == 1, "the prefill has begun", timeout_s=10.0)
         assert in_flight(router) == 1
     left_s = time.monotonic()
-    wait_until(lambda: sum(loads()) == 0, "the engine is idle", timeout_s=3.0)
+    wait_until(lambda: load() == 0, "the engine is idle", timeout_s=3.0)
     wait_until(lambda: in_flight(router) == 0, "the router's counter is back", timeout_s=3.0)
     assert time.monotonic() - left_s < 3.0
     assert call(router.url, CHAT, chat("short", "hello")).status == 200
