@@ -63,7 +63,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start.add_argument("--dev-mode", action="store_true", help="serve /reset_prefix_cache and the like")
     start.add_argument("extra", nargs="*", metavar="ARG", help="after --: more arguments for `vllm serve`")
 
-    subparsers.add_parser("vllm-stop", help="stop every replica that was started with this cache directory")
+    stop = subparsers.add_parser(
+        "vllm-stop", help="stop what vllm-start started, and what dead programs left"
+    )
+    stop.add_argument("--all", action="store_true", help="those of running demos and tests too")
     subparsers.add_parser("vllm-status", help="list replicas: port, pid, health, memory")
 
 
@@ -82,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
                 _start(args)
             case "vllm-stop":
                 for replica in recorded_replicas():
+                    # A demo or a test run that is under way ends its own.
+                    if replica.owner is not None and not replica.is_orphan() and not args.all:
+                        continue
                     replica.stop()
                     _say(f"stopped http://127.0.0.1:{replica.port}")
             case _:

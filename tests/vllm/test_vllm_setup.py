@@ -233,6 +233,27 @@ def test_a_fleet_ends_first_what_a_dead_program_left_behind(
     assert server.recorded_replicas() == []
 
 
+@pytest.mark.parametrize(("arguments", "survives"), [([], True), (["--all"], False)])
+def test_stop_leaves_the_replicas_of_a_running_program_alone_unless_told(
+    session: tuple[Process, Process],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    survives: bool,
+) -> None:
+    leader, _ = session
+    here = Process.of(os.getpid())
+    assert here is not None
+    monkeypatch.setenv("WARMROUTE_CACHE", str(tmp_path))
+    server.run_dir().mkdir()
+    owner = [here.pid, here.start_ticks]
+    state = {"port": 1, "leader": [leader.pid, leader.start_ticks], "owner": owner}
+    (server.run_dir() / "replica-1.json").write_text(json.dumps(state))
+    args = build_parser().parse_args(["vllm-stop", *arguments])
+    assert args.run(args) == 0
+    assert leader.is_alive() == survives
+
+
 def test_every_command_is_offered_and_stop_and_status_need_no_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
