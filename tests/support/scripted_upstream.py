@@ -121,6 +121,7 @@ class ScriptedUpstream:
 
     script: Script = answer_ok
     port: int = 0
+    models: bytes = MODELS
     healthy: bool = True
     received: list[Received] = field(default_factory=list)
     _listener: socket.socket | None = None
@@ -193,7 +194,7 @@ class ScriptedUpstream:
             connection.send(plain(b"", b"200 OK" if self.healthy else b"503 Service Unavailable"))
             return True
         if path == b"/v1/models":
-            connection.send(plain(MODELS))
+            connection.send(plain(self.models))
             return True
         if path == b"/metrics":
             connection.send(plain(b"process_start_time_seconds 1.5e9\n", content_type=b"text/plain"))
