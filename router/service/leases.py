@@ -25,7 +25,7 @@ WHOLE_INTERVAL_S = 30.0
 """Time between whole notices that nobody asked for."""
 
 ASK_INTERVAL_S = 0.25
-"""Shortest time between two answers to askers, and between two times of asking."""
+"""Shortest time between two answers to askers, and between two times of asking for what was lost."""
 
 _GIVEN_MASK = 2**32 - 1
 
@@ -127,7 +127,7 @@ class Leases:
     def _say(self, changes: list[tuple[int, Load]], now_s: float, *, whole: bool) -> bytes:
         self._said.update(changes)
         self._said_s = now_s
-        asking = (not self._started or self._foreign.missing) and now_s - self._asked_s >= ASK_INTERVAL_S
+        asking = not self._started or (self._foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
         if asking:
             self._asked_s = now_s
         self._started = True

@@ -1,0 +1,163 @@
+"""What every load board that is shared does: the one in Redis, and the one in memory that other tests use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from router.adapters.registry.redis_leases import KEPT, RedisLoadBoard
+from router.ports import LoadBoard
+from tests.support.load_boards import ListBoard, SharedList
+from tests.support.redis_server import RedisServer
+
+MakeBoard = Callable[[], LoadBoard]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make(request: pytest.FixtureRequest) -> MakeBoard:
+    if request.param == "memory":
+        common = SharedList()
+        return lambda: ListBoard(common)
+    server: RedisServer = request.getfixturevalue("server")
+    server.command("FLUSHALL")
+    return lambda: RedisLoadBoard(server.url)
+
+
+def with_boards(make: MakeBoard, count: int, run: Callable[..., Awaitable[None]]) -> None:
+    """Run with so many boards, each of which has posted its first notice, numbered `first-0` and so on."""
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            boards = [make() for _ in range(count)]
+            for number, board in enumerate(boards):
+                await board.start()
+                stack.push_async_callback(board.stop)
+                await connected(board, b"first-%d" % number)
+            await run(*boards)
+
+    asyncio.run(main())
+
+
+async def connected(board: LoadBoard, notice: bytes) -> None:
+    async with asyncio.timeout(10):
+        while await board.exchange(notice) is None:
+            await asyncio.sleep(0.01)
+
+
+def test_what_one_posts_the_others_read_once_and_in_order(make: MakeBoard) -> None:
+    async def run(one: LoadBoard, two: LoadBoard) -> None:
+        await one.exchange(b"a")
+        await one.exchange(b"b")
+        heard = await two.exchange(b"c")
+        assert heard is not None
+        assert [notice for notice in heard if notice != b"c"] == [b"a", b"b"]
+        assert await two.exchange(None) in ([], [b"c"])
+        heard = await one.exchange(None)
+        assert heard is not None
+        assert heard[-1] == b"c"
+
+    with_boards(make, 2, run)
+
+
+def test_what_was_posted_before_a_board_first_spoke_is_not_read(make: MakeBoard) -> None:
+    async def run(one: LoadBoard) -> None:
+        await one.exchange(b"old")
+        late = make()
+        await late.start()
+        await connected(late, b"hello")
+        await one.exchange(b"new")
+        assert list(await late.exchange(None) or ()) == [b"new"]
+        await late.stop()
+
+    with_boards(make, 1, run)
+
+
+def test_a_board_that_only_listens_sends_nothing(make: MakeBoard) -> None:
+    async def run(one: LoadBoard, two: LoadBoard) -> None:
+        assert list(await one.exchange(None) or ()) == [b"first-1"]
+        assert list(await two.exchange(None) or ()) == []
+
+    with_boards(make, 2, run)
+
+
+def test_any_bytes_pass(make: MakeBoard) -> None:
+    async def run(one: LoadBoard, two: LoadBoard) -> None:
+        sent = [b"", b"\x00\r\n$5\xff" * 5, bytes(100_000)]
+        for notice in sent:
+            await one.exchange(notice)
+        assert list(await two.exchange(None) or ()) == sent
+
+    with_boards(make, 2, run)
+
+
+def test_redis_keeps_a_bounded_number_of_notices_and_forgets_all_in_the_end(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+
+    async def run(board: LoadBoard) -> None:
+        for _ in range(KEPT + 1000):
+            await board.exchange(b"n")
+        assert server.command("XLEN", "w:load") <= KEPT + 200
+        assert 0 < server.command("PTTL", "w:load") <= 60_000
+
+    with_boards(lambda: RedisLoadBoard(server.url), 1, run)
+
+
+def test_namespaces_do_not_hear_each_other(server: RedisServer) -> None:
+    async def run(one: LoadBoard) -> None:
+        other = RedisLoadBoard(server.url, namespace="other")
+        await other.start()
+        await connected(other, b"hello")
+        await other.exchange(b"elsewhere")
+        assert list(await one.exchange(None) or ()) == []
+        await other.stop()
+
+    with_boards(lambda: RedisLoadBoard(server.url), 1, run)
+
+
+def test_a_redis_that_dies_or_hangs_is_nobody_until_it_is_back() -> None:
+    async def run(server: RedisServer) -> None:
+        board = RedisLoadBoard(server.url, deadline_s=0.2)
+        await board.start()
+        await connected(board, b"first")
+        await asyncio.to_thread(server.kill)
+        assert await board.exchange(b"lost") is None
+        await asyncio.to_thread(server.start)
+        await connected(board, b"again")
+        await asyncio.to_thread(server.pause)
+        async with asyncio.timeout(1.0):
+            assert await board.exchange(b"lost") is None
+            assert await board.exchange(b"lost") is None
+        await asyncio.to_thread(server.resume)
+        await connected(board, b"again")
+        other = RedisLoadBoard(server.url)
+        await other.start()
+        await connected(other, b"other")
+        assert list(await board.exchange(None) or ()) == [b"other"]
+        await other.stop()
+        await board.stop()
+
+    with RedisServer() as server:
+        asyncio.run(run(server))
+
+
+def test_a_server_whose_clock_is_behind_is_listened_to_again(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+    server.command("XADD", "w:load", "9999999999999-0", "l", "from the future")
+
+    async def run(board: LoadBoard) -> None:
+        server.command("FLUSHALL")
+        assert await board.exchange(b"here") is None
+        await connected(board, b"anew")
+        server.command("XADD", "w:load", "*", "l", "other")
+        assert list(await board.exchange(None) or ()) == [b"other"]
+
+    with_boards(lambda: RedisLoadBoard(server.url), 1, run)

@@ -1,0 +1,261 @@
+"""Routers that tell each other their load, over a board in memory and a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from router.adapters.registry.redis_leases import NoBoard
+from router.core.cost import CostParameters
+from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from router.core.health import HealthParameters
+from router.core.policies import POLICIES
+from router.core.types import Incarnation, ReplicaId, RequestShape
+from router.ports import LoadBoard
+from router.service.leases import ASK_INTERVAL_S, WHOLE_INTERVAL_S, Leases
+from router.service.tasks import Tasks
+from router.wire.lease import unpack_notice
+from tests.support.load_boards import ListBoard, SharedList
+
+INTERVAL_S = 0.05
+EXPIRE_S = 1.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Router:
+    """A fleet of two replicas and its leases."""
+
+    def __init__(self, number: int, board: LoadBoard, clock: Clock) -> None:
+        parameters = CostParameters()
+        self.clock = clock
+        self.fleet = Fleet(POLICIES["round-robin"](parameters), Random(1), parameters, HealthParameters())
+        for name in ("a", "b"):
+            self.join(name)
+        self.leases = Leases(
+            self.fleet,
+            board,
+            Tasks(),
+            router=number,
+            publish_interval_s=INTERVAL_S,
+            expire_s=EXPIRE_S,
+            clock=clock,
+        )
+
+    def join(self, name: str) -> None:
+        self.fleet.apply(ReplicaAdded(ReplicaId(name), f"http://{name}:1"))
+        self.fleet.apply(
+            ProbeSucceeded(ReplicaId(name), Incarnation(1), frozenset({"m"}), None, None, self.clock.now_s)
+        )
+
+    def send(self, name: str, tokens: int) -> Decision:
+        shape = RequestShape("m", prompt_tokens=tokens)
+        return self.fleet.reserve_on(ReplicaId(name), shape, self.clock.now_s)
+
+    def foreign(self, name: str) -> tuple[int, int]:
+        replica = self.fleet.replicas[ReplicaId(name)]
+        replica.validate()
+        return replica.foreign_in_flight, replica.foreign_waiting_tokens
+
+
+class Deployment:
+    """Routers on one board, stepped together."""
+
+    def __init__(self, count: int) -> None:
+        self.clock = Clock()
+        self.common = SharedList()
+        self.boards = [ListBoard(self.common) for _ in range(count)]
+        self.routers = [Router(number, board, self.clock) for number, board in enumerate(self.boards, 1)]
+
+    def run(self, seconds: float, routers: list[Router] | None = None) -> None:
+        for _ in range(round(seconds / (INTERVAL_S / 2))):
+            self.clock.now_s += INTERVAL_S / 2
+            for router in self.routers if routers is None else routers:
+                asyncio.run(router.leases.step())
+
+    def settled(self) -> Deployment:
+        self.run(2 * ASK_INTERVAL_S)
+        return self
+
+
+def test_a_change_is_seen_by_the_others_within_twice_the_interval() -> None:
+    deployment = Deployment(3).settled()
+    one, two, three = deployment.routers
+    decision = one.send("a", 1000)
+    deployment.run(2 * INTERVAL_S)
+    assert two.foreign("a") == three.foreign("a") == (1, 1000)
+    assert one.foreign("a") == (0, 0)
+    assert two.foreign("b") == (0, 0)
+    one.fleet.started(decision, 0.0)
+    deployment.run(2 * INTERVAL_S)
+    assert two.foreign("a") == (1, 0)
+    one.fleet.settle(decision, 0.0)
+    deployment.run(2 * INTERVAL_S)
+    assert two.foreign("a") == (0, 0)
+
+
+def test_foreign_load_makes_a_replica_dearer_until_it_is_gone() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    replica = two.fleet.replicas[ReplicaId("a")]
+    idle_s = replica.delay_s
+    decision = one.send("a", 80_000)
+    deployment.run(2 * INTERVAL_S)
+    assert replica.delay_s > idle_s + 0.1
+    one.fleet.settle(decision, 0.0)
+    deployment.run(2 * INTERVAL_S)
+    assert replica.delay_s < idle_s + 0.6
+
+
+def test_a_router_that_stops_speaking_leaves_no_load_after_the_expiry() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    one.send("a", 1000)
+    deployment.run(2 * INTERVAL_S)
+    deployment.run(EXPIRE_S - 2 * INTERVAL_S, [two])
+    assert two.foreign("a") == (1, 1000)
+    deployment.run(4 * INTERVAL_S, [two])
+    assert two.foreign("a") == (0, 0)
+    assert two.leases.routers == 0
+
+
+def test_a_router_that_ends_in_order_takes_its_load_back_at_once() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    one.send("a", 1000)
+    deployment.run(2 * INTERVAL_S)
+    asyncio.run(one.leases.stop())
+    deployment.run(INTERVAL_S, [two])
+    assert two.foreign("a") == (0, 0)
+
+
+def test_a_router_that_joins_late_learns_what_is_under_way() -> None:
+    deployment = Deployment(1).settled()
+    deployment.routers[0].send("a", 1000)
+    deployment.run(1.0)
+    late = Router(9, ListBoard(deployment.common), deployment.clock)
+    deployment.routers.append(late)
+    deployment.run(2 * INTERVAL_S + ASK_INTERVAL_S)
+    assert late.foreign("a") == (1, 1000)
+
+
+def test_a_lost_notice_is_made_good_soon() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    deployment.boards[0].lose_next = True
+    one.send("a", 1000)
+    deployment.run(2 * INTERVAL_S)
+    one.send("b", 10)
+    deployment.run(2 * ASK_INTERVAL_S)
+    assert two.foreign("a") == (1, 1000)
+    assert two.foreign("b") == (1, 10)
+
+
+def test_without_a_board_foreign_load_fades_and_comes_back_with_it() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    one.send("a", 1000)
+    deployment.run(2 * INTERVAL_S)
+    deployment.common.up = False
+    deployment.run(EXPIRE_S + INTERVAL_S)
+    assert two.foreign("a") == (0, 0)
+    one.send("b", 10)
+    deployment.common.up = True
+    deployment.run(2 * INTERVAL_S + ASK_INTERVAL_S)
+    assert two.foreign("a") == (1, 1000)
+    assert two.foreign("b") == (1, 10)
+
+
+def test_quiet_routers_say_nothing_but_that_they_live() -> None:
+    deployment = Deployment(2).settled()
+    deployment.routers[0].send("a", 1000)
+    deployment.run(1.0)
+    before = [board.posted for board in deployment.boards]
+    written = len(deployment.common.notices)
+    deployment.run(2.0)
+    sent = [board.posted - count for board, count in zip(deployment.boards, before, strict=True)]
+    assert all(4 <= count <= 8 for count in sent)
+    assert all(len(raw) == 14 for raw in deployment.common.notices[written:])
+
+
+def test_a_busy_router_speaks_at_most_once_an_interval_and_names_only_what_changed() -> None:
+    deployment = Deployment(2).settled()
+    one = deployment.routers[0]
+    one.send("b", 7)
+    deployment.run(1.0)
+    before, written = deployment.boards[0].posted, len(deployment.common.notices)
+    for _ in range(40):
+        one.send("a", 10)
+        deployment.run(INTERVAL_S / 2)
+    assert deployment.boards[0].posted - before <= 21
+    heard = [unpack_notice(raw) for raw in deployment.common.notices[written:]]
+    assert all(notice is not None and len(notice.loads) <= 1 for notice in heard)
+
+
+def test_everything_is_said_again_once_in_a_while() -> None:
+    deployment = Deployment(2).settled()
+    deployment.routers[0].send("a", 10)
+    deployment.run(1.0)
+    written = len(deployment.common.notices)
+    deployment.run(WHOLE_INTERVAL_S + 1.0)
+    heard = [unpack_notice(raw) for raw in deployment.common.notices[written:]]
+    wholes = [notice for notice in heard if notice is not None and notice.whole and notice.router == 1]
+    assert 1 <= len(wholes) <= 2
+    assert all(len(notice.loads) == 1 for notice in wholes)
+
+
+def test_a_replica_that_joins_later_has_the_load_that_others_gave_it_before() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    two.fleet.apply(ReplicaRemoved(ReplicaId("a")))
+    one.send("a", 1000)
+    deployment.run(0.2)
+    two.join("a")
+    deployment.run(INTERVAL_S)
+    assert two.foreign("a") == (1, 1000)
+
+
+def test_a_replica_that_left_takes_its_load_with_it() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    one.send("a", 1000)
+    deployment.run(0.2)
+    one.fleet.apply(ReplicaRemoved(ReplicaId("a")))
+    deployment.run(2 * INTERVAL_S)
+    assert two.foreign("a") == (0, 0)
+
+
+def test_bytes_that_are_no_notice_are_ignored() -> None:
+    deployment = Deployment(2).settled()
+    deployment.common.notices += [b"", b"\x63" * 40, b"\x01" * 15]
+    deployment.routers[0].send("a", 1000)
+    deployment.run(2 * INTERVAL_S)
+    assert deployment.routers[1].foreign("a") == (1, 1000)
+
+
+def test_with_nobody_else_no_task_runs() -> None:
+    async def run() -> int:
+        tasks = Tasks()
+        router = Router(1, NoBoard(), Clock())
+        leases = Leases(
+            router.fleet,
+            NoBoard(),
+            tasks,
+            router=1,
+            publish_interval_s=INTERVAL_S,
+            expire_s=EXPIRE_S,
+            clock=Clock(),
+        )
+        leases.start()
+        running = len(tasks)
+        await leases.stop()
+        await tasks.stop()
+        return running
+
+    assert asyncio.run(run()) == 0
