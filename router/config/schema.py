@@ -182,6 +182,15 @@ class AccessLogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackConfig:
+    """What the router learns from answers."""
+
+    ask_usage: bool = True
+    """Ask engines for the usage of streams whose client did not (`stream_options.include_usage`), and keep the extra
+    event from the client. Without it, only answers that tell their usage anyway say what was cached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintConfig:
     """How prompts are recognised."""
 
@@ -226,6 +235,7 @@ class Config:
     health: HealthConfig = field(default_factory=HealthConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     headers: HeadersConfig = field(default_factory=HeadersConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     access_log: AccessLogConfig = field(default_factory=AccessLogConfig)
     fingerprint: FingerprintConfig = field(default_factory=FingerprintConfig)
 

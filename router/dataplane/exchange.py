@@ -25,6 +25,7 @@ from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from router.dialects import parse
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.usage import find_usage, response_id
+from router.dialects.usage_request import ASKING, asking_at
 from router.telemetry.logs import fields
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ RETRIABLE = frozenset((500, 502, 503, 504))
 """Statuses whose body is read before anything is passed on, up to `HELD_BYTES`."""
 
 HELD_BYTES = 64 * 1024
+
+ASKED_APIS = (Api.CHAT, Api.COMPLETIONS)
+"""Where a stream tells its usage only if asked; the other APIs always do."""
 
 DRAINING_MARK = b"cannot schedule new futures after shutdown"
 """vLLM while it drains: a 500 on every new request, /health still 200. Source: vLLM 0.32.0, SIGTERM with a timeout."""
@@ -60,6 +64,7 @@ class Exchange:
 
     __slots__ = (
         "_api",
+        "_asking_at",
         "_attempts",
         "_connecting",
         "_done",
@@ -90,6 +95,8 @@ class Exchange:
         self.client = client
         self._request = request
         self._api = Api.OTHER
+        self._asking_at = -1
+        """Where the request for usage is spliced into the body; -1 if the client asked itself, or nobody does."""
         self._attempts = 0
         self._connecting = False
         self._done = False
@@ -147,6 +154,8 @@ class Exchange:
         gateway = self._gateway
         parsed = parse(self._api, request.body)
         self.shape = gateway.shape(parsed, request)
+        if parsed.stream and not parsed.wants_usage and gateway.ask_usage and self._api in ASKED_APIS:
+            self._asking_at = asking_at(request.body)
         if parsed.previous_response_id is not None:
             gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
         else:
@@ -274,9 +283,13 @@ class Exchange:
         self.progress_s = monotonic()
         request = self._request
         pool = self._gateway.pool(self.decision.replica)
-        connection.send(
-            self, request.upstream_head(pool.host_header, self.request_id, self.client.peer), request.body
-        )
+        at = self._asking_at
+        if at < 0:
+            head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, 0)
+            connection.send(self, head, request.body)
+        else:
+            head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, len(ASKING))
+            connection.send(self, head + request.body[:at] + ASKING, memoryview(request.body)[at:])
 
     # -- the answer ---------------------------------------------------------------------------------------------
 
@@ -355,7 +368,9 @@ class Exchange:
         self._held = None
         head = self._head
         assert head is not None
-        relay = self._relay = Relay(self.client, self._request.head, head, self._begun(first), first)
+        relay = self._relay = Relay(
+            self.client, self._request.head, head, self._begun(first), first, self._asking_at >= 0
+        )
         return relay
 
     def _begun(self, first: bytes) -> bytes:

@@ -68,6 +68,7 @@ class Gateway:
         self.upstream = config.upstream
         self.max_attempts = config.max_attempts
         self.explain_headers = config.headers.explain
+        self.ask_usage = config.feedback.ask_usage
         self.bytes_per_token = config.policy.bytes_per_token
         self.heads = HeadCache()
         self.draining = False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from router.dataplane.answer import BODILESS, AnswerHead
 from router.dataplane.request import RequestHead
 from router.dialects.sse import EventGate
+from router.dialects.usage_request import without_usage_event
 
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
@@ -39,14 +40,31 @@ def write_whole(
 class Relay:
     """Writes one answer. Created when its first byte is about to be passed on."""
 
-    __slots__ = ("_chunked", "_client", "_gate", "_has_end", "_tail", "body_bytes", "keep_alive", "streaming")
+    __slots__ = (
+        "_chunked",
+        "_client",
+        "_gate",
+        "_has_end",
+        "_hide_usage",
+        "_tail",
+        "body_bytes",
+        "keep_alive",
+        "streaming",
+    )
 
     def __init__(
-        self, client: ClientConnection, asked: RequestHead, head: AnswerHead, added: bytes, first: bytes
+        self,
+        client: ClientConnection,
+        asked: RequestHead,
+        head: AnswerHead,
+        added: bytes,
+        first: bytes,
+        hide_usage: bool = False,
     ) -> None:
         """Write the head and what is there of the body, in one write.
 
         Args:
+            hide_usage: The router asked for usage, the client did not: the extra event stays here.
             added: Rendered header lines of the router's own.
             first: The first piece of the body, possibly empty.
         """
@@ -54,12 +72,14 @@ class Relay:
         self._tail = b""
         self.body_bytes = 0
         self.streaming = head.event_stream
-        has_end = head.length_bytes is not None or head.status in BODILESS or asked.method == b"HEAD"
+        self._hide_usage = hide_usage and head.event_stream
+        length_bytes = None if self._hide_usage else head.length_bytes
+        has_end = length_bytes is not None or head.status in BODILESS or asked.method == b"HEAD"
         self._has_end = has_end
         self._chunked = not has_end and asked.minor_version == 1
         self.keep_alive = asked.keep_alive and (has_end or self._chunked)
-        if head.length_bytes is not None:
-            added += b"content-length: %d\r\n" % head.length_bytes
+        if length_bytes is not None:
+            added += b"content-length: %d\r\n" % length_bytes
         elif self._chunked:
             added += b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
@@ -107,9 +127,8 @@ class Relay:
     def _note(self, piece: bytes) -> None:
         self.body_bytes += len(piece)
         if self.streaming:
-            if USAGE_MARK in piece:
-                self._tail = piece
-        elif self._tail:
+            return  # noted event by event, see `_framed`
+        if self._tail:
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
         else:
             self._tail = piece if len(piece) <= TAIL_BYTES else piece[-TAIL_BYTES:]
@@ -117,6 +136,10 @@ class Relay:
     def _framed(self, piece: bytes) -> bytes:
         if self._gate is not None:
             piece = self._gate.feed(piece)
+            if USAGE_MARK in piece:
+                self._tail = piece
+                if self._hide_usage:
+                    piece = without_usage_event(piece)
         if not self._chunked or not piece:
             return piece
         return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -113,8 +113,11 @@ class Request:
         self.received_s = received_s
         """Monotonic time at which the request was complete."""
 
-    def upstream_head(self, host: bytes, request_id: bytes, client_ip: bytes) -> bytes:
-        """Request line and headers for a replica; a body always goes with a Content-Length."""
+    def upstream_head(self, host: bytes, request_id: bytes, client_ip: bytes, spliced_bytes: int) -> bytes:
+        """Request line and headers for a replica; a body always goes with a Content-Length.
+
+        `spliced_bytes` is how much longer the body is than it was received.
+        """
         head = self.head
         if head.method != b"POST" and not self.body_bytes:
             return b"%bhost: %b\r\nx-request-id: %b\r\nx-forwarded-for: %b%b\r\n\r\n" % (
@@ -127,7 +130,7 @@ class Request:
         return b"%bhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-forwarded-for: %b%b\r\n\r\n" % (
             head.prefix,
             host,
-            self.body_bytes,
+            self.body_bytes + spliced_bytes,
             request_id,
             head.forwarded_for,
             client_ip,

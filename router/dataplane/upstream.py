@@ -77,7 +77,7 @@ class ReplicaConnection:
         """Set by every read, cleared by the sweeper: measures silence without a clock call a read."""
         self.paused = False
 
-    def send(self, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:
+    def send(self, exchange: Exchange, head: bytes, body: bytes | bytearray | memoryview) -> None:
         """Send one request; its answer goes to `exchange`."""
         self._head_only = head[:5] == b"HEAD "
         self.exchange = exchange
