@@ -58,8 +58,12 @@ GC_THRESHOLDS = (20_000, 20, 100)
 class Worker:
     """One router process: data plane, control plane and everything behind them, on one event loop."""
 
-    def __init__(self, config: Config, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, *, clock: Callable[[], float] = time.time, control_socket: str | None = None
+    ) -> None:
+        """`control_socket`: one of several workers; the data port is shared, control listens on this socket file."""
         self.config = config
+        self._shares_port = control_socket is not None
         self.tasks = Tasks()
         self.registry = _registry(config, clock)
         parameters = CostParameters(
@@ -107,6 +111,7 @@ class Worker:
             clock=clock,
             upstream_tls=self._upstream_tls,
             readiness=readiness.answer,
+            probe_soon=lambda replica_id: self._membership.probe_soon(replica_id),
         )
         self._membership = Membership(
             self.fleet,
@@ -137,6 +142,7 @@ class Worker:
                 registry_healthy=lambda: self.registry.healthy,
                 access_log_dropped=lambda: self.access_log.dropped if self.access_log is not None else 0,
                 build=build_info(config),
+                peers=lambda: self.leases.routers,
             ),
         )
         self._control = ControlServer(
@@ -151,6 +157,7 @@ class Worker:
                 )
             ),
             *split_address(config.admin),
+            socket_path=control_socket,
         )
         self.data_port = 0
         self.admin_port = 0
@@ -166,12 +173,14 @@ class Worker:
         await self._board.start()
         self.leases.start()
         self.admin_port = await self._control.start()
-        self.data_port = await self._data.start(*split_address(config.listen), self._listening_tls)
+        self.data_port = await self._data.start(
+            *split_address(config.listen), self._listening_tls, reuse_port=self._shares_port
+        )
         log.info(
             "listening",
             extra=fields(
                 data=f"{split_address(config.listen)[0]}:{self.data_port}",
-                admin=f"{split_address(config.admin)[0]}:{self.admin_port}",
+                admin=f"{split_address(config.admin)[0]}:{self.admin_port}" if self.admin_port else "shared",
                 replicas=len(config.replicas),
                 policy=config.policy.name,
             ),
@@ -213,18 +222,23 @@ class Worker:
         self.gateway.drop_pools()
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. Returns the exit status."""
+def run(config: Config, control_socket: str | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
+
+    With a `control_socket` (see `Worker`) the end of standard input, which the supervisor holds, is a signal too.
+    """
     set_up(config.log_level)
-    return uvloop.run(_serve(config))
+    return uvloop.run(_serve(config, control_socket))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, control_socket: str | None) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    worker = Worker(config)
+    if control_socket is not None:
+        loop.add_reader(0, ended.set)
+    worker = Worker(config, control_socket=control_socket)
     try:
         await worker.start()
     except OSError as error:
@@ -232,6 +246,7 @@ async def _serve(config: Config) -> int:
         return 1
     _tune_memory()
     await ended.wait()
+    loop.remove_reader(0)
     log.info("draining", extra=fields(grace_s=config.drain_grace_s))
     await worker.stop()
     return 0

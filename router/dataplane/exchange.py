@@ -359,7 +359,7 @@ class Exchange:
                 self._attempt_failed(FailureReason.LOST, why)
             return
         gateway = self._gateway
-        gateway.fleet.report_failure(decision.replica, FailureReason.LOST, gateway.clock())
+        gateway.replica_failed(decision.replica, FailureReason.LOST)
         self._break_off(
             relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
         )
@@ -408,7 +408,7 @@ class Exchange:
         else:
             return False
         gateway = self._gateway
-        gateway.fleet.report_failure(decision.replica, reason, gateway.clock())
+        gateway.replica_failed(decision.replica, reason)
         return self._retry(decision, reason)
 
     # -- failing ------------------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ class Exchange:
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
-        gateway.fleet.report_failure(decision.replica, reason, gateway.clock())
+        gateway.replica_failed(decision.replica, reason)
         self._held = None
         if not self._retry(decision, reason):
             self.fail(
@@ -457,7 +457,7 @@ class Exchange:
         decision = self.decision
         gateway = self._gateway
         if decision is not None:
-            gateway.fleet.report_failure(decision.replica, FailureReason.TIMEOUT, gateway.clock())
+            gateway.replica_failed(decision.replica, FailureReason.TIMEOUT)
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
         if relay is None:
             self.fail(error)

@@ -17,8 +17,8 @@ from router.config.schema import Config
 from router.core.errors import NotFoundError, RouterError
 from router.core.fingerprint import Fingerprinter
 from router.core.fleet import Decision, Fleet, Replica
-from router.core.health import ReplicaState
-from router.core.types import Api, RequestShape
+from router.core.health import FailureReason, ReplicaState
+from router.core.types import Api, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.head_cache import HeadCache
 from router.dataplane.pool import Pool
@@ -55,6 +55,7 @@ class Gateway:
         clock: Callable[[], float],
         upstream_tls: ssl.SSLContext | None,
         readiness: Callable[[], tuple[int, bytes]],
+        probe_soon: Callable[[ReplicaId], None],
     ) -> None:
         self.fleet = fleet
         self.registry = registry
@@ -77,6 +78,7 @@ class Gateway:
         self.connections: set[ClientConnection] = set()
         self.pools: dict[Replica, Pool] = {}
         self._upstream_tls = upstream_tls
+        self._probe_soon = probe_soon
         self.readiness = readiness
         """Status and body of `/ready`."""
         self._id_prefix = os.urandom(8).hex().encode()
@@ -101,6 +103,12 @@ class Gateway:
                 connect_timeout_s=upstream.connect_timeout_s,
             )
         return pool
+
+    def replica_failed(self, replica: Replica, reason: FailureReason) -> None:
+        """A request failed for a reason that may lie with the replica: note it, and have it looked at."""
+        self.fleet.report_failure(replica, reason, self.clock())
+        if reason is not FailureReason.BUSY:
+            self._probe_soon(replica.id)
 
     def drop_pools(self) -> None:
         """Close what is idle to replicas that have left; requests under way keep their connections."""
