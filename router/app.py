@@ -246,7 +246,8 @@ async def _serve(config: Config, control_socket: str | None) -> int:
         return 1
     _tune_memory()
     await ended.wait()
-    loop.remove_reader(0)
+    if control_socket is not None:
+        loop.remove_reader(0)
     log.info("draining", extra=fields(grace_s=config.drain_grace_s))
     await worker.stop()
     return 0

@@ -20,6 +20,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status: 0 after a drain, anything else says why on standard error."""
     config = load_from(arguments)
     # Here, so that a wrong setting is reported before the server's libraries are loaded.
+    if config.workers > 1:
+        from router.supervisor import run as supervise
+
+        return supervise(config)
     from router.app import run as serve
 
     return serve(config)

@@ -6,23 +6,28 @@ from aiohttp import web
 
 
 class ControlServer:
-    """One application on one address."""
+    """One application on one address, or on a socket file where there is one."""
 
-    def __init__(self, application: web.Application, host: str, port: int) -> None:
+    def __init__(
+        self, application: web.Application, host: str, port: int, *, socket_path: str | None = None
+    ) -> None:
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         self._host = host
         self._port = port
+        self._socket_path = socket_path
 
     async def start(self) -> int:
-        """Listen, and return the port: the one asked for, or a free one for 0.
+        """Listen, and return the port: the one asked for, or a free one for 0; 0 for a socket file.
 
         Raises:
             OSError: The address is taken or not this machine's.
         """
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, self._host, self._port)
-            await site.start()
+            if self._socket_path is not None:
+                await web.UnixSite(self._runner, self._socket_path).start()
+                return 0
+            await web.TCPSite(self._runner, self._host, self._port).start()
         except OSError:
             await self._runner.cleanup()
             raise

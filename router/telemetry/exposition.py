@@ -37,6 +37,8 @@ class Sources:
     access_log_dropped: Callable[[], int]
     build: Mapping[str, str]
     """Labels of `warmroute_build_info`: `version`, `policy`, `registry`."""
+    peers: Callable[[], int] = int
+    """Other routers heard of; none by default."""
 
 
 class Exposition:
@@ -70,6 +72,10 @@ class _RouterCollector(Collector):
         yield from self._replicas()
         yield from self._registry()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
+        yield _family(c.PEERS, [((), self._sources.peers())])
+        yield _family(c.WORKERS, [((), 1)])
+        # The supervisor adds what it counts.
+        yield _family(c.WORKER_RESTARTS, [((), 0)])
         labels = tuple(self._sources.build.get(label, "") for label in c.BUILD_INFO.labels)
         yield _family(c.BUILD_INFO, [(labels, 1)])
 

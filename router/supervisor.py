@@ -1,0 +1,238 @@
+"""Several workers on one port: starts them, starts dead ones again, ends them all in order.
+
+Serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one of
+them. The supervisor holds the port's name without listening, answers the admin port (`control.front`), and passes
+SIGTERM on; when it dies itself, the workers see their standard input end and drain. Each worker is a fresh Python
+process, given the checked settings as they are: a file edited meanwhile changes nothing before a restart of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from router.config.schema import Address, Config, split_address
+from router.control.front import AdminFront
+from router.telemetry import catalogue
+from router.telemetry.logs import fields, set_up
+
+log = logging.getLogger(__name__)
+
+START_S = 5.0
+"""A worker that fails on its own within this time of the very first start ends the router: its settings or its machine
+cannot be served with, and starting it again would hide that."""
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+STEADY_S = 10.0
+"""A worker that lived this long is started again without the pauses that earlier deaths had added up to."""
+
+END_S = 5.0
+"""Time beyond the drain's grace that a worker has to end."""
+
+_BOOT = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from router.supervisor import work
+sys.exit(work())
+"""
+
+
+class _Worker:
+    """One place among the workers, and the process that fills it."""
+
+    def __init__(self, number: int, directory: str) -> None:
+        self.number = number
+        self.socket_path = os.path.join(directory, f"{number}.sock")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_s = 0.0
+        self.deaths = 0
+        """In a row, each soon after its start."""
+        self.due_s = 0.0
+        """When to start it; of no meaning while it lives."""
+
+    @property
+    def name(self) -> str:
+        """Label of its metrics."""
+        return str(self.number)
+
+    def start(self, config: Config) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.socket_path)
+        process = subprocess.Popen([sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE)
+        self.process = process
+        self.started_s = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):  # it died already, and is found dead
+            pipe = process.stdin
+            if pipe is not None:
+                pipe.write(pickle.dumps(sys.path) + pickle.dumps((config, self.socket_path)))
+                pipe.flush()
+
+    def forget(self) -> None:
+        """Its process has ended."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+        self.process = None
+
+
+class Supervisor:
+    """Runs `config.workers` workers until a signal ends them."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._directory = tempfile.mkdtemp(prefix="warmroute-")
+        self._workers = [_Worker(number, self._directory) for number in range(config.workers)]
+        self._front = AdminFront(self._sockets, self._metrics)
+        self._restarts = 0
+        self._wake = asyncio.Event()
+        self._ended = False
+        self._steady = False
+
+    async def run(self) -> int:
+        """Exit status: 0 after a drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
+        try:
+            with reserve(*split_address(self._config.listen)) as (host, port):
+                admin_port = await self._front.start(*split_address(self._config.admin))
+                config = dataclasses.replace(self._config, listen=Address(f"{host}:{port}"))
+                log.info(
+                    "supervising", extra=fields(workers=config.workers, data=config.listen, admin=admin_port)
+                )
+                status = await self._keep(config)
+                await self._stop()
+                return status
+        except OSError as error:
+            log.error("cannot_start", extra=fields(error=error))
+            return 1
+        finally:
+            await self._front.stop()
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _keep(self, config: Config) -> int:
+        first_s = time.monotonic()
+        while not self._ended:
+            now_s = time.monotonic()
+            self._steady = self._steady or now_s - first_s >= START_S
+            for worker in self._workers:
+                status = self._reap(worker, now_s)
+                if status is not None and status > 0 and not self._steady:
+                    return status
+                if worker.process is None and worker.due_s <= now_s:
+                    worker.start(config)
+                    log.info("worker_started", extra=fields(worker=worker.number, pid=_pid(worker)))
+            due = [worker.due_s - now_s for worker in self._workers if worker.process is None]
+            await self._sleep(min(due, default=None))
+        return 0
+
+    def _reap(self, worker: _Worker, now_s: float) -> int | None:
+        """The exit status if the worker has died; then it is due again."""
+        if worker.process is None or (status := worker.process.poll()) is None:
+            return None
+        pid = worker.process.pid
+        worker.forget()
+        self._front.merger.ended(worker.name)
+        self._restarts += 1
+        worker.deaths = 0 if now_s - worker.started_s >= STEADY_S else worker.deaths + 1
+        pause_s = min(FIRST_PAUSE_S * 2 ** max(worker.deaths - 1, 0), LONGEST_PAUSE_S)
+        worker.due_s = now_s + pause_s
+        log.error(
+            "worker_died",
+            extra=fields(worker=worker.number, pid=pid, status=status, restart_in_s=pause_s),
+        )
+        return status
+
+    async def _stop(self) -> None:
+        """Pass the signal on, wait for the drain, kill who does not end."""
+        for worker in self._workers:
+            if worker.process is not None:
+                worker.process.terminate()
+        until_s = time.monotonic() + self._config.drain_grace_s + END_S
+        while left := [w for w in self._workers if w.process is not None and w.process.poll() is None]:
+            if time.monotonic() >= until_s:
+                for worker in left:
+                    log.error("worker_killed", extra=fields(worker=worker.number, pid=_pid(worker)))
+                    if worker.process is not None:
+                        worker.process.kill()
+                        worker.process.wait()
+                break
+            await self._sleep(0.5)
+        for worker in self._workers:
+            worker.forget()
+        log.info("stopped")
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until a child ends, a signal comes, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    def _sockets(self) -> dict[str, str]:
+        return {w.name: w.socket_path for w in self._workers if w.process is not None}
+
+    def _metrics(self) -> str:
+        name = catalogue.WORKER_RESTARTS.name
+        return f"# HELP {name} {catalogue.WORKER_RESTARTS.help}\n# TYPE {name} counter\n{name} {self._restarts}\n"
+
+
+@contextlib.contextmanager
+def reserve(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """Hold an address that workers will share, without listening; a port of 0 becomes a free one.
+
+    Raises:
+        OSError: Somebody else listens there, or the address is not this machine's.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # Without SO_REUSEPORT, so that another router's shared port is not silently joined.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen(1)
+    with socket.socket(family, kind, protocol) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+        yield f"[{host}]" if ":" in host else host, held.getsockname()[1]
+
+
+def run(config: Config) -> int:
+    """Serve with several workers until SIGTERM or SIGINT. Returns the exit status."""
+    set_up(config.log_level)
+    return asyncio.run(_run(config))
+
+
+async def _run(config: Config) -> int:
+    return await Supervisor(config).run()
+
+
+def work() -> int:
+    """A worker process: reads its settings from standard input, and serves until told to end."""
+    from router.app import run as serve
+
+    config, socket_path = pickle.load(sys.stdin.buffer)
+    return serve(config, control_socket=socket_path)
+
+
+def _pid(worker: _Worker) -> int | None:
+    return worker.process.pid if worker.process is not None else None
