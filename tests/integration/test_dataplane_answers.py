@@ -28,7 +28,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def router(upstream: ScriptedUpstream) -> Iterator[RouterThread]:
-    config = Config(listen=ANY, admin=ANY, replicas=(ReplicaConfig(url=upstream.url),))
+    config = Config(listen=ANY, admin=ANY, replicas=(ReplicaConfig(url=upstream.url, id=upstream.id),))
     with running(config, 1) as started:
         yield started
 
