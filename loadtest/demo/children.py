@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,9 +74,15 @@ class Children:
     ) -> None:
         await self.stop(*self._running)
 
-    async def start(self, name: str, command: Sequence[str]) -> Child:
+    async def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> Child:
         """Start a process whose output goes to a file of its own.
 
+        Args:
+            name: For messages and the log file's name.
+            command: Program and arguments.
+            environment: Its variables; the demo's own if absent.
         Raises:
             DemoError: The program is not there.
         """
@@ -88,6 +94,7 @@ class Children:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=environment,
                     # Out of the terminal's group: Ctrl-C is ours to pass on, in order.
                     start_new_session=True,
                     preexec_fn=self._die_with_parent,

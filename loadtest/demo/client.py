@@ -185,5 +185,8 @@ def read_stream(body: bytes) -> tuple[str, dict[str, Any]]:
 def _events(body: bytes) -> Iterator[dict[str, Any]]:
     for line in body.split(b"\n"):
         if line.startswith(b"data: {"):
-            event: dict[str, Any] = json.loads(line[6:])
+            try:
+                event: dict[str, Any] = json.loads(line[6:])
+            except ValueError:
+                raise AnswerError("the stream ended too early: in the middle of an event") from None
             yield event

@@ -15,9 +15,10 @@ import aiohttp
 from loadtest.demo.children import LOCALHOST, Child, Children, DemoError, free_ports, program
 
 SIM_REPLICAS, SIM_CACHE_TOKENS = 4, 128_000
+"""Together a little more than the conversations under way take; one of them holds a fourth of that."""
 VLLM_REPLICAS = 2
-VLLM_KV_BYTES = "32M"
-"""16,384 tokens of the tiny model."""
+VLLM_KV_BYTES = "18M"
+"""9,216 tokens of the tiny model: with two replicas a little more than the conversations take."""
 VLLM_MODEL_TOKENS = 4096
 
 START_S = 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,9 @@ async def start_router(
     command += ["--listen", f"{LOCALHOST}:{data}", "--admin", f"{LOCALHOST}:{admin}"]
     for url in replica_urls:
         command += ["--replica", url]
-    child = await children.start(f"router {policy}", command)
+    # Settings of the user's own, of whatever router, are none of the demo's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WARMROUTE_")}
+    child = await children.start(f"router {policy}", command, environment)
     admin_url = f"http://{LOCALHOST}:{admin}"
     try:
         async with asyncio.timeout(READY_S):

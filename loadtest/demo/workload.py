@@ -79,13 +79,13 @@ SIMULATED = Workload(
 TINY_VLLM = Workload(
     conversations=12,
     applications=2,
-    system_words=200,
-    first_words=(600, 1100),
-    later_words=(60, 140),
-    turns=(3, 4),
+    system_words=100,
+    first_words=(400, 1000),
+    later_words=(30, 80),
+    turns=(5, 6),
     answer_tokens=(8, 12),
-    start_window_s=24.0,
-    think_s=(6.0, 12.0),
+    start_window_s=15.0,
+    think_s=(4.0, 12.0),
 )
 """For a toy model on two CPU cores, which computes some 3,000 prompt tokens a second."""
 
