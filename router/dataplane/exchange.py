@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from router.core.errors import NotFoundError, ReplicaError, RouterError
 from router.core.fleet import Decision, Replica
-from router.core.health import FailureReason
+from router.core.health import FailureReason, ReplicaState
 from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
@@ -182,13 +182,14 @@ class Exchange:
         self._choose()
 
     def _previous_found(self, replica: ReplicaId | None) -> None:
-        """A conversation kept by an engine continues there while that engine is routable; else anywhere."""
+        """A conversation kept by an engine continues there unless that engine is ejected; else anywhere."""
         if self._done:
             return
         try:
-            if replica is not None:
+            kept = self._gateway.fleet.replicas.get(replica) if replica is not None else None
+            if kept is not None and kept.state is not ReplicaState.EJECTED:
                 try:
-                    self._reserve_on(replica)
+                    self._reserve_on(kept.id)
                 except RouterError:
                     pass
                 else:

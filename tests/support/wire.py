@@ -160,28 +160,28 @@ class ParsedAnswers:
     """Answers as an independent reading of the bytes (llhttp's) finds them."""
 
     def __init__(self, data: bytes) -> None:
-        self.answers: list[tuple[int, list[tuple[bytes, bytes]], bytes]] = []
         self.complete = 0
+        self._read: list[tuple[int, list[tuple[bytes, bytes]], bytearray]] = []
         self._fields: list[tuple[bytes, bytes]] = []
-        self._body = b""
-        self._status = 0
         self._parser = httptools.HttpResponseParser(self)
         self._parser.feed_data(data)
 
+    @property
+    def answers(self) -> list[tuple[int, list[tuple[bytes, bytes]], bytes]]:
+        """Status, fields by lower-case name, and body, of each answer whose head is there."""
+        return [(status, fields, bytes(body)) for status, fields, body in self._read]
+
     def on_message_begin(self) -> None:
         self._fields = []
-        self._body = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
-        self.answers.append((self._status, list(self._fields), b""))
+        self._read.append((self._parser.get_status_code(), list(self._fields), bytearray()))
 
     def on_body(self, piece: bytes) -> None:
-        status, fields, body = self.answers[-1]
-        self.answers[-1] = (status, fields, body + piece)
+        self._read[-1][2].extend(piece)
 
     def on_message_complete(self) -> None:
         self.complete += 1
