@@ -3,7 +3,8 @@
 Serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one of
 them. The supervisor holds the port's name without listening, answers the admin port (`control.front`), and passes
 SIGTERM on; when it dies itself, the workers see their standard input end and drain. Each worker is a fresh Python
-process, given the checked settings as they are: a file edited meanwhile changes nothing before a restart of all.
+process, given the checked settings as they are: a file edited meanwhile changes nothing before a restart of all. One
+more process waits with everything loaded and nothing opened, so that a dead worker's place is filled within a moment.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from router.config.errors import ConfigError
 from router.config.schema import Address, Config, split_address
 from router.control.front import AdminFront
 from router.telemetry import catalogue
@@ -49,43 +51,71 @@ from router.supervisor import work
 sys.exit(work())
 """
 
+SPARE_PAUSE_S = 2.0
+"""Time from a worker's start to that of the next spare: loading it takes CPU that the worker needs first."""
+
+
+class _Process:
+    """A Python process that has loaded the router, or is about to, and waits for settings."""
+
+    def __init__(self) -> None:
+        self._popen = subprocess.Popen([sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE)
+        self.pid = self._popen.pid
+        self._tell(sys.path)
+
+    def serve(self, config: Config, socket_path: str) -> None:
+        """Let it begin."""
+        self._tell((config, socket_path))
+
+    def poll(self) -> int | None:
+        """Exit status if it has ended."""
+        return self._popen.poll()
+
+    def end(self) -> None:
+        """Ask it to drain and end."""
+        self._popen.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def close(self) -> None:
+        """Let go of one that has ended."""
+        if self._popen.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._popen.stdin.close()
+
+    def _tell(self, value: object) -> None:
+        pipe = self._popen.stdin
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died already, and is found dead
+                pipe.write(pickle.dumps(value))
+                pipe.flush()
+
 
 class _Worker:
     """One place among the workers, and the process that fills it."""
 
     def __init__(self, number: int, directory: str) -> None:
         self.number = number
+        self.name = str(number)
         self.socket_path = os.path.join(directory, f"{number}.sock")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: _Process | None = None
         self.started_s = 0.0
         self.deaths = 0
         """In a row, each soon after its start."""
         self.due_s = 0.0
         """When to start it; of no meaning while it lives."""
 
-    @property
-    def name(self) -> str:
-        """Label of its metrics."""
-        return str(self.number)
-
-    def start(self, config: Config) -> None:
+    def start(self, process: _Process, config: Config) -> None:
+        """Fill the place."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.socket_path)
-        process = subprocess.Popen([sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE)
         self.process = process
         self.started_s = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # it died already, and is found dead
-            pipe = process.stdin
-            if pipe is not None:
-                pipe.write(pickle.dumps(sys.path) + pickle.dumps((config, self.socket_path)))
-                pipe.flush()
-
-    def forget(self) -> None:
-        """Its process has ended."""
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
-        self.process = None
+        process.serve(config, self.socket_path)
+        log.info("worker_started", extra=fields(worker=self.number, pid=process.pid))
 
 
 class Supervisor:
@@ -96,6 +126,8 @@ class Supervisor:
         self._directory = tempfile.mkdtemp(prefix="warmroute-")
         self._workers = [_Worker(number, self._directory) for number in range(config.workers)]
         self._front = AdminFront(self._sockets, self._metrics)
+        self._spare: _Process | None = None
+        self._spare_due_s = 0.0
         self._restarts = 0
         self._wake = asyncio.Event()
         self._ended = False
@@ -134,18 +166,37 @@ class Supervisor:
                 if status is not None and status > 0 and not self._steady:
                     return status
                 if worker.process is None and worker.due_s <= now_s:
-                    worker.start(config)
-                    log.info("worker_started", extra=fields(worker=worker.number, pid=_pid(worker)))
-            due = [worker.due_s - now_s for worker in self._workers if worker.process is None]
-            await self._sleep(min(due, default=None))
+                    worker.start(self._take_spare() or _Process(), config)
+                    self._spare_due_s = now_s + SPARE_PAUSE_S
+            due_s = self._keep_spare(now_s)
+            due_s += [worker.due_s for worker in self._workers if worker.process is None]
+            await self._sleep(max(min(due_s) - now_s, 0.0) if due_s else None)
         return 0
+
+    def _take_spare(self) -> _Process | None:
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.poll() is not None:
+            spare.close()
+            return None
+        return spare
+
+    def _keep_spare(self, now_s: float) -> list[float]:
+        """Have one once it is due; when that will be, while there is none."""
+        if self._spare is not None and self._spare.poll() is not None:
+            self._spare.close()
+            self._spare = None
+            self._spare_due_s = now_s + LONGEST_PAUSE_S
+        if self._spare is None and self._spare_due_s <= now_s:
+            self._spare = _Process()
+        return [] if self._spare is not None else [self._spare_due_s]
 
     def _reap(self, worker: _Worker, now_s: float) -> int | None:
         """The exit status if the worker has died; then it is due again."""
-        if worker.process is None or (status := worker.process.poll()) is None:
+        process = worker.process
+        if process is None or (status := process.poll()) is None:
             return None
-        pid = worker.process.pid
-        worker.forget()
+        process.close()
+        worker.process = None
         self._front.merger.ended(worker.name)
         self._restarts += 1
         worker.deaths = 0 if now_s - worker.started_s >= STEADY_S else worker.deaths + 1
@@ -153,27 +204,28 @@ class Supervisor:
         worker.due_s = now_s + pause_s
         log.error(
             "worker_died",
-            extra=fields(worker=worker.number, pid=pid, status=status, restart_in_s=pause_s),
+            extra=fields(worker=worker.number, pid=process.pid, status=status, restart_in_s=pause_s),
         )
         return status
 
     async def _stop(self) -> None:
         """Pass the signal on, wait for the drain, kill who does not end."""
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.terminate()
+        processes = [worker.process for worker in self._workers if worker.process is not None]
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare.close()
+        for process in processes:
+            process.end()
         until_s = time.monotonic() + self._config.drain_grace_s + END_S
-        while left := [w for w in self._workers if w.process is not None and w.process.poll() is None]:
+        while left := [process for process in processes if process.poll() is None]:
             if time.monotonic() >= until_s:
-                for worker in left:
-                    log.error("worker_killed", extra=fields(worker=worker.number, pid=_pid(worker)))
-                    if worker.process is not None:
-                        worker.process.kill()
-                        worker.process.wait()
+                for process in left:
+                    log.error("worker_killed", extra=fields(pid=process.pid))
+                    process.kill()
                 break
             await self._sleep(0.5)
-        for worker in self._workers:
-            worker.forget()
+        for process in processes:
+            process.close()
         log.info("stopped")
 
     async def _sleep(self, seconds: float | None) -> None:
@@ -227,12 +279,15 @@ async def _run(config: Config) -> int:
 
 
 def work() -> int:
-    """A worker process: reads its settings from standard input, and serves until told to end."""
+    """A worker process: loads everything, waits for settings on standard input, and serves until told to end."""
     from router.app import run as serve
 
-    config, socket_path = pickle.load(sys.stdin.buffer)
-    return serve(config, control_socket=socket_path)
-
-
-def _pid(worker: _Worker) -> int | None:
-    return worker.process.pid if worker.process is not None else None
+    try:
+        config, socket_path = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return 0  # A spare that was never needed.
+    try:
+        return serve(config, control_socket=socket_path)
+    except ConfigError as error:  # a file that cannot be loaded, for one
+        log.error("cannot_start", extra=fields(error=error))
+        return 2

@@ -88,7 +88,7 @@ class AdminFront:
         request.write(b"\r\n".join([*kept, b"Connection: close", b"", b""]))
         try:
             async with asyncio.TaskGroup() as both:
-                sending = both.create_task(_pass(reader, request))
+                sending = both.create_task(_pass(reader, request, _body_bytes(lines)))
                 await _pass(answer, writer)
                 sending.cancel()
         finally:
@@ -130,14 +130,33 @@ async def _scrape(path: str) -> str | None:
     return body.decode("utf-8", "replace") if b" 200 " in head.partition(b"\r\n")[0] else None
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes as they come, until there are no more."""
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None = None) -> None:
+    """Bytes as they come, until there are no more or so many have passed."""
+    left = most
     try:
-        while piece := await reader.read(_PIECE_BYTES):
+        while left is None or left > 0:
+            piece = await reader.read(_PIECE_BYTES if left is None else min(left, _PIECE_BYTES))
+            if not piece:
+                return
+            if left is not None:
+                left -= len(piece)
             writer.write(piece)
             await writer.drain()
     except OSError:
         return
+
+
+def _body_bytes(lines: list[bytes]) -> int | None:
+    """Length of the body that follows the head; `None` where only the body itself tells."""
+    length = 0
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        match name.strip().lower():
+            case b"transfer-encoding":
+                return None
+            case b"content-length" if value.strip().isdigit():
+                length = int(value)
+    return length
 
 
 def _answer(status: bytes, content_type: str, body: bytes, length: int) -> bytes:

@@ -1,0 +1,171 @@
+"""Routers and simulated replicas as processes of their own, with the import path of the test's own process."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.redis_server import free_port
+from tests.support.router_thread import wait_until
+
+_RUN = "import sys; sys.path[:] = {path!r}; from {module} import main; sys.exit(main(sys.argv[1:]))"
+
+
+class Program:
+    """One command, its output in a file; killed at the end of the `with` block if it still runs."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="warmroute-test-")
+        self._log = Path(self._directory.name) / "log"
+        code = _RUN.format(path=sys.path, module=module)
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def output(self) -> str:
+        """Everything it has written so far."""
+        return self._log.read_text()
+
+    def children(self) -> list[int]:
+        """Its child processes that live."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+    def terminate(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._directory.cleanup()
+
+
+class SimProcess(Program):
+    """Simulated replicas in one process."""
+
+    def __init__(self, count: int, *arguments: str) -> None:
+        self.ports = [free_port() for _ in range(count)]
+        ports = [word for port in self.ports for word in ("--port", str(port))]
+        super().__init__("replica.cli", "sim", *ports, *arguments)
+        wait_until(lambda: all(_status(f"{url}/health") == 200 for url in self.urls), 20)
+
+    @property
+    def urls(self) -> list[str]:
+        """Base URL of each."""
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+
+class RouterProcess(Program):
+    """`warmroute serve`, ready when entered."""
+
+    def __init__(self, replicas: list[str], *arguments: str, workers: int = 1, wait: bool = True) -> None:
+        self.port, self.admin_port = free_port(), free_port()
+        self.workers = workers
+        self._wait = wait
+        named = [word for url in replicas for word in ("--replica", url)]
+        addresses = ["--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}"]
+        super().__init__(
+            "router.cli.main", "serve", *addresses, *named, "--workers", str(workers), *arguments
+        )
+
+    def __enter__(self) -> Self:
+        if self._wait:
+            try:
+                wait_until(self.ready, 30)
+            except AssertionError:
+                self.__exit__()
+                raise
+        return self
+
+    def ready(self) -> bool:
+        """Whether every worker answers, and one of them has a routable replica."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the router has ended: {self.output}")
+        up = _status(f"http://127.0.0.1:{self.admin_port}/ready") == 200
+        return up and self.metrics().get("warmroute_workers") == self.workers
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of `/metrics`, by name with labels."""
+        lines = self.admin("/metrics")[1].decode().splitlines()
+        samples = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in samples}
+
+    def requests(self) -> float:
+        """Requests counted, over all labels."""
+        return sum(v for name, v in self.metrics().items() if name.startswith("warmroute_requests_total"))
+
+    def worker_pids(self) -> dict[int, int]:
+        """The latest process of each worker."""
+        return {
+            int(worker): int(pid)
+            for worker, pid in re.findall(r"worker_started worker=(\d+) pid=(\d+)", self.output)
+        }
+
+    def admin(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """One request to the admin port."""
+        return _fetch(f"http://127.0.0.1:{self.admin_port}{path}", body)
+
+    def chat(self, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
+        """One chat completion over a connection of its own."""
+        body = {"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": text}], **more}
+        status, answer = _fetch(
+            f"http://127.0.0.1:{self.port}/v1/chat/completions", json.dumps(body).encode()
+        )
+        return status, json.loads(answer)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def wait_idle(pid: int, timeout_s: float = 20.0) -> None:
+    """Wait until a process has stopped using CPU."""
+    until = time.monotonic() + timeout_s
+    before = -1.0
+    while (now := cpu_s(pid)) != before or now < 0.1:
+        assert time.monotonic() < until, "the process did not come to rest"
+        before = now
+        time.sleep(0.3)
+
+
+def _fetch(url: str, body: bytes | None) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def _status(url: str) -> int | None:
+    try:
+        return _fetch(url, None)[0]
+    except OSError:
+        return None
