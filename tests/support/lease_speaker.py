@@ -1,0 +1,78 @@
+"""A router reduced to its leases, on a real Redis: in this process, or as one of its own that only takes on load."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from random import Random
+
+from router.adapters.registry.redis_leases import RedisLoadBoard
+from router.core.cost import CostParameters
+from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from router.core.health import HealthParameters
+from router.core.policies import POLICIES
+from router.core.replica import Replica
+from router.core.types import ReplicaId, RequestShape
+from router.service.leases import Leases
+from router.service.tasks import Tasks
+
+
+class Speaker:
+    """A fleet and its leases, within `async with`."""
+
+    def __init__(self, url: str, router: int, replicas: int = 1) -> None:
+        parameters = CostParameters()
+        self.fleet = Fleet(POLICIES["round-robin"](parameters), Random(1), parameters, HealthParameters())
+        for number in range(replicas):
+            replica_id = ReplicaId(f"10.0.0.1:{number}")
+            self.fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
+            self.fleet.apply(ProbeSucceeded(replica_id, None, ["m"], None, None, 0.0))
+        self.replicas: list[Replica] = list(self.fleet.replicas.values())
+        self.board = RedisLoadBoard(url)
+        self._tasks = Tasks()
+        self.leases = Leases(
+            self.fleet,
+            self.board,
+            self._tasks,
+            router=router,
+            publish_interval_s=0.05,
+            expire_s=1.0,
+            clock=time.monotonic,
+        )
+
+    def send(self, replica: Replica, tokens: int) -> Decision:
+        """Take on one request."""
+        return self.fleet.reserve_on(replica.id, RequestShape("m", prompt_tokens=tokens), time.time())
+
+    async def __aenter__(self) -> Speaker:
+        await self.board.start()
+        self.leases.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._tasks.stop()
+        await self.leases.stop()
+        await self.board.stop()
+
+
+async def take_on_load(url: str, count: int, seed: int) -> None:
+    """One more request after every random pause, each with the moment it came; then stay until killed."""
+    rng = Random(seed)
+    async with Speaker(url, seed) as speaker:
+        await asyncio.sleep(1.0)
+        for _ in range(count):
+            await asyncio.sleep(rng.uniform(0.005, 0.06))
+            speaker.send(speaker.replicas[0], 10)
+            print(time.monotonic(), flush=True)
+        await asyncio.sleep(60)
+
+
+def main(arguments: list[str]) -> int:
+    """`URL COUNT SEED`."""
+    asyncio.run(take_on_load(arguments[0], int(arguments[1]), int(arguments[2])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
