@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -547,8 +548,6 @@ class Garbling(LaterRegistry):
     """Answers lookups a moment later, with what no registry may answer."""
 
     def lookup(self, _rungs: Any, done: Callable[[Any], None]) -> None:
-        import asyncio
-
         asyncio.get_running_loop().call_soon(done, [1, 2, 3])
 
 
