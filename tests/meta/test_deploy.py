@@ -1,0 +1,69 @@
+"""What deploy/ and the documents hand to operators is what the program takes."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+from router.cli.main import main
+from router.config.load import load
+from router.core.types import DecisionKind
+from router.dialects.routes import route
+from router.telemetry.access_log import AccessEntry
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
+
+
+def test_the_example_configuration_loads() -> None:
+    config = load(path=str(ROOT / "deploy/config/example.yaml"), environ={})
+    assert [replica.id for replica in config.replicas] == ["gpu-1", "gpu-2", "gpu-3"]
+    assert config.registry.url.startswith("redis://")
+
+
+def test_the_unit_starts_a_command_that_exists_and_waits_for_the_drain(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "deploy/systemd/warmroute.service")
+    _, command, *arguments = unit["Service"]["ExecStart"].split()
+    assert (command, arguments[0]) == ("serve", "--config")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--config" in capsys.readouterr().out
+    config = load(path=str(ROOT / "deploy/config/example.yaml"), environ={})
+    assert float(unit["Service"]["TimeoutStopSec"]) > config.drain_grace_s
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_decision_is_explained() -> None:
+    text = (ROOT / "docs/routing.md").read_text()
+    for kind in DecisionKind:
+        assert f"| `{kind}` |" in text, kind
+
+
+def test_every_field_of_the_access_log_is_explained() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    for name in AccessEntry.__struct_fields__:
+        assert f"`{name}`" in text, name
+
+
+def test_every_endpoint_in_the_readme_has_a_route() -> None:
+    table = (ROOT / "README.md").read_text().split("## API")[1].split("| admin port")[0]
+    paths = re.findall(r"`(?:POST |GET )?(/[\w/]+)`", table)
+    assert len(paths) > 20
+    for path in paths:
+        if path == "/v1":
+            continue  # named as what endpoints are below
+        found = route(b"POST", path.encode()) or route(b"GET", path.encode())
+        assert found is not None, path
