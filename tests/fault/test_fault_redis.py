@@ -1,0 +1,89 @@
+"""A registry that dies, hangs or comes back is noticed by nobody but the metrics; nor is a router that dies."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.redis_server import RedisServer
+from tests.support.sim_fleet import SimProcess
+from tests.support.traffic import Traffic
+from tests.support.vllm_fleet import RouterProcess, call, wait_until
+
+
+@pytest.fixture(scope="module")
+def sims() -> Iterator[SimProcess]:
+    with SimProcess("--speed", "20", ports=3) as started:
+        yield started
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def healthy_metric(router: RouterProcess) -> float:
+    text = call(router.admin_url, "/metrics").body.decode()
+    lines = [line for line in text.splitlines() if line.startswith("warmroute_registry_up")]
+    return float(lines[0].rpartition(" ")[2])
+
+
+def in_flight(router: RouterProcess) -> int:
+    rows = call(router.admin_url, "/replicas").json
+    rows = rows["replicas"] if isinstance(rows, dict) else rows
+    return sum(row["in_flight"] for row in rows)
+
+
+def assert_at_rest(router: RouterProcess) -> None:
+    wait_until(lambda: in_flight(router) == 0, "nothing is in flight", timeout_s=10.0)
+
+
+def test_a_killed_redis_costs_no_request_and_is_used_again_when_it_is_back(
+    sims: SimProcess, redis: RedisServer
+) -> None:
+    with RouterProcess(sims.urls, "--registry", redis.url) as router, Traffic([router.url]) as traffic:
+        traffic.wait_more(40)
+        wait_until(lambda: healthy_metric(router) == 1.0, "the registry is healthy")
+        redis.kill()
+        wait_until(lambda: healthy_metric(router) == 0.0, "the loss is seen")
+        traffic.wait_more(60)
+        redis.start()
+        wait_until(lambda: healthy_metric(router) == 1.0, "the registry is back")
+        traffic.wait_more(40)
+        assert traffic.failed == []
+    assert traffic.failed == []
+
+
+def test_a_redis_that_hangs_costs_no_request(sims: SimProcess, redis: RedisServer) -> None:
+    with RouterProcess(sims.urls, "--registry", redis.url) as router, Traffic([router.url]) as traffic:
+        traffic.wait_more(40)
+        redis._signal(signal.SIGSTOP)
+        traffic.wait_more(80)
+        redis._signal(signal.SIGCONT)
+        wait_until(lambda: healthy_metric(router) == 1.0, "the registry is back")
+        traffic.wait_more(40)
+        assert_before = traffic.failed[:]
+    assert assert_before == traffic.failed == []
+
+
+def test_a_killed_router_leaves_the_other_one_serving_and_knowing_all_it_knew(
+    sims: SimProcess, redis: RedisServer
+) -> None:
+    prompt = {"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": "shared " * 2000}]}
+    with RouterProcess(sims.urls, "--registry", redis.url) as survivor:
+        victim = RouterProcess(sims.urls, "--registry", redis.url)
+        with victim:
+            first = call(victim.url, "/v1/chat/completions", prompt)
+            assert first.status == 200
+            with Traffic([survivor.url]) as traffic:
+                traffic.wait_more(20)
+                victim.kill()
+                traffic.wait_more(40)
+            assert traffic.failed == []
+        second = call(survivor.url, "/v1/chat/completions", prompt)
+        assert second.headers["x-warmroute-decision"] == "warm"
+        assert second.replica == first.replica
+        assert_at_rest(survivor)
