@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-Load = tuple[int, int, int]
-"""Of one router on one replica: requests in flight, uncached tokens waiting, uncached tokens ever given modulo 2^32."""
+Load = tuple[int, int, int, int]
+"""Of one router on one replica: the replica's key, requests in flight, uncached tokens waiting, and uncached tokens
+ever given, modulo 2^32."""
 
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
 
-_IDLE: Load = (0, 0, 0)
 _WRAP = 2**32 - 1
 
 
@@ -30,7 +30,7 @@ class Notice(NamedTuple):
     """True: replicas that it does not name have no load of its. False: they have what it said before."""
     asking: bool
     """It lacks what others said before, and asks for whole notices."""
-    loads: Sequence[tuple[int, Load]]
+    loads: Sequence[Load]
 
 
 class _Peer:
@@ -55,8 +55,9 @@ class ForeignLoad:
         self._own = own
         self._expire_s = expire_s
         self._peers: dict[int, _Peer] = {}
-        self._sums: dict[int, tuple[int, int]] = {}
-        self._changed: dict[int, int] = {}
+        self._sums: dict[int, list[int]] = {}
+        """By replica: in flight, waiting tokens, tokens given since the last `collect`."""
+        self._changed: set[int] = set()
         self.asked = False
         """Somebody asked for a whole notice; whoever answers resets it."""
 
@@ -72,7 +73,8 @@ class ForeignLoad:
 
     def of(self, key: int) -> tuple[int, int]:
         """Requests in flight and waiting tokens of all other routers together on one replica."""
-        return self._sums.get(key, (0, 0))
+        total = self._sums.get(key)
+        return (0, 0) if total is None else (total[0], total[1])
 
     def take(self, notice: Notice, now_s: float) -> None:
         """Believe a notice. Any that is well formed is taken, in whatever order they come."""
@@ -91,46 +93,68 @@ class ForeignLoad:
         loads = peer.loads
         if notice.whole:
             peer.complete = True
-            for key in loads.keys() - {key for key, _ in notice.loads}:
-                self._change(key, loads.pop(key), _IDLE, 0)
-        for key, load in notice.loads:
+            for key in loads.keys() - {load[0] for load in notice.loads}:
+                self._take_back(loads.pop(key))
+        sums, changed = self._sums, self._changed
+        for load in notice.loads:
+            key, in_flight, waiting_tokens, given_tokens = load
             before = loads.get(key)
-            if before is None:
-                if len(loads) < MAX_REPLICAS:
-                    loads[key] = load
-                    # What it gave before it was heard of was given at an unknown time.
-                    self._change(key, _IDLE, load, 0)
-            elif before != load:
-                loads[key] = load
-                self._change(key, before, load, (load[2] - before[2]) & _WRAP)
+            if before == load:
+                continue
+            total = sums.get(key)
+            if total is None:
+                total = sums[key] = [0, 0, 0]
+            if before is not None:
+                total[0] += in_flight - before[1]
+                total[1] += waiting_tokens - before[2]
+                total[2] += (given_tokens - before[3]) & _WRAP
+            elif len(loads) < MAX_REPLICAS:
+                # What was given before this router was heard of was given at an unknown time.
+                total[0] += in_flight
+                total[1] += waiting_tokens
+            else:
+                changed.add(key)
+                continue
+            loads[key] = load
+            changed.add(key)
 
     def expire(self, now_s: float) -> None:
         """Forget whoever has been silent for too long."""
         for router, peer in list(self._peers.items()):
             if now_s - peer.heard_s >= self._expire_s:
                 del self._peers[router]
-                for key, load in peer.loads.items():
-                    self._change(key, load, _IDLE, 0)
+                for load in peer.loads.values():
+                    self._take_back(load)
 
-    def collect(self) -> dict[int, int]:
+    def collect(self) -> list[Load]:
         """Replicas whose sum may have changed since the last call, and the tokens others gave each meanwhile."""
-        changed, self._changed = self._changed, {}
+        sums = self._sums
+        changed: list[Load] = []
+        for key in self._changed:
+            total = sums[key]
+            in_flight, waiting_tokens, given_tokens = total
+            changed.append((key, in_flight, waiting_tokens, given_tokens))
+            if in_flight or waiting_tokens:
+                total[2] = 0
+            else:
+                del sums[key]
+        self._changed.clear()
         return changed
 
     def validate(self) -> None:
         """Derive the sums anew. Raises AssertionError where they differ."""
         sums: dict[int, tuple[int, int]] = {}
         for peer in self._peers.values():
-            for key, (in_flight, waiting_tokens, _) in peer.loads.items():
+            for key, in_flight, waiting_tokens, _ in peer.loads.values():
                 more = sums.get(key, (0, 0))
                 sums[key] = more[0] + in_flight, more[1] + waiting_tokens
-        assert {key: load for key, load in sums.items() if load != (0, 0)} == self._sums
+        for key in sums.keys() | self._sums.keys():
+            assert self.of(key) == sums.get(key, (0, 0)), key
+        assert all(key in self._changed or any(total) for key, total in self._sums.items())
 
-    def _change(self, key: int, before: Load, after: Load, given_tokens: int) -> None:
-        in_flight, waiting_tokens = self._sums.get(key, (0, 0))
-        load = in_flight + after[0] - before[0], waiting_tokens + after[1] - before[1]
-        if load == (0, 0):
-            self._sums.pop(key, None)
-        else:
-            self._sums[key] = load
-        self._changed[key] = self._changed.get(key, 0) + given_tokens
+    def _take_back(self, load: Load) -> None:
+        key, in_flight, waiting_tokens, _ = load
+        total = self._sums.setdefault(key, [0, 0, 0])
+        total[0] -= in_flight
+        total[1] -= waiting_tokens
+        self._changed.add(key)

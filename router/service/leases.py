@@ -124,8 +124,8 @@ class Leases:
             return self._say(changes, now_s, whole=False)
         return None
 
-    def _say(self, changes: list[tuple[int, Load]], now_s: float, *, whole: bool) -> bytes:
-        self._said.update(changes)
+    def _say(self, changes: list[Load], now_s: float, *, whole: bool) -> bytes:
+        self._said.update([(load[0], load) for load in changes])
         self._said_s = now_s
         asking = not self._started or (self._foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
         if asking:
@@ -133,19 +133,19 @@ class Leases:
         self._started = True
         return self._pack(changes, whole=whole, asking=asking)
 
-    def _pack(self, changes: list[tuple[int, Load]], *, whole: bool, asking: bool = False) -> bytes:
+    def _pack(self, changes: list[Load], *, whole: bool, asking: bool = False) -> bytes:
         self._number += 1
         return pack_notice(self._router, self._number, changes, whole=whole, asking=asking)
 
-    def _changes(self) -> list[tuple[int, Load]]:
+    def _changes(self) -> list[Load]:
         """Where the load differs from what was said."""
         said = self._said.get
-        idle = (0, 0, 0)
-        changes: list[tuple[int, Load]] = []
+        changes: list[Load] = []
         for key, replica in zip(self._keys, self._members, strict=True):
-            load = replica.in_flight, replica.waiting_tokens, replica.given_tokens & _GIVEN_MASK
-            if load != said(key, idle):
-                changes.append((key, load))
+            load = key, replica.in_flight, replica.waiting_tokens, replica.given_tokens & _GIVEN_MASK
+            before = said(key)
+            if load != before and (before is not None or load[3] or load[1]):
+                changes.append(load)
         return changes
 
     def _membership_changed(self) -> None:
@@ -158,7 +158,9 @@ class Leases:
             self._fleet.note_foreign(replica, *self._foreign.of(key), 0)
 
     def _apply(self) -> None:
-        for key, given_tokens in self._foreign.collect().items():
-            replica = self._by_key.get(key)
+        note = self._fleet.note_foreign
+        by_key = self._by_key
+        for key, in_flight, waiting_tokens, given_tokens in self._foreign.collect():
+            replica = by_key.get(key)
             if replica is not None:
-                self._fleet.note_foreign(replica, *self._foreign.of(key), given_tokens)
+                note(replica, in_flight, waiting_tokens, given_tokens)

@@ -1,0 +1,112 @@
+"""What leases cost one router, and Redis, in a large deployment: `python -m tests.bench.leases_scale`.
+
+Starts a Redis and one router's leases over many replicas, and posts what the other routers would post: each takes on,
+starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's loop, bytes a
+router writes and reads a second, CPU of Redis for all writers and for one reader. Load that changes on a replica is one
+entry of 18 bytes a notice; three changes a request (sent, first byte, end).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from random import Random
+
+from router.adapters.registry.redis_commands import pack
+from router.core.types import ReplicaId
+from router.wire.lease import pack_notice, replica_key
+from tests.support.lease_speaker import Speaker
+from tests.support.processes import cpu_s
+from tests.support.redis_server import RedisServer
+
+INTERVAL_S = 0.05
+
+
+async def post(port: int, routers: int, replicas: int, requests_per_s: float) -> None:
+    """Write the notices of `routers` routers until killed: one batch a millisecond, each router 20 times a second."""
+    rng = Random(1)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    keys = [replica_key(ReplicaId(f"10.0.0.1:{number}")) for number in range(replicas)]
+    numbers = [0] * routers
+    changes = max(1, round(requests_per_s * 3 / routers * INTERVAL_S))
+    started_s = time.monotonic()
+    sent = 0
+    while True:
+        due = int((time.monotonic() - started_s) / INTERVAL_S * routers)
+        batch = []
+        while sent < due:
+            router = sent % routers
+            sent += 1
+            numbers[router] += 1
+            loads = [(rng.choice(keys), rng.randrange(4), rng.randrange(9000), sent) for _ in range(changes)]
+            notice = pack_notice(
+                1000 + router, numbers[router], loads, whole=numbers[router] == 1, asking=False
+            )
+            batch.append(pack("XADD", "w:load", "MAXLEN", "~", 4096, "*", "l", notice))
+        writer.write(b"".join(batch))
+        await writer.drain()
+        await asyncio.sleep(0.001)
+
+
+async def measure(
+    server: RedisServer, replicas: int, seconds: float, requests_per_s: float
+) -> dict[str, float]:
+    """One router's share, own requests included."""
+    rng = Random(2)
+    async with Speaker(server.url, 1, replicas) as speaker:
+        await asyncio.sleep(2.0)
+        board = speaker.board
+        before = time.process_time(), board.sent_bytes, board.read_bytes
+        started_s = time.monotonic()
+        open_requests = []
+        while (elapsed_s := time.monotonic() - started_s) < seconds:
+            while len(open_requests) < elapsed_s * requests_per_s:
+                open_requests.append(speaker.send(rng.choice(speaker.replicas), 100))
+            await asyncio.sleep(INTERVAL_S)
+        return {
+            "router_cpu_ratio": round((time.process_time() - before[0]) / elapsed_s, 4),
+            "router_written_bytes_per_s": round((board.sent_bytes - before[1]) / elapsed_s),
+            "router_read_bytes_per_s": round((board.read_bytes - before[2]) / elapsed_s),
+            "routers_heard": speaker.leases.routers,
+        }
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--routers", type=int, default=100)
+    parser.add_argument("--replicas", type=int, default=1000)
+    parser.add_argument("--requests", type=float, default=20_000.0, help="a second, all routers together")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--post", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.post:
+        asyncio.run(post(given.post, given.routers - 1, given.replicas, given.requests))
+    with RedisServer() as server:
+        words = [f"--{name}={getattr(given, name)}" for name in ("routers", "replicas", "requests")]
+        posting = [sys.executable, "-m", "tests.bench.leases_scale", f"--post={server.port}", *words]
+        with subprocess.Popen(posting) as others:
+            time.sleep(2.0)
+            pid = int(server.command("INFO", "server")["process_id"])
+            before_s, at_s = cpu_s(pid), time.monotonic()
+            time.sleep(given.seconds / 2)
+            writers = (cpu_s(pid) - before_s) / (time.monotonic() - at_s)
+            before_s, at_s = cpu_s(pid), time.monotonic()
+            figures = asyncio.run(
+                measure(server, given.replicas, given.seconds, given.requests / given.routers)
+            )
+            all_ratio = (cpu_s(pid) - before_s) / (time.monotonic() - at_s)
+            memory = int(server.command("MEMORY", "USAGE", "w:load"))
+            others.kill()
+    figures["redis_cpu_ratio_all_writers"] = round(writers, 4)
+    figures["redis_cpu_ratio_one_reader"] = round(all_ratio - writers, 4)
+    figures["redis_stream_bytes"] = memory
+    print(json.dumps({**vars(given), **figures}))
+
+
+if __name__ == "__main__":
+    main()
