@@ -36,20 +36,22 @@ class Chooser:
     """Base of all routers: counts, and round robin's absence of opinion."""
 
     name = ""
-    holds = False
-    """Whether turns may be kept at the router (`choose` answers None) until `released` gives them out."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.in_flight = [0] * site.replicas
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
-        """Index of the replica for the turn."""
+        """Index of the replica for the turn, or None to keep it at the router until `released` gives it out."""
         raise NotImplementedError
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:
-        """Held turns that may go now, and where to."""
+        """Held turns that may go now, and where to. Asked after every event and at `wake_s`."""
         return []
+
+    def wake_s(self, now_s: float) -> float | None:
+        """When to ask `released` again though nothing happens, later than now; None: not at all."""
+        return None
 
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
         """The turn was sent."""

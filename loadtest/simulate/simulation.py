@@ -1,9 +1,11 @@
 """The clockwork: sessions, a router and engines in virtual time.
 
-Decides the order of events and nothing else. Engines run ahead only as far as nothing can reach them: to the next
-arrival that is known, or to the earliest that an answer under way can cause (a session's next turn comes at least
-`least_pause_s` after an answer; a router that holds requests may send one `TICK_S` after it heard something). The
-router hears of a first byte and of an end at the end of the step that made it.
+Decides the order of events and nothing else. A request takes `HOP_S` from the router to the engine, a first byte and
+an end as long back, and both are made at the end of an engine's step.
+
+Engines run ahead of each other as far as nothing can reach them: to the next event that is known, or to the earliest
+that a step under way can cause (two hops after its end where the router may be holding requests, a hop and the shortest
+pause after it where only sessions' next turns can follow).
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from loadtest.simulate.workload import Turn, Workload
 from replica.sim.engine import Engine, EngineConfig, RunState, SimRequest
 from replica.sim.step_time import StepTime
 
-TICK_S = 0.01
-"""How long a router that holds requests takes to send one after an event: hop, event loop and the engine's queue."""
+HOP_S = 0.001
+"""One way between router and engine: network, event loops, the engine's front end."""
 
-_FIRST, _FINISH, _ARRIVE = 0, 1, 2
+_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE = range(5)
 
 
 @dataclass(slots=True)
@@ -133,7 +135,11 @@ class _Clock:
         self._engines = engines
         self._chooser = chooser
         self._sessions = workload.sessions
-        self._least_pause_s = workload.least_pause_s
+        step = [engine.config.step_time for engine in engines]
+        least_step_s = min((s.base_s + s.decode_step_s) / s.speed for s in step)
+        self._until_next_turn_s = least_step_s + HOP_S + workload.least_pause_s
+        self._until_next_release_s = least_step_s + 2 * HOP_S
+        self._wake_s = float("inf")
         self._order = count()
         # (time, order, kind, payload): arrivals and what engines have produced but the router has not heard.
         self._events: list[tuple[float, int, int, object]] = []
@@ -158,17 +164,15 @@ class _Clock:
             busy = [i for i, engine in enumerate(engines) if not engine.idle]
             if not busy:
                 if not events:
-                    if not self._release(max(clocks_s)):
-                        return
-                    continue
+                    return
                 self._handle(heapq.heappop(events))
                 continue
             first_busy_s = min(clocks_s[i] for i in busy)
             if next_s <= first_busy_s:
                 self._handle(heapq.heappop(events))
                 continue
-            pause_s = TICK_S if self._held else self._least_pause_s
-            until_s = min(next_s, first_busy_s + pause_s)
+            ahead_s = self._until_next_release_s if self._held else self._until_next_turn_s
+            until_s = min(next_s, first_busy_s + ahead_s)
             for i in busy:
                 if clocks_s[i] < until_s:
                     self._advance(i, until_s)
@@ -184,9 +188,9 @@ class _Clock:
             self.busy_s[index] += result.duration_s
             clock_s = result.end_s
             for state in result.first:
-                self._push(clock_s, _FIRST, state)
+                self._push(clock_s + HOP_S, _FIRST, state)
             for state in result.finished:
-                self._push(clock_s, _FINISH, state)
+                self._push(clock_s + HOP_S, _FINISH, state)
         self._clocks_s[index] = clock_s
 
     def _handle(self, event: tuple[float, int, int, object]) -> None:
@@ -202,8 +206,15 @@ class _Clock:
                 self._held += 1
             else:
                 self._dispatch(turn, replica, now_s)
-            if self._held:
-                self._release(now_s)
+            self._release(now_s)
+            return
+        if kind == _DELIVER:
+            assert isinstance(payload, Served)
+            self._deliver(payload, now_s)
+            return
+        if kind == _WAKE:
+            self._wake_s = float("inf")
+            self._release(now_s)
             return
         assert isinstance(payload, RunState)
         served, number, position = self._open[payload.id]
@@ -219,22 +230,29 @@ class _Clock:
             turns = self._sessions[number].turns
             if position + 1 < len(turns):
                 self._push(now_s + turns[position + 1].pause_s, _ARRIVE, (number, position + 1))
-        if self._held:
-            self._release(now_s)
+        self._release(now_s)
 
-    def _release(self, now_s: float) -> bool:
-        released = self._chooser.released(now_s)
-        for turn, replica in released:
+    def _release(self, now_s: float) -> None:
+        if not self._held:
+            return
+        for turn, replica in self._chooser.released(now_s):
             self._held -= 1
             self._dispatch(turn, replica, now_s)
-        return bool(released)
+        wake_s = self._chooser.wake_s(now_s) if self._held else None
+        if wake_s is not None and wake_s < self._wake_s:
+            self._wake_s = wake_s
+            self._push(wake_s, _WAKE, None)
 
     def _dispatch(self, turn: Turn, replica: int, now_s: float) -> None:
         served = self._open[turn.id][0]
         served.replica = replica
         served.dispatched_s = now_s
-        engine = self._engines[replica]
-        if engine.idle and self._clocks_s[replica] < now_s:
-            self._clocks_s[replica] = now_s
         self._chooser.dispatched(turn, replica, now_s)
+        self._push(now_s + HOP_S, _DELIVER, served)
+
+    def _deliver(self, served: Served, now_s: float) -> None:
+        turn = served.turn
+        engine = self._engines[served.replica]
+        if engine.idle and self._clocks_s[served.replica] < now_s:
+            self._clocks_s[served.replica] = now_s
         engine.add(SimRequest(turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys), now_s)

@@ -12,12 +12,15 @@ from random import Random
 from loadtest.simulate.chooser import Chooser, Site
 from loadtest.simulate.workload import MODEL, Shaper, Turn
 from router.core.cost import CostParameters
+from router.core.errors import RouterError
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
 from router.core.health import HealthParameters
 from router.core.policies import POLICIES
+from router.core.queue import HoldParameters, HoldQueue
 from router.core.types import FingerprintHash, Holder, Incarnation, Record, ReplicaId, RequestShape
 
 IDLE_S = 1800.0
+HOLD = HoldParameters()
 MAX_HOLDERS = 16
 
 
@@ -71,7 +74,13 @@ class SimulatedRegistry:
 class Warm(Chooser):
     """A policy of `router.core` behind the simulation's interface."""
 
-    def __init__(self, site: Site, policy: str, parameters: CostParameters | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        policy: str,
+        parameters: CostParameters | None = None,
+        hold: HoldParameters | None = None,
+    ) -> None:
         super().__init__(site)
         self.name = policy
         parameters = parameters or CostParameters()
@@ -89,16 +98,45 @@ class Warm(Chooser):
         self._shaper = Shaper(site.block_tokens)
         self._registry = SimulatedRegistry()
         self._open: dict[str, tuple[Decision, RequestShape]] = {}
+        self._queue = HoldQueue(self.fleet, hold) if hold is not None else None
+        self._granted: list[tuple[Turn, int]] = []
+        self._again_s: float | None = None
+        self._now_s = 0.0
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
         """The core's choice."""
         shape = self._shaper.shape(turn)
         records = self._registry.lookup(shape.rungs, now_s)
-        decision = self.fleet.choose_and_reserve(shape, records, now_s)
+        if self._queue is None:
+            return self._accept(turn, shape, self.fleet.choose_and_reserve(shape, records, now_s), now_s)
+
+        def granted(answer: Decision | RouterError) -> None:
+            if isinstance(answer, RouterError):
+                raise answer
+            self._granted.append((turn, self._accept(turn, shape, answer, self._now_s)))
+
+        answer = self._queue.offer(shape, records, now_s, granted)
+        return self._accept(turn, shape, answer, now_s) if isinstance(answer, Decision) else None
+
+    def _accept(self, turn: Turn, shape: RequestShape, decision: Decision, now_s: float) -> int:
         self._open[turn.id] = (decision, shape)
         assert decision.replica.incarnation is not None
         self._registry.touch(shape.rungs, decision.replica.incarnation, now_s)
         return decision.replica.index
+
+    def released(self, now_s: float) -> list[tuple[Turn, int]]:
+        """What the queue grants."""
+        if self._queue is None:
+            return []
+        self._now_s = now_s
+        again_s = self._queue.release(now_s)
+        self._again_s = None if again_s is None else now_s + again_s
+        granted, self._granted = self._granted, []
+        return granted
+
+    def wake_s(self, now_s: float) -> float | None:
+        """When the queue wants to look again."""
+        return self._again_s
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
         """Tell the fleet."""
@@ -109,8 +147,11 @@ class Warm(Chooser):
         super().finished(turn, replica, cached_tokens, now_s)
         decision, _shape = self._open.pop(turn.id)
         self.fleet.settle(decision, now_s)
+        self.fleet.confirm(decision, cached_tokens, turn.output_tokens, now_s)
 
 
-def warm(policy: str, parameters: CostParameters | None = None) -> Callable[[Site], Chooser]:
-    """A maker of choosers for one policy of the core."""
-    return lambda site: Warm(site, policy, parameters)
+def warm(
+    policy: str, parameters: CostParameters | None = None, hold: HoldParameters | None = HOLD
+) -> Callable[[Site], Chooser]:
+    """A maker of choosers for one policy of the core; only `prefix-cost` knows who is free, so only it holds."""
+    return lambda site: Warm(site, policy, parameters, hold if policy == "prefix-cost" else None)

@@ -1,9 +1,11 @@
 """What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
-    cost = base + wait + running + crowding + (1 + miss_weight) x uncached tokens / prefill rate
+    cost = base + wait + running + crowding + (1 + miss_weight + eviction_weight x worth) x prefill
+    prefill = uncached / rate x (1 + mean context / attention_context)
 
-Decides nothing: policies compare. The request path computes the sum from two numbers that each replica keeps: `delay_s`
-(the first four terms) and `token_s`; `CostTerms` is the same sum taken apart for people. The rates are static priors.
+Decides nothing: policies compare. The mean context of a prompt's uncached part is half of cached plus whole prompt;
+`worth` is how fresh the things are that its blocks push out of the replica's cache. The request path computes the sum
+from what each replica keeps (`delay_s`, `wait_s`, `price`); `CostTerms` is the same sum taken apart for people.
 """
 
 from __future__ import annotations
@@ -17,17 +19,24 @@ class CostParameters:
 
     prefill_tokens_per_s: float = 8000.0
     """Prompt tokens one replica computes a second; 8,000 is an 8B model on one A100-class GPU."""
+    attention_context_tokens: float = 32_000.0
+    """Mean context at which attention costs as much as all the rest of a token's prefill: 32,000 for an 8B model with
+    full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
     base_latency_s: float = 0.03
     """First-byte time of a fully cached prompt on an idle replica."""
     in_flight_delay_s: float = 0.001
     """What each request under way (waiting or decoding) adds: decoding takes its share of every engine step."""
     miss_weight: float = 1.0
     """Weight of the prefill work that a miss puts in everyone else's way; 1 prices it like the client's own wait."""
+    eviction_weight: float = 1.0
+    """Weight of what a miss pushes out of the replica's cache, if that was used just now; it fades with age."""
+    eviction_memory_s: float = 60.0
+    """Age at which what is pushed out is worth 37 %: most conversations go on within a minute, or not at all."""
     crowd_weight: float = 0.05
     """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
     everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own
     history outweighs it until the imbalance is 2 / weight = 40 times that history."""
-    crowd_horizon_s: float = 60.0
+    crowd_horizon_s: float = 200.0
     """Time in which that memory fades to 37 %."""
     tie_ratio: float = 0.05
     """Costs closer than this share of the request's own cold cost are equal: then the ring decides."""
@@ -37,10 +46,18 @@ class CostParameters:
     """Cache block of a replica that has not told its own (vLLM's default)."""
 
     def __post_init__(self) -> None:
-        for name in ("prefill_tokens_per_s", "crowd_horizon_s", "default_block_tokens"):
+        for name in ("prefill_tokens_per_s", "crowd_horizon_s", "eviction_memory_s", "default_block_tokens"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("base_latency_s", "in_flight_delay_s", "miss_weight", "crowd_weight", "tie_ratio"):
+        for name in (
+            "attention_context_tokens",
+            "base_latency_s",
+            "in_flight_delay_s",
+            "miss_weight",
+            "eviction_weight",
+            "crowd_weight",
+            "tie_ratio",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.bounded_load_factor >= 1:
@@ -63,11 +80,21 @@ class CostTerms:
     """This request's own uncached tokens."""
     miss_s: float
     """The same tokens' price to everyone else."""
+    eviction_s: float = 0.0
+    """Price of what they push out of the cache."""
 
     @property
     def total_s(self) -> float:
         """The cost that is compared."""
-        return self.base_s + self.wait_s + self.running_s + self.crowding_s + self.prefill_s + self.miss_s
+        return (
+            self.base_s
+            + self.wait_s
+            + self.running_s
+            + self.crowding_s
+            + self.prefill_s
+            + self.miss_s
+            + self.eviction_s
+        )
 
     def as_dict(self) -> dict[str, float]:
         """Every term and their sum, rounded to microseconds."""

@@ -17,7 +17,7 @@ from router.core.errors import NotFoundError, OverloadError
 from router.core.events import DrainStarted, Event, ProbeFailed, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from router.core.fingerprint import GRID
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
-from router.core.overlap import overlaps
+from router.core.overlap import last_use_s, overlaps
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
@@ -104,12 +104,65 @@ class Fleet:
             if tried
             else self._eligibility.view(shape.model)
         )
+        view.now_s = now_s
         held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         view.turn += 1
         return self._reserve(
-            replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape.prompt_tokens
+            replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape, now_s, records
         )
+
+    def reserve_if_free(
+        self,
+        shape: RequestShape,
+        records: Sequence[Record | None] | None,
+        now_s: float,
+        most_wait_s: float,
+        planned: list[Replica],
+    ) -> tuple[Decision | None, float]:
+        """`choose_and_reserve` if the choice would start the prompt within `most_wait_s`; else plan for it.
+
+        Planning counts the prompt's prefill at the choice, so that the next request looked at sees it; the replica
+        is appended to `planned`, and the caller calls `end_plan` before anything else happens.
+
+        Returns:
+            The decision or None, and the choice's wait in seconds.
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        if not self._ticked_s <= now_s < self._due_s:
+            self._tick(now_s)
+        view = self._eligibility.view(shape.model)
+        view.now_s = now_s
+        held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
+        replica, kind = self._policy.choose(shape, held, view)
+        tokens = held.get(replica, 0)
+        wait_s = replica.wait_s(now_s)
+        if wait_s <= most_wait_s:
+            view.turn += 1
+            return self._reserve(replica, kind, tokens, shape, now_s, records), wait_s
+        replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
+        planned.append(replica)
+        return None, wait_s
+
+    def end_plan(self, planned: Sequence[Replica]) -> None:
+        """Forget what `reserve_if_free` planned."""
+        for replica in planned:
+            replica.planned_s = 0.0
+
+    def prefill_s(self, shape: RequestShape, records: Sequence[Record | None] | None) -> float:
+        """Expected prefill time where most of the prompt is held: how short a request is.
+
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        view = self._eligibility.view(shape.model)
+        held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
+        tokens = shape.prompt_tokens
+        least_s = view.members[0].prefill_s(tokens, held.get(view.members[0], 0))
+        for replica, held_tokens in held.items():
+            least_s = min(least_s, replica.prefill_s(tokens, held_tokens))
+        return least_s
 
     def reserve_on(self, replica_id: ReplicaId, shape: RequestShape, now_s: float) -> Decision:
         """Give a request to the replica that keeps what it refers to, whatever its load, and count it there.
@@ -127,24 +180,45 @@ class Fleet:
             )
         if replica.state is ReplicaState.STARTING:
             raise OverloadError("The replica that keeps this object is starting; try again shortly.")
-        return self._reserve(replica, DecisionKind.PINNED, 0, shape.prompt_tokens)
+        return self._reserve(replica, DecisionKind.PINNED, 0, shape, now_s, None)
 
     def _reserve(
-        self, replica: Replica, kind: DecisionKind, predicted_tokens: int, prompt_tokens: int
+        self,
+        replica: Replica,
+        kind: DecisionKind,
+        predicted_tokens: int,
+        shape: RequestShape,
+        now_s: float,
+        records: Sequence[Record | None] | None,
     ) -> Decision:
+        prompt_tokens = shape.prompt_tokens
         uncached_tokens = prompt_tokens - predicted_tokens
         replica.in_flight += 1
         replica.waiting += 1
         replica.waiting_tokens += uncached_tokens
         replica.given_tokens += uncached_tokens
         replica.crowding_s += uncached_tokens * replica.crowd_token_s
+        residency = replica.residency
+        doubtful = False
+        if residency.cache_tokens < inf:
+            if predicted_tokens and records:
+                used_s = last_use_s(records, replica.incarnation, residency.horizon_s)
+                if used_s is not None:
+                    doubtful = used_s < residency.full_s
+                    residency.reuse(predicted_tokens, used_s)
+            residency.touch(prompt_tokens, now_s)
+            replica.evictions_worth = residency.eviction_ratio(now_s, self._parameters.eviction_memory_s)
         replica.refresh()
         trial = replica.health.state is not ReplicaState.READY
         if trial:
             replica.trials += 1
             replica.health.signalled(Signal.TRIAL, self._ticked_s)
             self._health_changed()
-        return Decision(replica, kind, predicted_tokens, uncached_tokens, trial)
+        decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
+        decision.doubtful = doubtful
+        if uncached_tokens > 0:
+            replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
+        return decision
 
     def started(self, decision: Decision, now_s: float) -> None:
         """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything."""
@@ -154,9 +228,23 @@ class Fleet:
         replica = decision.replica
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
+        replica.dequeue(decision, now_s)
         replica.refresh()
         if decision.trial:
             self.report_success(replica, now_s)
+
+    def confirm(
+        self, decision: Decision, cached_tokens: int | None, output_tokens: int | None, now_s: float
+    ) -> None:
+        """What the answer's usage says: how much of the prompt the engine had, and how much it has added."""
+        replica = decision.replica
+        change = output_tokens or 0
+        if cached_tokens is not None:
+            change += decision.predicted_tokens - cached_tokens
+            if decision.doubtful:
+                replica.residency.learn(2 * cached_tokens >= decision.predicted_tokens)
+        if change:
+            replica.residency.touch(change, now_s)
 
     def settle(self, decision: Decision, now_s: float) -> None:
         """The request is over for this replica, however it ended: give the reservation back. Once; then a no-op."""
@@ -169,6 +257,7 @@ class Fleet:
         if phase == RESERVED:
             replica.waiting -= 1
             replica.waiting_tokens -= decision.uncached_tokens
+            replica.dequeue(decision, now_s)
         replica.refresh()
         if decision.trial:
             replica.trials -= 1
@@ -240,12 +329,15 @@ class Fleet:
         if restarted:
             if replica.incarnation is not None:
                 # Another engine, with an empty cache: nothing was ever computed on it.
+                replica.residency.clear()
+                replica.evictions_worth = 0.0
                 replica.fade(0.0)
             replica.incarnation = incarnation
         if event.block_tokens is not None and event.block_tokens > 0:
             replica.block_tokens = replica.overlap_block_tokens = event.block_tokens
         if event.cache_tokens is not None and event.cache_tokens > 0:
             replica.cache_tokens = event.cache_tokens
+            replica.residency.resize(event.cache_tokens)
         if event.models is not None:
             if isinstance(event.models, Mapping):
                 replica.cards = event.models
@@ -272,7 +364,9 @@ class Fleet:
         elapsed_s = now_s - self._ticked_s
         if not 0 <= elapsed_s < TICK_S:
             factor = exp(-elapsed_s / self._parameters.crowd_horizon_s) if elapsed_s > 0 else 1.0
+            memory_s = self._parameters.eviction_memory_s
             for replica in self._replicas.values():
+                replica.evictions_worth = replica.residency.eviction_ratio(now_s, memory_s)
                 replica.fade(factor)
             self._ticked_s = now_s
         for replica in self._replicas.values():
@@ -297,6 +391,7 @@ class Fleet:
         if not self._ticked_s <= now_s < self._due_s:
             self._tick(now_s)
         whole = self._eligibility.view(shape.model)
+        whole.now_s = now_s
         held: Overlaps = overlaps(shape, records, whole.by_incarnation, self._grid) if records else _NOTHING
         chosen: dict[Replica, DecisionKind] = {}
         rest: View | None = whole
@@ -307,8 +402,10 @@ class Fleet:
             chosen[replica] = DecisionKind.RETRY if chosen else kind
             rest = whole.without(chosen)
         self._rng.setstate(dice)
-        head = [candidate(r, kind, shape, held) for r, kind in chosen.items()]
-        tail = [candidate(r, DecisionKind.RETRY, shape, held) for r in whole.members if r not in chosen]
+        head = [candidate(r, kind, shape, held, now_s) for r, kind in chosen.items()]
+        tail = [
+            candidate(r, DecisionKind.RETRY, shape, held, now_s) for r in whole.members if r not in chosen
+        ]
         tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
         return Ranking((*head, *tail))
 

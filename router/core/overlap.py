@@ -1,7 +1,8 @@
 """How much of a prompt each replica is believed to hold, from what the registry knows of its rungs.
 
-Decides nothing about belief itself: a record is taken at its word. The rule it keeps: an engine reuses whole blocks
-only, and never the whole prompt, since it computes at least the last token.
+A record is taken at its word unless the replica has, by what it was sent since, evicted what was last used then
+(`residency`). The rule it keeps: an engine reuses whole blocks only, and never the whole prompt, since it computes at
+least the last token.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from router.core.replica import Replica
 from router.core.types import Incarnation, Record, RequestShape
+
+STALE_S = 0.0
+"""How much later than its record says a rung may have been used, since registries do not note every use."""
 
 
 def overlaps(
@@ -38,9 +42,13 @@ def overlaps(
         if record is last or record is None:
             continue
         last = record
-        for incarnation, _ in record:
+        for incarnation, used_s in record:
             replica = known.get(incarnation)
-            if replica is not None and replica not in found:
+            if (
+                replica is not None
+                and replica not in found
+                and used_s + STALE_S >= replica.residency.horizon_s
+            ):
                 tokens = grid[depth] * prompt_tokens // prompt_bytes
                 if tokens >= prompt_tokens:
                     tokens = prompt_tokens - 1
@@ -48,3 +56,15 @@ def overlaps(
                 if tokens:
                     found[replica] = tokens
     return found
+
+
+def last_use_s(
+    records: Sequence[Record | None], incarnation: Incarnation | None, horizon_s: float
+) -> float | None:
+    """When the deepest rung that is believed to be at the replica was last used there; None where none is."""
+    for record in reversed(records):
+        if record is not None:
+            for holder, used_s in record:
+                if holder == incarnation and used_s + STALE_S >= horizon_s:
+                    return used_s
+    return None

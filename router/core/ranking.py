@@ -35,6 +35,7 @@ class View:
         "by_incarnation",
         "eligible",
         "members",
+        "now_s",
         "rng",
         "turn",
     )
@@ -60,6 +61,8 @@ class View:
         self.rng = rng
         self.turn = turn
         """Requests that were placed by this view; what policies that take turns go by."""
+        self.now_s = 0.0
+        """Time of the choice; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:
@@ -93,7 +96,9 @@ class View:
         members = [replica for replica in self.members if replica not in tried]
         if not members:
             return None
-        return View(members, lambda: self.ring, self.rng, self.turn)
+        view = View(members, lambda: self.ring, self.rng, self.turn)
+        view.now_s = self.now_s
+        return view
 
 
 class Policy(Protocol):
@@ -132,11 +137,14 @@ class Candidate:
         }
 
 
-def candidate(replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps) -> Candidate:
+def candidate(
+    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, now_s: float
+) -> Candidate:
     """The row of one replica."""
     predicted_tokens = overlaps.get(replica, 0)
     uncached_tokens = shape.prompt_tokens - predicted_tokens
-    return Candidate(replica, kind, predicted_tokens, uncached_tokens, replica.terms(uncached_tokens))
+    terms = replica.terms(shape.prompt_tokens, predicted_tokens, now_s)
+    return Candidate(replica, kind, predicted_tokens, uncached_tokens, terms)
 
 
 @dataclass(frozen=True, slots=True)

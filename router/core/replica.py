@@ -1,7 +1,10 @@
 """One replica as the router sees it, and one request's stay on it. Plain mutable data, changed by `Fleet` alone.
 
-Decides nothing. Counters are integers and the two cost figures are derived from them anew at every change, so that they
-cannot drift; `validate` says what follows from what.
+Decides nothing. Counters are integers and what is derived from them is derived anew at every change, so that it cannot
+drift; `validate` says what follows from what.
+
+The prefill queue is a guess at the engine's: prompts in order of dispatch, each for as long as its prefill should
+take, the first since it was sent or since the one before it was heard of. What is left of it is `wait_s`.
 """
 
 from __future__ import annotations
@@ -11,17 +14,22 @@ from math import inf, isclose
 
 from router.core.cost import CostParameters, CostTerms
 from router.core.health import Health, HealthParameters, ReplicaState
+from router.core.residency import Residency
 from router.core.types import DecisionKind, Incarnation, ReplicaId
 
 RESERVED = 0
 STARTED = 1
 SETTLED = 2
 
+LATE_S = 0.03
+"""What is left, at most, of a prefill that should have ended."""
+
 
 class Replica:
     """Compared and hashed by identity: a replica removed and added again under its id is another one."""
 
     __slots__ = (
+        "attention_s",
         "base_latency_s",
         "block_tokens",
         "cache_tokens",
@@ -30,9 +38,12 @@ class Replica:
         "crowd_weight",
         "crowding_s",
         "delay_s",
+        "eviction_weight",
+        "evictions_worth",
         "foreign_in_flight",
         "foreign_waiting_tokens",
         "given_tokens",
+        "head_s",
         "health",
         "id",
         "in_flight",
@@ -43,13 +54,18 @@ class Replica:
         "models",
         "models_known",
         "overlap_block_tokens",
+        "planned_s",
         "prefill_tokens_per_s",
-        "token_s",
+        "price",
+        "queue",
+        "residency",
+        "since_s",
         "trials",
         "url",
         "wait_token_s",
         "waiting",
         "waiting_tokens",
+        "work_s",
     )
 
     def __init__(
@@ -74,6 +90,19 @@ class Replica:
         """Their uncached tokens."""
         self.given_tokens = 0
         """Uncached tokens of all requests ever sent to it."""
+        self.queue: dict[Decision, float] = {}
+        """Expected prefill time of each waiting request still to be prefilled, in order of dispatch."""
+        self.work_s = 0.0
+        """Sum of `queue`."""
+        self.head_s = 0.0
+        """The first of `queue`; 0 when empty."""
+        self.since_s = 0.0
+        """When the first of `queue` began, as far as is known."""
+        self.planned_s = 0.0
+        """Prefill time of requests held at the router and meant for it; only while they are looked through."""
+        self.residency = Residency()
+        self.evictions_worth = 0.0
+        """`Residency.eviction_ratio` as of the last tick or reservation."""
         self.foreign_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.foreign_waiting_tokens = 0
@@ -86,28 +115,35 @@ class Replica:
         """`block_tokens`, or the default where unknown."""
         self.in_flight_delay_s = cost.in_flight_delay_s
         self.miss_weight = cost.miss_weight
+        self.eviction_weight = cost.eviction_weight
         self.crowd_weight = cost.crowd_weight
         self.crowding_s = 0.0
         """Weighted seconds of prefill given lately; fades, see `fade`."""
-        self.set_rates(cost.prefill_tokens_per_s, cost.base_latency_s)
+        self.attention_s = 0.0
+        self.set_rates(cost.prefill_tokens_per_s, cost.base_latency_s, cost.attention_context_tokens)
 
-    def set_rates(self, prefill_tokens_per_s: float, base_latency_s: float) -> None:
+    def set_rates(
+        self, prefill_tokens_per_s: float, base_latency_s: float, attention_context_tokens: float = 0.0
+    ) -> None:
         """Take over what is believed of this replica's speed."""
         self.prefill_tokens_per_s = prefill_tokens_per_s
         self.base_latency_s = base_latency_s
         self.wait_token_s = 1.0 / prefill_tokens_per_s
-        """Seconds that each token ahead in the queue costs."""
-        self.token_s = (1.0 + self.miss_weight) / prefill_tokens_per_s
-        """Seconds that each own uncached token costs, its price to others included."""
+        """Seconds of prefill of a token without context."""
+        if attention_context_tokens > 0:
+            self.attention_s = 0.5 / (prefill_tokens_per_s * attention_context_tokens)
+        """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
         self.crowd_token_s = self.crowd_weight / prefill_tokens_per_s
         """Seconds that each token given to it lately adds."""
         self.refresh()
 
     def refresh(self) -> None:
-        """Derive `delay_s`, the part of the cost that is the same for every request, from the counters."""
+        """Derive `delay_s`, what is the same for every request but not the queue, and `price`."""
+        self.price = 1.0 + self.miss_weight + self.eviction_weight * self.evictions_worth
+        """What a second of own prefill counts."""
         self.delay_s = (
             self.base_latency_s
-            + (self.waiting_tokens + self.foreign_waiting_tokens) * self.wait_token_s
+            + self.foreign_waiting_tokens * self.wait_token_s
             + (self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
             + self.crowding_s
         )
@@ -116,6 +152,51 @@ class Replica:
         """Let the memory of work given lately shrink to `factor` of what it was."""
         self.crowding_s *= factor
         self.refresh()
+
+    def prefill_s(self, prompt_tokens: int, held_tokens: int) -> float:
+        """Expected time of a prompt's prefill, of which so many leading tokens are held."""
+        return (prompt_tokens - held_tokens) * (
+            self.wait_token_s + self.attention_s * (prompt_tokens + held_tokens)
+        )
+
+    def wait_s(self, now_s: float) -> float:
+        """Expected time until the queue's last prefill is over, what is planned on top included."""
+        work_s = self.work_s
+        if work_s > 0.0:
+            elapsed_s = now_s - self.since_s
+            if elapsed_s > 0.0:
+                # A prefill that takes longer than expected is taken to be about to end, not to have ended.
+                most_s = self.head_s - LATE_S if self.head_s > 20.0 * LATE_S else 0.95 * self.head_s
+                work_s -= elapsed_s if elapsed_s < most_s else most_s
+        return work_s + self.planned_s
+
+    def enqueue(self, decision: Decision, prefill_s: float, now_s: float) -> None:
+        """A prompt was sent."""
+        queue = self.queue
+        while queue:
+            # Of answers that do not stream nothing is heard before the end: their prefill ends by expectation.
+            head = next(iter(queue))
+            if head.streams or now_s - self.since_s < self.head_s:
+                break
+            self.dequeue(head, self.since_s + self.head_s)
+        if not queue:
+            self.since_s = now_s
+            self.head_s = prefill_s
+        queue[decision] = prefill_s
+        self.work_s += prefill_s
+
+    def dequeue(self, decision: Decision, now_s: float) -> None:
+        """A prompt was prefilled, or given up; a no-op if it is not in the queue."""
+        queue = self.queue
+        prefill_s = queue.pop(decision, None)
+        if prefill_s is None:
+            return
+        if not queue:
+            self.work_s = self.head_s = 0.0
+            return
+        self.work_s -= prefill_s
+        self.head_s = queue[next(iter(queue))]
+        self.since_s = now_s
 
     @property
     def state(self) -> ReplicaState:
@@ -128,16 +209,17 @@ class Replica:
         state = self.health.state
         return state is ReplicaState.READY or (state is ReplicaState.PROBING and not self.trials)
 
-    def terms(self, uncached_tokens: int) -> CostTerms:
-        """The cost of a request with so many uncached tokens, taken apart."""
-        prefill_s = uncached_tokens * self.wait_token_s
+    def terms(self, prompt_tokens: int, held_tokens: int, now_s: float) -> CostTerms:
+        """The cost of a request of which so many leading tokens are held, taken apart."""
+        prefill_s = self.prefill_s(prompt_tokens, held_tokens)
         return CostTerms(
             base_s=self.base_latency_s,
-            wait_s=(self.waiting_tokens + self.foreign_waiting_tokens) * self.wait_token_s,
+            wait_s=self.wait_s(now_s) + self.foreign_waiting_tokens * self.wait_token_s,
             running_s=(self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s,
             crowding_s=self.crowding_s,
             prefill_s=prefill_s,
             miss_s=prefill_s * self.miss_weight,
+            eviction_s=prefill_s * self.eviction_weight * self.evictions_worth,
         )
 
     def as_row(self, now_s: float) -> dict[str, object]:
@@ -159,7 +241,8 @@ class Replica:
             "cache_tokens": self.cache_tokens,
             "prefill_tokens_per_s": self.prefill_tokens_per_s,
             "base_latency_s": self.base_latency_s,
-            "delay_s": round(self.delay_s, 6),
+            "delay_s": round(self.delay_s + self.wait_s(now_s), 6),
+            "resident_tokens": self.residency.tokens,
             "crowding_s": round(self.crowding_s, 6),
             "failures": health.failures,
             "probe_failures": health.probe_failures,
@@ -175,19 +258,37 @@ class Replica:
         assert self.waiting > 0 or self.waiting_tokens == 0, (self.id, self.waiting_tokens)
         assert 0 <= self.trials <= self.in_flight, (self.id, self.trials)
         assert self.crowding_s >= 0, (self.id, self.crowding_s)
-        terms = self.terms(0)
-        assert isclose(self.delay_s, terms.total_s), (self.id, self.delay_s, terms)
-        assert isclose(self.token_s, (1 + self.miss_weight) / self.prefill_tokens_per_s), self.id
+        assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
+        assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
+        assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
+        assert self.planned_s == 0.0, (self.id, self.planned_s)
+        terms = self.terms(0, 0, inf)
+        assert isclose(self.delay_s + self.wait_s(inf), terms.total_s), (self.id, self.delay_s, terms)
         assert self.models_known or not self.models, self.id
 
 
 class Decision:
     """Where one attempt of a request goes, and the reservation that it holds there until it is settled."""
 
-    __slots__ = ("kind", "phase", "predicted_tokens", "replica", "trial", "uncached_tokens")
+    __slots__ = (
+        "doubtful",
+        "kind",
+        "phase",
+        "predicted_tokens",
+        "replica",
+        "streams",
+        "trial",
+        "uncached_tokens",
+    )
 
     def __init__(
-        self, replica: Replica, kind: DecisionKind, predicted_tokens: int, uncached_tokens: int, trial: bool
+        self,
+        replica: Replica,
+        kind: DecisionKind,
+        predicted_tokens: int,
+        uncached_tokens: int,
+        trial: bool,
+        streams: bool = True,
     ) -> None:
         self.replica = replica
         self.kind = kind
@@ -199,3 +300,7 @@ class Decision:
         """`RESERVED`, then `STARTED` at the first byte, then `SETTLED`; only `Fleet` moves it."""
         self.trial = trial
         """Whether it counts in the replica's `trials`."""
+        self.streams = streams
+        """Whether the first byte tells when the prefill is over."""
+        self.doubtful = False
+        """Whether what is predicted may well have been evicted, by what the replica was sent since."""

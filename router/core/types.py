@@ -70,3 +70,5 @@ class RequestShape:
     """Unsigned 64-bit key for the ring: the prompt's head, joined with `prompt_cache_key` or the session header."""
     head_key: int = 0
     """Unsigned 64-bit hash of (at most) the first 1,024 tokens' bytes; the key of policy `prefix-hash`."""
+    streams: bool = True
+    """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""

@@ -72,7 +72,7 @@ def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
     rows = {c.replica: c for c in fleet.rank(shape, records, 1.0).candidates}
     decision = fleet.choose_and_reserve(shape, records, 1.0)
     best = min(rows.values(), key=lambda c: c.terms.total_s)
-    cold_s = 0.03 + shape.prompt_tokens * best.replica.token_s
+    cold_s = 0.03 + best.replica.price * best.replica.prefill_s(shape.prompt_tokens, 0)
     slack_s = PARAMETERS.tie_ratio * cold_s + 1e-9
     chosen = rows[decision.replica]
     assert chosen.terms.total_s <= best.terms.total_s + slack_s

@@ -7,8 +7,8 @@ import pytest
 from router.core.cost import CostParameters, CostTerms
 from router.core.health import HealthParameters
 from router.core.overlap import overlaps
-from router.core.replica import Replica
-from router.core.types import Incarnation, Record, ReplicaId, RequestShape
+from router.core.replica import Decision, Replica
+from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 GRID = (512, 1024, 1536, 2048)
 
@@ -36,17 +36,62 @@ STRANGER: Record = ((Incarnation(9), 5.0),)
 
 
 def test_an_idle_replica_costs_its_base_and_twice_the_uncached_prefill() -> None:
-    one = replica(prefill_tokens_per_s=1000.0, base_latency_s=0.5, miss_weight=1.0)
-    assert one.terms(3000) == CostTerms(
+    one = replica(
+        prefill_tokens_per_s=1000.0, base_latency_s=0.5, miss_weight=1.0, attention_context_tokens=0.0
+    )
+    assert one.terms(3000, 0, 0.0) == CostTerms(
         base_s=0.5, wait_s=0.0, running_s=0.0, crowding_s=0.0, prefill_s=3.0, miss_s=3.0
     )
 
 
+def test_the_context_of_a_prompts_uncached_part_makes_it_slower() -> None:
+    one = replica(prefill_tokens_per_s=1000.0, attention_context_tokens=10_000.0)
+    assert one.prefill_s(5000, 0) == pytest.approx(5.0 * (1 + 2500 / 10_000))
+    assert one.prefill_s(5000, 4000) == pytest.approx(1.0 * (1 + 4500 / 10_000))
+
+
+def test_what_is_pushed_out_of_the_cache_has_a_price() -> None:
+    one = replica(eviction_weight=2.0)
+    one.evictions_worth = 0.25
+    one.refresh()
+    terms = one.terms(1000, 0, 0.0)
+    assert terms.eviction_s == pytest.approx(terms.prefill_s / 2)
+    assert terms.total_s == pytest.approx(one.delay_s + one.price * one.prefill_s(1000, 0))
+
+
+def decision(one: Replica, streams: bool = True) -> Decision:
+    return Decision(one, DecisionKind.RING, 0, 1000, False, streams)
+
+
+def test_the_queue_shrinks_with_time_but_never_below_a_prefill_that_is_late() -> None:
+    one = replica()
+    first, second = decision(one), decision(one)
+    one.enqueue(first, 2.0, 10.0)
+    one.enqueue(second, 1.0, 10.5)
+    assert one.wait_s(10.5) == pytest.approx(2.5)
+    assert one.wait_s(60.0) == pytest.approx(1.03)
+    one.dequeue(first, 60.0)
+    assert one.wait_s(60.0) == pytest.approx(1.0)
+    one.dequeue(second, 61.0)
+    assert one.wait_s(61.0) == 0.0
+
+
+def test_answers_that_do_not_stream_leave_the_queue_by_expectation() -> None:
+    one = replica()
+    one.enqueue(decision(one, streams=False), 2.0, 0.0)
+    one.enqueue(decision(one), 1.0, 1.0)
+    late = decision(one)
+    one.enqueue(late, 0.5, 2.5)
+    assert one.wait_s(2.5) == pytest.approx(1.0)
+    assert len(one.queue) == 2
+
+
 def test_tokens_that_wait_and_requests_under_way_add_their_time() -> None:
     one = replica(prefill_tokens_per_s=1000.0, in_flight_delay_s=0.01)
-    one.waiting_tokens, one.foreign_waiting_tokens = 500, 250
+    one.enqueue(decision(one), 0.5, 7.0)
+    one.foreign_waiting_tokens = 250
     one.in_flight, one.foreign_in_flight = 3, 1
-    terms = one.terms(0)
+    terms = one.terms(0, 0, 7.0)
     assert terms.wait_s == pytest.approx(0.75)
     assert terms.running_s == pytest.approx(0.04)
 
@@ -55,9 +100,11 @@ def test_the_quick_sum_is_the_explained_one() -> None:
     one = replica()
     one.in_flight, one.waiting, one.waiting_tokens, one.crowding_s = 7, 2, 4000, 0.3
     one.set_rates(5000.0, 0.02)
-    assert one.delay_s + one.token_s * 1234 == pytest.approx(one.terms(1234).total_s)
-    rounded = one.terms(1234).as_dict()
-    assert rounded["total_s"] == pytest.approx(one.terms(1234).total_s, abs=1e-6)
+    terms = one.terms(1234, 200, 3.0)
+    assert one.delay_s + one.wait_s(3.0) + one.price * one.prefill_s(1234, 200) == pytest.approx(
+        terms.total_s
+    )
+    assert terms.as_dict()["total_s"] == pytest.approx(terms.total_s, abs=1e-6)
 
 
 @pytest.mark.parametrize(

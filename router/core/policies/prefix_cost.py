@@ -46,17 +46,22 @@ class PrefixCost:
         large = len(members) > EXACT
         pool = self._pool(shape, overlaps, view) if large else members
         tokens = shape.prompt_tokens
-        costs = [r.delay_s + r.token_s * tokens for r in pool]
+        now_s = view.now_s
         if overlaps:
-            for replica, held in overlaps.items():
-                costs[pool.index(replica)] -= replica.token_s * held
+            get = overlaps.get
+            costs = [r.delay_s + r.wait_s(now_s) + r.price * r.prefill_s(tokens, get(r, 0)) for r in pool]
+        else:
+            costs = [r.delay_s + r.wait_s(now_s) + r.price * r.prefill_s(tokens, 0) for r in pool]
         least = min(costs)
         best = pool[costs.index(least)]
-        limit = least + self._tie_ratio * (best.base_latency_s + best.token_s * tokens)
+        own_s = best.base_latency_s + best.price * best.prefill_s(tokens, overlaps.get(best, 0))
+        limit = least + self._tie_ratio * own_s
         if overlaps:
             if len(costs) > 1 and sorted(costs)[1] <= limit:
                 near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit]
-                best = near[0] if large else (view.ring.first_of(view.key(shape), near) or best)
+                key = shape.rungs[-1] if shape.rungs else view.key(shape)
+                # Siblings under one shared prompt meet at its holders; which of these, their own text decides.
+                best = near[0] if large else (view.ring.first_of(key, near) or best)
             return best, DecisionKind.WARM if best in overlaps else DecisionKind.SPILL
         key = view.key(shape)
         first = pool[0] if large else view.first(key)
