@@ -6,6 +6,7 @@ Decides wording only. A terminal gets colours and a line that is written over; a
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from typing import TextIO
@@ -43,7 +44,9 @@ class Screen:
     def progress(self, line: str, *, last: bool = False) -> None:
         """A line that the next one replaces; the last one stays."""
         if self._is_terminal:
-            self._out.write("\r" + line + "\033[K")
+            # A line that wraps could not be written over.
+            shown = line if last else line[: shutil.get_terminal_size().columns - 1]
+            self._out.write("\r" + shown + "\033[K")
             self._open_line = not last
             if last:
                 self._out.write("\n")
@@ -114,8 +117,8 @@ def closing(data_url: str, admin_url: str, body_file: str, pids: Sequence[tuple[
         f"  curl {admin_url}/metrics",
     ]
     if pids:
-        listed = ", ".join(f"{name} is {pid}" for name, pid in pids)
-        lines += ["", f"A replica may be killed (kill -9); requests go on. Process ids: {listed}"]
+        listed = ", ".join(f"{pid} ({name})" for name, pid in pids)
+        lines += ["", "Requests go on when a replica dies. Try kill -9 with one of these:", f"  {listed}"]
     return lines
 
 

@@ -113,7 +113,7 @@ def test_the_demo_stays_up_and_survives_a_dead_replica() -> None:
         assert headers["X-Warmroute-Decision"] == "warm"
         assert int(headers["X-Warmroute-Predicted-Cached-Tokens"]) > 1000
 
-        pids = dict(re.findall(r"replica (\d+) is (\d+)", lines[-3]))
+        pids = {port: pid for pid, port in re.findall(r"(\d+) \(replica (\d+)\)", lines[-3])}
         warm_port = headers["X-Warmroute-Replica"].rpartition(":")[2]
         os.kill(int(pids[warm_port]), signal.SIGKILL)
         status, headers = post(url, body)

@@ -46,6 +46,13 @@ def test_a_line_said_while_progress_is_shown_takes_its_place() -> None:
     assert out.getvalue().endswith("\r\033[Knews\n")
 
 
+def test_progress_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out = Terminal()
+    Screen(out).progress("x" * 50)
+    assert out.getvalue() == "\r" + "x" * 19 + "\033[K"
+
+
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
@@ -75,4 +82,4 @@ def test_progress_before_the_first_answer() -> None:
 def test_the_line_to_try_shows_headers() -> None:
     lines = closing("http://h:1", "http://h:2", "/b.json", [("replica 7", 42)])
     assert any(line.strip().startswith("curl -i http://h:1/v1/chat/completions") for line in lines)
-    assert "42" in lines[-1]
+    assert lines[-1].split() == ["42", "(replica", "7)"]
