@@ -35,6 +35,8 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 """What only line ends may contain."""
 _MAX_DIGITS = 18
+_CACHED_HEADS = 256
+_CACHED_HEAD_BYTES = 2048
 
 
 class AnswerHead:
@@ -125,3 +127,54 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         AnswerHead(status, b"\r\n".join(kept), len(data) - body_at, event_stream=event_stream),
         data[body_at:],
     )
+
+
+class AnswerCache:
+    """Heads that `read_whole` has read before: a replica repeats its head but for the length, the id and the date.
+
+    What was found of a head is found again by the same bytes without the length's digits and the request id, which are
+    checked by themselves; a head that differs in anything else is read anew. Emptied when full, which the date makes
+    happen now and then.
+    """
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, AnswerHead] = {}
+
+    def read(self, data: bytes) -> tuple[AnswerHead, bytes] | None:
+        """The same as `read_whole(data)`."""
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > _CACHED_HEAD_BYTES:
+            return read_whole(data)
+        at = data.find(b"\r\ncontent-length: ", 0, end)
+        if at < 0:
+            at = data.find(b"\r\nContent-Length: ", 0, end)
+            if at < 0:
+                return read_whole(data)
+        digits_at = at + 18
+        digits_end = data.find(b"\r", digits_at, end + 2)
+        digits = data[digits_at:digits_end]
+        if not digits.isdigit() or len(digits) > _MAX_DIGITS:
+            return read_whole(data)
+        key = data[:digits_at] + data[digits_end:end]
+        id_at = key.find(b"\r\nx-request-id: ")
+        if id_at >= 0:
+            id_end = key.find(b"\r", id_at + 16)
+            if id_end < 0:
+                id_end = len(key)
+            if key[id_at + 16 : id_end].replace(b"-", b"").isalnum():
+                key = key[:id_at] + key[id_end:]
+        known = self._heads.get(key)
+        if known is None:
+            whole = read_whole(data)
+            if whole is not None:
+                if len(self._heads) >= _CACHED_HEADS:
+                    self._heads.clear()
+                self._heads[key] = whole[0]
+            return whole
+        body = data[end + 4 :]
+        length_bytes = len(body)
+        if int(digits) != length_bytes:
+            return None
+        return AnswerHead(known.status, known.lines, length_bytes, event_stream=known.event_stream), body

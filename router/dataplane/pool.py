@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
+from router.dataplane.answer import AnswerCache
 from router.dataplane.upstream import ReplicaConnection
 from router.service.tasks import Tasks
 
@@ -31,6 +32,7 @@ class Pool:
         "_tasks",
         "_tls",
         "all",
+        "answers",
         "host_header",
         "idle",
     )
@@ -55,6 +57,7 @@ class Pool:
         self._keepalive_s = keepalive_s
         self._connect_timeout_s = connect_timeout_s
         self.host_header = parts.netloc.rpartition("@")[2].encode()
+        self.answers = AnswerCache()
         self.idle: list[ReplicaConnection] = []
         self.all: set[ReplicaConnection] = set()
         """Every open connection, idle or not."""

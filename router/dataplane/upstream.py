@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from router.dataplane.answer import from_fields, read_whole
+from router.dataplane.answer import from_fields
 from router.telemetry.logs import fields as log_fields
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class ReplicaConnection:
     def _received(self, exchange: Exchange, data: bytes) -> None:
         if not self.answered:
             self.answered = True
-            whole = read_whole(data) if not self._head_only else None
+            whole = self._pool.answers.read(data) if not self._head_only else None
             if whole is not None:
                 head, body = whole
                 self._keep_alive = True

@@ -6,7 +6,7 @@ import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.dataplane.answer import from_fields, read_whole
+from router.dataplane.answer import AnswerCache, from_fields, read_whole
 
 LINES = [
     b"date: Sat, 21 Nov 2026 19:43:35 GMT",
@@ -140,3 +140,28 @@ def test_a_plain_answer_needs_no_parser() -> None:
 def test_fields_that_the_replica_names_in_connection_stay_behind() -> None:
     head = from_fields(200, [(b"x-hop", b"1"), (b"connection", b"keep-alive, X-Hop"), (b"x", b"2")])
     assert head.lines == b"x: 2\r\n"
+
+
+def meaning(data: bytes, read: object) -> object:
+    whole = read(data)  # type: ignore[operator]
+    if whole is None:
+        return None
+    head, body = whole
+    return head.status, head.lines, head.length_bytes, head.event_stream, body
+
+
+@given(st.lists(answers(), min_size=1, max_size=8))
+def test_a_head_found_again_means_what_it_meant_when_it_was_read(several: list[bytes]) -> None:
+    cache = AnswerCache()
+    for data in several + several:
+        assert meaning(data, cache.read) == meaning(data, read_whole)
+
+
+def test_an_id_or_a_length_of_another_kind_is_read_anew() -> None:
+    cache = AnswerCache()
+    plain = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: %b\r\n\r\n{}"
+    for value in (b"a-1", b"b-2", b"a\x00", b"a\nset-cookie: b", b"", b"a b", b"\xff"):
+        assert meaning(plain % value, cache.read) == meaning(plain % value, read_whole)
+    for length in (b"2", b"02", b"3", b"x", b"2 ", b"", b"+2"):
+        data = b"HTTP/1.1 200 OK\r\ncontent-length: %b\r\n\r\n{}" % length
+        assert meaning(data, cache.read) == meaning(data, read_whole)
