@@ -457,13 +457,16 @@ class Exchange:
         relay = self._relay
         decision = self.decision
         gateway = self._gateway
+        silent_while_ejected = decision is not None and decision.replica.state is ReplicaState.EJECTED
         if decision is not None:
             gateway.replica_failed(decision.replica, FailureReason.TIMEOUT)
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
-        if relay is None:
-            self.fail(error)
-        else:
+        if relay is not None:
             self._break_off(relay, error)
+        elif decision is not None and silent_while_ejected and self._retry(decision, FailureReason.TIMEOUT):
+            return  # it was terminated and left this request hanging; another replica has it now
+        else:
+            self.fail(error)
 
     def _break_off(self, relay: Relay, error: RouterError) -> None:
         """End an answer under way: a stream with its API's error event, anything else by closing."""

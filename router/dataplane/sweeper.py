@@ -90,4 +90,7 @@ class Sweeper:
         if decision is not None and decision.replica.state is ReplicaState.EJECTED:
             allowed_s = min(allowed_s, EJECTED_SILENCE_S)
         if now_s - exchange.progress_s > allowed_s:
-            exchange.time_out()
+            try:
+                exchange.time_out()
+            except Exception as error:  # noqa: BLE001 - the other connections' limits hold all the same
+                exchange.crashed(error)

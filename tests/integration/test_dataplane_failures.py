@@ -24,7 +24,9 @@ from router.config.schema import (
     ReplicaConfig,
     UpstreamConfig,
 )
-from router.core.health import ReplicaState
+from router.core.health import FailureReason, ReplicaState
+from router.core.types import ReplicaId
+from router.dataplane.sweeper import EJECTED_SILENCE_S
 from tests.support.recorded import RECORDED
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import (
@@ -522,6 +524,32 @@ def test_silent_replicas_and_clients_are_not_waited_for_for_ever() -> None:
             wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 1)
             wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 0, timeout_s=20.0)
         pair.router.assert_at_rest()
+
+
+def test_a_request_left_hanging_by_a_replica_that_is_gone_is_taken_over_by_another(pair: Pair) -> None:
+    """vLLM that is terminated refuses connections and leaves some of its requests open for ever."""
+    gateway, sweeper = pair.router.worker.gateway, pair.router.worker._data._sweeper
+
+    def silent(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
+        assert connection.closed_by_peer(20.0)
+        return False
+
+    pair.first.script = silent
+    answers: list[tuple[int, dict[str, str], bytes]] = []
+    asking = threading.Thread(target=lambda: answers.extend(pair.ask_both()))
+    asking.start()
+    replica = gateway.fleet.replicas[ReplicaId(pair.first.id)]
+    wait_until(lambda: pair.router.call(lambda: replica.in_flight) == 1)
+
+    def eleven_seconds_pass() -> None:
+        gateway.fleet.report_failure(replica, FailureReason.REFUSED, gateway.clock())
+        sweeper.sweep(time.monotonic())
+        sweeper.sweep(time.monotonic() + EJECTED_SILENCE_S + 1)
+
+    pair.router.call(eleven_seconds_pass)  # in one step: a probe would bring it back
+    asking.join(20)
+    assert [status for status, _, _ in answers] == [200, 200]
+    assert {headers["x-warmroute-replica"] for _, headers, _ in answers} == {pair.second.id}
 
 
 # -- faults of the router's own ----------------------------------------------------------------------------------
