@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 class Demo:
     """`python -m loadtest.demo` as a process whose children can be told by a mark in their environment."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, temp_dir: str, *arguments: str) -> None:
         self.mark = f"DEMO_TEST_MARK={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
         self.process = subprocess.Popen(
@@ -34,7 +35,7 @@ class Demo:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, name: value},
+            env={**os.environ, name: value, "TMPDIR": temp_dir},
         )
 
     def family(self) -> list[int]:
@@ -61,16 +62,17 @@ class Demo:
 
 @contextmanager
 def demo(*arguments: str) -> Iterator[Demo]:
-    running = Demo(*arguments)
-    try:
-        with running.process:
-            try:
-                yield running
-            finally:
-                running.process.kill()
-    finally:
-        for pid in running.family():
-            os.kill(pid, signal.SIGKILL)
+    with tempfile.TemporaryDirectory() as temp_dir:
+        running = Demo(temp_dir, *arguments)
+        try:
+            with running.process:
+                try:
+                    yield running
+                finally:
+                    running.process.kill()
+        finally:
+            for pid in running.family():
+                os.kill(pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import configparser
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from router.cli.main import main
 from router.config.load import load
+from router.core.cost import CostTerms
 from router.core.types import DecisionKind
 from router.dialects.routes import route
 from router.telemetry.access_log import AccessEntry
@@ -50,6 +52,12 @@ def test_every_decision_is_explained() -> None:
     text = (ROOT / "docs/routing.md").read_text()
     for kind in DecisionKind:
         assert f"| `{kind}` |" in text, kind
+
+
+def test_every_term_of_the_cost_is_explained() -> None:
+    text = (ROOT / "docs/routing.md").read_text()
+    for field in fields(CostTerms):
+        assert f"| `{field.name}` |" in text, field.name
 
 
 def test_every_field_of_the_access_log_is_explained() -> None:
