@@ -127,6 +127,9 @@ class ClientConnection:
         """The client is gone: whatever is under way for it is aborted."""
         self.closing = True
         self._gateway.connections.discard(self)
+        for waiting in self._queue:
+            if isinstance(waiting, Request):
+                self._gateway.drop_body(waiting)
         self._queue.clear()
         self._release_reserved()
         exchange = self.exchange
@@ -181,7 +184,11 @@ class ClientConnection:
         missing_bytes = length_bytes - len(data) + body_at
         body = data[body_at:]
         if not missing_bytes:
-            self._begin(Request(head, body, monotonic()))
+            if length_bytes > LARGE_BYTES and not self._reserve(length_bytes):
+                return False
+            request = Request(head, body, monotonic())
+            request.reserved_bytes, self._reserved_bytes = self._reserved_bytes, 0
+            self._begin(request)
             return True
         if missing_bytes < LARGE_BYTES or length_bytes > self._gateway.limits.body_bytes:
             return False
@@ -320,10 +327,11 @@ class ClientConnection:
         head = self._head
         assert head is not None
         self._body = []
-        self._release_reserved()
         if self.closing:
+            self._release_reserved()
             return
         request = Request(head, body, monotonic())
+        request.reserved_bytes, self._reserved_bytes = self._reserved_bytes, 0
         if self.exchange is None and not self._queue and not self._write_paused:
             self._begin(request)
         else:

@@ -380,7 +380,7 @@ class Exchange:
         decision = self.decision
         assert decision is not None
         replica = decision.replica
-        self._request.body = b""
+        gateway.drop_body(self._request)
         gateway.fleet.started(decision, gateway.clock())
         if self._api is Api.RESPONSES and self._status == 200:
             kept = response_id(first)
@@ -490,6 +490,7 @@ class Exchange:
         if connection is not None:
             connection.abandon()
         over, self._done = self._done, True
+        self._gateway.drop_body(self._request)
         self._settle()
         client = self.client
         if client.exchange is not self:
@@ -516,6 +517,7 @@ class Exchange:
     def answered_locally(self, status: int, *, keep_alive: bool) -> None:
         """The router itself has answered."""
         self._done = True
+        self._gateway.drop_body(self._request)
         self._status = status
         self.client.exchange_done(keep_alive=keep_alive)
 
@@ -566,6 +568,7 @@ class Exchange:
     def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
         """End, once. `seen` is where the answer's usage is looked for."""
         self._done = True
+        self._gateway.drop_body(self._request)
         decision = self.decision
         self._settle()
         usage = find_usage(self._api, seen) if seen and self._status == 200 else None

@@ -74,7 +74,7 @@ class Gateway:
         self.heads = HeadCache()
         self.draining = False
         self.buffered_bytes = 0
-        """Bytes of long request bodies being read, over all connections."""
+        """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientConnection] = set()
         self.pools: dict[Replica, Pool] = {}
         self._upstream_tls = upstream_tls
@@ -167,6 +167,12 @@ class Gateway:
         head = RequestHead(b"", b"", [], keep_alive=False, minor_version=1)
         local.write_error(client, head, Api.OTHER, error, self.new_request_id())
         self.metrics.observe(Api.OTHER, "", error.status, error.code, None, None, None, 0.0, 0, 0, None, None)
+
+    def drop_body(self, request: Request) -> None:
+        """Let go of a body that nobody needs any more."""
+        request.body = b""
+        self.buffered_bytes -= request.reserved_bytes
+        request.reserved_bytes = 0
 
     # -- the end of an exchange ---------------------------------------------------------------------------------
 

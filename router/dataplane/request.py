@@ -103,13 +103,15 @@ class RequestHead:
 class Request:
     """A complete request. `body` is dropped as soon as no retry can need it."""
 
-    __slots__ = ("body", "body_bytes", "head", "received_s")
+    __slots__ = ("body", "body_bytes", "head", "received_s", "reserved_bytes")
 
     def __init__(self, head: RequestHead, body: bytes | bytearray, received_s: float) -> None:
         self.head = head
         self.body = body
         self.body_bytes = len(body)
         """Length of the body, also once it is dropped."""
+        self.reserved_bytes = 0
+        """What the body takes of `limits.buffered_body_bytes`; given back by `Gateway.drop_body`."""
         self.received_s = received_s
         """Monotonic time at which the request was complete."""
 

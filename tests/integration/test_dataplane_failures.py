@@ -552,6 +552,36 @@ def test_a_request_left_hanging_by_a_replica_that_is_gone_is_taken_over_by_anoth
     assert {headers["x-warmroute-replica"] for _, headers, _ in answers} == {pair.second.id}
 
 
+def test_bodies_that_wait_for_their_answers_count_as_memory_until_nobody_needs_them() -> None:
+    held = threading.Event()
+
+    def hold(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
+        held.wait(20)
+        connection.send(plain(b"{}"))
+        return True
+
+    with paired(limits=LimitsConfig(buffered_body_bytes=4 << 20)) as pair:
+        pair.first.script = pair.second.script = hold
+        body = {"model": "m", "messages": [{"role": "user", "content": "x" * 1_000_000}]}
+        with contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(pair.router.connect()) for _ in range(4)]
+            for number, sock in enumerate(socks):
+                sock.sendall(raw_request("/v1/chat/completions", body=body))
+                wait_until(lambda number=number: pair.received == number + 1)
+            status, headers, answer = pair.router.post("/v1/chat/completions", body)
+            assert (status, json.loads(answer)["error"]["code"]) == (503, "buffers_full")
+            assert headers["retry-after"]
+            socks.pop().close()
+            wait_until(
+                lambda: pair.router.call(lambda: pair.router.worker.gateway.buffered_bytes) < 3_100_000
+            )
+            held.set()
+            assert pair.router.post("/v1/chat/completions", body)[0] == 200
+            for sock in socks:
+                assert sock.recv(17) == b"HTTP/1.1 200 OK\r\n"
+        pair.router.assert_at_rest()
+
+
 # -- faults of the router's own ----------------------------------------------------------------------------------
 
 
