@@ -2,8 +2,8 @@
 
     python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile] [--policy prefix-cost]
 
-Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes go
-in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine; compare
+Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes
+go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine; compare
 two figures of one run. Bodies are like those of the overhead benchmark: three quarters of each are one of 16 shared
 system prompts.
 """
@@ -31,8 +31,9 @@ ANSWER_BODY = (
     b'{"prompt_tokens":10,"completion_tokens":9,"total_tokens":19,"prompt_tokens_details":{"cached_tokens":8}}}'
 )
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 19:00:00 GMT\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\nConnection: keep-alive\r\n\r\n%b" % (len(ANSWER_BODY), ANSWER_BODY)
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 19:00:00 GMT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n%b"
+    % (len(ANSWER_BODY), ANSWER_BODY)
 )
 
 

@@ -185,7 +185,8 @@ def test_hop_by_hop_headers_stay_behind_and_the_others_travel(
 ) -> None:
     extra = (
         b"Connection: close, X-Secret-Hop\r\nX-Secret-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n"
-        b"Authorization: Bearer k\r\ntraceparent: 00-1-2-01\r\nX-Forwarded-For: 10.0.0.1\r\nX-Custom: a\r\nX-Custom: b\r\n"
+        b"Authorization: Bearer k\r\ntraceparent: 00-1-2-01\r\nX-Forwarded-For: 10.0.0.1\r\n"
+        b"X-Custom: a\r\nX-Custom: b\r\n"
     )
     assert status_of(exchange(router, head(extra) + BODY)) == 200
     received = upstream.received[0]
@@ -210,14 +211,16 @@ def test_a_request_id_is_passed_on_or_made(router: RouterThread, upstream: Scrip
 
 REFUSED = {
     "two lengths": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
-    "conflicting lengths": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\nContent-Length: 50\r\n\r\n{}",
+    "conflicting lengths": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\n"
+    b"Content-Length: 50\r\n\r\n{}",
     "length and chunks": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /health HTTP/1.1\r\n\r\n",
     "chunks and length": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n"
     b"Content-Length: 2\r\n\r\n0\r\n\r\n",
     "another coding": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "identity coding": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: identity\r\n\r\n{}",
-    "bad chunk size": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n{}\r\n0\r\n\r\n",
+    "bad chunk size": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"xyz\r\n{}\r\n0\r\n\r\n",
     "huge chunk size": b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"fffffffffffffffff\r\n{}\r\n",
     "bare LF in the head": b"POST /v1/completions HTTP/1.1\nHost: r\nContent-Length: 2\n\n{}",
