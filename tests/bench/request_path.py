@@ -3,9 +3,9 @@
     python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile] [--policy prefix-cost]
 
 Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes
-go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine; compare
-two figures of one run. Bodies are like those of the overhead benchmark: three quarters of each are one of 16 shared
-system prompts.
+go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine;
+compare two figures of one run. Bodies are like those of the overhead benchmark: three quarters of each are one of 16
+shared system prompts.
 """
 
 from __future__ import annotations
