@@ -105,8 +105,7 @@ class Warm(Chooser):
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
         """The core's choice."""
-        shape = self._shaper.shape(turn)
-        records = self._registry.lookup(shape.rungs, now_s)
+        shape, records = self.ask(turn, now_s)
         if self._queue is None:
             return self._accept(turn, shape, self.fleet.choose_and_reserve(shape, records, now_s), now_s)
 
@@ -117,6 +116,11 @@ class Warm(Chooser):
 
         answer = self._queue.offer(shape, records, now_s, granted)
         return self._accept(turn, shape, answer, now_s) if isinstance(answer, Decision) else None
+
+    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, list[Record | None]]:
+        """The request's shape, and what the registry knows of it."""
+        shape = self._shaper.shape(turn)
+        return shape, self._registry.lookup(shape.rungs, now_s)
 
     def _accept(self, turn: Turn, shape: RequestShape, decision: Decision, now_s: float) -> int:
         self._open[turn.id] = (decision, shape)

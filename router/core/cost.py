@@ -28,10 +28,10 @@ class CostParameters:
     """What each request under way (waiting or decoding) adds: decoding takes its share of every engine step."""
     miss_weight: float = 1.0
     """Weight of the prefill work that a miss puts in everyone else's way; 1 prices it like the client's own wait."""
-    eviction_weight: float = 1.0
+    eviction_weight: float = 2.0
     """Weight of what a miss pushes out of the replica's cache, if that was used just now; it fades with age."""
-    eviction_memory_s: float = 60.0
-    """Age at which what is pushed out is worth 37 %: most conversations go on within a minute, or not at all."""
+    eviction_memory_s: float = 120.0
+    """Age at which what is pushed out is worth 37 %: most conversations go on within two minutes, or not at all."""
     crowd_weight: float = 0.05
     """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
     everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own

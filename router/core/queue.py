@@ -132,6 +132,8 @@ class HoldQueue:
         answers: list[tuple[Ticket, Decision | RouterError]] = []
         planned: list[Replica] = []
         next_s = MOST_TIMER_S
+        # Each refusal plans for a replica: soon all of them have somebody waiting, and who follows would too.
+        most_refusals = 2 * len(fleet.replicas) + 4
         for ticket in tickets[:MAX_LOOKED_AT]:
             limit_s = most_wait_s if ticket.arrival_s > oldest_s else float("inf")
             try:
@@ -143,8 +145,10 @@ class HoldQueue:
                 continue
             if decision is not None:
                 answers.append((ticket, decision))
-            elif wait_s - most_wait_s < next_s:
-                next_s = wait_s - most_wait_s
+            else:
+                next_s = min(next_s, wait_s - most_wait_s)
+                if len(planned) >= most_refusals:
+                    break
         fleet.end_plan(planned)
         for ticket, _ in answers:
             ticket.open = False
