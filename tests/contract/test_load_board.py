@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from random import Random
 
 import pytest
 
@@ -161,3 +163,25 @@ def test_a_server_whose_clock_is_behind_is_listened_to_again(server: RedisServer
         assert list(await board.exchange(None) or ()) == [b"other"]
 
     with_boards(lambda: RedisLoadBoard(server.url), 1, run)
+
+
+def test_a_user_without_the_commands_is_told_once_and_not_asked_all_the_time(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.command("ACL", "SETUSER", "reader", "on", ">secret", "~w:*", "+get", "+mget")
+
+    async def run() -> int:
+        board = RedisLoadBoard(f"redis://reader:secret@127.0.0.1:{server.port}", rng=Random(1))
+        await board.start()
+        tries = 0
+        until_s = time.monotonic() + 1.5
+        while time.monotonic() < until_s:
+            before = board.errors
+            assert await board.exchange(b"notice") is None
+            tries += board.errors - before
+            await asyncio.sleep(0.01)
+        await board.stop()
+        return tries
+
+    assert 1 <= asyncio.run(run()) <= 8
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["leases_refused"]

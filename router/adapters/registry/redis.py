@@ -3,7 +3,7 @@
 Puts the parts together. A failing Redis never shows on the request path: while it is away every lookup is answered from
 this process's own placements at once, and what was noted meanwhile is written when it is back. Needs of the server: the
 commands AUTH, SELECT, SCRIPT, EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO and, in a Cluster, CLUSTER, on keys
-`<namespace>:*`.
+`<namespace>:*`; `redis_leases` needs XADD, XREAD and PEXPIRE.
 """
 
 from __future__ import annotations

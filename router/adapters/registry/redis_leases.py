@@ -61,6 +61,9 @@ class RedisLoadBoard:
         """Id of the last notice read; `None` before this connection's first own one, where reading begins."""
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._served = False
+        """Whether this connection, or the last one, ever answered an exchange."""
+        self._announced_trouble = False
         self.errors = 0
         self.sent_bytes = 0
         self.read_bytes = 0
@@ -86,10 +89,16 @@ class RedisLoadBoard:
         try:
             async with asyncio.timeout(self._deadline_s):
                 replies = await _send(pipe, *self._commands(notice))
-                return self._read(replies, posted=notice is not None)
+            notices = self._read(replies, posted=notice is not None)
+            self._served = True
+            self._announced_trouble = False
+            return notices
         except (OSError, RedisError, TimeoutError) as error:
             self.errors += 1
-            _log.debug("lease_exchange_failed error=%s", error)
+            if isinstance(error, RedisError) and not self._announced_trouble:
+                # What the registry's own connection does not meet: a user without these commands, for one.
+                _log.warning("leases_refused servers=%s error=%s", self._target.label, error)
+                self._announced_trouble = True
             if pipe is self._pipe:
                 self._drop()
             return None
@@ -128,15 +137,14 @@ class RedisLoadBoard:
         failures = 0
         while True:
             self._lost.clear()
+            self._served = False
             try:
                 async with asyncio.timeout(_CONNECT_S):
                     await self._connect()
-                failures = 0
                 await self._lost.wait()
-            except (OSError, RedisError, TimeoutError) as error:
-                self.errors += 1
-                _log.debug("lease_connect_failed error=%s", error)
-            failures += 1
+            except (OSError, RedisError, TimeoutError):
+                self.errors += 1  # The registry's own connection says why.
+            failures = 1 if self._served else failures + 1
             pause_s = min(_FIRST_PAUSE_S * 2 ** min(failures - 1, 10), _LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
 
