@@ -23,8 +23,9 @@ M = TypeVar("M")
 
 
 def _points_of(name: str, slot: int) -> set[int]:
-    data = name.encode()
-    return {xxh3_64_intdigest(data, i) & ~_SLOT_MASK | slot for i in range(VNODES)}
+    # The point's number is hashed, not used as a seed: a short input and a seed are only xored, so that points of
+    # different short names would coincide, and their order would depend on the slots.
+    return {xxh3_64_intdigest(f"{i}#{name}".encode()) & ~_SLOT_MASK | slot for i in range(VNODES)}
 
 
 def _without(points: list[int], some: list[int]) -> list[int]:

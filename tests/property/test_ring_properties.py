@@ -121,3 +121,9 @@ def test_bounded_load_never_exceeds_factor_times_the_mean_as_load_builds_up(
     for placed, key in enumerate(keys, start=1):
         load[bounded.first(key)] += 1
         assert max(load.values()) <= ceil(1.25 * placed / count)
+
+
+def test_points_of_members_with_short_names_do_not_coincide() -> None:
+    ring = ring_of({f"r{i}" for i in range(100)} | {str(i) for i in range(100)})
+    uppers = [point >> 16 for point in ring.points]
+    assert len(set(uppers)) == len(uppers)
