@@ -72,6 +72,7 @@ class ClientConnection:
         "_write_paused",
         "closing",
         "exchange",
+        "lingering",
         "peer",
         "since_s",
         "transport",
@@ -105,6 +106,8 @@ class ClientConnection:
         self._write_paused = False
         """Whether the client is behind with what is written: then no further request of its is started."""
         self.closing = False
+        self.lingering = False
+        """Refused while still sending: reads are dropped, and nothing more is answered."""
         self.peer = b""
         self.waiting = Waiting.IDLE
         self.since_s = 0.0
@@ -402,7 +405,15 @@ class ClientConnection:
 
     def _answer_refusal(self, error: RouterError) -> None:
         self._gateway.refuse(self, error)
-        self.close()
+        transport = self.transport
+        if self._between or not transport.can_write_eof():
+            self.close()
+        else:
+            # The client is still sending: closing now would reset the connection, and with it the answer that says why.
+            # What comes is dropped until the client ends too; the sweeper waits `LINGER_S` for that.
+            self.closing = self.lingering = True
+            self.since_s = monotonic()
+            transport.write_eof()
 
     def time_out(self, what: str) -> None:
         """The head or the body did not arrive in time."""
@@ -442,6 +453,11 @@ class ClientConnection:
         if self._paused_reading and len(queue) < PIPELINE_LIMIT and not self.closing:
             self._paused_reading = False
             self.transport.resume_reading()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the router is about to end: answers then say that the connection closes."""
+        return self._gateway.draining
 
     @property
     def idle(self) -> bool:

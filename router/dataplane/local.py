@@ -60,7 +60,7 @@ def write(
     close: bool = False,
 ) -> bool:
     """Write a JSON answer; a HEAD request gets its head alone. Returns whether the connection stays open."""
-    keep_alive = head.keep_alive and not close
+    keep_alive = head.keep_alive and not close and not client.draining
     connection = b"connection: close\r\n" if not keep_alive else b""
     if keep_alive and head.minor_version == 0:
         connection = b"connection: keep-alive\r\n"

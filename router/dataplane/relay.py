@@ -29,12 +29,13 @@ def write_whole(
     client: ClientConnection, asked: RequestHead, head: AnswerHead, added: bytes, body: bytes
 ) -> bool:
     """Write an answer that is there in full. Returns whether the client's connection stays open."""
-    if not asked.keep_alive:
+    keep_alive = asked.keep_alive and not client.draining
+    if not keep_alive:
         added += b"connection: close\r\n"
     elif not asked.minor_version:
         added += b"connection: keep-alive\r\n"
     client.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head.rendered(added), len(body), body))
-    return asked.keep_alive
+    return keep_alive
 
 
 class Relay:
@@ -77,7 +78,7 @@ class Relay:
         has_end = length_bytes is not None or head.status in BODILESS or asked.method == b"HEAD"
         self._has_end = has_end
         self._chunked = not has_end and asked.minor_version == 1
-        self.keep_alive = asked.keep_alive and (has_end or self._chunked)
+        self.keep_alive = asked.keep_alive and (has_end or self._chunked) and not client.draining
         if length_bytes is not None:
             added += b"content-length: %d\r\n" % length_bytes
         elif self._chunked:

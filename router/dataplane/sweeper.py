@@ -20,6 +20,9 @@ PERIOD_S = 0.5
 SLOWEST_BODY_BYTES_PER_S = 64 * 1024
 """A body may take `limits.body_timeout_s` plus its length at this rate: long ones are not cut off, drips are."""
 
+LINGER_S = 2.0
+"""How long a refused client may go on sending before it is cut off, so that it can read the refusal."""
+
 EJECTED_SILENCE_S = 10.0
 """How long a replica that refuses connections may stay silent: vLLM leaves some streams open for ever when it is
 terminated. Source: vLLM 0.32.0, SIGTERM without a drain time-out, 3 of 9 runs."""
@@ -52,7 +55,9 @@ class Sweeper:
                 self._sweep_exchange(connection, now_s)
             elif not connection.closing:
                 self._sweep_reading(connection, now_s)
-            elif now_s - connection.since_s > self._gateway.limits.idle_timeout_s:
+            elif now_s - connection.since_s > (
+                LINGER_S if connection.lingering else self._gateway.limits.idle_timeout_s
+            ):
                 connection.abort()  # it does not take the end of its answer
         for pool in self._gateway.pools.values():
             pool.expire()
