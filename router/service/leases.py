@@ -27,6 +27,9 @@ WHOLE_INTERVAL_S = 30.0
 ASK_INTERVAL_S = 0.25
 """Shortest time between two answers to askers, and between two times of asking for what was lost."""
 
+ALONE_PAUSE_S = 0.2
+"""Between two steps of a router that hears of no other: looking more often takes 1.4 % of a core."""
+
 _GIVEN_MASK = 2**32 - 1
 
 
@@ -71,6 +74,14 @@ class Leases:
         """How many other routers are heard of."""
         return self._foreign.routers
 
+    @property
+    def pause_s(self) -> float:
+        """Time until the next step: half an interval, so that a change after a quiet moment is told, and heard, within
+        half of one. A router that hears nobody only listens whether somebody has come.
+        """
+        half_s = self._publish_interval_s / 2.0
+        return half_s if self._foreign.routers else max(half_s, min(ALONE_PAUSE_S, self._heartbeat_s / 2.0))
+
     def start(self) -> None:
         """Speak and listen until the task keeper stops; without a board to share there is nothing to do."""
         if self._board.shared:
@@ -83,11 +94,9 @@ class Leases:
             await self._board.exchange(self._pack([], whole=True))
 
     async def _run(self) -> None:
-        # Twice an interval, so that a change after a quiet moment is told, and heard, within half of one.
-        tick_s = self._publish_interval_s / 2.0
         while True:
             await self.step()
-            await asyncio.sleep(tick_s)
+            await asyncio.sleep(self.pause_s)
 
     async def step(self) -> None:
         """One round trip: say what is due, hear what was said, tell the fleet."""

@@ -259,3 +259,12 @@ def test_with_nobody_else_no_task_runs() -> None:
         return running
 
     assert asyncio.run(run()) == 0
+
+
+def test_a_router_that_hears_nobody_looks_seldom_and_still_lives_for_others() -> None:
+    alone = Deployment(1).settled().routers[0].leases
+    assert 2 * INTERVAL_S < alone.pause_s < EXPIRE_S / 4
+    deployment = Deployment(2).settled()
+    assert [router.leases.pause_s for router in deployment.routers] == [INTERVAL_S / 2] * 2
+    deployment.run(EXPIRE_S + INTERVAL_S, [deployment.routers[1]])
+    assert deployment.routers[1].leases.pause_s > 2 * INTERVAL_S
