@@ -54,6 +54,9 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 GC_THRESHOLDS = (20_000, 20, 100)
 """A request makes no reference cycles; collecting every 700 allocations would cost it some microseconds."""
 
+FIRST_ROUND_S = 1.0
+"""Longest wait of one of several workers for its first look at the replicas, before it takes connections."""
+
 
 class Worker:
     """One router process: data plane, control plane and everything behind them, on one event loop."""
@@ -173,6 +176,9 @@ class Worker:
         await self._board.start()
         self.leases.start()
         self.admin_port = await self._control.start()
+        if self._shares_port:
+            # Other workers serve meanwhile; connections that came here before a replica is known would be refused.
+            await self._membership.wait_first_round(FIRST_ROUND_S)
         self.data_port = await self._data.start(
             *split_address(config.listen), self._listening_tls, reuse_port=self._shares_port
         )

@@ -119,6 +119,26 @@ def test_a_killed_worker_is_replaced_at_once_and_the_others_clients_notice_nothi
         pass
 
 
+def test_a_new_worker_takes_connections_only_when_it_knows_the_replicas(router: RouterProcess) -> None:
+    os.kill(router.worker_pids()[1], signal.SIGKILL)
+    statuses: list[int] = []
+    until_s = time.monotonic() + 20
+    while router.output.count(" listening ") < 3:
+        assert time.monotonic() < until_s
+        statuses += _fresh_statuses(router)
+    for _ in range(5):
+        statuses += _fresh_statuses(router)
+    assert set(statuses) == {200}
+
+
+def _fresh_statuses(router: RouterProcess) -> list[int]:
+    """Statuses of requests over new connections; those that reach a worker as it dies have none."""
+    try:
+        return [router.chat("hi")[0] for _ in range(4)]
+    except OSError:
+        return []
+
+
 def _kill_one_under_load(router: RouterProcess, clients: list[Client], pid: int) -> None:
     stop = threading.Event()
     failed: set[str] = set()
