@@ -47,6 +47,9 @@ class FakeTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
 
