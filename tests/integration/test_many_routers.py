@@ -102,6 +102,7 @@ def share(redis: RedisServer, replicas: list[str], routers: int, seed: int) -> t
     return found, sorted(counts.values())
 
 
+@pytest.mark.timeout(300)
 def test_one_two_and_four_routers_find_the_same_share_cached(redis: RedisServer, replicas: list[str]) -> None:
     fleets = [replicas[start : start + REPLICAS] for start in range(0, len(replicas), REPLICAS)]
     found = {

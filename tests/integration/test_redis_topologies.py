@@ -14,6 +14,7 @@ import uvloop
 
 from router.adapters.registry.redis import RedisRegistry
 from router.adapters.registry.redis_commands import SLOTS, key_slot
+from router.adapters.registry.redis_leases import RedisLoadBoard
 from router.core.types import FingerprintHash, ReplicaId
 from tests.support.redis_server import RedisServer, ensure_redis
 from tests.support.registry_calls import find, holders, life, rungs_of, wait_until
@@ -79,6 +80,35 @@ def test_a_cluster_keeps_rungs_of_all_its_nodes(cluster: list[RedisServer]) -> N
             assert await holders(other, rungs[:10]) == [[8]] * 10
             assert await find(other, "resp_1") == "a"
             assert one.statistics()["errors_total"] == 0
+
+    uvloop.run(main())
+
+
+def test_load_notices_pass_through_a_cluster_and_follow_their_slot(cluster: list[RedisServer]) -> None:
+    async def hear(board: RedisLoadBoard, notice: bytes, other: RedisLoadBoard) -> None:
+        async with asyncio.timeout(15):
+            while notice not in (await board.exchange(b"listening") or ()):
+                await other.exchange(notice)
+                await asyncio.sleep(0.02)
+
+    async def main() -> None:
+        one = RedisLoadBoard(f"redis+cluster://127.0.0.1:{cluster[0].port}")
+        other = RedisLoadBoard(f"redis+cluster://127.0.0.1:{cluster[1].port}")
+        await one.start()
+        await other.start()
+        await hear(one, b"before", other)
+        slot = key_slot(b"w:load")
+        names = [server.command("CLUSTER", "MYID") for server in cluster]
+        source = next(index for index, server in enumerate(cluster) if slot in _slots(server))
+        target = (source + 1) % 3
+        cluster[source].command("DEL", "w:load")
+        cluster[source].command("CLUSTER", "DELSLOTS", slot)
+        for server in (cluster[target], cluster[source], cluster[3 - source - target]):
+            server.command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+        await hear(one, b"after", other)
+        await hear(other, b"back", one)
+        await one.stop()
+        await other.stop()
 
     uvloop.run(main())
 
