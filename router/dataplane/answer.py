@@ -92,7 +92,7 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
     status = int(digits)
     if status < 200 or status in BODILESS:
         return None
-    length = b""
+    length: bytes | None = None
     event_stream = False
     kept = []
     for line in lines[1:]:
@@ -111,7 +111,7 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
             kept.append(line)
             event_stream = line[colon + 1 :].lstrip(b" \t").startswith(b"text/event-stream")
         elif what == _LENGTH:
-            if length:
+            if length is not None:
                 return None
             length = line[colon + 1 :].strip(b" \t")
         elif what == _CONNECTION:
@@ -120,7 +120,7 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         elif what < 0:
             return None
     body_at = end + 4
-    if not length.isdigit() or len(length) > _MAX_DIGITS or int(length) != len(data) - body_at:
+    if length is None or not length.isdigit() or len(length) > _MAX_DIGITS or int(length) != len(data) - body_at:
         return None
     kept.append(b"")
     return (

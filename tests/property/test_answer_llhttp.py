@@ -20,6 +20,7 @@ LINES = [
     b"content-length: 2 ",
     b"content-length:\t2",
     b"content-length: +2",
+    b"content-length:",
     b"content-length: 2\x0b",
     b"content-length: 2, 2",
     b"content-length: " + b"0" * 5000 + b"2",
