@@ -43,7 +43,7 @@ test-source: $(DEPENDENCIES)
 	$(BIN)/pytest tests/unit tests/property tests/meta tests/contract
 
 test-installed: $(INSTALLED)
-	WARMROUTE_EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= tests/integration tests/fault
+	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= tests/integration tests/fault
 
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install

@@ -22,5 +22,5 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session", autouse=True)
 def _installed_means_compiled() -> None:
     """`make test-installed` must not fall back on the sources unnoticed."""
-    if os.environ.get("WARMROUTE_EXPECT_COMPILED") == "1":
+    if os.environ.get("EXPECT_COMPILED") == "1":
         assert exchange.__file__.endswith(".so"), "the tests run the sources, not the compiled package"
