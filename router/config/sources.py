@@ -33,7 +33,8 @@ _resolver = yaml.resolver.Resolver()
 MAX_FILE_BYTES = 4 << 20
 
 # Variables with our prefix that are none of ours: Kubernetes announces a Service named `warmroute` to every pod of its
-# namespace (WARMROUTE_SERVICE_HOST, WARMROUTE_PORT_80_TCP_ADDR, …); WARMROUTE_CACHE, _COMPILE and _TORCH_INDEX belong to installing and to `warmroute-replica`.
+# namespace (WARMROUTE_SERVICE_HOST, WARMROUTE_PORT_80_TCP_ADDR, …); WARMROUTE_CACHE, _COMPILE and _TORCH_INDEX belong
+# to installing and to `warmroute-replica`.
 _FOREIGN = re.compile(
     r"WARMROUTE_(CACHE|COMPILE|TORCH_INDEX|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
 )
