@@ -24,18 +24,19 @@ class CostParameters:
     full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
     base_latency_s: float = 0.03
     """First-byte time of a fully cached prompt on an idle replica."""
-    in_flight_delay_s: float = 0.001
-    """What each request under way (waiting or decoding) adds: decoding takes its share of every engine step."""
+    in_flight_delay_s: float = 0.02
+    """What each request under way (waiting or decoding) adds: its share of every engine step, and of the cache that
+    the next one needs whole; more than the step alone, since nothing else here counts the memory it holds."""
     miss_weight: float = 1.0
     """Weight of the prefill work that a miss puts in everyone else's way; 1 prices it like the client's own wait."""
     eviction_weight: float = 2.0
     """Weight of what a miss pushes out of the replica's cache, if that was used just now; it fades with age."""
     eviction_memory_s: float = 120.0
     """Age at which what is pushed out is worth 37 %: most conversations go on within two minutes, or not at all."""
-    crowd_weight: float = 0.05
+    crowd_weight: float = 0.15
     """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
     everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own
-    history outweighs it until the imbalance is 2 / weight = 40 times that history."""
+    history outweighs it until the imbalance is 2 / weight = 13 times that history."""
     crowd_horizon_s: float = 200.0
     """Time in which that memory fades to 37 %."""
     tie_ratio: float = 0.05

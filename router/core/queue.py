@@ -24,6 +24,9 @@ from router.core.types import Record, RequestShape
 
 AGEING_RATIO = 0.5
 
+MOST_LENGTH_S = 1.2
+"""Longer prompts go like this long ones: they would be overtaken for too long."""
+
 MAX_LOOKED_AT = 64
 """Held requests looked through at one event, best first; those behind them wait for the next."""
 
@@ -105,7 +108,7 @@ class HoldQueue:
                 return decision
             fleet.end_plan(planned)
         self._arrivals += 1
-        rank_s = fleet.prefill_s(shape, records) + AGEING_RATIO * now_s
+        rank_s = min(fleet.prefill_s(shape, records), MOST_LENGTH_S) + AGEING_RATIO * now_s
         ticket = Ticket(shape, records, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
         return ticket

@@ -259,7 +259,7 @@ def test_a_clock_set_back_does_not_stretch_a_backoff() -> None:
 
 
 def test_crowding_fades_with_its_horizon_and_ends_with_the_engine() -> None:
-    fleet = ready_fleet(1, parameters=CostParameters(crowd_horizon_s=10.0))
+    fleet = ready_fleet(1, parameters=CostParameters(crowd_horizon_s=10.0, crowd_weight=0.05))
     replica = fleet.replicas[ReplicaId("r0")]
     fleet.settle(fleet.choose_and_reserve(SHAPE, None, 100.0), 100.0)
     fresh_s = replica.crowding_s
