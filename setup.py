@@ -25,6 +25,7 @@ COMPILED = [
     "router/core/policies/prefix_cost.py",
     "router/core/ranking.py",
     "router/core/replica.py",
+    "router/core/residency.py",
     "router/core/ring.py",
     "router/core/types.py",
     "router/dataplane/answer.py",
