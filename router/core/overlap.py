@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from router.core.replica import Replica
 from router.core.types import Incarnation, Record, RequestShape
 
-STALE_S = 0.0
-"""How much later than its record says a rung may have been used, since registries do not note every use."""
+STALE_S = 2.5
+"""How much later than its record says a rung may have been used: registries note a use at most every 2 s, and Redis a
+few milliseconds after it."""
 
 
 def overlaps(

@@ -24,7 +24,9 @@ from router.ports import Records
 from router.wire.registry_record import MAX_HOLDERS
 
 REFRESH_PARTS = 64
-"""A holder noted within this fraction of the idle time is not noted again: a hot system prompt costs reads only."""
+MAX_REFRESH_S = 2.0
+"""A holder noted within this time, or this part of the idle time, is not noted again: a hot system prompt costs reads
+only. `core.overlap.STALE_S` allows for it where a record's time is held against what a replica has evicted since."""
 
 SLOT_BYTES = 122
 """Memory of one rung without its record: measured over a growing dictionary, integer key included."""
@@ -62,7 +64,7 @@ class MemoryRegistry:
                 "idle_s must be positive, max_entries and max_bytes must leave room for two entries"
             )
         self._idle_s = idle_s
-        self._refresh_s = idle_s / REFRESH_PARTS
+        self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
         self._half_entries = max(max_entries // 2, 1)
         self._half_bytes = max_bytes // 2
         self._clock = clock

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from router.adapters.registry.memory import REFRESH_PARTS, MemoryRegistry, response_key
+from router.adapters.registry.memory import MAX_REFRESH_S, REFRESH_PARTS, MemoryRegistry, response_key
 from router.adapters.registry.redis_batch import Lookups
 from router.adapters.registry.redis_commands import Commands, pack
 from router.adapters.registry.redis_keeper import Keeper
@@ -66,7 +66,7 @@ class RedisRegistry:
     ) -> None:
         self._target = parse_redis_url(url)
         self._idle_s = idle_s
-        self._refresh_s = idle_s / REFRESH_PARTS
+        self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
         self._deadline_s = lookup_deadline_s
         self._max_entries = max_entries
         self._max_bytes = max_bytes
