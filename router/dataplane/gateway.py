@@ -122,7 +122,7 @@ class Gateway:
         session = parsed.cache_key
         if session is None:
             session = request.head.session
-        return self.fingerprinter.shape(
+        shape = self.fingerprinter.shape(
             parsed.model,
             parsed.scope_salt,
             parsed.canonical,
@@ -131,6 +131,8 @@ class Gateway:
             parsed.prompt_bytes,
             parsed.tokens_known,
         )
+        shape.streams = parsed.stream
+        return shape
 
     def load_shape(self, api: Api, request: Request) -> RequestShape:
         """What the policy may know of a request routed by load: its model, and a ring key of its first bytes."""
@@ -144,6 +146,7 @@ class Gateway:
         shape = self.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, self.bytes_per_token)
         shape.rungs = []
         shape.prompt_bytes = 0
+        shape.streams = False
         shape.prompt_tokens = max(1, int(len(body) / self.bytes_per_token))
         return shape
 
