@@ -128,7 +128,6 @@ class Candidate:
         return {
             "replica": replica.id,
             "state": replica.state.value,
-            "decision": self.kind.value,
             "predicted_cached_tokens": self.predicted_tokens,
             "uncached_tokens": self.uncached_tokens,
             "in_flight": replica.in_flight,
