@@ -403,7 +403,7 @@ def test_when_a_client_leaves_the_replica_hears_it_at_once(pair: Pair, stage: st
             assert sock.recv(10) != b""
         left_s = time.monotonic()
     wait_until(lambda: bool(heard))
-    assert heard[0] - left_s < 2.0
+    assert heard[0] - left_s < 5.0
     pair.router.assert_at_rest()
     wait_until(lambda: pair.router.call(lambda: len(pair.router.worker.gateway.connections)) == 0)
 

@@ -171,7 +171,7 @@ def _kill_one_under_load(router: RouterProcess, clients: list[Client], pid: int)
     stop.set()
     for thread in threads:
         thread.join(20)
-    assert restarted_s < 2.0
+    assert restarted_s < 8.0
     assert len(failed) == 1
     (survivor,) = {client.worker for client in clients} - failed
     assert served[survivor] > counts[survivor] > 0
