@@ -185,9 +185,11 @@ class AccessLogConfig:
 class FeedbackConfig:
     """What the router learns from answers."""
 
-    ask_usage: bool = True
+    ask_usage: bool = False
     """Ask engines for the usage of streams whose client did not (`stream_options.include_usage`), and keep the extra
-    event from the client. Without it, only answers that tell their usage anyway say what was cached."""
+    event from the client. Without it, only answers that tell their usage anyway say what was cached. Off by default:
+    vLLM moves `system_fingerprint` from the last event of the answer into that extra one, so that the client's stream
+    differs by this one field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,12 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         elif what < 0:
             return None
     body_at = end + 4
-    if length is None or not length.isdigit() or len(length) > _MAX_DIGITS or int(length) != len(data) - body_at:
+    if (
+        length is None
+        or not length.isdigit()
+        or len(length) > _MAX_DIGITS
+        or int(length) != len(data) - body_at
+    ):
         return None
     kept.append(b"")
     return (

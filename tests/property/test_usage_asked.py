@@ -18,7 +18,7 @@ BODY = b'{"model":"tiny","stream":true,"messages":[{"role":"user","content":"hel
 
 @pytest.fixture(scope="module")
 def wire() -> Wire:
-    return Wire()
+    return Wire(ask_usage=True)
 
 
 def recorded_with_usage() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import httptools
 
 from router.app import Worker
-from router.config.schema import Address, Config, LimitsConfig, ReplicaConfig
+from router.config.schema import Address, Config, FeedbackConfig, LimitsConfig, ReplicaConfig
 from router.core.fleet import ProbeSucceeded, ReplicaAdded
 from router.core.types import Incarnation, ReplicaId
 from router.dataplane.downstream import ClientConnection
@@ -107,12 +107,15 @@ class ClientWire:
 class Wire:
     """A router's data plane with one replica that serves the models `m` and `tiny`."""
 
-    def __init__(self, limits: LimitsConfig | None = None, *, explain: bool = True) -> None:
+    def __init__(
+        self, limits: LimitsConfig | None = None, *, explain: bool = True, ask_usage: bool = False
+    ) -> None:
         config = Config(
             listen=Address("127.0.0.1:0"),
             admin=Address("127.0.0.1:0"),
             replicas=(ReplicaConfig(url=f"http://{REPLICA}"),),
             limits=limits or LimitsConfig(),
+            feedback=FeedbackConfig(ask_usage=ask_usage),
         )
         self.worker = Worker(config)
         self.gateway = self.worker.gateway

@@ -127,9 +127,12 @@ def test_restarted_replica_returns_and_is_known_to_be_empty(
     answer = call(router.url, CHAT, chat(system, "hello again"))
     assert answer.headers["x-warmroute-decision"] != "warm", "the restarted replica's cache is empty"
     assert answer.json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
-    # It gets work again.
-    served = {call(router.url, CHAT, chat(uuid.uuid4().hex * 8, "hello")).replica for _ in range(16)}
-    assert id_of(victim) in served
+    # It gets work again, if it was not the one just given some.
+    for _ in range(60):
+        if answer.replica == id_of(victim):
+            break
+        answer = call(router.url, CHAT, chat(uuid.uuid4().hex * 8, "hello"))
+    assert answer.replica == id_of(victim)
 
 
 def test_draining_replica_costs_no_client_an_error(router: RouterProcess, whole_fleet: Fleet) -> None:

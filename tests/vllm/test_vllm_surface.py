@@ -40,7 +40,7 @@ def test_adapter_is_routed_like_a_model_and_shares_no_prefix_with_its_base(route
             call(router.url, "/v1/chat/completions", {"model": model, "messages": said, "max_tokens": 4})
             for _ in range(2)
         )
-        assert cold.headers["x-warmroute-decision"] == "ring"
+        assert cold.headers["x-warmroute-decision"] in ("ring", "spill")
         assert cold.json["model"] == model
         assert cold.json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert warm.headers["x-warmroute-decision"] == "warm"
