@@ -60,7 +60,7 @@ format: $(DEPENDENCIES)  ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## CPU time of a request in the router's own code (see docs/cost.md for the whole picture)
+bench: $(INSTALLED)  ## CPU time of a request in the router's own code (README, Cost, has the whole picture)
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.bench.request_path
 
 lock:  ## Renew the lock files from pyproject.toml (needs uv)
