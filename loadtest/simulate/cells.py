@@ -2,21 +2,20 @@
 
 Decides which cells there are and what is compared: TTFT mean, p90 and p99 against the best rival of the cell, and the
 geometric mean of TTFT means against each single rival. A cell's load is a share of the knee of `KNEE_POLICY`, a rival,
-so that the loads do not depend on the policy under test.
+so that the loads do not depend on the policy under test. Runs nothing: `grid` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import exp, log
+from typing import Any
 
-from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.knee import knee_rate
-from loadtest.simulate.metrics import Figures, figures
+from loadtest.simulate.metrics import Figures
 from loadtest.simulate.rivals import RIVALS
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.workload import Workload
+from loadtest.simulate.simulation import FleetConfig
+from loadtest.simulate.sources import FIRST_SEED, Source, of_seed
 
 KNEE_POLICY = "waiting+2x"
 CACHES = (300_000, 1_000_000)
@@ -24,25 +23,29 @@ SHARES = (0.5, 0.9)
 SIZES = {4: 0.8, 32: 0.8}
 """Other fleet sizes for the first workload, at this share of its knee, scaled by size."""
 
+LOST_RATIO = 1.03
+"""A cell is lost where TTFT is above this multiple of the best rival's."""
+
 TIMES = ("ttft_mean_s", "ttft_p90_s", "ttft_p99_s")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One workload at one rate on one fleet."""
+    """One workload at one rate on one fleet, under one seed."""
 
     name: str
-    workload: Workload
+    source: Source
     rate: float
     fleet: FleetConfig
 
 
 @dataclass(slots=True)
 class Outcome:
-    """A cell's figures by policy."""
+    """A cell's figures by policy, and its bounds."""
 
     cell: Cell
     figures: dict[str, Figures]
+    bounds: dict[str, float]
 
     def best(self, measure: str) -> tuple[float, str]:
         """The smallest value of any rival, and whose it is."""
@@ -53,35 +56,80 @@ class Outcome:
         own = self.figures[policy]
         return [float(getattr(own, measure)) / max(self.best(measure)[0], 1e-9) for measure in TIMES]
 
+    def lost(self, policy: str) -> bool:
+        """Whether a rival is better by more than `LOST_RATIO` allows."""
+        return max(self.ratios(policy)) > LOST_RATIO
 
-def cells(workloads: Mapping[str, Workload], knees: dict[str, float], fleet: FleetConfig) -> Iterator[Cell]:
-    """All cells. Knees that `knees` lacks (`<workload>|<cache tokens>`) are found, and put there."""
-    for number, (name, workload) in enumerate(workloads.items()):
+
+def knee_key(workload: str, cache_tokens: int, seed: int) -> str:
+    """Name of a knee in the file of known ones."""
+    return f"{workload}|{cache_tokens}" + (f"|{seed}" if seed != FIRST_SEED else "")
+
+
+def wanted_knees(
+    sources: Mapping[str, Source], fleet: FleetConfig, seeds: Sequence[int]
+) -> dict[str, tuple[Source, FleetConfig]]:
+    """Every knee that the cells' rates are shares of, by key."""
+    return {
+        knee_key(name, cache_tokens, seed): (
+            of_seed(source, seed),
+            replace(fleet, cache_tokens=cache_tokens, seed=seed),
+        )
+        for name, source in sources.items()
+        for cache_tokens in CACHES
+        for seed in seeds
+    }
+
+
+def cells(
+    sources: Mapping[str, Source], knees: Mapping[str, float], fleet: FleetConfig, seed: int
+) -> Iterator[Cell]:
+    """All cells under one seed; `knees` has every knee of `wanted_knees`."""
+    for number, (name, first) in enumerate(sources.items()):
+        source = of_seed(first, seed)
         for cache_tokens in CACHES:
-            own = replace(fleet, cache_tokens=cache_tokens)
-            key = f"{name}|{cache_tokens}"
-            if key not in knees:
-                knees[key] = knee_rate(workload, own, RIVALS[KNEE_POLICY])
+            own = replace(fleet, cache_tokens=cache_tokens, seed=seed)
+            knee = knees[knee_key(name, cache_tokens, seed)]
             for share in SHARES:
-                label = f"{name} {own.replicas}x{cache_tokens // 1000}k {share:.0%}"
-                yield Cell(label, workload, knees[key] * share, own)
+                yield Cell(_label(name, own, share), source, knee * share, own)
         if number == 0:
             for replicas, share in SIZES.items():
-                own = replace(fleet, cache_tokens=CACHES[-1], replicas=replicas)
-                rate = knees[f"{name}|{CACHES[-1]}"] * share * replicas / fleet.replicas
-                yield Cell(f"{name} {replicas}x{CACHES[-1] // 1000}k {share:.0%}", workload, rate, own)
+                own = replace(fleet, cache_tokens=CACHES[-1], replicas=replicas, seed=seed)
+                rate = knees[knee_key(name, CACHES[-1], seed)] * share * replicas / fleet.replicas
+                yield Cell(_label(name, own, share), source, rate, own)
 
 
-def play(cell: Cell, policies: Mapping[str, Callable[[Site], Chooser]]) -> Outcome:
-    """Every policy, and every rival, in one cell."""
-    makers = {**RIVALS, **policies}
-    workload = cell.workload.at_rate(cell.rate)
-    return Outcome(
-        cell, {name: figures(simulate(workload, cell.fleet, make)) for name, make in makers.items()}
-    )
+def _label(name: str, fleet: FleetConfig, share: float) -> str:
+    return f"{name} {fleet.replicas}x{fleet.cache_tokens // 1000}k {share:.0%}"
 
 
-def geometric_means(outcomes: list[Outcome], policy: str) -> dict[str, float]:
+def mean_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome a cell: each figure's mean over the seeds."""
+    by_name: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_name.setdefault(outcome.cell.name, []).append(outcome)
+    return [_mean(same) for same in by_name.values()]
+
+
+def _mean(outcomes: Sequence[Outcome]) -> Outcome:
+    first = outcomes[0]
+    if len(outcomes) == 1:
+        return first
+    count = len(outcomes)
+    merged: dict[str, Figures] = {}
+    for policy in first.figures:
+        values: dict[str, Any] = {}
+        for field in fields(Figures):
+            if field.name != "policy":
+                mean = sum(getattr(o.figures[policy], field.name) for o in outcomes) / count
+                values[field.name] = round(mean) if field.type == "int" else mean
+        merged[policy] = Figures(policy=policy, **values)
+    bounds = {name: sum(o.bounds[name] for o in outcomes) / count for name in first.bounds}
+    cell = replace(first.cell, rate=sum(o.cell.rate for o in outcomes) / count)
+    return Outcome(cell, merged, bounds)
+
+
+def geometric_means(outcomes: Sequence[Outcome], policy: str) -> dict[str, float]:
     """Geometric mean over cells of the policy's TTFT mean over each rival's."""
     return {
         rival: exp(

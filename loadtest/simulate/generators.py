@@ -220,7 +220,7 @@ def _regrain(workload: Workload, block_tokens: int) -> Workload:
     return workload
 
 
-GENERATORS: dict[str, Callable[[int], Workload]] = {
+GENERATORS: dict[str, Callable[..., Workload]] = {
     "shared-prompts": shared_prompts,
     "multi-turn": multi_turn,
     "agent-loops": agent_loops,
@@ -228,3 +228,10 @@ GENERATORS: dict[str, Callable[[int], Workload]] = {
     "no-reuse": no_reuse,
     "mixed": mixed,
 }
+
+
+def generate(name: str, requests: int, variant: int = 0) -> Workload:
+    """A workload of `GENERATORS`. Variant 0 has the generator's own seed, others the same distributions in other
+    draws."""
+    make = GENERATORS[name]
+    return make(requests, 1000 * variant + sorted(GENERATORS).index(name)) if variant else make(requests)

@@ -7,7 +7,7 @@ exact to `PRECISION_RATIO`. The target is `metrics`'.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 
 from loadtest.simulate.chooser import Chooser, Site
 from loadtest.simulate.metrics import figures
@@ -24,7 +24,11 @@ def knee_rate(
     make_chooser: Callable[[Site], Chooser],
     start_rate: float | None = None,
 ) -> float:
-    """Requests a second, in the unit of `Workload.rate`; 0 where no rate down to a thousandth of the start holds."""
+    """Requests a second, in the unit of `Workload.rate`.
+
+    0 where no rate down to a thousandth of the start holds; infinite where a thousand times the start does, which
+    happens with few sessions, that then all start at once.
+    """
 
     def holds(rate: float) -> bool:
         run = simulate(workload.at_rate(rate), fleet, make_chooser)
@@ -38,7 +42,7 @@ def knee_rate(
         while True:
             rate *= 1.6
             if rate > most:
-                return low
+                return inf
             if not holds(rate):
                 break
             low = rate

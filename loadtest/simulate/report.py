@@ -1,100 +1,118 @@
-"""Renders figures: tables for a terminal, an HTML page that needs nothing else, PNG where matplotlib is installed.
+"""Renders figures as tables for a terminal.
 
-Decides how figures look; computes none.
+Decides which figures are shown, and how they are written; computes none. The page and the picture are `page`'s and
+`picture`'s.
 """
 
 from __future__ import annotations
 
-import html
-import importlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
-from loadtest.simulate.cells import Outcome, geometric_means
-from loadtest.simulate.metrics import Figures, quantile
-from loadtest.simulate.simulation import Run
+from loadtest.simulate.cells import TIMES, Outcome, geometric_means
+from loadtest.simulate.metrics import Figures
 
-_COLUMNS = (
-    ("policy", "policy", "s"),
-    ("TTFT mean", "ttft_mean_s", ".3f"),
-    ("p50", "ttft_p50_s", ".3f"),
-    ("p90", "ttft_p90_s", ".3f"),
-    ("p99", "ttft_p99_s", ".3f"),
-    ("cached", "cached_ratio", ".1%"),
-    ("goodput", "goodput_ratio", ".1%"),
-    ("imbalance", "uncached_imbalance", ".2f"),
-    ("busy", "busy_ratio", ".0%"),
-    ("preempted", "preemptions", "d"),
+
+@dataclass(slots=True)
+class Row:
+    """One policy's figures, with what they are held against."""
+
+    figures: Figures
+    curve_s: list[float]
+    """TTFT at every percent of the requests."""
+    pooled_lru_ratio: float
+    """Cached share of one LRU cache as large as all together."""
+    knee_rate: float | None = None
+    """Requests a second; None where it was not looked for, infinite where no rate is too much."""
+
+    @property
+    def of_bound_ratio(self) -> float | None:
+        """Cached share over the pooled-LRU bound; None where nothing could be reused."""
+        return self.figures.cached_ratio / self.pooled_lru_ratio if self.pooled_lru_ratio else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **self.figures.as_dict(),
+            "of_bound_ratio": self.of_bound_ratio,
+            "knee_rate": self.knee_rate if self.knee_rate != inf else None,
+        }
+
+
+def _figure(name: str, form: str) -> Callable[[Row], str]:
+    return lambda row: format(getattr(row.figures, name), form)
+
+
+def _of_bound(row: Row) -> str:
+    return "" if row.of_bound_ratio is None else f"{row.of_bound_ratio:.2f}"
+
+
+def _knee(row: Row) -> str:
+    if row.knee_rate is None:
+        return ""
+    return f"{row.knee_rate:.2f}" if row.knee_rate < inf else "none"
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
+    ("policy", "", _figure("policy", "s")),
+    ("TTFT mean, s", "least", _figure("ttft_mean_s", ".3f")),
+    ("p50", "least", _figure("ttft_p50_s", ".3f")),
+    ("p90", "least", _figure("ttft_p90_s", ".3f")),
+    ("p99", "least", _figure("ttft_p99_s", ".3f")),
+    ("goodput", "most", _figure("goodput_ratio", ".1%")),
+    ("cached", "most", _figure("cached_ratio", ".1%")),
+    ("of bound", "most", _of_bound),
+    ("imbalance", "least", _figure("uncached_imbalance", ".2f")),
+    ("busy", "least", _figure("busy_ratio", ".0%")),
+    ("preempted", "", _figure("preemptions", "d")),
+    ("knee, 1/s", "most", _knee),
 )
-_COLOURS = (
-    "#0a7",
-    "#c33",
-    "#36c",
-    "#e90",
-    "#939",
-    "#555",
-    "#3aa",
-    "#a63",
-    "#68c",
-    "#9b3",
-    "#d6a",
-    "#777",
-    "#244",
-)
+"""Title, which value is best, text of a row."""
 
 
-def table(rows: Sequence[Figures]) -> str:
+def columns(rows: Sequence[Row]) -> list[tuple[str, str, Callable[[Row], str]]]:
+    """Those in which some row has something."""
+    return [column for column in COLUMNS if any(column[2](row) for row in rows)]
+
+
+def table(rows: Sequence[Row]) -> str:
     """Figures of one workload and rate, a policy a row."""
-    cells = [[title for title, _, _ in _COLUMNS]]
-    cells += [[format(getattr(row, name), form) for _, name, form in _COLUMNS] for row in rows]
-    return _aligned(cells)
+    shown = columns(rows)
+    return aligned([[title for title, _, _ in shown], *([text(row) for _, _, text in shown] for row in rows)])
 
 
 def grid_table(outcomes: Sequence[Outcome], policy: str) -> str:
     """One cell a row: the policy's TTFT and its ratio to the best rival's."""
-    cells = [
-        [
-            "cell",
-            "rate",
-            "TTFT mean",
-            "ratio",
-            "best rival",
-            "p90",
-            "ratio",
-            "p99",
-            "ratio",
-            "cached",
-            "imbalance",
-        ]
-    ]
+    head = "cell|rate|TTFT mean|ratio|best rival|p90|ratio|best rival|p99|ratio|best rival|cached|of bound|imbalance"
+    cells = [head.split("|")]
     for outcome in outcomes:
         own = outcome.figures[policy]
-        mean, p90, p99 = outcome.ratios(policy)
-        cells.append(
-            [
-                outcome.cell.name,
-                f"{outcome.cell.rate:.2f}",
-                f"{own.ttft_mean_s:.3f}",
-                f"{mean:.2f}",
-                outcome.best("ttft_mean_s")[1],
-                f"{own.ttft_p90_s:.3f}",
-                f"{p90:.2f}",
-                f"{own.ttft_p99_s:.3f}",
-                f"{p99:.2f}",
-                f"{own.cached_ratio:.3f}",
-                f"{own.uncached_imbalance:.2f}",
-            ]
-        )
-    means = geometric_means(list(outcomes), policy)
-    lines = [_aligned(cells), "", "geometric mean of TTFT means, over each rival's:"]
+        bound = outcome.bounds["pooled_lru_ratio"]
+        ratios = outcome.ratios(policy)
+        row = [outcome.cell.name, f"{outcome.cell.rate:.2f}"]
+        for measure, ratio in zip(TIMES, ratios, strict=True):
+            row += [f"{getattr(own, measure):.3f}", f"{ratio:.2f}", outcome.best(measure)[1]]
+        row += [
+            f"{own.cached_ratio:.3f}",
+            f"{own.cached_ratio / bound:.2f}" if bound else "",
+            f"{own.uncached_imbalance:.2f}",
+        ]
+        cells.append(row)
+    lost = [outcome.cell.name for outcome in outcomes if outcome.lost(policy)]
+    means = geometric_means(outcomes, policy)
+    lines = [aligned(cells), "", f"{len(outcomes) - len(lost)} of {len(outcomes)} cells not lost"]
+    lines += [f"  lost: {name}" for name in lost]
+    lines += ["geometric mean of TTFT means, over each rival's:"]
     lines += [
         f"  {rival:16s} {ratio:.3f}" for rival, ratio in sorted(means.items(), key=lambda item: -item[1])
     ]
     return "\n".join(lines)
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Columns, the first to the left."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(
@@ -103,84 +121,3 @@ def _aligned(cells: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in cells
     )
-
-
-def page(title: str, facts: dict[str, Any], rows: Sequence[Figures], runs: Sequence[Run]) -> str:
-    """A self-contained page: facts, table, and the distribution of TTFT by policy."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name, _, _ in _COLUMNS)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{html.escape(format(getattr(row, name), form))}</td>" for _, name, form in _COLUMNS)
-        + "</tr>"
-        for row in rows
-    )
-    listed = "".join(f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items())
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>"
-        "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f4f4f4}</style>"
-        f"<h1>{html.escape(title)}</h1><ul>{listed}</ul>"
-        f"<table><tr>{head}</tr>{body}</table><h2>Time to first token</h2>{_svg(runs)}"
-    )
-
-
-def _curve(run: Run) -> list[tuple[float, float]]:
-    times = sorted(s.ttft_s for s in run.served)
-    return [(quantile(times, i / 100), i / 100) for i in range(101)] if times else []
-
-
-def _svg(runs: Sequence[Run]) -> str:
-    """Share of requests against TTFT on a logarithmic axis from 10 ms to 1,000 s."""
-    from math import log10
-
-    width, height, left, top = 720, 360, 50, 10
-
-    def x(seconds: float) -> float:
-        return left + width * (log10(min(max(seconds, 0.01), 1000.0)) + 2) / 5
-
-    parts = [f'<svg width="{width + 260}" height="{height + 50}" font-size="12">']
-    for power in range(-2, 4):
-        at = x(10.0**power)
-        parts.append(f'<line x1="{at:.0f}" y1="{top}" x2="{at:.0f}" y2="{top + height}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{at:.0f}" y="{top + height + 16}" text-anchor="middle">{10.0**power:g} s</text>'
-        )
-    for i, run in enumerate(runs):
-        colour = _COLOURS[i % len(_COLOURS)]
-        points = " ".join(f"{x(s):.1f},{top + height * (1 - share):.1f}" for s, share in _curve(run))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        at = top + 14 * (i + 1)
-        parts.append(
-            f'<text x="{left + width + 12}" y="{at}" fill="{colour}">{html.escape(run.policy)}</text>'
-        )
-    parts.append("</svg>")
-    return "".join(parts)
-
-
-def write_png(path: Path, title: str, runs: Sequence[Run]) -> None:
-    """The distribution of TTFT as a picture.
-
-    Raises:
-        RuntimeError: matplotlib is not installed.
-    """
-    try:
-        matplotlib: Any = importlib.import_module("matplotlib")
-        matplotlib.use("Agg")
-        pyplot: Any = importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise RuntimeError("PNG plots need matplotlib: pip install matplotlib, or use --html") from error
-    figure, axes = pyplot.subplots(figsize=(9, 5))
-    for i, run in enumerate(runs):
-        curve = _curve(run)
-        axes.plot(
-            [s for s, _ in curve], [r for _, r in curve], label=run.policy, color=_COLOURS[i % len(_COLOURS)]
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel("time to first token, s")
-    axes.set_ylabel("share of requests")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

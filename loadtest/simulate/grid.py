@@ -1,0 +1,187 @@
+"""Plays the grid of `cells`: finds missing knees, runs every policy in every cell, keeps what is done.
+
+Decides the order of work and what is not computed again. A run is kept in the JSON file with the identity of its inputs
+and of the code that made it, so that an interrupted grid goes on, and a changed policy is computed anew beside its
+unchanged rivals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome, cells, wanted_knees
+from loadtest.simulate.jobs import Bounds, FindKnee, Play, Played, run_all
+from loadtest.simulate.metrics import Figures
+from loadtest.simulate.rivals import RIVALS
+from loadtest.simulate.simulation import FleetConfig
+from loadtest.simulate.sources import Source
+
+SAVE_INTERVAL_S = 10.0
+
+
+def play_grid(
+    sources: Mapping[str, Source],
+    fleet: FleetConfig,
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    only: Sequence[str] = (),
+    processes: int = 1,
+    knees_path: Path | None = None,
+    json_path: Path | None = None,
+) -> list[Outcome]:
+    """Every policy, and every rival, in every cell whose name holds one of `only` (all, where it is empty).
+
+    Raises:
+        ValueError: No cell is left, or a file of an earlier run is not one.
+    """
+    knees = _known_knees(knees_path)
+    chosen = [
+        cell
+        for seed in seeds
+        for cell in cells(sources, dict.fromkeys(wanted_knees(sources, fleet, [seed]), 1.0), fleet, seed)
+        if not only or any(part in cell.name for part in only)
+    ]
+    if not chosen:
+        raise ValueError(f"no cell has any of {', '.join(only)} in its name")
+    names = {cell.name for cell in chosen}
+    used = {name.split(" ")[0] for name in names}
+    _find_knees({n: s for n, s in sources.items() if n in used}, fleet, seeds, knees, processes, knees_path)
+    whole = knees | dict.fromkeys(set(wanted_knees(sources, fleet, seeds)) - set(knees), 1.0)
+    chosen = [c for seed in seeds for c in cells(sources, whole, fleet, seed) if c.name in names]
+    return _play(chosen, list(dict.fromkeys([*policies, *RIVALS])), processes, json_path)
+
+
+def _play(
+    chosen: Sequence[Cell], policies: Sequence[str], processes: int, json_path: Path | None
+) -> list[Outcome]:
+    earlier = _rows(json_path)
+    kept = _kept(earlier)
+    here = {(cell.name, cell.fleet.seed) for cell in chosen}
+    elsewhere = [row for row in earlier if (row["cell"], row["seed"]) not in here]
+    plays = [Play(cell.source, cell.rate, cell.fleet, policy) for cell in chosen for policy in policies]
+    run_of = {play: play.identity for play in plays}
+    missing = [play for play in plays if run_of[play] not in kept]
+    _say(f"{len(plays)} runs, {len(plays) - len(missing)} of them done before")
+    jobs = list(dict.fromkeys(Bounds(cell.source, _bound_fleet(cell.fleet)) for cell in chosen))
+    bounds = dict(zip(jobs, run_all(jobs, processes), strict=True))
+    started_s = saved_s = time.monotonic()
+
+    def outcomes() -> list[Outcome]:
+        made = []
+        for cell in chosen:
+            runs = {policy: run_of[Play(cell.source, cell.rate, cell.fleet, policy)] for policy in policies}
+            found = {policy: kept[run] for policy, run in runs.items() if run in kept}
+            made.append(Outcome(cell, found, bounds[Bounds(cell.source, _bound_fleet(cell.fleet))]))
+        return made
+
+    def save() -> None:
+        if json_path is not None and json_path != Path("-"):
+            rows = [*elsewhere, *(_as_row(outcome, run_of) for outcome in outcomes())]
+            _replace(json_path, json.dumps({"cells": rows}, indent=1))
+
+    def done(index: int, played: Played) -> None:
+        nonlocal saved_s
+        play = missing[index]
+        kept[run_of[play]] = played.figures
+        now_s = time.monotonic()
+        _say(f"{now_s - started_s:6.0f} s  {play.source.kind} at {play.rate:.2f}/s  {play.policy}")
+        if now_s - saved_s > SAVE_INTERVAL_S:
+            saved_s = now_s
+            save()
+
+    try:
+        run_all(missing, processes, done)
+    finally:
+        save()
+    return outcomes()
+
+
+def _bound_fleet(fleet: FleetConfig) -> FleetConfig:
+    """What of a fleet enters the bounds."""
+    return FleetConfig(fleet.replicas, fleet.cache_tokens)
+
+
+def _known_knees(path: Path | None) -> dict[str, float]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        return {str(key): float(value) for key, value in json.loads(path.read_text("utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: no file of knees: {error}") from error
+
+
+def _find_knees(
+    sources: Mapping[str, Source],
+    fleet: FleetConfig,
+    seeds: Sequence[int],
+    knees: dict[str, float],
+    processes: int,
+    path: Path | None,
+) -> None:
+    wanted = {key: v for key, v in wanted_knees(sources, fleet, seeds).items() if key not in knees}
+    keys = list(wanted)
+
+    def found(index: int, knee: float) -> None:
+        if not 0 < knee < inf:
+            raise ValueError(f"no knee of {keys[index]} was found; ask for more --requests")
+        _say(f"knee of {keys[index]}: {knee:.3f} requests/s")
+        knees[keys[index]] = round(knee, 4)
+        if path is not None:
+            _replace(path, json.dumps(knees, indent=1))
+
+    run_all([FindKnee(source, None, own, KNEE_POLICY) for source, own in wanted.values()], processes, found)
+
+
+def _rows(path: Path | None) -> list[dict[str, Any]]:
+    """Cells of an earlier grid."""
+    if path is None or path == Path("-") or not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text("utf-8"))["cells"]
+        _kept(rows)
+        return list(rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no grid's figures ({error!r}); name another file") from error
+
+
+def _kept(rows: Sequence[dict[str, Any]]) -> dict[str, Figures]:
+    """Figures by the identity of their run."""
+    return {
+        row["run"]: Figures(**{name: value for name, value in row.items() if name != "run"})
+        for cell in rows
+        for row in cell["policies"]
+    }
+
+
+def _as_row(outcome: Outcome, run_of: Mapping[Play, str]) -> dict[str, Any]:
+    cell = outcome.cell
+    return {
+        "cell": cell.name,
+        "seed": cell.fleet.seed,
+        "rate": cell.rate,
+        "requests": cell.source.requests,
+        **outcome.bounds,
+        "policies": [
+            {**asdict(figures), "run": run_of[Play(cell.source, cell.rate, cell.fleet, policy)]}
+            for policy, figures in outcome.figures.items()
+        ],
+    }
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
