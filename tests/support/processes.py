@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from tests.support.redis_server import free_port
 from tests.support.router_thread import wait_until
@@ -45,7 +46,7 @@ class Program:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
-    def terminate(self, timeout_s: float = 20.0) -> int:
+    def terminate(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
@@ -57,7 +58,7 @@ class Program:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -71,7 +72,7 @@ class SimProcess(Program):
         self.ports = [free_port() for _ in range(count)]
         ports = [word for port in self.ports for word in ("--port", str(port))]
         super().__init__("replica.cli", "sim", *ports, *arguments)
-        wait_until(lambda: all(_status(f"{url}/health") == 200 for url in self.urls), 20)
+        wait_until(lambda: all(_status(f"{url}/health") == 200 for url in self.urls))
 
     @property
     def urls(self) -> list[str]:
@@ -80,14 +81,29 @@ class SimProcess(Program):
 
 
 class RouterProcess(Program):
-    """`warmroute serve`, ready when entered."""
+    """`warmroute serve` on ports that the system chose, ready when entered.
 
-    def __init__(self, replicas: list[str], *arguments: str, workers: int = 1, wait: bool = True) -> None:
-        self.port, self.admin_port = free_port(), free_port()
+    Args:
+        replicas: Their base URLs.
+        arguments: Further words of the command line.
+        workers: How many of them.
+        wait: Whether to wait for readiness on entry; without it, the ports are known once it listens.
+        well: Replicas that will be found well, by every worker; all of them when absent.
+    """
+
+    def __init__(
+        self,
+        replicas: list[str],
+        *arguments: str,
+        workers: int = 1,
+        wait: bool = True,
+        well: list[str] | None = None,
+    ) -> None:
         self.workers = workers
         self._wait = wait
+        self._well = {urlsplit(url).netloc for url in (replicas if well is None else well)}
         named = [word for url in replicas for word in ("--replica", url)]
-        addresses = ["--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}"]
+        addresses = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         super().__init__(
             "router.cli.main", "serve", *addresses, *named, "--workers", str(workers), *arguments
         )
@@ -95,18 +111,43 @@ class RouterProcess(Program):
     def __enter__(self) -> Self:
         if self._wait:
             try:
-                wait_until(self.ready, 30)
-            except AssertionError:
+                wait_until(self.ready)
+            except AssertionError as error:
+                error.add_note(self.output)
                 self.__exit__()
                 raise
         return self
 
+    @property
+    def port(self) -> int:
+        """Data port."""
+        return self._ports()[0]
+
+    @property
+    def admin_port(self) -> int:
+        """Admin port."""
+        return self._ports()[1]
+
+    def _ports(self) -> tuple[int, int]:
+        found = re.search(
+            r" (?:supervising|listening) .*\bdata=127\.0\.0\.1:(\d+) admin=(?:127\.0\.0\.1:)?(\d+)",
+            self.output,
+        )
+        assert found is not None, f"it does not listen yet: {self.output}"
+        return int(found[1]), int(found[2])
+
     def ready(self) -> bool:
-        """Whether every worker answers, and one of them has a routable replica."""
+        """Whether every worker takes connections and knows the replicas that are well."""
         if self.process.poll() is not None:
             raise RuntimeError(f"the router has ended: {self.output}")
-        up = _status(f"http://127.0.0.1:{self.admin_port}/ready") == 200
-        return up and self.metrics().get("warmroute_workers") == self.workers
+        if self.output.count(" listening ") < self.workers:
+            return False
+        metrics = self.metrics()
+        # Workers' states are laid side by side: one that knows less than the others shows.
+        states = re.findall(r'warmroute_replica_state\{replica="([^"]+)",state="(\w+)"\}', "\n".join(metrics))
+        seen = {replica: {state for of, state in states if of == replica} for replica in self._well}
+        whole = metrics.get("warmroute_workers") == self.workers
+        return whole and all(state == {"ready"} for state in seen.values())
 
     def metrics(self) -> dict[str, float]:
         """Every sample of `/metrics`, by name with labels."""
@@ -144,7 +185,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def wait_idle(pid: int, timeout_s: float = 20.0) -> None:
+def wait_idle(pid: int, timeout_s: float = 60.0) -> None:
     """Wait until a process has stopped using CPU."""
     until = time.monotonic() + timeout_s
     before = -1.0
@@ -157,7 +198,7 @@ def wait_idle(pid: int, timeout_s: float = 20.0) -> None:
 def _fetch(url: str, body: bytes | None) -> tuple[int, bytes]:
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:

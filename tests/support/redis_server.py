@@ -5,6 +5,7 @@ Installs `redis-server` with apt-get where it is missing, and says what to do wh
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-_START_S = 10.0
+_START_S = 60.0
 
 
 def ensure_redis(program: str = "redis-server") -> str:
@@ -50,20 +52,37 @@ def ensure_redis(program: str = "redis-server") -> str:
     return path
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago.
+def _candidates() -> Iterator[int]:
+    """Ports below the range from which systems give ports to clients, round and round from anywhere.
 
-    Below the range from which systems give ports to clients, so that nobody takes it while a server restarts, and low
-    enough for a Cluster's second port, 10,000 higher.
+    Low enough for a Cluster's second ports, 10,000 higher, to be below it too, and apart from all these.
     """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    first = random.SystemRandom().randrange(10_000)
+    for number in itertools.count(first):
+        yield 10_000 + number % 10_000
+
+
+_CANDIDATES = _candidates()
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago, for a server that must be told one or come back on it.
+
+    Nobody is given it as a client's port while the server is down, and this process gives it to nobody else.
+    """
+    for port in _CANDIDATES:
+        if _is_free(port) and _is_free(port + 10_000):
             return port
+    raise AssertionError("there is always a next candidate")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class RedisServer:
@@ -122,7 +141,7 @@ class RedisServer:
 
     def command(self, *words: str | bytes | int) -> Any:
         """Run one command over a connection of its own."""
-        with redis.Redis(**self._client, socket_timeout=5.0, retry=Retry(NoBackoff(), 0)) as client:
+        with redis.Redis(**self._client, socket_timeout=30.0, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*words)
 
     def stop(self) -> None:
@@ -151,7 +170,7 @@ class RedisServer:
             process.send_signal(signal.SIGCONT)
             process.send_signal(number)
             try:
-                process.wait(5.0)
+                process.wait(30.0)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

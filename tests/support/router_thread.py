@@ -42,15 +42,15 @@ class RouterThread:
 
     def __enter__(self) -> RouterThread:
         self._thread.start()
-        self._started.wait(20)
+        assert self._started.wait(60), "the router did not start"
         if self._error is not None:
             raise self._error
         return self
 
     def __exit__(self, *exc: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.worker.stop(), self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(self.worker.stop(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     @property
@@ -74,10 +74,10 @@ class RouterThread:
         async def run() -> Any:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     def wait_ready(self, replicas: int) -> None:
-        """Wait until this many replicas are routable."""
+        """Wait until this many replicas, all or those that are well, are routable."""
         wait_until(lambda: self.call(self.worker.gateway.fleet.routable) == replicas)
 
     def assert_at_rest(self) -> None:
@@ -95,7 +95,7 @@ class RouterThread:
 
     def connect(self) -> socket.socket:
         """A raw client connection."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -108,14 +108,14 @@ class RouterThread:
             self.url + path, data=data, headers={"Content-Type": "application/json", **(headers or {})}
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Poll until a condition holds; fail the test otherwise."""
     until = time.monotonic() + timeout_s
     while not condition():

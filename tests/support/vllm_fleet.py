@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -19,8 +20,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
-
-from replica.vllm.server import free_port
 
 WORDS = (
     "import return class self value index string error module object function default result table python "
@@ -82,7 +81,7 @@ def call(
 
 
 def wait_until(
-    condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0, every_s: float = 0.25
+    condition: Callable[[], bool], what: str, *, timeout_s: float = 60.0, every_s: float = 0.25
 ) -> None:
     """Poll until `condition` holds."""
     deadline_s = time.monotonic() + timeout_s
@@ -101,22 +100,24 @@ class RouterProcess:
     """`warmroute serve` on free ports; a context manager that insists on a clean end."""
 
     def __init__(self, replicas: Iterable[str], *arguments: str) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.admin_url = f"http://127.0.0.1:{free_port()}"
+        urls = list(replicas)
         command = [sys.executable, "-m", "router.cli.main", "serve"]
-        command += ["--listen", urlsplit(self.url).netloc, "--admin", urlsplit(self.admin_url).netloc]
-        for url in replicas:
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        for url in urls:
             command += ["--replica", url]
         self._command = [*command, *arguments]
+        self._replicas = len(urls)
         self._log = tempfile.TemporaryFile()
         self._process: subprocess.Popen[bytes] | None = None
+        self.url = self.admin_url = ""
+        """Base URLs of the data port and of the admin port, once entered."""
 
     def __enter__(self) -> RouterProcess:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
         )
         try:
-            wait_until(self._is_ready, f"the router is ready\n{self.log()}", timeout_s=20.0)
+            wait_until(self._is_ready, "the router is ready", timeout_s=60.0)
         except BaseException:
             sys.stderr.write(self.log())
             self.kill()
@@ -130,7 +131,7 @@ class RouterProcess:
             return
         self._process.terminate()
         try:
-            status = self._process.wait(30.0)
+            status = self._process.wait(60.0)
         finally:
             log = self.log()
             self.kill()
@@ -156,11 +157,13 @@ class RouterProcess:
 
     def _is_ready(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"the router died:\n{self.log()}"
-        try:
-            return call(self.admin_url, "/ready", timeout_s=2.0).status == 200
-        except OSError:
+        assert self._process.poll() is None, "the router died"
+        listening = re.search(r" listening data=(\S+) admin=(\S+)", self.log())
+        if listening is None:
             return False
+        self.url, self.admin_url = (f"http://{address}" for address in listening.groups())
+        found = call(self.admin_url, "/ready").json
+        return bool(found["routable_replicas"] == self._replicas)
 
 
 @contextmanager
