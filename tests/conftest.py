@@ -9,8 +9,12 @@ from hypothesis import HealthCheck, settings
 
 import router.dataplane.exchange as exchange
 
-# No deadline and no complaint about slow generation: how fast an example runs says how busy the machine is.
-settings.register_profile("warmroute", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No deadline and no complaint about slow generation: how fast an example runs says how busy the machine is. The same
+# examples at every run: whether a commit passes is not left to chance. `--hypothesis-profile search` looks for others.
+settings.register_profile(
+    "search", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=False
+)
+settings.register_profile("warmroute", settings.get_profile("search"), derandomize=True, database=None)
 settings.load_profile("warmroute")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.core.bounded_load import capacity
@@ -100,6 +100,7 @@ def test_cold_requests_respect_the_bound_wherever_there_is_a_choice(
 
 @settings(max_examples=40)
 @given(load=loads, belief=beliefs, key=keys)
+@example(load=[(1, 12, 0.0, 2000.0), (5, 0, 0.0, 8000.0), (5, 0, 0.0, 8000.0)], belief=[], key=0)
 def test_routers_that_know_the_same_choose_the_same_whatever_order_they_learned_it_in(
     load: list[tuple[int, int, float, float]], belief: list[list[int] | None], key: int
 ) -> None:

@@ -4,7 +4,8 @@ The cost is `router.core.cost`'s; smallest wins. Costs that differ by less than 
 cost cold are equal, and among equals the ring decides, so that routers which know the same choose the same:
 
 - Somebody holds part of the prompt: the ring's most preferred of the equals.
-- Nobody does: the same, but only while it has fewer than `bounded_load_factor` times the mean in flight.
+- Nobody does: the same, but only while it has fewer than `bounded_load_factor` times the mean in flight. If none of the
+  equals has, the smallest cost wins after all, and the ring decides between costs that are exactly the same.
 
 What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
@@ -73,8 +74,9 @@ class PrefixCost:
         if fits and in_flight < most:
             return first, DecisionKind.RING
         near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.in_flight < most]
-        if near:
-            best = near[0] if large else (view.ring.first_of(key, near) or best)
+        if not near:
+            near = [r for r, cost in zip(pool, costs, strict=True) if cost == least]
+        best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
         return best, DecisionKind.RING if best is first else DecisionKind.SPILL
 
     def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
