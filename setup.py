@@ -39,6 +39,7 @@ COMPILED = [
     "router/dataplane/upstream.py",
     "router/dialects/chat.py",
     "router/dialects/usage.py",
+    "router/dialects/usage_request.py",
     "router/telemetry/metrics.py",
 ]
 

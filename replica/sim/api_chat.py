@@ -18,6 +18,7 @@ from replica.sim.streaming import DONE, data_event
 from replica.sim.template import Message, Tool, ToolCall, Turn, content_text, list_field, render, tool_of
 
 SYSTEM_FINGERPRINT = "vllm-0.32.0-sim"
+FINGERPRINT = f',"system_fingerprint":"{SYSTEM_FINGERPRINT}"'.encode()
 
 
 def chat_turn(body: dict[str, Any]) -> Turn:
@@ -228,11 +229,15 @@ class ChatFormat:
                     self._heads[choice.index],
                     text,
                 )
-            return b'%b%b},"logprobs":null,"finish_reason":"%b","stop_reason":%b,"token_ids":null}]}\n\n' % (
-                self._heads[choice.index],
-                text,
-                answer.finish.value.encode(),
-                msgspec.json.encode(answer.stop),
+            return (
+                b'%b%b},"logprobs":null,"finish_reason":"%b","stop_reason":%b,"token_ids":null}]%b}\n\n'
+                % (
+                    self._heads[choice.index],
+                    text,
+                    answer.finish.value.encode(),
+                    msgspec.json.encode(answer.stop),
+                    b"" if self._options.include_usage else FINGERPRINT,
+                )
             )
         delta: dict[str, Any] = {"content": piece}
         if answer.tool is not None:
@@ -264,6 +269,8 @@ class ChatFormat:
         chunk: dict[str, Any] = {**self._base, "choices": [{"index": choice.index, **entry}]}
         if self._options.continuous:
             chunk["usage"] = running_usage_of(generation, generation.total_prompt_tokens, tokens)
+        if entry["finish_reason"] is not None and not self._options.include_usage:
+            chunk["system_fingerprint"] = SYSTEM_FINGERPRINT
         return data_event({**chunk, **extra})
 
     def end(self, generation: Generation) -> bytes:

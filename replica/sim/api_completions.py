@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from replica.sim.api_chat import (
+    FINGERPRINT,
     SYSTEM_FINGERPRINT,
     StreamOptions,
     n_of,
@@ -123,19 +124,27 @@ class CompletionFormat:
             if self._options.continuous:
                 prompt_tokens = generation.prompt_tokens[choice.prompt_index]
                 chunk["usage"] = running_usage_of(generation, prompt_tokens, index + 1)
+            elif last and not self._options.include_usage:
+                chunk["system_fingerprint"] = SYSTEM_FINGERPRINT
             return data_event(chunk)
-        return b'%b%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b}]}\n\n' % (
+        return b'%b%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b}]%b}\n\n' % (
             self._heads[choice.index],
             msgspec.json.encode(answer.pieces[index]),
             msgspec.json.encode(finish),
             msgspec.json.encode(answer.stop if last else None),
+            FINGERPRINT if last and not self._options.include_usage else b"",
         )
 
     def end(self, generation: Generation) -> bytes:
         """The usage chunk where asked for, and `[DONE]`."""
         if not self._options.include_usage:
             return DONE
-        return data_event({**self._base, "choices": [], "usage": stream_usage_of(generation)}) + DONE
+        usage = {
+            "choices": [],
+            "usage": stream_usage_of(generation),
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+        }
+        return data_event({**self._base, **usage}) + DONE
 
     def body(self, generation: Generation) -> dict[str, Any]:
         """The whole answer."""

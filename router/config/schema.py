@@ -185,11 +185,10 @@ class AccessLogConfig:
 class FeedbackConfig:
     """What the router learns from answers."""
 
-    ask_usage: bool = False
-    """Ask engines for the usage of streams whose client did not (`stream_options.include_usage`), and keep the extra
-    event from the client. Without it, only answers that tell their usage anyway say what was cached. Off by default:
-    vLLM moves `system_fingerprint` from the last event of the answer into that extra one, so that the client's stream
-    differs by this one field."""
+    ask_usage: bool = True
+    """Ask engines for the usage of streams whose client did not (`stream_options.include_usage`), and give the client
+    the very bytes it would have had. Without it, only answers that tell their usage anyway say what was cached. An
+    engine whose streams cannot be given back unchanged, or that refuses, is not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,13 +25,14 @@ from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from router.dialects import parse
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.usage import find_usage, response_id
-from router.dialects.usage_request import ASKING, asking_at
+from router.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, StreamWatch, asking_at
 from router.telemetry.logs import fields
 
 if TYPE_CHECKING:
     from router.dataplane.answer import AnswerHead
     from router.dataplane.downstream import ClientConnection
     from router.dataplane.gateway import Gateway
+    from router.dataplane.pool import Pool
     from router.dataplane.request import Request
     from router.dataplane.upstream import ReplicaConnection
     from router.ports import Records
@@ -43,8 +44,10 @@ RETRIABLE = frozenset((500, 502, 503, 504))
 
 HELD_BYTES = 64 * 1024
 
-ASKED_APIS = (Api.CHAT, Api.COMPLETIONS)
-"""Where a stream tells its usage only if asked; the other APIs always do."""
+REFUSALS = frozenset((400, 422))
+"""How an engine answers that does not know `stream_options`."""
+
+REFUSAL_MARKS = (b"stream_options", b"include_usage")
 
 DRAINING_MARK = b"cannot schedule new futures after shutdown"
 """vLLM while it drains: a 500 on every new request, /health still 200. Source: vLLM 0.32.0, SIGTERM with a timeout."""
@@ -64,6 +67,7 @@ class Exchange:
 
     __slots__ = (
         "_api",
+        "_asked",
         "_asking_at",
         "_attempts",
         "_connecting",
@@ -73,9 +77,11 @@ class Exchange:
         "_gateway",
         "_head",
         "_held",
+        "_manner",
         "_model",
         "_pinned",
         "_records",
+        "_refusal",
         "_relay",
         "_request",
         "_retry_reason",
@@ -95,8 +101,10 @@ class Exchange:
         self.client = client
         self._request = request
         self._api = Api.OTHER
+        self._asked = False
+        """The attempt under way asked for usage that the client did not ask for."""
         self._asking_at = -1
-        """Where the request for usage is spliced into the body; -1 if the client asked itself, or nobody does."""
+        """Where the request for usage would be spliced into the body; -1 if it is not to be."""
         self._attempts = 0
         self._connecting = False
         self._done = False
@@ -104,8 +112,12 @@ class Exchange:
         self._fresh_tried = False
         self._head: AnswerHead | None = None
         self._held: bytes | None = None
+        self._manner: StreamManner | None = None
+        """How this attempt's engine ends such streams; None where nothing is asked."""
         self._pinned: ReplicaId | None = None
         self._records: Records | None = None
+        self._refusal = False
+        """This attempt is made again without asking."""
         self._relay: Relay | None = None
         self._status = 0
         self._tried: list[Replica] = []
@@ -154,7 +166,7 @@ class Exchange:
         gateway = self._gateway
         parsed = parse(self._api, request.body)
         self.shape = gateway.shape(parsed, request)
-        if parsed.stream and not parsed.wants_usage and gateway.ask_usage and self._api in ASKED_APIS:
+        if parsed.may_ask_usage and gateway.ask_usage:
             self._asking_at = asking_at(request.body)
         if parsed.previous_response_id is not None:
             gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
@@ -249,7 +261,10 @@ class Exchange:
         assert self.decision is not None
         self._attempts += 1
         self._fresh_tried = False
-        pool = self._gateway.pool(self.decision.replica)
+        self._refusal = False
+        self._connect(self._gateway.pool(self.decision.replica))
+
+    def _connect(self, pool: Pool) -> None:
         connection = pool.take()
         if connection is not None:
             self._send(connection)
@@ -285,7 +300,12 @@ class Exchange:
         request = self._request
         pool = self._gateway.pool(self.decision.replica)
         at = self._asking_at
-        if at < 0:
+        asked = False
+        if at >= 0:
+            manner = self._manner = self._gateway.manner(self.decision.replica, self._api)
+            asked = manner.verdict == ASKS and not self._refusal
+        self._asked = asked
+        if not asked:
             head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, 0)
             connection.send(self, head, request.body)
         else:
@@ -298,7 +318,7 @@ class Exchange:
         """The complete answer at once."""
         self.connection = None
         self._status = status = head.status
-        if status in RETRIABLE or head.event_stream:
+        if status in RETRIABLE or head.event_stream or (self._asked and status in REFUSALS):
             self.on_head(head)
             self.on_body(body)
             self.on_end()
@@ -313,7 +333,8 @@ class Exchange:
         """The replica's head: kept until there is a body byte to go with it."""
         self._status = head.status
         self._head = head
-        self._held = b"" if head.status in RETRIABLE else None
+        status = head.status
+        self._held = b"" if status in RETRIABLE or (self._asked and status in REFUSALS) else None
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -335,7 +356,9 @@ class Exchange:
         relay = self._relay
         if relay is None:
             held = self._held
-            if held is not None and self._retriable(held):
+            if held is not None and (
+                self._refused(held) if self._status in REFUSALS else self._retriable(held)
+            ):
                 return
             relay = self._begin_relay(held or b"")
         relay.end()
@@ -369,9 +392,15 @@ class Exchange:
         self._held = None
         head = self._head
         assert head is not None
-        relay = self._relay = Relay(
-            self.client, self._request.head, head, self._begun(first), first, self._asking_at >= 0
-        )
+        manner = self._manner
+        watch = None
+        if manner is not None and self._status == 200:
+            if not self._asked and self._refusal:
+                manner.refuse()
+            if head.event_stream and (self._asked or manner.verdict == UNSEEN):
+                manner.accepted = manner.accepted or self._asked
+                watch = StreamWatch(manner, self._asked)
+        relay = self._relay = Relay(self.client, self._request.head, head, self._begun(first), first, watch)
         return relay
 
     def _begun(self, first: bytes) -> bytes:
@@ -394,6 +423,19 @@ class Exchange:
             b"x-warmroute-predicted-cached-tokens: %d\r\n"
             % (self.request_id, replica.id.encode(), decision.kind.encode(), decision.predicted_tokens)
         )
+
+    def _refused(self, body: bytes) -> bool:
+        """Ask again without asking for usage, if that may be what is refused. False if the answer is the client's."""
+        manner = self._manner
+        decision = self.decision
+        assert manner is not None
+        assert decision is not None
+        if manner.accepted and not any(mark in body for mark in REFUSAL_MARKS):
+            return False
+        self._refusal = True
+        self._held = None
+        self._connect(self._gateway.pool(decision.replica))
+        return True
 
     def _retriable(self, body: bytes) -> bool:
         """Try another replica for an answer that says this one cannot serve. False if it is to be passed on."""

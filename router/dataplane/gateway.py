@@ -18,12 +18,13 @@ from router.core.errors import NotFoundError, RouterError
 from router.core.fingerprint import Fingerprinter
 from router.core.fleet import Decision, Fleet, Replica
 from router.core.health import FailureReason, ReplicaState
-from router.core.types import Api, ReplicaId, RequestShape
+from router.core.types import Api, Incarnation, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.head_cache import HeadCache
 from router.dataplane.pool import Pool
 from router.dataplane.request import Request, RequestHead
 from router.dialects import Parsed, multipart_model, parse
+from router.dialects.usage_request import StreamManner
 from router.ports import Registry
 from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessEntry, AccessLog
@@ -77,6 +78,7 @@ class Gateway:
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientConnection] = set()
         self.pools: dict[Replica, Pool] = {}
+        self._manners: dict[Replica, tuple[Incarnation | None, StreamManner, StreamManner]] = {}
         self._upstream_tls = upstream_tls
         self._probe_soon = probe_soon
         self.readiness = readiness
@@ -104,6 +106,13 @@ class Gateway:
             )
         return pool
 
+    def manner(self, replica: Replica, api: Api) -> StreamManner:
+        """How this life of the replica ends streams of chat or completions, as far as was seen."""
+        known = self._manners.get(replica)
+        if known is None or known[0] != replica.incarnation:
+            known = self._manners[replica] = (replica.incarnation, StreamManner(), StreamManner())
+        return known[1] if api is Api.CHAT else known[2]
+
     def replica_failed(self, replica: Replica, reason: FailureReason) -> None:
         """A request failed for a reason that may lie with the replica: note it, and have it looked at."""
         self.fleet.report_failure(replica, reason, self.clock())
@@ -114,6 +123,7 @@ class Gateway:
         """Close what is idle to replicas that have left; requests under way keep their connections."""
         for replica in [replica for replica in self.pools if replica.state is ReplicaState.GONE]:
             self.pools.pop(replica).expire(0.0)
+            self._manners.pop(replica, None)
 
     # -- shapes -------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from router.dataplane.answer import BODILESS, AnswerHead
 from router.dataplane.request import RequestHead
 from router.dialects.sse import EventGate
-from router.dialects.usage_request import without_usage_event
+from router.dialects.usage_request import FINISH, USAGE, StreamWatch
 
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
 
-USAGE_MARK = b'"usage":'
 TAIL_BYTES = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
 
@@ -46,8 +45,8 @@ class Relay:
         "_client",
         "_gate",
         "_has_end",
-        "_hide_usage",
         "_tail",
+        "_watch",
         "body_bytes",
         "keep_alive",
         "streaming",
@@ -60,21 +59,22 @@ class Relay:
         head: AnswerHead,
         added: bytes,
         first: bytes,
-        hide_usage: bool = False,
+        watch: StreamWatch | None = None,
     ) -> None:
         """Write the head and what is there of the body, in one write.
 
         Args:
-            hide_usage: The router asked for usage, the client did not: the extra event stays here.
             added: Rendered header lines of the router's own.
             first: The first piece of the body, possibly empty.
+            watch: What hides that the router asked for usage, or learns the engine's manner; event streams only.
         """
         self._client = client
         self._tail = b""
         self.body_bytes = 0
         self.streaming = head.event_stream
-        self._hide_usage = hide_usage and head.event_stream
-        length_bytes = None if self._hide_usage else head.length_bytes
+        self._watch = watch
+        # What is hidden changes the body's length.
+        length_bytes = None if watch is not None and watch.asked else head.length_bytes
         has_end = length_bytes is not None or head.status in BODILESS or asked.method == b"HEAD"
         self._has_end = has_end
         self._chunked = not has_end and asked.minor_version == 1
@@ -105,6 +105,8 @@ class Relay:
         rest = b""
         if self._gate is not None:
             rest = self._gate.flush()
+            if self._watch is not None:
+                rest = self._watch.end(rest)
         if self._chunked:
             self._client.transport.write(
                 b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n"
@@ -116,6 +118,8 @@ class Relay:
         """End a stream whose replica failed with an error event. False if the answer cannot be ended properly."""
         if self._gate is None or self._has_end or not self._gate.at_boundary:
             return False
+        if self._watch is not None:
+            last_event = self._watch.broken() + last_event
         if self._chunked:
             last_event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last_event), last_event)
         self._client.transport.write(last_event)
@@ -123,7 +127,8 @@ class Relay:
 
     def usage_bytes(self) -> bytes:
         """What was seen of the answer's usage record; empty if nothing."""
-        return self._tail
+        watch = self._watch
+        return watch.usage or self._tail if watch is not None else self._tail
 
     def _note(self, piece: bytes) -> None:
         self.body_bytes += len(piece)
@@ -137,10 +142,12 @@ class Relay:
     def _framed(self, piece: bytes) -> bytes:
         if self._gate is not None:
             piece = self._gate.feed(piece)
-            if USAGE_MARK in piece:
-                self._tail = piece
-                if self._hide_usage:
-                    piece = without_usage_event(piece)
+            watch = self._watch
+            if watch is None:
+                if USAGE in piece:
+                    self._tail = piece
+            elif watch.alert or FINISH in piece or USAGE in piece or not self._gate.at_boundary:
+                piece = watch.feed(piece)
         if not self._chunked or not piece:
             return piece
         return b"%x\r\n%b\r\n" % (len(piece), piece)

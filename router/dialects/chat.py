@@ -6,12 +6,13 @@ Source: vLLM's entrypoints/openai/chat_completion/protocol.py and chat_utils.py:
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET
 
 from router.core import prompt
 from router.core.errors import ClientError
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
 from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
-from router.dialects.parsed import ABSENT, Parsed, whole
+from router.dialects.parsed import ABSENT, ONE, Parsed, StreamOptions, whole
 from router.dialects.parts import Part, add_content
 
 
@@ -60,18 +61,21 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         append(b"continue" if request.continue_final_message else b"none")
     canonical = b"".join(out)
     options = request.stream_options
+    stream = request.stream is True
     limit = request.max_completion_tokens
     return Parsed(
         model,
         request.cache_salt or "",
         canonical,
         len(canonical),
-        request.stream is True,
+        stream,
         request.prompt_cache_key or request.session_id,
         None,
         False,
-        options is not None and options.include_usage is True,
+        isinstance(options, StreamOptions) and options.include_usage is True,
         whole(limit if limit is not None else request.max_tokens),
+        None,
+        stream and options is UNSET and bytes(request.n) in ONE,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from router.dialects.parsed import ABSENT, StreamOptions
+from router.dialects.parsed import ABSENT, Options
 from router.dialects.parts import Part
 
 
@@ -45,7 +45,8 @@ class ChatRequest(msgspec.Struct, gc=False):
     model: str | None = None
     messages: list[Message] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: Options = msgspec.UNSET
+    n: msgspec.Raw = ABSENT
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
     cache_salt: str | None = None

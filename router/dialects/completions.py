@@ -10,7 +10,7 @@ from xxhash import xxh3_128_hexdigest
 
 from router.core import prompt
 from router.core.errors import ClientError
-from router.dialects.parsed import ABSENT, Parsed, StreamOptions, whole
+from router.dialects.parsed import ABSENT, ONE, Options, Parsed, StreamOptions, whole
 
 _Prompt = str | list[int | str | list[int]] | None
 
@@ -20,7 +20,8 @@ class _Request(msgspec.Struct, gc=False):
     prompt: _Prompt = None
     prompt_embeds: msgspec.Raw = ABSENT
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: Options = msgspec.UNSET
+    n: msgspec.Raw = ABSENT
     max_tokens: int | float | None = None
     cache_salt: str | None = None
     prompt_cache_key: str | None = None
@@ -58,19 +59,25 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     rest_bytes, tokens_known = _add_prompt(out, request.prompt)
     canonical = b"".join(out)
     options = request.stream_options
+    stream = request.stream is True
     return Parsed(
         model,
         request.cache_salt or "",
         canonical,
         len(canonical) + rest_bytes,
-        request.stream is True,
+        stream,
         request.prompt_cache_key or request.session_id,
         None,
         False,
-        options is not None and options.include_usage is True,
+        isinstance(options, StreamOptions) and options.include_usage is True,
         whole(request.max_tokens),
         tokens_known,
+        stream and options is msgspec.UNSET and bytes(request.n) in ONE and _is_single(request.prompt),
     )
+
+
+def _is_single(value: _Prompt) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], int))
 
 
 def _add_prompt(out: list[bytes], value: _Prompt) -> tuple[int, int | None]:

@@ -33,12 +33,19 @@ class Parsed(msgspec.Struct, gc=False):
     max_tokens: int | None = None
     tokens_known: int | None = None
     """Exact prompt tokens, all prompts of a batch together; `None` unless the prompt is token ids."""
+    may_ask_usage: bool = False
+    """A stream of one answer whose client says nothing of usage, neither yes nor no."""
 
 
 class StreamOptions(msgspec.Struct, gc=False):
     """`stream_options` of chat and completions."""
 
     include_usage: bool | None = None
+
+
+Options = StreamOptions | None | msgspec.UnsetType
+ONE = (b"", b"1", b"null")
+"""Values of `n`, as sent, that ask for one answer."""
 
 
 def whole(value: float | None) -> int | None:

@@ -1,47 +1,192 @@
-"""Asking an engine for the usage of a stream whose client did not, and taking the extra event out again.
+"""Asking an engine for the usage of a stream whose client did not, and giving the client the stream it would have had.
 
-Decides how the request is spliced and which event is the extra one; the client sees the stream it would have seen.
-Source: vLLM 0.32.0, `stream_options.include_usage`: one event with empty `choices` and a `usage` before `[DONE]`
-(tests/golden/vllm). Quotes inside a model's text are escaped in JSON, so no text can look like that event.
+Decides whether an engine's streams may be asked so, how the request is spliced, which event is the extra one, and what
+the engine moved into it. The rule it keeps: a client that did not ask sees the very bytes of a stream not asked for.
+
+How an engine ends a stream is seen before it is asked: its first stream goes unasked and is watched. One that tells
+usage by itself, in whatever form, is never asked; nor is one that was asked and told nothing. Of several answers in
+one stream (`n`) each ends with what vLLM keeps for the very last event: those are not asked for either.
+
+Source: vLLM 0.32.0, `stream_options.include_usage` (tests/golden/vllm): one event with empty `choices` and a `usage`
+before `[DONE]`, and `system_fingerprint` there instead of at the end of the event with the `finish_reason`. The latter
+is held until the next event, which comes at once. Quotes inside a model's text are escaped, so no text looks like it.
 """
 
 from __future__ import annotations
 
+import re
+
 ASKING = b'"stream_options":{"include_usage":true},'
+FINISH = b'"finish_reason":"'
+USAGE = b'"usage":'
 _NO_CHOICES = b'"choices":[]'
-_USAGE = b'"usage":{'
-_DATA = b"data: {"
-_ENDS = (b"\r\n\r\n", b"\n\n", b"\r\r")
+_FINGERPRINT_KEY = b'"system_fingerprint":'
+_FINGERPRINT = re.compile(rb',"system_fingerprint":"[^"\\]*"')
+_LAST = re.compile(rb"\}\s*\Z")
+_ADDED = re.compile(rb',"usage":(?:null|\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*+")*+\})*+\})')
+"""A usage that an engine adds to events with choices, where it is not the first key."""
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_OPEN_BYTES = 32
+"""How much of an event that comes in parts is kept to find a mark across their border."""
+
+UNSEEN = 0
+ASKS = 1
+NEVER = 2
+
+
+class StreamManner:
+    """How one engine ends the streams of one API, as far as was seen in this life of it."""
+
+    __slots__ = ("accepted", "ending", "verdict")
+
+    def __init__(self) -> None:
+        self.verdict = UNSEEN
+        """`UNSEEN`: its next stream is watched; `ASKS`: may be asked; `NEVER`: is not."""
+        self.ending = b""
+        """What the event with the finish reason ends with, unasked, and has not if asked."""
+        self.accepted = False
+        """It has answered a request that asked: refusals are about something else."""
+
+    def refuse(self) -> None:
+        """Never ask it again."""
+        self.verdict = NEVER
 
 
 def asking_at(body: bytes | bytearray) -> int:
-    """Where `ASKING` goes into a JSON object that is not empty: behind its opening brace. -1 if there is none.
-
-    First in the object, so that a `stream_options` of the client's own would still be the one that counts.
-    """
+    """Where `ASKING` goes into a JSON object that is not empty: behind its opening brace. -1 if there is none."""
     at = body.find(b"{", 0, 64)
     return at + 1 if at >= 0 and not body[:at].strip() else -1
 
 
-def without_usage_event(events: bytes) -> bytes:
-    """Complete events of a stream, less the one that only tells the usage."""
-    if _NO_CHOICES not in events:
-        return events
-    kept = []
-    start = 0
-    while start < len(events):
-        end = _end_of_event(events, start)
-        event = events[start:end]
-        if not (event.startswith(_DATA) and _NO_CHOICES in event and _USAGE in event):
-            kept.append(event)
-        start = end
-    return b"".join(kept)
+class StreamWatch:
+    """Follows one stream of one answer: learns from it if it was not asked for usage, else hides that it was.
+
+    Fed with whole events, but for those too long to be held, which come in parts. Only pieces in which `FINISH` or
+    `USAGE` occurs have to be fed, and all while `alert`.
+    """
+
+    __slots__ = (
+        "_finished",
+        "_held",
+        "_manner",
+        "_open",
+        "_open_finish",
+        "_tells",
+        "alert",
+        "asked",
+        "usage",
+    )
+
+    def __init__(self, manner: StreamManner, asked: bool) -> None:
+        self.asked = asked
+        self._manner = manner
+        self._finished = False
+        self._held = b""
+        self._open = b""
+        """The end of what was passed on of an event that is not complete."""
+        self._open_finish = False
+        self._tells = False
+        """Some event told usage."""
+        self.alert = False
+        self.usage = b""
+        """The last event that told it."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What of it the client gets, now."""
+        out = []
+        start = 0
+        size = len(piece)
+        while start < size:
+            end = _end_of_event(piece, start)
+            if end < 0:
+                part = piece[start:]
+                seen = self._open + part
+                self._open_finish = self._open_finish or FINISH in seen
+                self._open = seen[-_OPEN_BYTES:]
+                out.append(self._released(b"") + part)
+                break
+            out.append(self._event(piece[start:end]))
+            start = end
+        self.alert = bool(self._open or self._held)
+        return b"".join(out)
+
+    def end(self, rest: bytes) -> bytes:
+        """The stream is complete, with an event that lacks its empty line or nothing: what is still to be passed on."""
+        if rest:
+            rest = self._event(rest)
+        manner = self._manner
+        if self._finished:
+            if self.asked and not self._tells:
+                manner.refuse()
+            elif not self.asked and manner.verdict == UNSEEN:
+                manner.verdict = ASKS
+        return rest + self._released(b"")
+
+    def broken(self) -> bytes:
+        """The stream is cut off: what is still held."""
+        return self._released(b"")
+
+    def _event(self, event: bytes) -> bytes:
+        finish = self._open_finish or FINISH in (self._open + event if self._open else event)
+        self._open = b""
+        self._open_finish = False
+        return self._restored(event, finish) if self.asked else self._learnt(event, finish)
+
+    def _learnt(self, event: bytes, finish: bool) -> bytes:
+        manner = self._manner
+        if USAGE in event:
+            self.usage = event
+            manner.refuse()
+        if finish:
+            found = _FINGERPRINT.search(event)
+            if self._finished or (found is None) is (_FINGERPRINT_KEY in event):
+                manner.refuse()  # several answers, or a fingerprint of another form
+            elif found is not None:
+                if _LAST.match(event, found.end()) is None:
+                    manner.refuse()
+                manner.ending = found[0]
+            self._finished = True
+        return event
+
+    def _restored(self, event: bytes, finish: bool) -> bytes:
+        told = b""
+        if USAGE in event:
+            self.usage = event
+            self._tells = True
+            if _NO_CHOICES in event:
+                found = _FINGERPRINT.search(event)
+                if found is not None:
+                    told = found[0]
+                event = b""
+            else:
+                # Not how it was seen to answer: what it has added goes, and it is not asked again.
+                self._manner.refuse()
+                event = _ADDED.sub(b"", event, 1)
+        released = self._released(told)
+        if not finish or not event:
+            return released + event
+        self._finished = True
+        self._held = event
+        return released
+
+    def _released(self, told: bytes) -> bytes:
+        """The event held back, with the ending it has where nobody asks."""
+        held = self._held
+        if not held:
+            return b""
+        self._held = b""
+        manner = self._manner
+        if manner.ending and _FINGERPRINT_KEY not in held:
+            at = held.rfind(b"}")
+            return held[:at] + (told or manner.ending) + held[at:]
+        return held
 
 
 def _end_of_event(events: bytes, start: int) -> int:
-    end = len(events)
+    """Index after the first event, -1 if it is not complete."""
+    end = -1
     for mark in _ENDS:
-        at = events.find(mark, start)
-        if at >= 0 and at + len(mark) < end:
+        at = events.find(mark, start, end if end >= 0 else len(events))
+        if at >= 0:
             end = at + len(mark)
     return end

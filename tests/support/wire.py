@@ -108,7 +108,7 @@ class Wire:
     """A router's data plane with one replica that serves the models `m` and `tiny`."""
 
     def __init__(
-        self, limits: LimitsConfig | None = None, *, explain: bool = True, ask_usage: bool = False
+        self, limits: LimitsConfig | None = None, *, explain: bool = True, ask_usage: bool = True
     ) -> None:
         config = Config(
             listen=Address("127.0.0.1:0"),
@@ -125,7 +125,14 @@ class Wire:
         models = {name: {"id": name} for name in ("m", "tiny", "alpha")}
         fleet.apply(ProbeSucceeded(REPLICA, Incarnation(1), models, None, None, time.time()))
         self._replica = fleet.replicas[REPLICA]
+        self._models = models
         self.upstreams: list[tuple[ReplicaConnection, FakeTransport]] = []
+
+    def restart(self) -> None:
+        """The replica is found to have another life."""
+        lives = self._replica.incarnation or 0
+        event = ProbeSucceeded(REPLICA, Incarnation(lives + 1), self._models, None, None, time.time())
+        self.worker.fleet.apply(event)
 
     def connect(self) -> ClientWire:
         """A new client."""
