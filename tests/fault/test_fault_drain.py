@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
 import time
@@ -55,7 +56,7 @@ def streaming() -> Iterator[tuple[Streaming, ScriptedUpstream]]:
 def refused(router: RouterProcess) -> bool:
     host, _, port = router.url.removeprefix("http://").partition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=2.0).close()
+        socket.create_connection((host, int(port)), timeout=20.0).close()
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -84,9 +85,14 @@ def test_streams_finish_new_clients_are_refused_and_the_status_is_0(
         host, _, port = router.url.removeprefix("http://").partition(":")
         with (
             raw_request(router.url, "/v1/chat/completions", BODY) as connection,
-            socket.create_connection((host, int(port)), timeout=30.0) as idle,
+            socket.create_connection((host, int(port)), timeout=60.0) as idle,
         ):
             assert connection.recv(17) == b"HTTP/1.1 200 OK\r\n"
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: r\r\n\r\n")  # answered: the router knows of it
+            with http.client.HTTPResponse(idle) as answer:
+                answer.begin()
+                assert answer.status == 200
+                answer.read()
             process.send_signal(number)
             wait_until(lambda: refused(router), "new clients are refused")
             assert idle.recv(1) == b"", "an idle connection is closed at once"
@@ -94,7 +100,7 @@ def test_streams_finish_new_clients_are_refused_and_the_status_is_0(
             replica.ending = True
             data = read_to_end(connection)
         assert data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        assert process.wait(20.0) == 0
+        assert process.wait(60.0) == 0
 
 
 def test_after_the_grace_period_streams_are_cut(
@@ -113,5 +119,5 @@ def test_after_the_grace_period_streams_are_cut(
             data = read_to_end(connection)
             assert time.monotonic() - started_s > 0.9
         assert not data.endswith(b"0\r\n\r\n"), "the client sees that its stream is not whole"
-        assert process.wait(20.0) == 0
+        assert process.wait(60.0) == 0
         wait_until(lambda: replica.cut, "the replica's stream is cut too")

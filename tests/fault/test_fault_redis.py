@@ -38,7 +38,7 @@ def in_flight(router: RouterProcess) -> int:
 
 
 def assert_at_rest(router: RouterProcess) -> None:
-    wait_until(lambda: in_flight(router) == 0, "nothing is in flight", timeout_s=10.0)
+    wait_until(lambda: in_flight(router) == 0, "nothing is in flight")
 
 
 def test_a_killed_redis_costs_no_request_and_is_used_again_when_it_is_back(
@@ -80,8 +80,10 @@ def test_a_killed_router_leaves_the_other_one_serving_and_knowing_all_it_knew(
         }
         for n in range(10)
     ]
-    with RouterProcess(sims.urls, "--registry", redis.url) as survivor:
-        victim = RouterProcess(sims.urls, "--registry", redis.url)
+    # On a busy machine Redis may take longer than the usual deadline.
+    arguments = ["--registry", redis.url, "--set", "registry.lookup_deadline_s=10"]
+    with RouterProcess(sims.urls, *arguments) as survivor:
+        victim = RouterProcess(sims.urls, *arguments)
         with victim:
             first = [call(victim.url, "/v1/chat/completions", prompt) for prompt in prompts]
             assert [answer.status for answer in first] == [200] * 10
@@ -96,6 +98,5 @@ def test_a_killed_router_leaves_the_other_one_serving_and_knowing_all_it_knew(
             for before, after in zip(first, second, strict=True)
             if after.headers["x-warmroute-decision"] == "warm"
         ]
-        assert len(warm) >= 5, "a busy machine may miss the lookup's deadline now and then"
-        assert all(warm)
+        assert warm == [True] * len(prompts)
         assert_at_rest(survivor)

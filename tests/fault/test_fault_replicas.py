@@ -79,7 +79,7 @@ def test_a_hung_replica_is_left_alone_until_it_answers_again() -> None:
             listen=ANY,
             admin=ANY,
             replicas=tuple(ReplicaConfig(url=sim.urls[0], id=sim.ids[0]) for sim in sims),
-            health=HealthConfig(probe_interval_s=0.2, probe_timeout_s=0.3),
+            health=HealthConfig(probe_interval_s=0.2, probe_timeout_s=1.5),
             upstream=UpstreamConfig(first_byte_timeout_s=5.0),
         )
         with running(config, 2) as router:

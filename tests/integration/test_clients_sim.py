@@ -38,13 +38,13 @@ def router() -> Iterator[RouterThread]:
 
 @pytest.fixture
 def client(router: RouterThread) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
+    with openai.OpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
         yield client
 
 
 @pytest.fixture
 def claude(router: RouterThread) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=router.url, api_key="none", max_retries=0, timeout=30.0) as client:
+    with anthropic.Anthropic(base_url=router.url, api_key="none", max_retries=0, timeout=60.0) as client:
         yield client
 
 

@@ -227,6 +227,6 @@ def test_many_clients_read_their_own_answers(router: RouterThread, upstream: Scr
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert wrong == []
     assert len(set(right)) == 8 * 20

@@ -73,7 +73,7 @@ def paired(**settings: Any) -> Iterator[Pair]:
     with ScriptedUpstream() as first, ScriptedUpstream() as second:
         values: dict[str, Any] = {
             "policy": PolicyConfig(name="round-robin"),
-            "health": HealthConfig(failures=1000, probe_interval_s=0.2),
+            "health": HealthConfig(failures=1000, probe_interval_s=0.2, probe_timeout_s=30.0),
             **settings,
         }
         config = Config(
@@ -175,7 +175,8 @@ def test_a_draining_replica_and_one_that_refuses_are_left_at_once_and_come_back(
     with paired(health=health) as pair:
         pair.first.script = sends(draining, then="go on")
         assert [status for status, _, _ in pair.ask_both()] == [200, 200]
-        assert states(pair)[pair.first.id] is not ReplicaState.READY
+        first = pair.router.worker.gateway.fleet.replicas[ReplicaId(pair.first.id)]
+        assert pair.router.call(lambda: first.health.ejected_s) > 0, "though it may be back by now"
         pair.first.script = answer_ok
         pair.router.wait_ready(2)
         pair.first.stop()
@@ -280,15 +281,21 @@ def test_a_plain_answer_that_breaks_is_seen_to_be_broken(pair: Pair, sent: bytes
     def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
         head, _, rest = sent.partition(b"begun")
         connection.send(head + b"begun")
-        time.sleep(0.05)
+        assert heard.wait(60)
         connection.send(rest)
         return False
 
+    heard = threading.Event()
     pair.first.script = pair.second.script = script
+    answer = b""
     with pair.router.connect() as sock:
         sock.sendall(raw_request("/v1/chat/completions"))
-        answer = read_answer(sock)
-    assert b"begun" in answer
+        while b"begun" not in answer:
+            piece = sock.recv(65536)
+            assert piece, answer
+            answer += piece
+        heard.set()
+        answer += read_answer(sock)
     assert not answer.endswith(b"0\r\n\r\n")
     assert pair.received == 1
 
@@ -296,10 +303,10 @@ def test_a_plain_answer_that_breaks_is_seen_to_be_broken(pair: Pair, sent: bytes
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_connection_that_went_stale_costs_one_fresh_attempt_and_no_error(pair: Pair, reset: bool) -> None:
     """Each replica answers once on a connection, and closes it when the next request is already there."""
-    served: dict[int, int] = {}
+    served: dict[Connection, int] = {}
 
     def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        count = served[id(connection)] = served.get(id(connection), 0) + 1
+        count = served[connection] = served.get(connection, 0) + 1
         if count == 2:
             if reset:
                 connection.reset()
@@ -391,19 +398,19 @@ def test_when_a_client_leaves_the_replica_hears_it_at_once(pair: Pair, stage: st
         if begins[stage]:
             connection.send(begins[stage])
         begun.set()
-        if connection.closed_by_peer(10.0):
+        if connection.closed_by_peer(60.0):
             heard.append(time.monotonic())
         return False
 
     pair.first.script = pair.second.script = script
     with pair.router.connect() as sock:
         sock.sendall(raw_request("/v1/chat/completions"))
-        assert begun.wait(10)
+        assert begun.wait(60)
         if stage in ("stream", "plain"):
             assert sock.recv(10) != b""
         left_s = time.monotonic()
     wait_until(lambda: bool(heard))
-    assert heard[0] - left_s < 5.0
+    assert heard[0] - left_s < 30.0, "of its own accord a silent connection is closed much later"
     pair.router.assert_at_rest()
     wait_until(lambda: pair.router.call(lambda: len(pair.router.worker.gateway.connections)) == 0)
 
@@ -467,7 +474,7 @@ def test_a_client_may_leave_while_its_replica_is_being_connected() -> None:
             admin=ANY,
             replicas=(ReplicaConfig(url=upstream.url, id=upstream.id),),
             health=HealthConfig(probe_interval_s=60.0),
-            upstream=UpstreamConfig(connect_timeout_s=1.0),
+            upstream=UpstreamConfig(connect_timeout_s=3.0),
         )
         router = stack.enter_context(running(config, 1))
         upstream.stop()
@@ -487,7 +494,7 @@ def test_a_client_may_leave_while_its_replica_is_being_connected() -> None:
         router.assert_at_rest()
         status, _, body = router.post("/v1/chat/completions", BODY)
         assert status == 502
-        assert "no connection within 1 s" in json.loads(body)["error"]["message"]
+        assert "no connection within 3 s" in json.loads(body)["error"]["message"]
         router.assert_at_rest()
 
 
@@ -495,14 +502,14 @@ def test_a_client_may_leave_while_its_replica_is_being_connected() -> None:
 
 
 def test_silent_replicas_and_clients_are_not_waited_for_for_ever() -> None:
-    limits = LimitsConfig(idle_timeout_s=1.0)
-    upstream = UpstreamConfig(first_byte_timeout_s=0.7, stream_idle_timeout_s=0.7)
+    limits = LimitsConfig(idle_timeout_s=2.0)
+    upstream = UpstreamConfig(first_byte_timeout_s=2.0, stream_idle_timeout_s=2.0)
     with paired(limits=limits, upstream=upstream) as pair:
 
         def silent(begins: bytes) -> Script:
             def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
                 connection.send(begins)
-                assert connection.closed_by_peer(20.0)
+                assert connection.closed_by_peer(60.0)
                 return False
 
             return script
@@ -522,7 +529,7 @@ def test_silent_replicas_and_clients_are_not_waited_for_for_ever() -> None:
             sock.sendall(raw_request("/v1/chat/completions"))
             gateway = pair.router.worker.gateway
             wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 1)
-            wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 0, timeout_s=20.0)
+            wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 0)
         pair.router.assert_at_rest()
 
 
@@ -531,7 +538,7 @@ def test_a_request_left_hanging_by_a_replica_that_is_gone_is_taken_over_by_anoth
     gateway, sweeper = pair.router.worker.gateway, pair.router.worker._data._sweeper
 
     def silent(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        assert connection.closed_by_peer(20.0)
+        assert connection.closed_by_peer(60.0)
         return False
 
     pair.first.script = silent
@@ -547,7 +554,7 @@ def test_a_request_left_hanging_by_a_replica_that_is_gone_is_taken_over_by_anoth
         sweeper.sweep(time.monotonic() + EJECTED_SILENCE_S + 1)
 
     pair.router.call(eleven_seconds_pass)  # in one step: a probe would bring it back
-    asking.join(20)
+    asking.join(60)
     assert [status for status, _, _ in answers] == [200, 200]
     assert {headers["x-warmroute-replica"] for _, headers, _ in answers} == {pair.second.id}
 
@@ -556,7 +563,7 @@ def test_bodies_that_wait_for_their_answers_count_as_memory_until_nobody_needs_t
     held = threading.Event()
 
     def hold(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        held.wait(20)
+        held.wait(60)
         connection.send(plain(b"{}"))
         return True
 
@@ -726,6 +733,6 @@ def test_a_replica_that_closes_as_soon_as_it_is_connected_keeps_nobody_waiting()
             finally:
                 ended.set()
                 listener.shutdown(socket.SHUT_RDWR)
-                slammer.join(10)
+                slammer.join(60)
                 listener.close()
             router.assert_at_rest()

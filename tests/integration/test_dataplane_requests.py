@@ -24,12 +24,17 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def router(upstream: ScriptedUpstream) -> Iterator[RouterThread]:
-    limits = LimitsConfig(
-        header_bytes=4096, body_bytes=4 << 20, header_timeout_s=1.0, body_timeout_s=1.0, idle_timeout_s=2.0
-    )
-    config = Config(
-        listen="127.0.0.1:0", admin="127.0.0.1:0", replicas=(ReplicaConfig(url=upstream.url),), limits=limits
-    )
+    limits = LimitsConfig(header_bytes=4096, body_bytes=4 << 20)
+    config = Config(listen=ANY, admin=ANY, replicas=(ReplicaConfig(url=upstream.url),), limits=limits)
+    with running(config, 1) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def impatient(upstream: ScriptedUpstream) -> Iterator[RouterThread]:
+    """A router that waits for nobody. The others' patience outlasts any busy machine."""
+    limits = LimitsConfig(header_timeout_s=1.0, body_timeout_s=1.0, idle_timeout_s=2.0)
+    config = Config(listen=ANY, admin=ANY, replicas=(ReplicaConfig(url=upstream.url),), limits=limits)
     with running(config, 1) as started:
         yield started
 
@@ -270,20 +275,20 @@ def test_a_client_that_is_still_sending_reads_why_it_was_refused(router: RouterT
         assert status_of(sock.recv(65536)) == 413
 
 
-def test_a_slow_head_and_a_slow_body_are_408(router: RouterThread) -> None:
-    with router.connect() as sock:
+def test_a_slow_head_and_a_slow_body_are_408(impatient: RouterThread) -> None:
+    with impatient.connect() as sock:
         sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost:")
         assert status_of(read_answer(sock)) == 408
-    with router.connect() as sock:
+    with impatient.connect() as sock:
         sock.sendall(head(length=100) + b"{")
         assert status_of(read_answer(sock)) == 408
-    with router.connect() as sock:
+    with impatient.connect() as sock:
         sock.sendall(head(length=150_000) + b"{" * 50_000)
         assert status_of(read_answer(sock)) == 408
 
 
-def test_an_idle_connection_is_closed_without_an_answer(router: RouterThread) -> None:
-    with router.connect() as sock:
+def test_an_idle_connection_is_closed_without_an_answer(impatient: RouterThread) -> None:
+    with impatient.connect() as sock:
         started = time.monotonic()
         assert read_answer(sock) == b""
         assert time.monotonic() - started > 1.0

@@ -70,7 +70,7 @@ def create(router: RouterThread, **fields: Any) -> tuple[str, str, str]:
 
 def fetch(router: RouterThread, path: str, method: str = "GET") -> Any:
     request = urllib.request.Request(router.url + path, method=method)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
 

@@ -186,7 +186,7 @@ def test_a_client_that_leaves_ends_the_replica_s_work_over_tls(
 
     def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
         connection.send(SSE_HEAD + chunk(b"data: 1\n\n"))
-        heard.append(connection.closed_by_peer(10.0))
+        heard.append(connection.closed_by_peer(60.0))
         return False
 
     upstream.script = script
@@ -216,7 +216,8 @@ def test_replicas_whose_certificates_nobody_vouches_for_are_not_used(
         )
 
     with RouterThread(config(TlsConfig())) as strict:
-        time.sleep(0.5)
+        asked = strict.worker._membership.latest
+        wait_until(lambda: strict.call(lambda: [seen.alive for seen in asked().values()]) == [False])
         assert strict.call(strict.worker.gateway.fleet.routable) == 0
     with running(config(TlsConfig(upstream_verify=False)), 1) as lenient:
         body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}

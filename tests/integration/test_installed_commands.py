@@ -12,7 +12,7 @@ BIN = Path(sys.executable).parent
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(BIN / words[0]), *words[1:]], capture_output=True, text=True, timeout=60)
+    return subprocess.run([str(BIN / words[0]), *words[1:]], capture_output=True, text=True, timeout=110)
 
 
 def test_help_names_every_command() -> None:

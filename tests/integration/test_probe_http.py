@@ -31,7 +31,7 @@ class World:
 
 
 def play(
-    scenario: Callable[[World], Awaitable[None]], *, timeout_s: float = 2.0, api_key: str | None = None
+    scenario: Callable[[World], Awaitable[None]], *, timeout_s: float = 60.0, api_key: str | None = None
 ) -> None:
     async def run() -> None:
         async with FakeVllm() as replica:
@@ -180,7 +180,7 @@ def test_silence_is_a_timeout_and_few_of_them_are_no_outage() -> None:
             after = (await world.probe()).incarnation
             assert (after == before) == (silent == 2)
 
-    play(scenario, timeout_s=0.1)
+    play(scenario, timeout_s=1.0)
 
 
 def test_trouble_while_reading_keeps_what_is_known_and_reads_again() -> None:
@@ -290,7 +290,7 @@ def test_a_forgotten_replica_is_learned_anew() -> None:
 
 def test_many_replicas_are_probed_at_once_over_one_connection_each() -> None:
     async def run() -> None:
-        engine = HttpEngine(timeout_s=5.0, scrape_interval_s=10.0, clock=lambda: 0.0)
+        engine = HttpEngine(timeout_s=60.0, scrape_interval_s=10.0, clock=lambda: 0.0)
         await engine.start()
         replicas = [FakeVllm() for _ in range(20)]
         for replica in replicas:

@@ -12,58 +12,70 @@ import uvloop
 
 from router.adapters.registry.redis import RedisRegistry
 from tests.support.redis_server import RedisServer, free_port
-from tests.support.registry_calls import holders, life, rungs_of
+from tests.support.registry_calls import PATIENT_S, holders, is_up, life, rungs_of, settled
 
 
-async def round_trip(url: str) -> bool:
-    """Writes through one registry and reads through another; false if Redis was not reached."""
-    one, other = RedisRegistry(url), RedisRegistry(url)
+async def round_trip(url: str) -> None:
+    """Writes through one registry and reads through another."""
+    one, other = (RedisRegistry(url, lookup_deadline_s=PATIENT_S) for _ in range(2))
     await asyncio.gather(one.start(lambda _: None), other.start(lambda _: None))
     try:
-        if not one.healthy:
-            return False
+        await asyncio.gather(is_up(one), is_up(other))
         one.touch(rungs_of(1), life(7), time.time())
-        await asyncio.sleep(0.05)
+        await settled(one)
         assert await holders(other, rungs_of(1)) == [[7]]
-        return True
     finally:
         await asyncio.gather(one.stop(), other.stop())
 
 
+async def refused(url: str) -> bool:
+    """Whether the server, or the registry, declines."""
+    registry = RedisRegistry(url)
+    await registry.start(lambda _: None)
+    async with asyncio.timeout(60):
+        while not (registry.healthy or registry.statistics()["errors_total"]):
+            await asyncio.sleep(0.01)
+    was_healthy = registry.healthy
+    await registry.stop()
+    return not was_healthy
+
+
 def test_a_password_is_needed_and_enough() -> None:
     with RedisServer("--requirepass", "p@ss:word/", client={"password": "p@ss:word/"}) as server:
-        assert uvloop.run(round_trip(f"redis://:p%40ss%3Aword%2F@127.0.0.1:{server.port}"))
-        assert not uvloop.run(round_trip(server.url))
-        assert not uvloop.run(round_trip(f"redis://:wrong@127.0.0.1:{server.port}"))
+        uvloop.run(round_trip(f"redis://:p%40ss%3Aword%2F@127.0.0.1:{server.port}"))
+        assert uvloop.run(refused(server.url))
+        assert uvloop.run(refused(f"redis://:wrong@127.0.0.1:{server.port}"))
 
 
 def test_an_acl_user_with_just_the_documented_rights_is_enough() -> None:
     rights = "+auth +select +script|load +evalsha +get +mget +set +del +role +dbsize +info".split()
     with RedisServer("--user", "router", "on", ">secret", "~w:*", *rights) as server:
-        assert uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}/0"))
+        uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}/0"))
 
 
 def test_an_acl_user_without_statistics_serves_without_them() -> None:
     rights = "+auth +script|load +evalsha +get +mget +set +del".split()
     with RedisServer("--user", "router", "on", ">secret", "~w:*", *rights) as server:
-        assert uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}/0"))
+        uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}/0"))
 
 
 def test_an_acl_user_who_may_not_read_is_down_not_flapping(caplog: pytest.LogCaptureFixture) -> None:
     with RedisServer(
         "--user", "router", "on", ">secret", "~w:*", "+auth", "+script|load", "+evalsha", "+set"
     ) as server:
-        assert not uvloop.run(round_trip(f"redis://router:secret@127.0.0.1:{server.port}"))
+        assert uvloop.run(refused(f"redis://router:secret@127.0.0.1:{server.port}"))
     assert all("secret@" not in record.getMessage() for record in caplog.records)
     assert any("no permissions" in record.getMessage() for record in caplog.records)
 
 
 def test_databases_are_apart() -> None:
     async def main(server: RedisServer) -> None:
-        one, other = RedisRegistry(f"{server.url}/3"), RedisRegistry(f"{server.url}?db=4")
+        urls = f"{server.url}/3", f"{server.url}?db=4"
+        one, other = (RedisRegistry(url, lookup_deadline_s=PATIENT_S) for url in urls)
         await asyncio.gather(one.start(lambda _: None), other.start(lambda _: None))
+        await asyncio.gather(is_up(one), is_up(other))
         one.touch(rungs_of(1), life(7), time.time())
-        await asyncio.sleep(0.05)
+        await settled(one)
         assert await holders(one, rungs_of(1)) == [[7]]
         assert await holders(other, rungs_of(1)) == [None]
         await asyncio.gather(one.stop(), other.stop())
@@ -75,7 +87,7 @@ def test_databases_are_apart() -> None:
 def test_a_socket_file_works(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     with RedisServer("--unixsocket", str(path), "--requirepass", "word", client={"password": "word"}):
-        assert uvloop.run(round_trip(f"unix://:word@{path}?db=2"))
+        uvloop.run(round_trip(f"unix://:word@{path}?db=2"))
 
 
 def make_certificates(directory: Path) -> None:
@@ -120,17 +132,17 @@ def tls_server(certificates: Path, *, clients_sign_in: bool) -> RedisServer:
 def test_tls_needs_an_authority_that_is_known_or_the_word_to_do_without(certificates: Path) -> None:
     with tls_server(certificates, clients_sign_in=False) as server:
         url = f"rediss://127.0.0.1:{server.port}"
-        assert uvloop.run(round_trip(f"{url}?ssl_ca_certs={certificates / 'ca.crt'}"))
-        assert uvloop.run(round_trip(f"{url}?ssl_cert_reqs=none"))
-        assert not uvloop.run(round_trip(url))
+        uvloop.run(round_trip(f"{url}?ssl_ca_certs={certificates / 'ca.crt'}"))
+        uvloop.run(round_trip(f"{url}?ssl_cert_reqs=none"))
+        assert uvloop.run(refused(url))
         by_name = f"rediss://localhost:{server.port}?ssl_ca_certs={certificates / 'ca.crt'}"
-        assert not uvloop.run(round_trip(by_name)), "the certificate is for 127.0.0.1 alone"
-        assert uvloop.run(round_trip(f"{by_name}&ssl_check_hostname=false"))
+        assert uvloop.run(refused(by_name)), "the certificate is for 127.0.0.1 alone"
+        uvloop.run(round_trip(f"{by_name}&ssl_check_hostname=false"))
 
 
 def test_tls_with_a_client_certificate_works(certificates: Path) -> None:
     with tls_server(certificates, clients_sign_in=True) as server:
         url = f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={certificates / 'ca.crt'}"
         signed = f"{url}&ssl_certfile={certificates / 'end.crt'}&ssl_keyfile={certificates / 'end.key'}"
-        assert uvloop.run(round_trip(signed))
-        assert not uvloop.run(round_trip(url))
+        uvloop.run(round_trip(signed))
+        assert uvloop.run(refused(url))

@@ -82,7 +82,7 @@ class Client:
         await self.ok("/sim/fault", {"kind": kind, **fields})
 
     async def until(self, condition: Callable[[Any], bool]) -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition(stats := await self.stats()):
                 await asyncio.sleep(0.005)
         return stats
@@ -93,7 +93,7 @@ def against(
 ) -> None:
     async def main() -> None:
         connector = aiohttp.TCPConnector(force_close=False)
-        timeout = aiohttp.ClientTimeout(total=20)
+        timeout = aiohttp.ClientTimeout(total=100)
         async with (
             serving(replica or config(), [0] * ports) as servers,
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
@@ -522,7 +522,7 @@ def test_messages_errors_have_anthropic_s_shape_and_unknown_paths_fastapi_s():
 
 def test_a_full_queue_is_vllm_s_503():
     async def scenario(client: Client) -> None:
-        body = chat(("user", "Hello"), max_tokens=500)
+        body = chat(("user", "Hello"), max_tokens=5000)
         waiting = [asyncio.ensure_future(client.post("/v1/chat/completions", body))]
         await client.until(lambda stats: stats["running"] == 1)
         waiting += [asyncio.ensure_future(client.post("/v1/chat/completions", body)) for _ in range(2)]
@@ -593,7 +593,7 @@ def test_a_delay_waits_and_a_hang_lasts_until_cleared():
         await client.fault("delay", delay_s=0.2)
         began = clock()
         await client.ok("/v1/chat/completions", body)
-        assert clock() - began >= 0.2
+        assert clock() - began >= 0.19
         for fields in ({}, {"after_chunks": 2}):
             for stream in (False, True):
                 await client.fault("hang", **fields)
@@ -614,7 +614,7 @@ def test_a_delay_waits_and_a_hang_lasts_until_cleared():
 
 async def connectable(server: ReplicaServer) -> None:
     """Wait until the port takes connections."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _reader, writer = await asyncio.open_connection(server.host, server.port)
@@ -632,7 +632,7 @@ async def raw_exchange(server: ReplicaServer, body: Any, version: str = "1.1") -
     head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await reader.read()
     except ConnectionResetError:
         return b""
@@ -675,10 +675,10 @@ def test_a_restart_cuts_connections_empties_the_cache_and_refuses_while_down():
         before = await client.stats()
         assert before["cached_blocks"] > 0
         stream = asyncio.ensure_future(
-            client.text("/v1/chat/completions", {**body, "max_tokens": 5000, "stream": True})
+            client.text("/v1/chat/completions", {**body, "max_tokens": 100_000, "stream": True})
         )
         await client.until(lambda stats: stats["running"] == 1)
-        await client.fault("restart", down_s=0.3)
+        await client.fault("restart", down_s=2.0)
         with pytest.raises(aiohttp.ClientError):
             await stream
         with pytest.raises(OSError, match="Connect call failed|refused"):
@@ -697,14 +697,14 @@ def test_a_restart_cuts_connections_empties_the_cache_and_refuses_while_down():
 def test_a_refusing_port_lets_streams_finish_and_is_opened_by_a_sibling():
     async def scenario(client: Client) -> None:
         first, second = client.servers
-        body = chat(("user", "Hello"), max_tokens=40, stream=True)
+        body = chat(("user", "Hello"), max_tokens=200, stream=True)
         stream = asyncio.ensure_future(client.text("/v1/chat/completions", body))
         await client.until(lambda stats: stats["running"] == 1)
         other = Client(client.session, [second, first])
         await other.fault("refuse", port=first.port, down_s=-1)
         with pytest.raises(OSError, match="Connect call failed|refused"):
             await asyncio.open_connection(first.host, first.port)
-        assert len(events(await stream)) == 42
+        assert len(events(await stream)) == 202
         async with client.session.delete(f"{second.url}/sim/fault?port={first.port}") as response:
             assert response.status == 200
         await connectable(first)
@@ -845,12 +845,12 @@ def test_the_command_serves_until_sigterm_and_exits_0():
 
         assert uvloop.run(models()) == ["m", "m"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_contradictory_arguments_and_taken_ports_are_errors():
     command = [sys.executable, "-m", "replica.cli", "sim", "--port", "0", "--max-num-seqs", "9000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
     assert "max_num_batched_tokens" in done.stderr
 

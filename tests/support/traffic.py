@@ -41,7 +41,7 @@ class Traffic:
                     json.dumps(body).encode(),
                     {"Content-Type": "application/json"},
                 )
-                with urllib.request.urlopen(request, timeout=20) as answer:
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     replica = answer.headers["x-warmroute-replica"]
                     if not json.loads(answer.read()).get("choices"):
                         error = "no choices"
@@ -57,7 +57,7 @@ class Traffic:
                     self.failed.append(error)
             time.sleep(self._pause_s)
 
-    def wait_more(self, count: int, timeout_s: float = 20.0) -> None:
+    def wait_more(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait until so many further requests have ended."""
         goal = self.done + count
         until = time.monotonic() + timeout_s
@@ -75,4 +75,4 @@ class Traffic:
     ) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)

@@ -13,8 +13,8 @@ from tests.support.vllm_fleet import RouterProcess
 
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
-    """Installs vLLM and makes the model at first use. Replicas drain for ten seconds on SIGTERM."""
-    options = Options(shutdown_timeout_s=10, max_model_len=16384)
+    """Installs vLLM and makes the model at first use. On SIGTERM replicas may drain for a minute."""
+    options = Options(shutdown_timeout_s=60, max_model_len=16384)
     with Fleet(2, print, preset="small", lora=["alpha"], options=options) as fleet:
         yield fleet
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -54,7 +55,7 @@ def test_killed_replica_costs_no_error_before_the_first_byte(
     bodies = [chat(system, text(1500, uuid.uuid4().hex), max_tokens=4, stream=stream) for _ in range(6)]
     with ThreadPoolExecutor(len(bodies)) as threads:
         pending = [threads.submit(call, router.url, CHAT, body) for body in bodies]
-        wait_until(lambda: server_load(victim.url) > 1, "work for the victim", timeout_s=10.0, every_s=0.01)
+        wait_until(lambda: server_load(victim.url) > 1, "work for the victim", every_s=0.01)
         victim.kill()
         answers = [future.result() for future in pending]
     assert [answer.status for answer in answers] == [200] * len(bodies), [answer.body for answer in answers]
@@ -76,7 +77,7 @@ def test_killed_replica_ends_its_streams_with_an_error_and_others_go_on(
         system: replica_of(whole_fleet, call(router.url, CHAT, chat(system, "hello"))) for system in systems
     }
     victim = homes[systems[0]]
-    got_first = threading.Barrier(len(systems) + 1, timeout=120.0)
+    got_first = threading.Barrier(len(systems) + 1, timeout=300.0)
 
     def stream(system: str) -> bytes:
         body = chat(system, "go on", stream=True, max_tokens=1200)
@@ -123,7 +124,7 @@ def test_restarted_replica_returns_and_is_known_to_be_empty(
         replicas = call(router.admin_url, "/replicas").json["replicas"]
         return str(next(row["state"] for row in replicas if victim.url.endswith(row["id"])))
 
-    wait_until(lambda: state() == "ready", "the router sees it", timeout_s=40.0)
+    wait_until(lambda: state() == "ready", "the router sees it", timeout_s=120.0)
     answer = call(router.url, CHAT, chat(system, "hello again"))
     assert answer.headers["x-warmroute-decision"] != "warm", "the restarted replica's cache is empty"
     assert answer.json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
@@ -141,11 +142,11 @@ def test_draining_replica_costs_no_client_an_error(router: RouterProcess, whole_
     with ThreadPoolExecutor(1) as thread:
         slow = chat(system, "tell a long story", stream=True, max_tokens=500)
         story = thread.submit(call, router.url, CHAT, slow)
-        wait_until(lambda: server_load(victim.url) > 0, "the story has begun", timeout_s=10.0)
+        wait_until(lambda: server_load(victim.url) > 0, "the story has begun")
         victim.begin_stop()
         # While it drains, /health answers 200 and every new request gets a 500.
         wait_until(lambda: call(victim.url, CHAT, chat("short", "hello")).status == 500, "it drains")
-        assert victim.is_healthy()
+        assert call(victim.url, "/health").status == 200
         answers = []
         while victim.is_running() and len(answers) < 200:
             answers.append(call(router.url, CHAT, chat(system, f"question {len(answers)}", max_tokens=2)))
@@ -164,13 +165,23 @@ def test_client_that_leaves_during_the_prefill_frees_the_engine_at_once(
     def load() -> int:
         return sum(server_load(url) for url in whole_fleet.urls)
 
+    def generated() -> float:
+        found = [
+            re.findall(
+                rb"^vllm:generation_tokens_total\{.*\} (.+)$", call(url, "/metrics").body, re.MULTILINE
+            )
+            for url in whole_fleet.urls
+        ]
+        assert all(found)
+        return sum(float(value) for values in found for value in values)
+
     wait_until(lambda: load() == 0, "the engines are idle")
+    before = generated()
     body = chat(text(8000, uuid.uuid4().hex), "hello", stream=stream, max_tokens=400)
     with raw_request(router.url, CHAT, body):
-        wait_until(lambda: load() == 1, "the prefill has begun", timeout_s=10.0)
+        wait_until(lambda: load() == 1, "the prefill has begun")
         assert in_flight(router) == 1
-    left_s = time.monotonic()
-    wait_until(lambda: load() == 0, "the engine is idle", timeout_s=3.0)
-    wait_until(lambda: in_flight(router) == 0, "the router's counter is back", timeout_s=3.0)
-    assert time.monotonic() - left_s < 3.0
+    wait_until(lambda: load() == 0, "the engines are idle")
+    wait_until(lambda: in_flight(router) == 0, "the router's counter is back")
+    assert generated() < before + 400, "the answer was written to nobody"
     assert call(router.url, CHAT, chat("short", "hello")).status == 200
