@@ -31,6 +31,7 @@ from router.core.cost import CostParameters
 from router.core.fingerprint import Fingerprinter
 from router.core.fleet import Fleet
 from router.core.health import HealthParameters
+from router.core.learning.learner import Learner, LearningParameters
 from router.core.policies import POLICIES
 from router.core.types import ReplicaId
 from router.dataplane.explain import explain
@@ -85,6 +86,7 @@ class Worker:
                 backoff_s=config.health.backoff_min_s,
                 max_backoff_s=config.health.backoff_max_s,
             ),
+            learner=_learner(config),
         )
         self.metrics = Metrics(self.fleet.models)
         self.access_log = AccessLog(config.access_log.path) if config.access_log.enabled else None
@@ -146,6 +148,7 @@ class Worker:
                 access_log_dropped=lambda: self.access_log.dropped if self.access_log is not None else 0,
                 build=build_info(config),
                 peers=lambda: self.leases.routers,
+                models=self.fleet.model_rows,
             ),
         )
         self._control = ControlServer(
@@ -155,6 +158,7 @@ class Worker:
                     metrics=exposition.render,
                     replicas=self._rows,
                     registry=self._registry_figures,
+                    models=self.fleet.model_rows,
                     explain=lambda path, headers, body: explain(self.gateway, path, headers, body),
                     max_body_bytes=config.limits.body_bytes,
                 )
@@ -280,6 +284,15 @@ def build_info(config: Config) -> dict[str, str]:
     """Labels of `warmroute_build_info`."""
     registry = config.registry.url.partition(":")[0]
     return {"version": version(), "policy": config.policy.name, "registry": registry}
+
+
+def _learner(config: Config) -> Learner | None:
+    settings = config.learning
+    if not settings.enabled:
+        return None
+    return Learner(
+        LearningParameters(bytes_per_token=config.policy.bytes_per_token, most_ratio=settings.most_ratio)
+    )
 
 
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:

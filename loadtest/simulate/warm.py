@@ -15,12 +15,14 @@ from router.core.cost import CostParameters
 from router.core.errors import RouterError
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
 from router.core.health import HealthParameters
+from router.core.learning.learner import Learner, LearningParameters
 from router.core.policies import POLICIES
 from router.core.queue import HoldParameters, HoldQueue
 from router.core.types import FingerprintHash, Holder, Incarnation, Record, ReplicaId, RequestShape
 
 IDLE_S = 1800.0
 HOLD = HoldParameters()
+LEARNING = LearningParameters()
 MAX_HOLDERS = 16
 
 
@@ -80,12 +82,17 @@ class Warm(Chooser):
         policy: str,
         parameters: CostParameters | None = None,
         hold: HoldParameters | None = None,
+        learner: Learner | None = None,
     ) -> None:
         super().__init__(site)
         self.name = policy
         parameters = parameters or CostParameters()
         self.fleet = Fleet(
-            POLICIES[policy](parameters), Random(site.rng.random()), parameters, HealthParameters()
+            POLICIES[policy](parameters),
+            Random(site.rng.random()),
+            parameters,
+            HealthParameters(),
+            learner=learner,
         )
         for index in range(site.replicas):
             replica_id = ReplicaId(f"replica-{index}:8000")
@@ -149,13 +156,20 @@ class Warm(Chooser):
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Give the reservation back."""
         super().finished(turn, replica, cached_tokens, now_s)
-        decision, _shape = self._open.pop(turn.id)
+        decision, shape = self._open.pop(turn.id)
         self.fleet.settle(decision, now_s)
+        self.fleet.learn(decision, shape, turn.prompt_tokens, cached_tokens, turn.output_tokens)
         self.fleet.confirm(decision, cached_tokens, turn.output_tokens, now_s)
 
 
 def warm(
-    policy: str, parameters: CostParameters | None = None, hold: HoldParameters | None = HOLD
+    policy: str,
+    parameters: CostParameters | None = None,
+    hold: HoldParameters | None = HOLD,
+    learning: LearningParameters | None = LEARNING,
 ) -> Callable[[Site], Chooser]:
     """A maker of choosers for one policy of the core; only `prefix-cost` knows who is free, so only it holds."""
-    return lambda site: Warm(site, policy, parameters, hold if policy == "prefix-cost" else None)
+    own_hold = hold if policy == "prefix-cost" else None
+    return lambda site: Warm(
+        site, policy, parameters, own_hold, Learner(learning) if learning is not None else None
+    )

@@ -74,14 +74,15 @@ class PolicyConfig:
     """`prefix-cost` minimises the expected time to first token. The others are baselines: `prefix-hash` (the first
     1,024 tokens on a bounded-load ring), `round-robin`, `random`, `least-loaded`, `power-of-two`."""
     prefill_tokens_per_s: Rate = 8000.0
-    """Prefill speed a replica is believed to have, in uncached prompt tokens a second."""
+    """Prefill speed a replica is believed to have until it has shown its own (`learning`), in uncached prompt tokens a
+    second."""
     base_latency_s: Seconds = 0.03
-    """Time to first token of a fully cached prompt on an idle replica."""
+    """Time to first token of a fully cached prompt on an idle replica, likewise."""
     miss_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Price of a miss to everyone else, in multiples of the time its prefill takes. Higher: more loyalty to warm
     replicas; lower: more even load."""
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
-    """Prompt bytes that make one token, for estimates: the router never tokenises."""
+    """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
     """With no warm replica the ring decides, but gives no replica more than this multiple of the mean load."""
 
@@ -192,6 +193,21 @@ class FeedbackConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearningConfig:
+    """Whether what is believed of replicas and models follows their answers. `true` or `false` stands for
+    `{enabled: …}`."""
+
+    shorthand: ClassVar[str] = "enabled"
+
+    enabled: bool = True
+    """Learn each replica's prefill speed, base latency and decode interference from first-byte times, and each model's
+    bytes per token from reported usage. Off: `policy.prefill_tokens_per_s`, `policy.base_latency_s` and
+    `policy.bytes_per_token` hold for all, for ever."""
+    most_ratio: Annotated[float, Range(1.0, 1000.0)] = 16.0
+    """How many times larger or smaller than these settings a replica's figure may become."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintConfig:
     """How prompts are recognised."""
 
@@ -237,6 +253,7 @@ class Config:
     tls: TlsConfig = field(default_factory=TlsConfig)
     headers: HeadersConfig = field(default_factory=HeadersConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
     access_log: AccessLogConfig = field(default_factory=AccessLogConfig)
     fingerprint: FingerprintConfig = field(default_factory=FingerprintConfig)
 

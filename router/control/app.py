@@ -43,6 +43,8 @@ class ControlDeps:
     registry: Callable[[], Mapping[str, object]]
     """The registry's figures."""
     explain: Explain
+    models: Callable[[], Sequence[Mapping[str, object]]] = list
+    """One row a model that answers told of."""
     max_body_bytes: int = 64 << 20
 
 
@@ -64,7 +66,7 @@ def build_control(deps: ControlDeps) -> web.Application:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def replicas(_: web.Request) -> web.Response:
-        return _json({"replicas": deps.replicas(), "registry": deps.registry()})
+        return _json({"replicas": deps.replicas(), "models": deps.models(), "registry": deps.registry()})
 
     async def explain(request: web.Request) -> web.Response:
         path = request.query.get("path", "/v1/chat/completions")

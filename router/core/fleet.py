@@ -17,6 +17,7 @@ from router.core.errors import NotFoundError, OverloadError
 from router.core.events import DrainStarted, Event, ProbeFailed, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from router.core.fingerprint import GRID
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
+from router.core.learning.learner import Learner
 from router.core.overlap import last_use_s, overlaps
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
@@ -57,9 +58,11 @@ class Fleet:
         parameters: CostParameters,
         health: HealthParameters,
         grid: Sequence[int] = GRID,
+        learner: Learner | None = None,
     ) -> None:
         """Args:
         grid: Depth in bytes of each rung of `RequestShape.rungs`.
+        learner: Makes the replicas' rates follow their answers; without one they stay as `parameters` has them.
         """
         self._replicas: dict[ReplicaId, Replica] = {}
         self._policy = policy
@@ -67,6 +70,7 @@ class Fleet:
         self._parameters = parameters
         self._health = health
         self._grid = grid
+        self._learner = learner
         self._joined = 0
         self._eligibility = Eligibility(self._replicas, rng)
         self._ticked_s = -inf
@@ -220,18 +224,41 @@ class Fleet:
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
 
-    def started(self, decision: Decision, now_s: float) -> None:
-        """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything."""
+    def started(self, decision: Decision, now_s: float, computed: bool = True) -> None:
+        """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything.
+
+        Args:
+            computed: False if it came without a prefill (an error).
+        """
         if decision.phase != RESERVED:
             return
         decision.phase = STARTED
         replica = decision.replica
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
-        replica.dequeue(decision, now_s)
+        replica.dequeue(decision, now_s, heard=computed)
         replica.refresh()
         if decision.trial:
             self.report_success(replica, now_s)
+
+    def learn(
+        self,
+        decision: Decision,
+        shape: RequestShape,
+        prompt_tokens: int,
+        cached_tokens: int | None,
+        output_tokens: int | None,
+    ) -> None:
+        """An answer is over: what its times and its usage tell of the replica's speed, and of its model.
+
+        Args:
+            prompt_tokens: As reported; 0 where not.
+        """
+        learner = self._learner
+        if learner is not None:
+            learner.answered(
+                decision, shape, self._eligibility.models, prompt_tokens, cached_tokens, output_tokens
+            )
 
     def confirm(
         self, decision: Decision, cached_tokens: int | None, output_tokens: int | None, now_s: float
@@ -310,7 +337,10 @@ class Fleet:
                     self._health_changed()
                 return
             self._remove(known)
-        replica = Replica(event.replica_id, event.url, self._joined, self._parameters, self._health)
+        most_ratio = self._learner.most_ratio if self._learner is not None else 1.0
+        replica = Replica(
+            event.replica_id, event.url, self._joined, self._parameters, self._health, most_ratio
+        )
         self._joined += 1
         self._replicas[event.replica_id] = replica
         self._eligibility.membership_changed()
@@ -332,6 +362,7 @@ class Fleet:
                 replica.residency.clear()
                 replica.evictions_worth = 0.0
                 replica.fade(0.0)
+                replica.speed.restarted()
             replica.incarnation = incarnation
         if event.block_tokens is not None and event.block_tokens > 0:
             replica.block_tokens = replica.overlap_block_tokens = event.block_tokens
@@ -368,6 +399,8 @@ class Fleet:
             for replica in self._replicas.values():
                 replica.evictions_worth = replica.residency.eviction_ratio(now_s, memory_s)
                 replica.fade(factor)
+            if self._learner is not None:
+                self._learner.believe(self._replicas.values())
             self._ticked_s = now_s
         for replica in self._replicas.values():
             health = replica.health
@@ -376,6 +409,10 @@ class Fleet:
                 health.signalled(Signal.BACKOFF_OVER, now_s)
                 self._eligibility.health_changed()
         self._due_s = min(self._ticked_s + TICK_S, self._first_backoff_end_s())
+
+    def bytes_per_token(self, model: str) -> float:
+        """Prompt bytes that make a token of this model, as far as known; 0 without a learner."""
+        return 0.0 if self._learner is None else self._learner.bytes_per_token(model)
 
     # -- for people ---------------------------------------------------------------------------------------------
 
@@ -431,6 +468,10 @@ class Fleet:
     def snapshot(self, now_s: float) -> list[dict[str, object]]:
         """One row a replica, for `/replicas`."""
         return [replica.as_row(now_s) for replica in self._replicas.values()]
+
+    def model_rows(self) -> list[dict[str, object]]:
+        """One row a model of which answers told something, for `/replicas`."""
+        return [] if self._learner is None else self._learner.rows()
 
     def validate(self) -> None:
         """Derive anew everything that is kept twice. Raises AssertionError where it differs."""

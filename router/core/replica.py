@@ -14,6 +14,8 @@ from math import inf, isclose
 
 from router.core.cost import CostParameters, CostTerms
 from router.core.health import Health, HealthParameters, ReplicaState
+from router.core.learning.speed import SpeedEstimate
+from router.core.learning.stretch import Stretch
 from router.core.residency import Residency
 from router.core.types import DecisionKind, Incarnation, ReplicaId
 
@@ -29,6 +31,7 @@ class Replica:
     """Compared and hashed by identity: a replica removed and added again under its id is another one."""
 
     __slots__ = (
+        "attention_ratio",
         "attention_s",
         "base_latency_s",
         "block_tokens",
@@ -50,6 +53,7 @@ class Replica:
         "in_flight_delay_s",
         "incarnation",
         "index",
+        "interference_s",
         "miss_weight",
         "models",
         "models_known",
@@ -59,7 +63,10 @@ class Replica:
         "price",
         "queue",
         "residency",
+        "silent",
         "since_s",
+        "speed",
+        "stretch",
         "trials",
         "url",
         "wait_token_s",
@@ -69,7 +76,13 @@ class Replica:
     )
 
     def __init__(
-        self, replica_id: ReplicaId, url: str, index: int, cost: CostParameters, health: HealthParameters
+        self,
+        replica_id: ReplicaId,
+        url: str,
+        index: int,
+        cost: CostParameters,
+        health: HealthParameters,
+        most_ratio: float = 1.0,
     ) -> None:
         self.id = replica_id
         self.url = url
@@ -98,6 +111,12 @@ class Replica:
         """The first of `queue`; 0 when empty."""
         self.since_s = 0.0
         """When the first of `queue` began, as far as is known."""
+        self.stretch: Stretch | None = None
+        """What is being timed; only while `queue` is not empty."""
+        self.silent = 0
+        """Prompts in `queue` whose prefill has no audible end."""
+        self.speed = SpeedEstimate(1.0 / cost.prefill_tokens_per_s, cost.base_latency_s, most_ratio)
+        """What was learned of it; what is believed is below."""
         self.planned_s = 0.0
         """Prefill time of requests held at the router and meant for it; only while they are looked through."""
         self.residency = Residency()
@@ -119,23 +138,49 @@ class Replica:
         self.crowd_weight = cost.crowd_weight
         self.crowding_s = 0.0
         """Weighted seconds of prefill given lately; fades, see `fade`."""
-        self.attention_s = 0.0
-        self.set_rates(cost.prefill_tokens_per_s, cost.base_latency_s, cost.attention_context_tokens)
+        self.attention_ratio = (
+            0.5 / cost.attention_context_tokens if cost.attention_context_tokens > 0 else 0.0
+        )
+        """Share by which a token's prefill takes longer for each token of the cached plus the whole prompt."""
+        self.set_rates(cost.prefill_tokens_per_s, cost.base_latency_s)
 
     def set_rates(
-        self, prefill_tokens_per_s: float, base_latency_s: float, attention_context_tokens: float = 0.0
+        self, prefill_tokens_per_s: float, base_latency_s: float, interference_s: float = 0.0
     ) -> None:
-        """Take over what is believed of this replica's speed."""
+        """Take over what is believed of this replica's speed.
+
+        Args:
+            interference_s: What each decoding request adds to the first-byte time of another.
+        """
         self.prefill_tokens_per_s = prefill_tokens_per_s
         self.base_latency_s = base_latency_s
+        self.interference_s = interference_s
         self.wait_token_s = 1.0 / prefill_tokens_per_s
         """Seconds of prefill of a token without context."""
-        if attention_context_tokens > 0:
-            self.attention_s = 0.5 / (prefill_tokens_per_s * attention_context_tokens)
+        self.attention_s = self.wait_token_s * self.attention_ratio
         """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
-        self.crowd_token_s = self.crowd_weight / prefill_tokens_per_s
+        self.crowd_token_s = self.crowd_weight * self.wait_token_s
         """Seconds that each token given to it lately adds."""
         self.refresh()
+
+    def change_rates(
+        self, token_s: float, base_latency_s: float, interference_s: float, least_ratio: float
+    ) -> None:
+        """`set_rates` if something differs by more than `least_ratio`; what was counted in seconds is counted anew."""
+        factor = token_s / self.wait_token_s
+        if (
+            abs(factor - 1.0) <= least_ratio
+            and abs(base_latency_s - self.base_latency_s) <= least_ratio * self.base_latency_s
+            and abs(interference_s - self.interference_s) <= least_ratio * self.interference_s
+        ):
+            return
+        self.crowding_s *= factor
+        queue = self.queue
+        for decision in queue:
+            queue[decision] *= factor
+        self.work_s = sum(queue.values())
+        self.head_s *= factor
+        self.set_rates(1.0 / token_s, base_latency_s, interference_s)
 
     def refresh(self) -> None:
         """Derive `delay_s`, what is the same for every request but not the queue, and `price`."""
@@ -145,6 +190,7 @@ class Replica:
             self.base_latency_s
             + self.foreign_waiting_tokens * self.wait_token_s
             + (self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
+            + (self.in_flight - self.waiting) * self.interference_s
             + self.crowding_s
         )
 
@@ -158,6 +204,10 @@ class Replica:
         return (prompt_tokens - held_tokens) * (
             self.wait_token_s + self.attention_s * (prompt_tokens + held_tokens)
         )
+
+    def work_tokens(self, prompt_tokens: int, held_tokens: int) -> float:
+        """The same work counted in tokens without context."""
+        return (prompt_tokens - held_tokens) * (1.0 + self.attention_ratio * (prompt_tokens + held_tokens))
 
     def wait_s(self, now_s: float) -> float:
         """Expected time until the queue's last prefill is over, what is planned on top included."""
@@ -179,19 +229,49 @@ class Replica:
             if head.streams or now_s - self.since_s < self.head_s:
                 break
             self.dequeue(head, self.since_s + self.head_s)
-        if not queue:
+        stretch = self.stretch
+        if stretch is None:
             self.since_s = now_s
             self.head_s = prefill_s
+            stretch = self.stretch = Stretch(
+                now_s, True, self.in_flight - self.waiting, self.foreign_waiting_tokens
+            )
+        if not decision.streams:
+            self.silent += 1
+            stretch.spoiled = True
         queue[decision] = prefill_s
         self.work_s += prefill_s
 
-    def dequeue(self, decision: Decision, now_s: float) -> None:
-        """A prompt was prefilled, or given up; a no-op if it is not in the queue."""
+    def dequeue(self, decision: Decision, now_s: float, heard: bool = False) -> None:
+        """A prompt was prefilled, or given up; a no-op if it is not in the queue. `heard`: its first byte is there."""
         queue = self.queue
         prefill_s = queue.pop(decision, None)
         if prefill_s is None:
             return
+        stretch = self.stretch
+        assert stretch is not None
+        if not decision.streams:
+            self.silent -= 1
+            stretch.spoiled = True
+        elif heard:
+            if stretch.ends_before(now_s):
+                if stretch.close(self.foreign_waiting_tokens):
+                    self.speed.observe(stretch)
+                stretch = self.stretch = Stretch(
+                    stretch.end_s, False, self.in_flight - self.waiting, self.foreign_waiting_tokens
+                )
+                stretch.spoiled = self.silent > 0
+            uncached_tokens = decision.uncached_tokens
+            predicted_tokens = decision.predicted_tokens
+            work_tokens = self.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens)
+            stretch.add(uncached_tokens, work_tokens, predicted_tokens == 0, now_s)
+            decision.stretch = stretch
+        else:
+            stretch.spoiled = True
         if not queue:
+            if stretch.close(self.foreign_waiting_tokens):
+                self.speed.observe(stretch)
+            self.stretch = None
             self.work_s = self.head_s = 0.0
             return
         self.work_s -= prefill_s
@@ -215,7 +295,8 @@ class Replica:
         return CostTerms(
             base_s=self.base_latency_s,
             wait_s=self.wait_s(now_s) + self.foreign_waiting_tokens * self.wait_token_s,
-            running_s=(self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s,
+            running_s=(self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
+            + (self.in_flight - self.waiting) * self.interference_s,
             crowding_s=self.crowding_s,
             prefill_s=prefill_s,
             miss_s=prefill_s * self.miss_weight,
@@ -239,8 +320,11 @@ class Replica:
             "foreign_waiting_tokens": self.foreign_waiting_tokens,
             "block_tokens": self.block_tokens,
             "cache_tokens": self.cache_tokens,
-            "prefill_tokens_per_s": self.prefill_tokens_per_s,
-            "base_latency_s": self.base_latency_s,
+            "prefill_tokens_per_s": round(self.prefill_tokens_per_s, 1),
+            "base_latency_s": round(self.base_latency_s, 6),
+            "interference_s": round(self.interference_s, 6),
+            "speed_confidence": round(self.speed.confidence, 3),
+            "speed_stretches": self.speed.count,
             "delay_s": round(self.delay_s + self.wait_s(now_s), 6),
             "resident_tokens": self.residency.tokens,
             "crowding_s": round(self.crowding_s, 6),
@@ -261,6 +345,8 @@ class Replica:
         assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
         assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
         assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
+        assert (self.stretch is None) == (not self.queue), self.id
+        assert self.silent == sum(1 for decision in self.queue if not decision.streams), self.id
         assert self.planned_s == 0.0, (self.id, self.planned_s)
         terms = self.terms(0, 0, inf)
         assert isclose(self.delay_s + self.wait_s(inf), terms.total_s), (self.id, self.delay_s, terms)
@@ -277,6 +363,7 @@ class Decision:
         "predicted_tokens",
         "replica",
         "streams",
+        "stretch",
         "trial",
         "uncached_tokens",
     )
@@ -304,3 +391,5 @@ class Decision:
         """Whether the first byte tells when the prefill is over."""
         self.doubtful = False
         """Whether what is predicted may well have been evicted, by what the replica was sent since."""
+        self.stretch: Stretch | None = None
+        """Where its prefill was timed; only after its first byte, and only if it streams."""

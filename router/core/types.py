@@ -72,3 +72,5 @@ class RequestShape:
     """Unsigned 64-bit hash of (at most) the first 1,024 tokens' bytes; the key of policy `prefix-hash`."""
     streams: bool = True
     """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""
+    tokens_known: bool = False
+    """Whether `prompt_tokens` is the client's own count, of token ids, so that `prompt_bytes` are not text."""

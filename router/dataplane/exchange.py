@@ -410,7 +410,7 @@ class Exchange:
         assert decision is not None
         replica = decision.replica
         gateway.drop_body(self._request)
-        gateway.fleet.started(decision, gateway.clock())
+        gateway.fleet.started(decision, gateway.clock(), self._status == 200)
         if self._api is Api.RESPONSES and self._status == 200:
             kept = response_id(first)
             if kept is not None:

@@ -129,6 +129,7 @@ class Gateway:
 
     def shape(self, parsed: Parsed, request: Request) -> RequestShape:
         """What the policy may know of a request routed by prefix."""
+        bytes_per_token = self.fleet.bytes_per_token(parsed.model) or self.bytes_per_token
         session = parsed.cache_key
         if session is None:
             session = request.head.session
@@ -137,11 +138,14 @@ class Gateway:
             parsed.scope_salt,
             parsed.canonical,
             session,
-            self.bytes_per_token,
+            bytes_per_token,
             parsed.prompt_bytes,
             parsed.tokens_known,
         )
-        shape.streams = parsed.stream
+        # The first event of `/v1/responses` comes before anything is computed (vLLM's `response.created`).
+        found = request.head.route
+        shape.streams = parsed.stream and (found is None or found.api is not Api.RESPONSES)
+        shape.tokens_known = parsed.tokens_known is not None
         return shape
 
     def load_shape(self, api: Api, request: Request) -> RequestShape:
@@ -233,6 +237,14 @@ class Gateway:
             cached_tokens,
             completion_tokens,
         )
+        if decision is not None and shape is not None and status == 200:
+            self.fleet.learn(
+                decision,
+                shape,
+                usage.prompt_tokens if usage is not None else 0,
+                cached_tokens,
+                completion_tokens,
+            )
         if self.access_log is not None:
             self.access_log.write(
                 AccessEntry(

@@ -173,6 +173,62 @@ REPLICA_WAITING = Metric(
     ("replica",),
     across=Across.MOST,
 )
+REPLICA_PREFILL_RATE = Metric(
+    "warmroute_replica_prefill_tokens_per_second",
+    _G,
+    "tokens per second",
+    "Prompt tokens without context that the replica is believed to compute a second.",
+    ("replica",),
+)
+REPLICA_BASE_LATENCY = Metric(
+    "warmroute_replica_base_latency_seconds",
+    _G,
+    "seconds",
+    "First-byte time of a fully cached prompt on the idle replica, as believed.",
+    ("replica",),
+)
+REPLICA_INTERFERENCE = Metric(
+    "warmroute_replica_interference_seconds",
+    _G,
+    "seconds",
+    "What each request that the replica decodes adds to another's first-byte time, as believed.",
+    ("replica",),
+)
+REPLICA_SPEED_CONFIDENCE = Metric(
+    "warmroute_replica_speed_confidence_ratio",
+    _G,
+    "ratio",
+    "0: the replica's speed is a setting or its fellows'; 0.5: known to a tenth; 1: no doubt.",
+    ("replica",),
+)
+MODEL_BYTES_PER_TOKEN = Metric(
+    "warmroute_model_bytes_per_token",
+    _G,
+    "bytes",
+    "Prompt bytes that make a token of the model, by what engines reported.",
+    ("model",),
+)
+MODEL_BYTES_PER_TOKEN_CONFIDENCE = Metric(
+    "warmroute_model_bytes_per_token_confidence_ratio",
+    _G,
+    "ratio",
+    "0: warmroute_model_bytes_per_token is the setting; 0.5: known to a tenth; 1: no doubt.",
+    ("model",),
+)
+MODEL_ANSWER_TOKENS = Metric(
+    "warmroute_model_answer_tokens",
+    _G,
+    "tokens",
+    "Mean tokens of the model's last few hundred answers, by what engines reported.",
+    ("model",),
+)
+MODEL_ANSWER_TOKENS_CONFIDENCE = Metric(
+    "warmroute_model_answer_tokens_confidence_ratio",
+    _G,
+    "ratio",
+    "0: warmroute_model_answer_tokens is a guess; 0.5: known to a tenth; 1: no doubt.",
+    ("model",),
+)
 REGISTRY_UP = Metric(
     "warmroute_registry_up",
     _G,

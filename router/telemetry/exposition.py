@@ -39,6 +39,8 @@ class Sources:
     """Labels of `warmroute_build_info`: `version`, `policy`, `registry`."""
     peers: Callable[[], int] = int
     """Other routers heard of; none by default."""
+    models: Callable[[], Rows] = list
+    """What answers told: `model`, and each figure with its confidence."""
 
 
 class Exposition:
@@ -70,6 +72,7 @@ class _RouterCollector(Collector):
         yield from self._requests()
         yield from self._tokens()
         yield from self._replicas()
+        yield from self._models()
         yield from self._registry()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
@@ -110,8 +113,23 @@ class _RouterCollector(Collector):
             (c.REPLICA_WAITING_TOKENS, "waiting_tokens"),
             (c.REPLICA_RUNNING, "engine_running"),
             (c.REPLICA_WAITING, "engine_waiting"),
+            (c.REPLICA_PREFILL_RATE, "prefill_tokens_per_s"),
+            (c.REPLICA_BASE_LATENCY, "base_latency_s"),
+            (c.REPLICA_INTERFERENCE, "interference_s"),
+            (c.REPLICA_SPEED_CONFIDENCE, "speed_confidence"),
         ):
             values = [((str(row["id"]),), _number(row.get(key))) for row in rows]
+            yield _family(metric, [(labels, value) for labels, value in values if value is not None])
+
+    def _models(self) -> Iterable[Family]:
+        rows = list(self._sources.models())
+        for metric, key in (
+            (c.MODEL_BYTES_PER_TOKEN, "bytes_per_token"),
+            (c.MODEL_BYTES_PER_TOKEN_CONFIDENCE, "bytes_per_token_confidence"),
+            (c.MODEL_ANSWER_TOKENS, "answer_tokens"),
+            (c.MODEL_ANSWER_TOKENS_CONFIDENCE, "answer_tokens_confidence"),
+        ):
+            values = [((str(row["model"]),), _number(row.get(key))) for row in rows]
             yield _family(metric, [(labels, value) for labels, value in values if value is not None])
 
     def _registry(self) -> Iterable[Family]:

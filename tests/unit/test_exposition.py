@@ -20,15 +20,34 @@ ROWS: list[Mapping[str, object]] = [
         "waiting_tokens": 500,
         "engine_running": 2,
         "engine_waiting": 1,
+        "prefill_tokens_per_s": 7900.0,
+        "base_latency_s": 0.02,
+        "interference_s": 0.0005,
+        "speed_confidence": 0.8,
     },
     {"id": "b:1", "state": "ejected", "in_flight": 0, "waiting_tokens": 0, "engine_running": None},
+]
+
+
+MODELS: list[Mapping[str, object]] = [
+    {
+        "model": "m",
+        "bytes_per_token": 3.5,
+        "bytes_per_token_confidence": 0.9,
+        "answer_tokens": 120.0,
+        "answer_tokens_confidence": 0.7,
+        "answers": 40,
+    }
 ]
 
 
 def exposition(metrics: Metrics) -> Exposition:
     statistics = {key: float(index) for index, key in enumerate(REGISTRY_STATISTICS)}
     build = {"version": "1", "policy": "prefix-cost", "registry": "memory"}
-    return Exposition(metrics, Sources(lambda: ROWS, lambda: statistics, lambda: True, lambda: 4, build))
+    return Exposition(
+        metrics,
+        Sources(lambda: ROWS, lambda: statistics, lambda: True, lambda: 4, build, models=lambda: MODELS),
+    )
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

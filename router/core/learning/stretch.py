@@ -1,0 +1,97 @@
+"""A stretch of prefill work on one replica: how much was computed in how long.
+
+It begins when a prompt is sent to a replica with none ahead of it, or with a first byte when more are waiting, and ends
+with a later first byte. Engines compute several prompts in one step, whose first bytes then come together; taken one by
+one, the first would have taken all the time and the others none.
+
+A stretch says nothing ("spoiled") if it holds a prompt whose prefill has no audible end: one that was given up, or
+whose answer does not stream. How much was computed is known for certain when the answers are over; until then, what
+was predicted stands.
+"""
+
+from __future__ import annotations
+
+GROUP_S = 0.005
+"""First bytes closer together than this come from one engine step."""
+
+ENOUGH_TOKENS = 4096
+"""A stretch that has so much ends with the next step, though prompts are waiting."""
+
+UNCONFIRMED_WEIGHT = 0.1
+"""Of a stretch with prompts that were believed to be cached in part while nothing has confirmed it."""
+
+SHARED_WEIGHT = 0.5
+"""Of a stretch in which other routers' prompts were computed too: their part is known to a tenth of a second."""
+
+MOST_S = 600.0
+"""Longer ones are not believed: the clock was set."""
+
+
+class Stretch:
+    """Open until `close`; then part of the replica's `SpeedEstimate`, where answers still correct it."""
+
+    __slots__ = (
+        "end_s",
+        "expected_tokens",
+        "foreign_tokens",
+        "from_idle",
+        "prompts",
+        "running",
+        "share",
+        "spoiled",
+        "start_s",
+        "tokens",
+        "unconfirmed",
+    )
+
+    def __init__(self, start_s: float, from_idle: bool, running: int, foreign_waiting_tokens: int) -> None:
+        self.start_s = start_s
+        self.end_s = start_s
+        """The last first byte in it."""
+        self.from_idle = from_idle
+        """Whether it began with a prompt being sent, so that it holds the way there and the start of a step."""
+        self.running = running
+        """Requests that were decoding when it began."""
+        self.prompts = 0
+        self.expected_tokens = 0
+        """Uncached tokens of its prompts, as predicted."""
+        self.tokens = 0.0
+        """What was computed, counted in tokens without context."""
+        self.foreign_tokens = foreign_waiting_tokens
+        """Of other routers: waiting when it began, and sent since; once closed, those computed in it."""
+        self.unconfirmed = 0
+        """Prompts predicted to be cached in part, and not reported on."""
+        self.spoiled = False
+        self.share = 1.0
+        """What it counts, besides the weights above."""
+
+    def add(self, expected_tokens: int, tokens: float, certain: bool, now_s: float) -> None:
+        """A first byte came.
+
+        Args:
+            expected_tokens: Uncached tokens.
+            tokens: The same, by what they cost with their context.
+            certain: Nothing was predicted to be cached.
+        """
+        self.prompts += 1
+        self.expected_tokens += expected_tokens
+        self.tokens += tokens
+        self.end_s = now_s
+        if not certain:
+            self.unconfirmed += 1
+
+    def ends_before(self, now_s: float) -> bool:
+        """Whether a first byte at this time begins another one."""
+        return self.expected_tokens >= ENOUGH_TOKENS and now_s - self.end_s > GROUP_S
+
+    def close(self, foreign_waiting_tokens: int) -> bool:
+        """No more first bytes; so many tokens of other routers are still waiting. True if there is something in it."""
+        self.foreign_tokens = max(0, self.foreign_tokens - foreign_waiting_tokens)
+        if self.foreign_tokens:
+            self.share *= SHARED_WEIGHT
+        return self.prompts > 0 and not self.spoiled and 0.0 < self.end_s - self.start_s < MOST_S
+
+    @property
+    def weight(self) -> float:
+        """What it counts."""
+        return self.share * UNCONFIRMED_WEIGHT if self.unconfirmed else self.share

@@ -1,0 +1,309 @@
+"""A fleet that learns: what is timed, what says nothing, and how far replicas are taken to differ."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from router.core.cost import CostParameters
+from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from router.core.health import HealthParameters
+from router.core.learning.learner import MAX_MODELS, Learner, LearningParameters
+from router.core.learning.stretch import ENOUGH_TOKENS
+from router.core.policies import POLICIES
+from router.core.replica import Replica
+from router.core.types import Incarnation, ReplicaId, RequestShape
+
+PARAMETERS = CostParameters(attention_context_tokens=0.0)
+
+
+class World:
+    """Replicas that compute prompts one after the other at their own rates."""
+
+    def __init__(self, *rates: float, models: tuple[str, ...] = ("m",)) -> None:
+        self.learner = Learner(LearningParameters())
+        self.fleet = Fleet(
+            POLICIES["prefix-cost"](PARAMETERS),
+            random.Random(1),
+            PARAMETERS,
+            HealthParameters(),
+            learner=self.learner,
+        )
+        self.now_s = 1000.0
+        self.rates: dict[Replica, float] = {}
+        self.rng = random.Random(2)
+        self.models = models
+        for rate in rates:
+            self.join(rate)
+
+    def join(self, rate: float) -> Replica:
+        replica_id = ReplicaId(f"r{len(self.rates)}")
+        self.fleet.apply(ReplicaAdded(replica_id, "http://r"))
+        incarnation = Incarnation(len(self.rates) + 1)
+        self.fleet.apply(ProbeSucceeded(replica_id, incarnation, self.models, 16, None, self.now_s))
+        replica = self.fleet.replicas[replica_id]
+        self.rates[replica] = rate
+        return replica
+
+    def send(self, replica: Replica, tokens: int, streams: bool = True, model: str = "m") -> Decision:
+        shape = RequestShape(model, [], tokens * 4, tokens, streams=streams)
+        decision = self.fleet.reserve_on(replica.id, shape, self.now_s)
+        self.shape = shape
+        return decision
+
+    def answer(self, decision: Decision, usage: tuple[int, int | None, int] | None = None) -> None:
+        """First byte and end at once, then what it teaches."""
+        self.fleet.started(decision, self.now_s)
+        self.fleet.settle(decision, self.now_s)
+        if usage is None:
+            self.fleet.learn(decision, self.shape, 0, None, None)
+        else:
+            self.fleet.learn(decision, self.shape, *usage)
+
+    def serve(self, replica: Replica, count: int, cached: int | None = 0) -> None:
+        for _ in range(count):
+            tokens = int(min(self.rng.lognormvariate(7.5, 1.0), 20_000)) + 1
+            decision = self.send(replica, tokens)
+            self.now_s += 0.02 + tokens / self.rates[replica]
+            self.answer(decision, (tokens, cached, 10))
+            self.now_s += 0.5
+
+    def tick(self) -> None:
+        self.now_s += 1.5
+        self.fleet.settle(
+            self.fleet.choose_and_reserve(RequestShape("m", prompt_tokens=0), None, self.now_s), self.now_s
+        )
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(8000.0, 8000.0, 8000.0)
+    yield world
+    world.fleet.validate()
+
+
+def rate(replica: Replica) -> float:
+    return replica.prefill_tokens_per_s
+
+
+def test_a_replica_of_another_speed_is_found_by_a_dozen_requests(world: World) -> None:
+    fast = world.join(16_000.0)
+    slow = world.join(4000.0)
+    for replica in world.rates:
+        world.serve(replica, 12)
+    world.tick()
+    assert rate(fast) == pytest.approx(16_000, rel=0.15)
+    assert rate(slow) == pytest.approx(4000, rel=0.15)
+    others = [rate(r) for r, true in world.rates.items() if true == 8000.0]
+    assert max(others) < 1.02 * min(others), "equals stay equal"
+    assert fast.base_latency_s == pytest.approx(0.02, abs=0.01)
+    row = fast.as_row(world.now_s)
+    assert row["speed_stretches"] == 12
+    assert float(str(row["speed_confidence"])) > 0.5
+
+
+def test_a_new_replica_is_believed_to_be_like_its_fellows(world: World) -> None:
+    for replica in world.rates:
+        world.rates[replica] = 2500.0
+        world.serve(replica, 8)
+    world.tick()
+    new = world.join(2500.0)
+    assert rate(new) == 8000.0
+    world.serve(next(iter(world.rates)), 1)
+    world.tick()
+    assert rate(new) == pytest.approx(2500, rel=0.1)
+    assert new.speed.confidence == 0.0
+
+
+def test_fellows_serve_the_same_models() -> None:
+    world = World(2000.0, 2000.0)
+    world.models = ("other",)
+    other = world.join(8000.0)
+    for replica in list(world.rates)[:2]:
+        world.serve(replica, 8)
+    world.tick()
+    assert rate(other) == 8000.0
+
+
+def test_two_stretches_are_not_believed(world: World) -> None:
+    replica = next(iter(world.rates))
+    world.rates[replica] = 800.0
+    world.serve(replica, 2)
+    world.tick()
+    assert {rate(r) for r in world.rates} == {8000.0}
+
+
+def test_a_restart_keeps_what_was_learned(world: World) -> None:
+    slow = world.join(4000.0)
+    for replica in world.rates:
+        world.serve(replica, 12)
+    world.tick()
+    sure = slow.speed.confidence
+    world.fleet.apply(ProbeSucceeded(slow.id, Incarnation(99), ("m",), 16, None, world.now_s))
+    world.tick()
+    assert rate(slow) == pytest.approx(4000, rel=0.2)
+    assert slow.speed.confidence < sure
+
+
+def test_idle_time_forgets_nothing(world: World) -> None:
+    slow = world.join(4000.0)
+    for replica in world.rates:
+        world.serve(replica, 12)
+    world.tick()
+    before = rate(slow), slow.speed.confidence
+    world.now_s += 1e6
+    world.tick()
+    assert (rate(slow), slow.speed.confidence) == before
+
+
+def test_an_answer_that_does_not_stream_is_not_timed(world: World) -> None:
+    replica = next(iter(world.rates))
+    decision = world.send(replica, 1000, streams=False)
+    world.now_s += 30.0
+    world.answer(decision, (1000, 0, 500))
+    assert replica.speed.count == 0
+    assert decision.stretch is None
+
+
+def test_a_prompt_behind_one_that_does_not_stream_is_not_timed(world: World) -> None:
+    replica = next(iter(world.rates))
+    silent = world.send(replica, 8000, streams=False)
+    world.now_s += 0.1
+    heard = world.send(replica, 1000)
+    world.now_s += 1.2
+    world.answer(heard, (1000, 0, 5))
+    world.answer(silent, (8000, 0, 5))
+    assert replica.speed.count == 0
+    world.serve(replica, 1)
+    assert replica.speed.count == 1
+
+
+@pytest.mark.parametrize("how", ["given up", "refused"])
+def test_a_prompt_that_was_not_computed_spoils_its_stretch_and_no_other(world: World, how: str) -> None:
+    replica = next(iter(world.rates))
+    first = world.send(replica, 1000)
+    second = world.send(replica, 2000)
+    if how == "refused":
+        world.fleet.started(first, world.now_s + 0.01, computed=False)
+    world.fleet.settle(first, world.now_s + 0.01)
+    world.now_s += 0.3
+    world.answer(second, (2000, 0, 5))
+    assert replica.speed.count == 0
+    world.serve(replica, 1)
+    assert replica.speed.count == 1
+
+
+def test_prompts_of_one_engine_step_are_timed_together(world: World) -> None:
+    replica = next(iter(world.rates))
+    for _ in range(4):
+        decisions = [world.send(replica, 2000) for _ in range(3)]
+        world.now_s += 0.02 + 6000 / 8000
+        for decision in decisions:
+            world.answer(decision, (2000, 0, 5))
+            world.now_s += 0.001
+    assert replica.speed.count == 4
+    replica.speed.fit()
+    assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
+
+
+def test_a_queue_that_never_empties_is_timed_in_parts(world: World) -> None:
+    replica = next(iter(world.rates))
+    waiting = [world.send(replica, ENOUGH_TOKENS) for _ in range(3)]
+    for _ in range(10):
+        waiting.append(world.send(replica, ENOUGH_TOKENS))
+        world.now_s += ENOUGH_TOKENS / 4000
+        world.answer(waiting.pop(0), (ENOUGH_TOKENS, 0, 5))
+    assert replica.speed.count == 9
+    replica.speed.fit()
+    assert 1 / replica.speed.token_s == pytest.approx(4000, rel=0.1)
+
+
+def test_other_routers_prompts_are_taken_into_account(world: World) -> None:
+    replica = next(iter(world.rates))
+    for _ in range(8):
+        world.fleet.note_foreign(replica, 1, 4000, 4000)
+        decision = world.send(replica, 4000)
+        world.now_s += 0.02 + 8000 / 8000
+        world.fleet.note_foreign(replica, 1, 0, 0)
+        world.answer(decision, (4000, 0, 5))
+    replica.speed.fit()
+    assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
+
+
+def test_reported_tokens_replace_predicted_ones(world: World) -> None:
+    replica = next(iter(world.rates))
+    for _ in range(8):
+        decision = world.send(replica, 8000)
+        world.now_s += 0.02 + 2000 / 8000
+        world.answer(decision, (8000, 6000, 5))
+    replica.speed.fit()
+    assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
+
+
+def test_a_clock_that_is_set_teaches_nothing(world: World) -> None:
+    replica = next(iter(world.rates))
+    for jump_s in (-50.0, 1e6):
+        decision = world.send(replica, 1000)
+        world.now_s += jump_s
+        world.answer(decision, (1000, 0, 5))
+    assert replica.speed.count == 0
+
+
+def test_what_waits_is_counted_anew_when_the_rate_changes(world: World) -> None:
+    replica = next(iter(world.rates))
+    world.send(replica, 8000)
+    world.send(replica, 4000)
+    assert replica.wait_s(world.now_s) == pytest.approx(1.5)
+    crowding_s = replica.crowding_s
+    replica.change_rates(1 / 4000, 0.03, 0.0, 0.01)
+    assert replica.wait_s(world.now_s) == pytest.approx(3.0)
+    assert replica.crowding_s == pytest.approx(2 * crowding_s)
+    world.fleet.validate()
+
+
+def test_a_models_bytes_per_token_are_used_for_the_next_prompt(world: World) -> None:
+    replica = next(iter(world.rates))
+    assert world.fleet.bytes_per_token("m") == 4.0
+    for _ in range(10):
+        decision = world.send(replica, 1000)
+        world.now_s += 0.2
+        world.answer(decision, (2000, 0, 50))
+    assert world.fleet.bytes_per_token("m") == pytest.approx(2.0, rel=0.2)
+    assert world.fleet.bytes_per_token("n") == 4.0
+    (row,) = world.fleet.model_rows()
+    assert row["model"] == "m"
+    assert row["answers"] == 10
+
+
+def test_names_that_only_clients_know_are_not_remembered(world: World) -> None:
+    replica = next(iter(world.rates))
+    for number in range(3 * MAX_MODELS):
+        decision = world.send(replica, 10, model=f"made-up-{number}")
+        world.answer(decision, (10, 0, 5))
+    assert world.learner.models == {}
+
+
+def test_without_a_learner_rates_stay_as_configured() -> None:
+    world = World(2000.0)
+    world.fleet._learner = None
+    replica = next(iter(world.rates))
+    world.serve(replica, 20)
+    world.tick()
+    assert rate(replica) == 8000.0
+    assert world.fleet.bytes_per_token("m") == 0.0
+    assert world.fleet.model_rows() == []
+
+
+def test_one_wrong_prior_for_all_is_outgrown_together() -> None:
+    world = World(32_000.0, 32_000.0)
+    world.serve(next(iter(world.rates)), 6)
+    world.tick()
+    assert [rate(replica) for replica in world.rates] == pytest.approx([32_000.0] * 2, rel=0.15)
+
+
+@pytest.mark.parametrize("bad", [{"bytes_per_token": 0.0}, {"answer_tokens": -1.0}, {"most_ratio": 0.5}])
+def test_parameters_that_make_no_sense_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        LearningParameters(**bad)
