@@ -137,6 +137,7 @@ class Worker:
             publish_interval_s=config.leases.publish_interval_s,
             expire_s=config.leases.expire_s,
             clock=time.monotonic,
+            fleet_clock=clock,
         )
         self._data = DataPlane(self.gateway)
         exposition = Exposition(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.simulate.cells import mean_outcomes
-from loadtest.simulate.contenders import OURS, maker
+from loadtest.simulate.contenders import OURS, maker, of_routers
 from loadtest.simulate.explain import explain
 from loadtest.simulate.generators import GENERATORS
 from loadtest.simulate.grid import play_grid
@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--skip", type=int, default=0, help="requests of the trace to leave out first")
     what.add_argument(
+        "--spread",
+        action="store_true",
+        help="move requests that start at one moment apart, evenly until the next moment",
+    )
+    what.add_argument(
         "--rate", type=float, help="requests a second by session starts (default: the trace's own)"
     )
     fleet = parser.add_argument_group("fleet")
@@ -62,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--speeds", default="", help="speed factor of each replica, comma-separated")
     fleet.add_argument(
         "--seed", type=int, default=FIRST_SEED, help="of generated workloads and of policies that roll dice"
+    )
+    fleet.add_argument(
+        "--routers",
+        default="1",
+        metavar="N[,N...]",
+        help="how many routers a policy of ours runs in; each number is a row",
     )
     do = parser.add_argument_group("what to do")
     do.add_argument(
@@ -141,8 +152,9 @@ def _source(arguments: argparse.Namespace) -> Source:
     for kind in ("mooncake", "ragpulse", "access-log"):
         path = getattr(arguments, kind.replace("-", "_"))
         if path is not None:
-            return Source(kind, requests, path, arguments.skip)
-    return Source(arguments.generate or "multi-turn", requests, None, arguments.skip, arguments.seed)
+            return Source(kind, requests, path, arguments.skip, spread=arguments.spread)
+    kind = arguments.generate or "multi-turn"
+    return Source(kind, requests, None, arguments.skip, arguments.seed, arguments.spread)
 
 
 def _fleet(arguments: argparse.Namespace) -> FleetConfig:
@@ -172,7 +184,11 @@ def _facts(source: Source, fleet: FleetConfig, rate: float | None) -> dict[str, 
 
 
 def _compare(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) -> int:
-    policies = arguments.policy or [OURS, *RIVALS]
+    routers = [int(part) for part in arguments.routers.split(",")]
+    names = arguments.policy or [OURS, *RIVALS]
+    policies = [
+        of_routers(name, count) for name in names for count in (routers if name not in RIVALS else [1])
+    ]
     rate = arguments.rate
     facts = _facts(source, fleet, rate)
     plays = run_all([Play(source, rate, fleet, name) for name in policies], arguments.jobs)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from loadtest.simulate.chooser import Chooser, Site
 from loadtest.simulate.rivals import RIVALS
+from loadtest.simulate.routers import several
 from loadtest.simulate.warm import warm
 from router.core.policies import POLICIES
 
@@ -16,7 +17,8 @@ OURS = "prefix-cost"
 
 
 def maker(name: str) -> Callable[[Site], Chooser]:
-    """The router of this name. Where both have one, the rival: its knowledge is the original's.
+    """The router of this name; `<policy> xN` is a policy of ours in N routers. Where both have one, the rival: its
+    knowledge is the original's.
 
     Raises:
         ValueError: There is none.
@@ -25,4 +27,18 @@ def maker(name: str) -> Callable[[Site], Chooser]:
         return RIVALS[name]
     if name in POLICIES:
         return warm(name)
+    policy, mark, routers = name.partition(" x")
+    if mark and policy in POLICIES and routers.isdecimal():
+        return several(policy, int(routers))
     raise ValueError(f"no policy {name!r}; known: {', '.join(sorted({*POLICIES, *RIVALS}))}")
+
+
+def of_routers(policy: str, routers: int) -> str:
+    """The name of a policy in so many routers.
+
+    Raises:
+        ValueError: There must be one at least.
+    """
+    if routers < 1:
+        raise ValueError(f"there is no policy without a router, got {routers}")
+    return policy if routers == 1 else f"{policy} x{routers}"

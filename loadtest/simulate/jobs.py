@@ -155,7 +155,7 @@ def code_digest(rival: bool) -> str:
     if rival:
         files += sorted((_HERE / "rivals").glob("*.py"))
     else:
-        files += [_HERE / "warm.py", *sorted((root / "router" / "core").rglob("*.py"))]
+        files += [_HERE / "warm.py", _HERE / "routers.py", *sorted((root / "router" / "core").rglob("*.py"))]
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())

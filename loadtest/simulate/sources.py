@@ -7,7 +7,7 @@ trace. Reading is `traces`', generating `generators`'.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Source:
     skip: int = 0
     seed: int = FIRST_SEED
     """Of a generated workload."""
+    spread: bool = False
+    """Whether requests that start at one moment are moved apart."""
 
     def load(self) -> Workload:
         """The workload; the last one asked for is kept, so that all policies of a cell share it.
@@ -52,7 +54,8 @@ class Source:
     def identity(self) -> list[object]:
         """What tells it from others: its fields, and the trace's size rather than its place."""
         size = self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
-        return [self.kind, self.requests, self.skip, self.seed, size]
+        fields = [self.kind, self.requests, self.skip, self.seed, size]
+        return [*fields, "spread"] if self.spread else [*fields]
 
 
 def of_seed(source: Source, seed: int) -> Source:
@@ -66,8 +69,8 @@ def of_seed(source: Source, seed: int) -> Source:
     skip = source.skip
     if source.kind in TRACES:
         skip += (seed - FIRST_SEED) * source.requests
-        return Source(source.kind, source.requests, source.path, skip)
-    return Source(source.kind, source.requests, source.path, skip, seed)
+        return replace(source, skip=skip)
+    return replace(source, seed=seed)
 
 
 @lru_cache(maxsize=1)
@@ -83,4 +86,4 @@ def _load(source: Source) -> Workload:
     workload = workload.slice(source.requests, source.skip)
     if not workload.sessions:
         raise ValueError(f"the {source.kind} workload has nothing after its first {source.skip} requests")
-    return workload
+    return workload.spread() if source.spread else workload

@@ -83,6 +83,7 @@ class Warm(Chooser):
         parameters: CostParameters | None = None,
         hold: HoldParameters | None = None,
         learner: Learner | None = None,
+        registry: SimulatedRegistry | None = None,
     ) -> None:
         super().__init__(site)
         self.name = policy
@@ -103,7 +104,7 @@ class Warm(Chooser):
                 )
             )
         self._shaper = Shaper(site.block_tokens)
-        self._registry = SimulatedRegistry()
+        self._registry = registry if registry is not None else SimulatedRegistry()
         self._open: dict[str, tuple[Decision, RequestShape]] = {}
         self._queue = HoldQueue(self.fleet, hold) if hold is not None else None
         self._granted: list[tuple[Turn, int]] = []

@@ -90,6 +90,26 @@ class Workload:
         sessions = [Session(session.start_s * factor, session.turns) for session in self.sessions]
         return replace(self, sessions=sessions)
 
+    def spread(self) -> Workload:
+        """The same requests, those that start at one moment moved apart evenly until the next moment: a trace whose
+        clock ticks every few seconds has bursts that nobody ever sent."""
+        sessions = self.sessions
+        starts_s = [session.start_s for session in sessions]
+        moved: list[Session] = []
+        at = 0
+        gap_s = 0.0
+        while at < len(sessions):
+            end = at
+            while end < len(sessions) and starts_s[end] == starts_s[at]:
+                end += 1
+            gap_s = starts_s[end] - starts_s[at] if end < len(sessions) else gap_s
+            moved += [
+                Session(starts_s[at] + gap_s * number / (end - at), session.turns)
+                for number, session in enumerate(sessions[at:end])
+            ]
+            at = end
+        return replace(self, sessions=moved)
+
     def slice(self, requests: int, skip: int = 0) -> Workload:
         """Whole sessions in order of start, at least `requests` turns after the first `skip`, starting at 0."""
         kept: list[Session] = []

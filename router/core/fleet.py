@@ -16,6 +16,7 @@ from router.core.eligibility import Eligibility
 from router.core.errors import NotFoundError, OverloadError
 from router.core.events import DrainStarted, Event, ProbeFailed, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from router.core.fingerprint import GRID
+from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
 from router.core.overlap import last_use_s, overlaps
@@ -201,6 +202,7 @@ class Fleet:
         replica.waiting += 1
         replica.waiting_tokens += uncached_tokens
         replica.given_tokens += uncached_tokens
+        replica.added_tokens += uncached_tokens
         replica.crowding_s += uncached_tokens * replica.crowd_token_s
         residency = replica.residency
         doubtful = False
@@ -271,6 +273,7 @@ class Fleet:
             if decision.doubtful:
                 replica.residency.learn(2 * cached_tokens >= decision.predicted_tokens)
         if change:
+            replica.added_tokens += change
             replica.residency.touch(change, now_s)
 
     def settle(self, decision: Decision, now_s: float) -> None:
@@ -300,11 +303,18 @@ class Fleet:
         if replica.health.failed(reason, now_s):
             self._health_changed()
 
-    def note_foreign(self, replica: Replica, in_flight: int, waiting_tokens: int, given_tokens: int) -> None:
-        """Take over what other routers have on a replica, and the uncached tokens they gave it since last noted."""
+    def note_foreign(self, replica: Replica, foreign: Foreign, now_s: float) -> None:
+        """Take over what other routers have on a replica, and what they gave it since last noted."""
+        _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s = foreign
         replica.foreign_in_flight = in_flight
-        replica.foreign_waiting_tokens = waiting_tokens
+        replica.foreign_work_tokens = work_tokens
+        replica.foreign_work_s = work_tokens * replica.wait_token_s
+        replica.foreign_head_s = head_tokens * replica.wait_token_s
+        replica.foreign_since_s = now_s - age_s
         replica.crowding_s += given_tokens * replica.crowd_token_s
+        if added_tokens:
+            # What others touch again, without adding to it, is not heard of.
+            replica.residency.touch(added_tokens, now_s)
         replica.refresh()
 
     # -- events and time ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What other routers have under way, per replica: the sum of what each said last, while it is heard of.
+"""What other routers have under way, per replica: what each said last, taken together, while it is heard of.
 
 A router that is silent for `expire_s` counts no more: it died or cannot be heard, and either way nobody knows its
 load. Decides nothing about routing, speaks to nobody. Replicas are named by the keys of notices, known here or not. Its
@@ -8,16 +8,24 @@ size is bounded by what `MAX_ROUTERS` routers say of `MAX_REPLICAS` replicas eac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
-Load = tuple[int, int, int, int]
-"""Of one router on one replica: the replica's key, requests in flight, uncached tokens waiting, and uncached tokens
-ever given, modulo 2^32."""
+Load = tuple[int, int, int, int, int, int, int]
+"""Of one router on one replica: the replica's key; requests in flight; uncached tokens ever given, and tokens ever
+added to the cache, both modulo 2^32; then of its prompts that wait or are prefilled there: all of them, and the first,
+in tokens without context, and for how many ms the first has been under way, as far as that router knows."""
+
+Foreign = tuple[int, int, int, int, int, int, float]
+"""Of all others on one replica: its key; requests in flight; uncached tokens given, and tokens added to the cache,
+since last collected; prompts that wait or are prefilled, and the longest of the first ones, in tokens without context,
+and for how many seconds the engine has been at one."""
 
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
 
 _WRAP = 2**32 - 1
+_HALF = 2**31
 
 
 class Notice(NamedTuple):
@@ -43,6 +51,50 @@ class _Peer:
         self.number = 0
 
 
+class _Sum:
+    """Of one replica over all peers."""
+
+    __slots__ = ("added_tokens", "given_tokens", "heads", "in_flight", "since_s", "work_tokens")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.given_tokens = 0
+        """Since the last `collect`."""
+        self.added_tokens = 0
+        """Since the last `collect`; negative where answers corrected what was said before."""
+        self.work_tokens = 0
+        self.heads: dict[int, int] = {}
+        """By router, for those that have prompts there."""
+        self.since_s = -inf
+        """The latest that anybody told of."""
+
+    def change(self, router: int, load: Load | None, before: Load | None) -> None:
+        """Put what a router says in the place of what it said before."""
+        if before is not None:
+            self.in_flight -= before[1]
+            self.work_tokens -= before[4]
+        if load is not None:
+            self.in_flight += load[1]
+            self.work_tokens += load[4]
+        if load is not None and load[4]:
+            self.heads[router] = load[5]
+        else:
+            self.heads.pop(router, None)
+
+    def told(self, key: int, now_s: float) -> Foreign:
+        """What the fleet is told."""
+        heads = self.heads
+        return (
+            key,
+            self.in_flight,
+            self.given_tokens,
+            self.added_tokens,
+            self.work_tokens,
+            max(heads.values()) if heads else 0,
+            now_s - self.since_s,
+        )
+
+
 class ForeignLoad:
     """The ledger. Not thread-safe.
 
@@ -55,8 +107,7 @@ class ForeignLoad:
         self._own = own
         self._expire_s = expire_s
         self._peers: dict[int, _Peer] = {}
-        self._sums: dict[int, list[int]] = {}
-        """By replica: in flight, waiting tokens, tokens given since the last `collect`."""
+        self._sums: dict[int, _Sum] = {}
         self._changed: set[int] = set()
         self.asked = False
         """Somebody asked for a whole notice; whoever answers resets it."""
@@ -71,20 +122,21 @@ class ForeignLoad:
         """True while some router is known in part only: it spoke before this one listened, or a notice was lost."""
         return any(not peer.complete for peer in self._peers.values())
 
-    def of(self, key: int) -> tuple[int, int]:
-        """Requests in flight and waiting tokens of all other routers together on one replica."""
+    def of(self, key: int, now_s: float) -> Foreign:
+        """All other routers together on one replica; nothing counts as given or added since."""
         total = self._sums.get(key)
-        return (0, 0) if total is None else (total[0], total[1])
+        return (key, 0, 0, 0, 0, 0, inf) if total is None else total.told(key, now_s)
 
     def take(self, notice: Notice, now_s: float) -> None:
         """Believe a notice. Any that is well formed is taken, in whatever order they come."""
-        if notice.router == self._own:
+        router = notice.router
+        if router == self._own:
             return
-        peer = self._peers.get(notice.router)
+        peer = self._peers.get(router)
         if peer is None:
             if len(self._peers) >= MAX_ROUTERS:
                 return
-            peer = self._peers[notice.router] = _Peer()
+            peer = self._peers[router] = _Peer()
         elif notice.number != (peer.number + 1) & _WRAP:
             peer.complete = False
         peer.number = notice.number
@@ -94,27 +146,26 @@ class ForeignLoad:
         if notice.whole:
             peer.complete = True
             for key in loads.keys() - {load[0] for load in notice.loads}:
-                self._take_back(loads.pop(key))
+                self._take_back(router, loads.pop(key))
         sums, changed = self._sums, self._changed
         for load in notice.loads:
-            key, in_flight, waiting_tokens, given_tokens = load
+            key = load[0]
             before = loads.get(key)
             if before == load:
                 continue
+            if before is None and len(loads) >= MAX_REPLICAS:
+                continue
             total = sums.get(key)
             if total is None:
-                total = sums[key] = [0, 0, 0]
+                total = sums[key] = _Sum()
+            total.change(router, load, before)
             if before is not None:
-                total[0] += in_flight - before[1]
-                total[1] += waiting_tokens - before[2]
-                total[2] += (given_tokens - before[3]) & _WRAP
-            elif len(loads) < MAX_REPLICAS:
                 # What was given before this router was heard of was given at an unknown time.
-                total[0] += in_flight
-                total[1] += waiting_tokens
-            else:
-                changed.add(key)
-                continue
+                total.given_tokens += (load[2] - before[2]) & _WRAP
+                total.added_tokens += ((load[3] - before[3] + _HALF) & _WRAP) - _HALF
+            since_s = now_s - load[6] / 1000.0
+            if since_s > total.since_s:
+                total.since_s = since_s
             loads[key] = load
             changed.add(key)
 
@@ -124,18 +175,17 @@ class ForeignLoad:
             if now_s - peer.heard_s >= self._expire_s:
                 del self._peers[router]
                 for load in peer.loads.values():
-                    self._take_back(load)
+                    self._take_back(router, load)
 
-    def collect(self) -> list[Load]:
-        """Replicas whose sum may have changed since the last call, and the tokens others gave each meanwhile."""
+    def collect(self, now_s: float) -> list[Foreign]:
+        """Replicas of which something may have changed since the last call."""
         sums = self._sums
-        changed: list[Load] = []
+        changed: list[Foreign] = []
         for key in self._changed:
             total = sums[key]
-            in_flight, waiting_tokens, given_tokens = total
-            changed.append((key, in_flight, waiting_tokens, given_tokens))
-            if in_flight or waiting_tokens:
-                total[2] = 0
+            changed.append(total.told(key, now_s))
+            if total.in_flight or total.heads:
+                total.given_tokens = total.added_tokens = 0
             else:
                 del sums[key]
         self._changed.clear()
@@ -143,18 +193,22 @@ class ForeignLoad:
 
     def validate(self) -> None:
         """Derive the sums anew. Raises AssertionError where they differ."""
-        sums: dict[int, tuple[int, int]] = {}
-        for peer in self._peers.values():
-            for key, in_flight, waiting_tokens, _ in peer.loads.values():
-                more = sums.get(key, (0, 0))
-                sums[key] = more[0] + in_flight, more[1] + waiting_tokens
+        sums: dict[int, _Sum] = {}
+        for router, peer in self._peers.items():
+            for key, load in peer.loads.items():
+                sums.setdefault(key, _Sum()).change(router, load, None)
         for key in sums.keys() | self._sums.keys():
-            assert self.of(key) == sums.get(key, (0, 0)), key
-        assert all(key in self._changed or any(total) for key, total in self._sums.items())
+            kept, derived = self._sums.get(key, _Sum()), sums.get(key, _Sum())
+            assert kept.in_flight == derived.in_flight, key
+            assert kept.work_tokens == derived.work_tokens, key
+            assert kept.heads == derived.heads, key
+            if key in self._sums:
+                assert key in self._changed or kept.in_flight or kept.heads, key
 
-    def _take_back(self, load: Load) -> None:
-        key, in_flight, waiting_tokens, _ = load
-        total = self._sums.setdefault(key, [0, 0, 0])
-        total[0] -= in_flight
-        total[1] -= waiting_tokens
+    def _take_back(self, router: int, load: Load) -> None:
+        key = load[0]
+        total = self._sums.get(key)
+        if total is None:
+            total = self._sums[key] = _Sum()
+        total.change(router, None, load)
         self._changed.add(key)

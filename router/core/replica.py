@@ -31,6 +31,7 @@ class Replica:
     """Compared and hashed by identity: a replica removed and added again under its id is another one."""
 
     __slots__ = (
+        "added_tokens",
         "attention_ratio",
         "attention_s",
         "base_latency_s",
@@ -43,8 +44,11 @@ class Replica:
         "delay_s",
         "eviction_weight",
         "evictions_worth",
+        "foreign_head_s",
         "foreign_in_flight",
-        "foreign_waiting_tokens",
+        "foreign_since_s",
+        "foreign_work_s",
+        "foreign_work_tokens",
         "given_tokens",
         "head_s",
         "health",
@@ -103,6 +107,8 @@ class Replica:
         """Their uncached tokens."""
         self.given_tokens = 0
         """Uncached tokens of all requests ever sent to it."""
+        self.added_tokens = 0
+        """Tokens that all requests ever sent to it have added to its cache, as far as is known."""
         self.queue: dict[Decision, float] = {}
         """Expected prefill time of each waiting request still to be prefilled, in order of dispatch."""
         self.work_s = 0.0
@@ -124,8 +130,14 @@ class Replica:
         """`Residency.eviction_ratio` as of the last tick or reservation."""
         self.foreign_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
-        self.foreign_waiting_tokens = 0
-        """Other routers' `waiting_tokens`; 0 while nobody tells."""
+        self.foreign_work_tokens = 0
+        """Other routers' prompts that wait or are prefilled, in tokens without context; 0 while nobody tells."""
+        self.foreign_work_s = 0.0
+        """The same as time."""
+        self.foreign_head_s = 0.0
+        """The longest of the first prompts of each."""
+        self.foreign_since_s = -inf
+        """The latest of other routers' `since_s`."""
         self.trials = 0
         """Requests under way that were sent while it was not `READY`."""
         self.block_tokens: int | None = None
@@ -188,7 +200,6 @@ class Replica:
         """What a second of own prefill counts."""
         self.delay_s = (
             self.base_latency_s
-            + self.foreign_waiting_tokens * self.wait_token_s
             + (self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
             + (self.in_flight - self.waiting) * self.interference_s
             + self.crowding_s
@@ -211,12 +222,19 @@ class Replica:
 
     def wait_s(self, now_s: float) -> float:
         """Expected time until the queue's last prefill is over, what is planned on top included."""
-        work_s = self.work_s
+        work_s = self.work_s + self.foreign_work_s
         if work_s > 0.0:
-            elapsed_s = now_s - self.since_s
+            # One prompt is prefilled at a time: whoever sent the one before, its end is where this one began.
+            since_s = self.since_s
+            if self.foreign_since_s > since_s:
+                since_s = self.foreign_since_s
+            elapsed_s = now_s - since_s
             if elapsed_s > 0.0:
+                head_s = self.head_s
+                if self.foreign_head_s > head_s:
+                    head_s = self.foreign_head_s
                 # A prefill that takes longer than expected is taken to be about to end, not to have ended.
-                most_s = self.head_s - LATE_S if self.head_s > 20.0 * LATE_S else 0.95 * self.head_s
+                most_s = head_s - LATE_S if head_s > 20.0 * LATE_S else 0.95 * head_s
                 work_s -= elapsed_s if elapsed_s < most_s else most_s
         return work_s + self.planned_s
 
@@ -231,10 +249,11 @@ class Replica:
             self.dequeue(head, self.since_s + self.head_s)
         stretch = self.stretch
         if stretch is None:
-            self.since_s = now_s
+            # Behind another router's prompt it has not begun yet.
+            self.since_s = now_s if self.foreign_work_s <= 0.0 else self.foreign_since_s
             self.head_s = prefill_s
             stretch = self.stretch = Stretch(
-                now_s, True, self.in_flight - self.waiting, self.foreign_waiting_tokens
+                now_s, True, self.in_flight - self.waiting, self.foreign_work_tokens
             )
         if not decision.streams:
             self.silent += 1
@@ -242,12 +261,26 @@ class Replica:
         queue[decision] = prefill_s
         self.work_s += prefill_s
 
+    def prefilling(self, now_s: float) -> tuple[int, int, int]:
+        """What other routers are told of the queue: its sum and its first prompt in tokens without context, and for
+        how many ms that has been under way. Not in seconds: each router learns a replica's speed by itself."""
+        tokens_per_s = self.prefill_tokens_per_s
+        age_s = now_s - self.since_s
+        if age_s < 0.0 or age_s > 1e6:
+            age_s = 0.0 if age_s < 0.0 else 1e6
+        return (
+            int(self.work_s * tokens_per_s + 0.5),
+            int(self.head_s * tokens_per_s + 0.5),
+            int(age_s * 1000.0),
+        )
+
     def dequeue(self, decision: Decision, now_s: float, heard: bool = False) -> None:
         """A prompt was prefilled, or given up; a no-op if it is not in the queue. `heard`: its first byte is there."""
         queue = self.queue
         prefill_s = queue.pop(decision, None)
         if prefill_s is None:
             return
+        self.since_s = now_s
         stretch = self.stretch
         assert stretch is not None
         if not decision.streams:
@@ -255,10 +288,10 @@ class Replica:
             stretch.spoiled = True
         elif heard:
             if stretch.ends_before(now_s):
-                if stretch.close(self.foreign_waiting_tokens):
+                if stretch.close(self.foreign_work_tokens):
                     self.speed.observe(stretch)
                 stretch = self.stretch = Stretch(
-                    stretch.end_s, False, self.in_flight - self.waiting, self.foreign_waiting_tokens
+                    stretch.end_s, False, self.in_flight - self.waiting, self.foreign_work_tokens
                 )
                 stretch.spoiled = self.silent > 0
             uncached_tokens = decision.uncached_tokens
@@ -269,14 +302,13 @@ class Replica:
         else:
             stretch.spoiled = True
         if not queue:
-            if stretch.close(self.foreign_waiting_tokens):
+            if stretch.close(self.foreign_work_tokens):
                 self.speed.observe(stretch)
             self.stretch = None
             self.work_s = self.head_s = 0.0
             return
         self.work_s -= prefill_s
         self.head_s = queue[next(iter(queue))]
-        self.since_s = now_s
 
     @property
     def state(self) -> ReplicaState:
@@ -294,7 +326,7 @@ class Replica:
         prefill_s = self.prefill_s(prompt_tokens, held_tokens)
         return CostTerms(
             base_s=self.base_latency_s,
-            wait_s=self.wait_s(now_s) + self.foreign_waiting_tokens * self.wait_token_s,
+            wait_s=self.wait_s(now_s),
             running_s=(self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
             + (self.in_flight - self.waiting) * self.interference_s,
             crowding_s=self.crowding_s,
@@ -317,7 +349,7 @@ class Replica:
             "waiting": self.waiting,
             "waiting_tokens": self.waiting_tokens,
             "foreign_in_flight": self.foreign_in_flight,
-            "foreign_waiting_tokens": self.foreign_waiting_tokens,
+            "foreign_work_s": round(self.foreign_work_s, 3),
             "block_tokens": self.block_tokens,
             "cache_tokens": self.cache_tokens,
             "prefill_tokens_per_s": round(self.prefill_tokens_per_s, 1),

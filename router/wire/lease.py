@@ -1,33 +1,35 @@
 """A notice of load as bytes: what routers of one deployment tell each other about what they have under way.
 
-Header, big endian: format (1 byte), flags (1), the router's random id (8), the notice's number (4). Then 18 bytes a
-replica: xxh3 of its id (8), requests in flight (2), uncached tokens waiting (4), uncached tokens given since the
-router's start (4, wraps around). Counts beyond their field are clamped. A notice of another format is nobody's: routers
-of different formats serve side by side and do not count each other's load.
+Header, big endian: format (1 byte), flags (1), the router's random id (8), the notice's number (4). Then 26 bytes a
+replica: xxh3 of its id (8), requests in flight (2), uncached tokens given and tokens added to its cache since the
+router's start (4 and 4, wrap around), prompts that wait or are prefilled in tokens without context (4), the first of
+them (2, in steps of 64), for how many ms it has been under way (2). What is beyond its field is clamped. A notice of
+another format is nobody's: routers of different formats serve side by side and do not count each other's load.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import cast
 
 from xxhash import xxh3_64_intdigest
 
 from router.core.foreign_load import Load, Notice
 from router.core.types import ReplicaId
 
-FORMAT = 1
+FORMAT = 2
 
 HEADER_BYTES = 14
-ENTRY_BYTES = 18
+ENTRY_BYTES = 26
 
 _WHOLE = 1
 _ASKING = 2
 _HEADER = struct.Struct(">BBQI")
-_ENTRY = struct.Struct(">QHII")
+_ENTRY = struct.Struct(">QHIIIHH")
 _MAX_IN_FLIGHT = 2**16 - 1
-_MAX_TOKENS = 2**32 - 1
+_MAX_WORK_TOKENS = 2**32 - 1
+_HEAD_STEP_TOKENS = 64
+_MAX_HEAD = _MAX_AGE_MS = 2**16 - 1
 
 
 def replica_key(replica_id: ReplicaId) -> int:
@@ -44,10 +46,13 @@ def pack_notice(router: int, number: int, loads: Iterable[Load], *, whole: bool,
         pack(
             key,
             min(in_flight, _MAX_IN_FLIGHT),
-            min(waiting_tokens, _MAX_TOKENS),
             given_tokens & 0xFFFF_FFFF,
+            added_tokens & 0xFFFF_FFFF,
+            min(work_tokens, _MAX_WORK_TOKENS),
+            min(-(-head_tokens // _HEAD_STEP_TOKENS), _MAX_HEAD),
+            min(age_ms, _MAX_AGE_MS),
         )
-        for key, in_flight, waiting_tokens, given_tokens in loads
+        for key, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_ms in loads
     ]
     return b"".join(parts)
 
@@ -57,5 +62,10 @@ def unpack_notice(raw: bytes) -> Notice | None:
     if len(raw) < HEADER_BYTES or (len(raw) - HEADER_BYTES) % ENTRY_BYTES or raw[0] != FORMAT:
         return None
     _, flags, router, number = _HEADER.unpack_from(raw)
-    loads = cast(list[Load], list(_ENTRY.iter_unpack(raw[HEADER_BYTES:])))
+    loads: list[Load] = [
+        (key, in_flight, given_tokens, added_tokens, work_tokens, head * _HEAD_STEP_TOKENS, age_ms)
+        for key, in_flight, given_tokens, added_tokens, work_tokens, head, age_ms in _ENTRY.iter_unpack(
+            raw[HEADER_BYTES:]
+        )
+    ]
     return Notice(router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads)

@@ -3,7 +3,7 @@
 Starts a Redis and one router's leases over many replicas, and posts what the other routers would post: each takes on,
 starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's loop, bytes a
 router writes and reads a second, time of Redis for one notice written and for one reading (40 a second). Load that
-changes on a replica is one entry of 18 bytes a notice; three changes a request (sent, first byte, end).
+changes on a replica is one entry of 26 bytes a notice; three changes a request (sent, first byte, end).
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ async def post(port: int, routers: int, replicas: int, requests_per_s: float) ->
             router = sent % routers
             sent += 1
             numbers[router] += 1
-            loads = [(rng.choice(keys), rng.randrange(4), rng.randrange(9000), sent) for _ in range(changes)]
+            loads = [
+                (rng.choice(keys), rng.randrange(4), sent, sent, rng.randrange(9000), 500, 40)
+                for _ in range(changes)
+            ]
             notice = pack_notice(
                 1000 + router, numbers[router], loads, whole=numbers[router] == 1, asking=False
             )

@@ -9,7 +9,16 @@ from router.core.foreign_load import ForeignLoad, Load, Notice
 
 OWN = 0
 
-loads = st.tuples(st.integers(0, 5), st.integers(0, 50), st.integers(0, 10_000), st.integers(0, 2**32 - 1))
+counts = st.integers(0, 2**32 - 1)
+loads = st.tuples(
+    st.integers(0, 5),
+    st.integers(0, 50),
+    counts,
+    counts,
+    st.integers(0, 9000),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
 notices = st.builds(
     Notice,
     router=st.integers(0, 4),
@@ -34,11 +43,12 @@ def test_any_notices_in_any_order_leave_sums_that_follow_from_what_was_said_last
         ledger.expire(now_s)
         ledger.validate()
         if notice.asking:
-            ledger.collect()
+            ledger.collect(now_s)
             ledger.validate()
     ledger.expire(now_s + 1.001)
     assert ledger.routers == 0
-    assert all(ledger.of(key) == (0, 0) for key in range(6))
+    for foreign in [ledger.of(key, now_s) for key in range(6)]:
+        assert (foreign[1], foreign[4], foreign[5]) == (0, 0, 0)
 
 
 changes = st.lists(st.tuples(st.integers(1, 3), loads, st.booleans()), max_size=60)
@@ -63,4 +73,7 @@ def test_after_losses_whole_notices_make_everything_right(
     assert not ledger.missing
     for key in range(6):
         expected = [own[key] for own in truth.values() if key in own]
-        assert ledger.of(key) == (sum(load[1] for load in expected), sum(load[2] for load in expected))
+        heard = ledger.of(key, 0.0)
+        assert heard[1] == sum(load[1] for load in expected)
+        assert heard[4] == sum(load[4] for load in expected)
+        assert heard[5] == max([load[5] for load in expected if load[4]], default=0)

@@ -39,6 +39,7 @@ class Speaker:
             publish_interval_s=0.05,
             expire_s=1.0,
             clock=time.monotonic,
+            fleet_clock=time.time,
         )
 
     def send(self, replica: Replica, tokens: int) -> Decision:

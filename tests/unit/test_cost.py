@@ -89,11 +89,25 @@ def test_answers_that_do_not_stream_leave_the_queue_by_expectation() -> None:
 def test_tokens_that_wait_and_requests_under_way_add_their_time() -> None:
     one = replica(prefill_tokens_per_s=1000.0, in_flight_delay_s=0.01)
     one.enqueue(decision(one), 0.5, 7.0)
-    one.foreign_waiting_tokens = 250
+    one.foreign_work_s = 0.25
     one.in_flight, one.foreign_in_flight = 3, 1
     terms = one.terms(0, 0, 7.0)
     assert terms.wait_s == pytest.approx(0.75)
     assert terms.running_s == pytest.approx(0.04)
+
+
+def test_one_prompt_is_prefilled_at_a_time_whoever_sent_it() -> None:
+    one = replica()
+    one.foreign_work_s, one.foreign_head_s, one.foreign_since_s = 4.0, 3.0, 10.0
+    assert one.wait_s(11.0) == pytest.approx(3.0)
+    assert one.wait_s(20.0) == pytest.approx(1.0, abs=0.05)  # late, not over
+    own = decision(one)
+    one.enqueue(own, 1.0, 11.0)
+    assert one.wait_s(12.0) == pytest.approx(3.0)
+    one.foreign_work_s, one.foreign_head_s, one.foreign_since_s = 0.0, 0.0, 13.5
+    assert one.wait_s(14.0) == pytest.approx(0.5)
+    one.dequeue(own, 14.4)
+    assert one.wait_s(14.5) == 0.0
 
 
 def test_the_quick_sum_is_the_explained_one() -> None:

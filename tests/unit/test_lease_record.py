@@ -10,15 +10,23 @@ from router.core.foreign_load import Load, Notice
 from router.core.types import ReplicaId
 from router.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
 
+MOST: Load = (2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535)
+TOO_MUCH: Load = (9, 1_000_000, 2**32 + 3, -1, 2**40, 10**9, 10**6)
 GOLDEN = [
-    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "0103010203040506070800000000"),
+    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "0203010203040506070800000000"),
     (
-        Notice(1, 0xFFFF_FFFF, False, False, [(0x1234_5678_9ABC_DEF0, 3, 70_000, 4_000_000_000)]),
-        "01000000000000000001ffffffff123456789abcdef0000300011170ee6b2800",
+        Notice(
+            1,
+            0xFFFF_FFFF,
+            False,
+            False,
+            [(0x1234_5678_9ABC_DEF0, 3, 70_000, 4_000_000_000, 5_000, 6_400, 70)],
+        ),
+        "02000000000000000001ffffffff123456789abcdef0000300011170ee6b28000000138800640046",
     ),
     (
-        Notice(2, 5, True, False, [(1, 0, 0, 7), (2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1)]),
-        "0101000000000000000200000005" + "000000000000000100000000000000000007" + "f" * 36,
+        Notice(2, 5, True, False, [(1, 0, 0, 7, 0, 0, 0), MOST]),
+        "0201000000000000000200000005" + "0000000000000001000000000000000000070000000000000000" + "f" * 52,
     ),
 ]
 
@@ -28,6 +36,9 @@ loads = st.lists(
         st.integers(0, 2**16 - 1),
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 65_535).map(lambda steps: steps * 64),
+        st.integers(0, 65_535),
     ),
     max_size=20,
 )
@@ -56,11 +67,11 @@ def test_any_bytes_are_a_notice_or_none(raw: bytes) -> None:
 
 
 def test_counts_beyond_their_field_are_clamped_and_running_totals_wrap() -> None:
-    raw = pack_notice(1, 2**32 + 4, [(9, 1_000_000, 2**40, 2**32 + 3)], whole=False, asking=False)
+    raw = pack_notice(1, 2**32 + 4, [TOO_MUCH], whole=False, asking=False)
     heard = unpack_notice(raw)
     assert heard is not None
     assert heard.number == 4
-    assert heard.loads == [(9, 65_535, 2**32 - 1, 3)]
+    assert heard.loads == [(9, 65_535, 3, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535)]
 
 
 def test_a_replica_is_called_the_same_by_every_version() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+import pytest
+
 from router.adapters.registry.redis_leases import NoBoard
 from router.core.cost import CostParameters
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
@@ -33,7 +35,7 @@ class Router:
     """A fleet of two replicas and its leases."""
 
     def __init__(self, number: int, board: LoadBoard, clock: Clock) -> None:
-        parameters = CostParameters()
+        parameters = CostParameters(prefill_tokens_per_s=1000.0, attention_context_tokens=0.0)
         self.clock = clock
         self.fleet = Fleet(POLICIES["round-robin"](parameters), Random(1), parameters, HealthParameters())
         for name in ("a", "b"):
@@ -46,6 +48,7 @@ class Router:
             publish_interval_s=INTERVAL_S,
             expire_s=EXPIRE_S,
             clock=clock,
+            fleet_clock=clock,
         )
 
     def join(self, name: str) -> None:
@@ -58,10 +61,11 @@ class Router:
         shape = RequestShape("m", prompt_tokens=tokens)
         return self.fleet.reserve_on(ReplicaId(name), shape, self.clock.now_s)
 
-    def foreign(self, name: str) -> tuple[int, int]:
+    def foreign(self, name: str) -> tuple[int, float]:
+        """Requests in flight and seconds of prefill; a request's are its tokens in ms, see `send`."""
         replica = self.fleet.replicas[ReplicaId(name)]
         replica.validate()
-        return replica.foreign_in_flight, replica.foreign_waiting_tokens
+        return replica.foreign_in_flight, round(replica.foreign_work_s, 3)
 
 
 class Deployment:
@@ -89,28 +93,70 @@ def test_a_change_is_seen_by_the_others_within_twice_the_interval() -> None:
     one, two, three = deployment.routers
     decision = one.send("a", 1000)
     deployment.run(2 * INTERVAL_S)
-    assert two.foreign("a") == three.foreign("a") == (1, 1000)
-    assert one.foreign("a") == (0, 0)
-    assert two.foreign("b") == (0, 0)
+    assert two.foreign("a") == three.foreign("a") == (1, 1.0)
+    assert one.foreign("a") == (0, 0.0)
+    assert two.foreign("b") == (0, 0.0)
     one.fleet.started(decision, 0.0)
     deployment.run(2 * INTERVAL_S)
-    assert two.foreign("a") == (1, 0)
+    assert two.foreign("a") == (1, 0.0)
     one.fleet.settle(decision, 0.0)
     deployment.run(2 * INTERVAL_S)
-    assert two.foreign("a") == (0, 0)
+    assert two.foreign("a") == (0, 0.0)
 
 
 def test_foreign_load_makes_a_replica_dearer_until_it_is_gone() -> None:
     deployment = Deployment(2).settled()
     one, two = deployment.routers
     replica = two.fleet.replicas[ReplicaId("a")]
-    idle_s = replica.delay_s
-    decision = one.send("a", 80_000)
+
+    def cost_s() -> float:
+        return replica.terms(0, 0, deployment.clock.now_s).total_s
+
+    idle_s = cost_s()
+    decision = one.send("a", 8_000)
     deployment.run(2 * INTERVAL_S)
-    assert replica.delay_s > idle_s + 0.1
-    one.fleet.settle(decision, 0.0)
+    dear_s = cost_s()
+    assert dear_s == pytest.approx(idle_s + 8.0, rel=0.2)
+    deployment.run(4.0)
+    assert cost_s() == pytest.approx(dear_s - 4.0, rel=0.05)
+    one.fleet.settle(decision, deployment.clock.now_s)
     deployment.run(2 * INTERVAL_S)
-    assert replica.delay_s < idle_s + 0.6
+    assert cost_s() < idle_s + 1.3
+
+
+def test_a_prompt_behind_another_routers_waits_for_it() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    first = one.send("a", 10_000)
+    deployment.run(4.0)
+    two.send("a", 2_000)
+    deployment.run(2.0)
+    for router in (one, two):
+        replica = router.fleet.replicas[ReplicaId("a")]
+        assert replica.wait_s(deployment.clock.now_s) == pytest.approx(12.0 - 6.0, abs=0.1)
+    one.fleet.started(first, deployment.clock.now_s)
+    deployment.run(1.0)
+    for router in (one, two):
+        replica = router.fleet.replicas[ReplicaId("a")]
+        assert replica.wait_s(deployment.clock.now_s) == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_others_add_to_a_cache_ages_what_is_in_it() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    for router in (one, two):
+        router.fleet.apply(ProbeSucceeded(ReplicaId("a"), None, None, None, 5_000, 0.0))
+    decision = one.send("a", 1_000)
+    deployment.run(2 * INTERVAL_S)
+    residency = two.fleet.replicas[ReplicaId("a")].residency
+    seen = residency.tokens
+    one.send("a", 500)
+    one.fleet.confirm(decision, 0, 300, deployment.clock.now_s)
+    deployment.run(2 * INTERVAL_S)
+    assert residency.tokens - seen == 800
+    one.fleet.confirm(decision, 600, None, deployment.clock.now_s)
+    deployment.run(2 * INTERVAL_S)
+    assert residency.tokens - seen == 200
 
 
 def test_a_router_that_stops_speaking_leaves_no_load_after_the_expiry() -> None:
@@ -119,9 +165,9 @@ def test_a_router_that_stops_speaking_leaves_no_load_after_the_expiry() -> None:
     one.send("a", 1000)
     deployment.run(2 * INTERVAL_S)
     deployment.run(EXPIRE_S - 2 * INTERVAL_S, [two])
-    assert two.foreign("a") == (1, 1000)
+    assert two.foreign("a") == (1, 1.0)
     deployment.run(4 * INTERVAL_S, [two])
-    assert two.foreign("a") == (0, 0)
+    assert two.foreign("a") == (0, 0.0)
     assert two.leases.routers == 0
 
 
@@ -132,7 +178,7 @@ def test_a_router_that_ends_in_order_takes_its_load_back_at_once() -> None:
     deployment.run(2 * INTERVAL_S)
     asyncio.run(one.leases.stop())
     deployment.run(INTERVAL_S, [two])
-    assert two.foreign("a") == (0, 0)
+    assert two.foreign("a") == (0, 0.0)
 
 
 def test_a_router_that_joins_late_learns_what_is_under_way() -> None:
@@ -142,7 +188,7 @@ def test_a_router_that_joins_late_learns_what_is_under_way() -> None:
     late = Router(9, ListBoard(deployment.common), deployment.clock)
     deployment.routers.append(late)
     deployment.run(2 * INTERVAL_S + ASK_INTERVAL_S)
-    assert late.foreign("a") == (1, 1000)
+    assert late.foreign("a") == (1, 1.0)
 
 
 def test_a_lost_notice_is_made_good_soon() -> None:
@@ -153,8 +199,8 @@ def test_a_lost_notice_is_made_good_soon() -> None:
     deployment.run(2 * INTERVAL_S)
     one.send("b", 10)
     deployment.run(2 * ASK_INTERVAL_S)
-    assert two.foreign("a") == (1, 1000)
-    assert two.foreign("b") == (1, 10)
+    assert two.foreign("a") == (1, 1.0)
+    assert two.foreign("b") == (1, 0.01)
 
 
 def test_without_a_board_foreign_load_fades_and_comes_back_with_it() -> None:
@@ -164,12 +210,12 @@ def test_without_a_board_foreign_load_fades_and_comes_back_with_it() -> None:
     deployment.run(2 * INTERVAL_S)
     deployment.common.up = False
     deployment.run(EXPIRE_S + INTERVAL_S)
-    assert two.foreign("a") == (0, 0)
+    assert two.foreign("a") == (0, 0.0)
     one.send("b", 10)
     deployment.common.up = True
     deployment.run(2 * INTERVAL_S + ASK_INTERVAL_S)
-    assert two.foreign("a") == (1, 1000)
-    assert two.foreign("b") == (1, 10)
+    assert two.foreign("a") == (1, 1.0)
+    assert two.foreign("b") == (1, 0.01)
 
 
 def test_quiet_routers_say_nothing_but_that_they_live() -> None:
@@ -218,7 +264,7 @@ def test_a_replica_that_joins_later_has_the_load_that_others_gave_it_before() ->
     deployment.run(0.2)
     two.join("a")
     deployment.run(INTERVAL_S)
-    assert two.foreign("a") == (1, 1000)
+    assert two.foreign("a") == (1, 1.0)
 
 
 def test_a_replica_that_left_takes_its_load_with_it() -> None:
@@ -228,7 +274,7 @@ def test_a_replica_that_left_takes_its_load_with_it() -> None:
     deployment.run(0.2)
     one.fleet.apply(ReplicaRemoved(ReplicaId("a")))
     deployment.run(2 * INTERVAL_S)
-    assert two.foreign("a") == (0, 0)
+    assert two.foreign("a") == (0, 0.0)
 
 
 def test_bytes_that_are_no_notice_are_ignored() -> None:
@@ -236,7 +282,7 @@ def test_bytes_that_are_no_notice_are_ignored() -> None:
     deployment.common.notices += [b"", b"\x63" * 40, b"\x01" * 15]
     deployment.routers[0].send("a", 1000)
     deployment.run(2 * INTERVAL_S)
-    assert deployment.routers[1].foreign("a") == (1, 1000)
+    assert deployment.routers[1].foreign("a") == (1, 1.0)
 
 
 def test_with_nobody_else_no_task_runs() -> None:
@@ -251,6 +297,7 @@ def test_with_nobody_else_no_task_runs() -> None:
             publish_interval_s=INTERVAL_S,
             expire_s=EXPIRE_S,
             clock=Clock(),
+            fleet_clock=Clock(),
         )
         leases.start()
         running = len(tasks)

@@ -58,12 +58,19 @@ def test_another_seed_is_another_draw(tmp_path: Path) -> None:
     assert texts[0] != texts[1]
 
 
+def test_every_number_of_routers_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--routers", "1,2", "--spread"]) == 0
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert rows == ["prefix-cost", "prefix-cost x2", "round-robin"]
+
+
 def test_nonsense_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
         ["--policy", "no-such"],
         ["--mooncake", str(tmp_path / "missing.jsonl")],
         ["--speeds", "1,2,3", "--replicas", "2"],
         ["--cells"],
+        ["--routers", "0"],
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

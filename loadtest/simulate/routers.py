@@ -1,0 +1,271 @@
+"""Several routers before one simulated fleet: each decides for itself, and hears of the others as in production.
+
+Decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of each other; what
+they make of it is the core's and `router.service.leases`' own code. Placements reach the shared registry `VISIBLE_S`
+after they were made, the router that made them knows them at once. Load notices are posted and read in steps, as often
+as in production and at each router's own phase.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from random import Random
+from typing import Any
+
+from loadtest.simulate.chooser import Chooser, Site
+from loadtest.simulate.warm import HOLD, SimulatedRegistry, Warm
+from loadtest.simulate.workload import Turn
+from router.core.cost import CostParameters
+from router.core.queue import HoldParameters
+from router.core.types import FingerprintHash, Incarnation, Record
+from router.service.leases import Leases
+from router.service.tasks import Tasks
+
+VISIBLE_S = 0.01
+"""From a placement to its record's being seen by another router: batched for 4 ms, then a write and a read."""
+
+ROUND_TRIP_S = 0.001
+"""Of a lease step: what others post meanwhile is read by the next."""
+
+PUBLISH_INTERVAL_S = 0.05
+EXPIRE_S = 1.0
+"""The defaults of `leases`."""
+
+
+class SharedRegistry:
+    """One registry's content, as of any time that does not go back."""
+
+    def __init__(self) -> None:
+        self._settled = SimulatedRegistry()
+        self._coming: deque[tuple[float, Callable[[SimulatedRegistry], None]]] = deque()
+
+    def at(self, now_s: float) -> SimulatedRegistry:
+        """What everybody sees."""
+        coming = self._coming
+        while coming and coming[0][0] <= now_s:
+            coming.popleft()[1](self._settled)
+        return self._settled
+
+    def tell(self, change: Callable[[SimulatedRegistry], None], now_s: float) -> None:
+        """Let a change come."""
+        self._coming.append((now_s + VISIBLE_S, change))
+
+
+class RegistryOfOne(SimulatedRegistry):
+    """One router's view of a shared registry: its own changes are seen at once."""
+
+    def __init__(self, shared: SharedRegistry) -> None:
+        super().__init__()
+        self._shared = shared
+        self._own: deque[tuple[float, Sequence[FingerprintHash], Incarnation, bool]] = deque()
+        self._now_s = 0.0
+
+    def lookup(self, rungs: Sequence[FingerprintHash], now_s: float) -> list[Record | None]:
+        """The shared records with own changes on their way laid over them."""
+        self._now_s = now_s
+        own = self._own
+        while own and own[0][0] + VISIBLE_S <= now_s:
+            own.popleft()
+        found = self._shared.at(now_s).lookup(rungs, now_s)
+        for at_s, changed, incarnation, noted in own:
+            depths = set(changed)
+            for depth, rung in enumerate(rungs):
+                if rung in depths:
+                    others = tuple(h for h in found[depth] or () if h[0] != incarnation)
+                    found[depth] = ((*others, (incarnation, at_s)) if noted else others) or None
+        return found
+
+    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+        """Note the holder here at once."""
+        self._own.append((now_s, rungs, incarnation, True))
+        self._shared.tell(lambda settled: settled.touch(rungs, incarnation, now_s), now_s)
+
+    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
+        """Withdraw the holder here at once."""
+        self._own.append((self._now_s, rungs, incarnation, False))
+        self._shared.tell(lambda settled: settled.forget(rungs, incarnation), self._now_s)
+
+
+class Board:
+    """The stream of notices; every router reads from where it last stopped."""
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._notices: deque[tuple[float, bytes]] = deque()
+
+    def post(self, notice: bytes, now_s: float) -> None:
+        """Append."""
+        self._notices.append((now_s, notice))
+
+    def read(self, start: int, now_s: float) -> tuple[list[bytes], int]:
+        """Notices from number `start` on that have arrived, and where to start the next time."""
+        found: list[bytes] = []
+        at = start - self._first
+        while at < len(self._notices) and self._notices[at][0] <= now_s:
+            found.append(self._notices[at][1])
+            at += 1
+        return found, self._first + at
+
+    def forget_before(self, number: int) -> None:
+        """Everybody has read up to there."""
+        while self._first < number:
+            self._notices.popleft()
+            self._first += 1
+
+
+class BoardOfOne:
+    """Implements the port `LoadBoard` for one simulated router."""
+
+    shared = True
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.read_to = 0
+        self.now_s = 0.0
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def exchange(self, notice: bytes | None) -> Sequence[bytes]:
+        """Never waits."""
+        if notice is not None:
+            self._board.post(notice, self.now_s)
+        found, self.read_to = self._board.read(self.read_to, self.now_s - ROUND_TRIP_S)
+        return found
+
+    async def stop(self) -> None:
+        """Nothing to disconnect from."""
+
+
+class _Router:
+    """One router and its part in the leases."""
+
+    def __init__(self, number: int, chooser: Warm, board: Board, phase_s: float) -> None:
+        self.chooser = chooser
+        self._board = BoardOfOne(board)
+        self._leases = Leases(
+            chooser.fleet,
+            self._board,
+            Tasks(),
+            router=number + 1,
+            publish_interval_s=PUBLISH_INTERVAL_S,
+            expire_s=EXPIRE_S,
+            clock=lambda: self._board.now_s,
+            fleet_clock=lambda: self._board.now_s,
+        )
+        self.step_s = phase_s
+        self.due = False
+        """Whether something happened at which a router looks through what it holds."""
+
+    @property
+    def read_to(self) -> int:
+        """How far it has read."""
+        return self._board.read_to
+
+    def step(self) -> None:
+        """Speak and listen once."""
+        self._board.now_s = self.step_s
+        _run(self._leases.step())
+        self.step_s += self._leases.pause_s + ROUND_TRIP_S
+        self.due = True
+
+
+class Routers(Chooser):
+    """A policy of `router.core` in several routers."""
+
+    def __init__(
+        self,
+        site: Site,
+        policy: str,
+        routers: int,
+        parameters: CostParameters | None,
+        hold: HoldParameters | None,
+    ) -> None:
+        super().__init__(site)
+        self.name = f"{policy} x{routers}"
+        self._dice = Random(site.rng.random())
+        self._shared = SharedRegistry()
+        self._board = Board()
+        self._routers = [
+            _Router(
+                number,
+                Warm(site, policy, parameters, hold, registry=RegistryOfOne(self._shared)),
+                self._board,
+                self._dice.random() * PUBLISH_INTERVAL_S,
+            )
+            for number in range(routers)
+        ]
+        self._steps = [(router.step_s, number) for number, router in enumerate(self._routers)]
+        heapq.heapify(self._steps)
+        self._router_of: dict[str, _Router] = {}
+
+    def choose(self, turn: Turn, now_s: float) -> int | None:
+        """As the router that the request comes through decides."""
+        router = self._at(turn, now_s)
+        return router.chooser.choose(turn, now_s)
+
+    def released(self, now_s: float) -> list[tuple[Turn, int]]:
+        """What any router lets go: each looks after events of its own, after hearing of others, and when due."""
+        self._step_until(now_s)
+        granted: list[tuple[Turn, int]] = []
+        for router in self._routers:
+            again_s = router.chooser.wake_s(now_s)
+            if router.due or (again_s is not None and again_s <= now_s):
+                router.due = False
+                granted += router.chooser.released(now_s)
+        return granted
+
+    def wake_s(self, now_s: float) -> float | None:
+        """The first router's that wants to look again, or hears of others."""
+        due = [again_s for r in self._routers if (again_s := r.chooser.wake_s(now_s)) is not None]
+        steps = [r.step_s for r in self._routers if r.chooser.wake_s(now_s) is not None]
+        return min(due + steps, default=None)
+
+    def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
+        """Its router hears of it."""
+        self._at(turn, now_s).chooser.first_byte(turn, replica, now_s)
+
+    def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
+        """Its router hears of it."""
+        super().finished(turn, replica, cached_tokens, now_s)
+        router = self._at(turn, now_s)
+        del self._router_of[turn.id]
+        router.chooser.dispatched(turn, replica, now_s)
+        router.chooser.finished(turn, replica, cached_tokens, now_s)
+
+    def _at(self, turn: Turn, now_s: float) -> _Router:
+        self._step_until(now_s)
+        router = self._router_of.get(turn.id)
+        if router is None:
+            router = self._routers[int(self._dice.random() * len(self._routers))]
+            self._router_of[turn.id] = router
+        router.due = True
+        return router
+
+    def _step_until(self, now_s: float) -> None:
+        steps = self._steps
+        while steps[0][0] <= now_s:
+            _, number = steps[0]
+            router = self._routers[number]
+            router.step()
+            heapq.heapreplace(steps, (router.step_s, number))
+            if not number:
+                self._board.forget_before(min(r.read_to for r in self._routers))
+
+
+def several(
+    policy: str, routers: int, parameters: CostParameters | None = None, hold: HoldParameters | None = HOLD
+) -> Callable[[Site], Chooser]:
+    """A maker of choosers: one policy of the core in so many routers."""
+    return lambda site: Routers(site, policy, routers, parameters, hold if policy == "prefix-cost" else None)
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run what never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a simulated lease step waited")

@@ -1,0 +1,62 @@
+"""Several routers before one simulated fleet: what each knows of the others, and that together they do as one does."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.simulate.generators import multi_turn
+from loadtest.simulate.metrics import figures
+from loadtest.simulate.routers import VISIBLE_S, RegistryOfOne, SharedRegistry, several
+from loadtest.simulate.simulation import FleetConfig, simulate
+from loadtest.simulate.warm import warm
+from loadtest.simulate.workload import Session, Turn, Workload
+from router.core.types import FingerprintHash, Incarnation
+
+SMALL = FleetConfig(replicas=4, cache_tokens=400_000)
+RUNGS = [FingerprintHash(1), FingerprintHash(2)]
+
+
+def test_a_placement_is_seen_at_once_by_its_router_and_a_little_later_by_others() -> None:
+    shared = SharedRegistry()
+    one, two = RegistryOfOne(shared), RegistryOfOne(shared)
+    assert one.lookup(RUNGS, 1.0) == [None, None]
+    one.touch(RUNGS[:1], Incarnation(7), 1.0)
+    assert one.lookup(RUNGS, 1.0) == [((7, 1.0),), None]
+    assert two.lookup(RUNGS, 1.0 + VISIBLE_S / 2) == [None, None]
+    assert two.lookup(RUNGS, 1.0 + VISIBLE_S) == one.lookup(RUNGS, 1.0 + VISIBLE_S) == [((7, 1.0),), None]
+    two.forget(RUNGS, Incarnation(7))
+    assert two.lookup(RUNGS, 1.0 + VISIBLE_S) == [None, None]
+    assert one.lookup(RUNGS, 1.0 + VISIBLE_S) == [((7, 1.0),), None]
+    assert one.lookup(RUNGS, 1.0 + 2 * VISIBLE_S) == [None, None]
+
+
+@pytest.mark.parametrize("policy", ["prefix-cost", "least-loaded"])
+def test_several_routers_serve_every_request_once(policy: str) -> None:
+    workload = multi_turn(120)
+    run = simulate(workload, SMALL, several(policy, 3))
+    assert sorted(s.turn.id for s in run.served) == sorted(t.id for s in workload.sessions for t in s.turns)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    times = [
+        [s.ttft_s for s in simulate(multi_turn(60), SMALL, several("prefix-cost", 3)).served]
+        for _ in range(2)
+    ]
+    assert times[0] == times[1]
+
+
+def test_four_routers_find_what_one_finds_and_leave_as_even_a_fleet() -> None:
+    workload = multi_turn(1500).at_rate(2.0)
+    alone = figures(simulate(workload, SMALL, warm("prefix-cost", hold=None)))
+    four = figures(simulate(workload, SMALL, several("prefix-cost", 4, hold=None)))
+    assert abs(four.cached_ratio - alone.cached_ratio) < 0.01
+    assert four.ttft_mean_s < 1.1 * alone.ttft_mean_s
+    assert four.uncached_imbalance < alone.uncached_imbalance + 0.1
+
+
+def test_starts_of_one_moment_are_spread_until_the_next() -> None:
+    starts_s = [0.0, 0.0, 3.0, 3.0, 3.0, 9.0, 9.0]
+    sessions = [Session(at_s, [Turn(str(i), 10, 1, ())]) for i, at_s in enumerate(starts_s)]
+    spread = Workload("test", 16, sessions).spread()
+    assert [session.start_s for session in spread.sessions] == [0.0, 1.5, 3.0, 5.0, 7.0, 9.0, 12.0]
+    assert [session.turns[0].id for session in spread.sessions] == [s.turns[0].id for s in sessions]
