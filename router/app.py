@@ -44,6 +44,7 @@ from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessLog
 from router.telemetry.build import version
 from router.telemetry.exposition import Exposition, Sources
+from router.telemetry.log_fingerprints import LogFingerprints
 from router.telemetry.logs import fields, set_up
 from router.telemetry.metrics import Metrics
 
@@ -112,12 +113,14 @@ class Worker:
             metrics=self.metrics,
             access_log=self.access_log,
             tasks=self.tasks,
-            fingerprinter=Fingerprinter((config.fingerprint.secret or "").encode()),
+            fingerprinter=Fingerprinter(b""),
             clock=clock,
             upstream_tls=self._upstream_tls,
             readiness=readiness.answer,
             probe_soon=lambda replica_id: self._membership.probe_soon(replica_id),
         )
+        if config.fingerprint.secret is not None:
+            self._use_secret(config.fingerprint.secret.encode())
         self._membership = Membership(
             self.fleet,
             self._engine,
@@ -226,7 +229,12 @@ class Worker:
 
     def _secret_known(self, secret: bytes) -> None:
         if self.config.fingerprint.secret is None:
-            self.gateway.fingerprinter = Fingerprinter(secret)
+            self._use_secret(secret)
+
+    def _use_secret(self, secret: bytes) -> None:
+        self.gateway.fingerprinter = Fingerprinter(secret)
+        if self.config.access_log.fingerprints:
+            self.gateway.log_fingerprints = LogFingerprints(secret)
 
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)

@@ -142,7 +142,17 @@ def _results(jobs: Sequence[Job[R]], processes: int) -> Iterator[tuple[int, R]]:
 
 _HERE = Path(__file__).parent
 _ENGINE = ("engine.py", "block_cache.py", "step_time.py")
-_RULES = ("simulation", "chooser", "workload", "history", "generators", "traces", "sources", "metrics")
+_RULES = (
+    "simulation",
+    "chooser",
+    "workload",
+    "history",
+    "generators",
+    "traces",
+    "access_log",
+    "sources",
+    "metrics",
+)
 
 
 @lru_cache(maxsize=2)

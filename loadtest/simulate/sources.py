@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from loadtest.simulate.access_log import access_log
 from loadtest.simulate.generators import GENERATORS, generate
-from loadtest.simulate.traces import access_log, mooncake, ragpulse
+from loadtest.simulate.traces import mooncake, ragpulse
 from loadtest.simulate.workload import Workload
 
 TRACES: dict[str, Callable[[Path], Workload]] = {

@@ -1,4 +1,4 @@
-"""Reads public traces and the router's own access log as workloads.
+"""Reads public traces as workloads; the router's own log is `access_log`'s.
 
 Decides how a trace's ids become block keys; generates nothing (`generators`). A record that makes no sense is an
 error that names the line.
@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loadtest.simulate.workload import BYTES_PER_TOKEN, KeyMaker, Session, Turn, Workload, interleave
-from router.core.fingerprint import GRID
+from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
 
 MOONCAKE_BLOCK_TOKENS = 512
 RAGPULSE_BLOCK_TOKENS = 64
-LOG_BLOCK_TOKENS = 128
 
 
 class TraceError(ValueError):
@@ -24,13 +22,39 @@ class TraceError(ValueError):
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
                     yield number, json.loads(line)
                 except ValueError as error:
                     raise TraceError(f"{path.name}:{number}: not JSON: {error}") from error
+
+
+def _tokens(value: Any, least: int) -> int:
+    """A length as traces give them.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is below `least`.
+    """
+    tokens = int(value)
+    if tokens < least:
+        raise ValueError(f"a length of {tokens} tokens")
+    return tokens
+
+
+def _ids(values: Any, full: int) -> tuple[int, ...]:
+    """Keys of the full blocks.
+
+    Raises:
+        TypeError: They are no numbers.
+        ValueError: There are too few, or one is negative.
+    """
+    ids = tuple(_tokens(value, 0) + 1 for value in values[:full])
+    if len(ids) < full:
+        raise ValueError(f"{len(ids)} hash_ids for {full} full blocks")
+    return ids
 
 
 def mooncake(path: Path, name: str = "") -> Workload:
@@ -42,16 +66,10 @@ def mooncake(path: Path, name: str = "") -> Workload:
     sessions: list[Session] = []
     for number, row in _lines(path):
         try:
-            prompt = int(row["input_length"])
-            full = prompt // MOONCAKE_BLOCK_TOKENS
-            ids = tuple(int(i) + 1 for i in row["hash_ids"][:full])
-            turn = Turn(
-                f"m{number}",
-                max(prompt, 1),
-                max(int(row["output_length"]), 1),
-                ids,
-                user_key=ids[0] if ids else -number,
-            )
+            prompt = _tokens(row["input_length"], 1)
+            ids = _ids(row["hash_ids"], prompt // MOONCAKE_BLOCK_TOKENS)
+            answer = max(_tokens(row["output_length"], 0), 1)
+            turn = Turn(f"m{number}", prompt, answer, ids, user_key=ids[0] if ids else -number)
             sessions.append(Session(float(row["timestamp"]) / 1000.0, [turn]))
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"{path.name}:{number}: no Mooncake record: {error!r}") from error
@@ -74,10 +92,11 @@ def ragpulse(folder: Path) -> Workload:
     sizes: dict[int, int] = {}
     for stem in _RAG_SIZES.values():
         for number, row in _lines(folder / f"{stem}.jsonl"):
-            identity = [value for key, value in row.items() if key.endswith("_id")]
-            if len(identity) != 1 or "token_length" not in row:
-                raise TraceError(f"{stem}.jsonl:{number}: no size record")
-            sizes[int(identity[0])] = int(row["token_length"])
+            try:
+                (identity,) = (value for key, value in row.items() if key.endswith("_id"))
+                sizes[int(identity)] = _tokens(row["token_length"], 0)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise TraceError(f"{stem}.jsonl:{number}: no size record: {error!r}") from error
     keys = KeyMaker()
     sessions: list[Session] = []
     for number, row in _lines(folder / "0_trace.jsonl"):
@@ -85,9 +104,8 @@ def ragpulse(folder: Path) -> Workload:
             pieces = [int(piece) for part in _RAG_PARTS for piece in row["hash_ids"][part]]
             tokens = sum(sizes[piece] for piece in pieces) or int(row["input_length"])
             chain = _chain(pieces, sizes, keys)
-            turn = Turn(
-                f"r{number}", max(tokens, 1), max(int(row["output_length"]), 1), chain, user_key=-number
-            )
+            answer = max(_tokens(row["output_length"], 0), 1)
+            turn = Turn(f"r{number}", max(tokens, 1), answer, chain, user_key=-number)
             sessions.append(Session(float(row["timestamp"]), [turn]))
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"0_trace.jsonl:{number}: no RAGPulse record: {error!r}") from error
@@ -113,43 +131,3 @@ def _chain(pieces: list[int], sizes: dict[int, int], keys: KeyMaker) -> tuple[in
                 touched = []
                 filled = 0
     return tuple(chain)
-
-
-def access_log(path: Path) -> Workload:
-    """The router's own access log, written with `access_log.fingerprints: true`.
-
-    A line needs `time_s` (Unix seconds, when the request came), `prompt_tokens` and `rungs` (list of hex
-    fingerprints, shallowest first); `output_tokens` is used where present. A rung's depth is the ladder's, so
-    blocks between two rungs are taken to be shared exactly when the deeper rung is.
-    """
-    keys = KeyMaker()
-    sessions: list[Session] = []
-    for number, row in _lines(path):
-        if "rungs" not in row:
-            continue
-        try:
-            tokens = max(int(row["prompt_tokens"]), 1)
-            chain: list[int] = []
-            parent = 0
-            for index, rung in enumerate(row["rungs"]):
-                depth_tokens = GRID[index] // BYTES_PER_TOKEN
-                while len(chain) < min(depth_tokens, tokens) // LOG_BLOCK_TOKENS:
-                    parent = keys.child(parent, str(rung))
-                    chain.append(parent)
-            turn = Turn(
-                f"a{number}",
-                tokens,
-                max(int(row.get("output_tokens") or 1), 1),
-                tuple(chain),
-                user_key=-number,
-            )
-            sessions.append(Session(float(row["time_s"]), [turn]))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise TraceError(f"{path.name}:{number}: no access-log record: {error!r}") from error
-    if not sessions:
-        raise TraceError(f"{path.name}: no line has `rungs`; is `access_log.fingerprints` on?")
-    ordered = interleave(sessions)
-    first_s = ordered[0].start_s
-    for session in ordered:
-        session.start_s -= first_s
-    return Workload(path.stem, LOG_BLOCK_TOKENS, ordered, source=path.name)

@@ -152,6 +152,8 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             "or run one worker",
             "registry.url",
         )
+    if config.access_log.fingerprints and not config.access_log.enabled:
+        yield Fault("access_log.fingerprints", "needs access_log.enabled: there is no log to put them in")
     if config.leases.expire_s < 4 * config.leases.publish_interval_s:
         yield Fault(
             "leases.expire_s",

@@ -28,6 +28,7 @@ from router.dialects.usage_request import StreamManner
 from router.ports import Registry
 from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessEntry, AccessLog
+from router.telemetry.log_fingerprints import LogFingerprints
 from router.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Gateway:
         self.tasks = tasks
         self.fingerprinter = fingerprinter
         """Replaced as a whole when the registry makes the deployment's secret known."""
+        self.log_fingerprints: LogFingerprints | None = None
+        """Set where the access log is to have them, once the secret is known."""
         self.clock = clock
         self.limits = config.limits
         self.upstream = config.upstream
@@ -246,6 +249,9 @@ class Gateway:
                 completion_tokens,
             )
         if self.access_log is not None:
+            members = b""
+            if self.log_fingerprints is not None and shape is not None:
+                members = self.log_fingerprints.members(shape)
             self.access_log.write(
                 AccessEntry(
                     time=self.clock() - duration_s,
@@ -268,5 +274,6 @@ class Gateway:
                     bytes_in=request.body_bytes,
                     bytes_out=exchange.body_bytes,
                     attempts=exchange.attempts,
-                )
+                ),
+                members,
             )

@@ -92,11 +92,15 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write_all, args=(fd,), name="access-log", daemon=True)
         self._thread.start()
 
-    def write(self, entry: AccessEntry) -> None:
-        """Take one line; never waits."""
+    def write(self, entry: AccessEntry, members: bytes = b"") -> None:
+        """Take one line, with further members of the object (`,"name":value`); never waits."""
         buffer = self._buffer
         self._encoder.encode_into(entry, buffer, -1)
-        buffer += b"\n"
+        if members:
+            buffer[-1:] = members
+            buffer += b"}\n"
+        else:
+            buffer += b"\n"
         self._lines += 1
         if len(buffer) >= FLUSH_BYTES:
             self._hand_over()

@@ -16,7 +16,7 @@ def grid_arguments(tmp_path: Path) -> list[str]:
     """`--cells` with a Mooncake trace, a RAGPulse folder and all knees for seeds 7 and 8."""
 
     mooncake = [
-        {"timestamp": at * 500, "input_length": 2100, "output_length": 20, "hash_ids": [0, at % 7, 100 + at]}
+        {"timestamp": at * 500, "input_length": 2000, "output_length": 20, "hash_ids": [0, at % 7, 100 + at]}
         for at in range(200)
     ]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, mooncake)))
@@ -47,7 +47,7 @@ def grid_arguments(tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
     mooncake = [
-        {"timestamp": at * 500, "input_length": 2100, "output_length": 20, "hash_ids": [0, at % 7, 100 + at]}
+        {"timestamp": at * 500, "input_length": 2000, "output_length": 20, "hash_ids": [0, at % 7, 100 + at]}
         for at in range(200)
     ]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, mooncake)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulate.traces import TraceError, access_log, mooncake, ragpulse
+from loadtest.simulate.traces import TraceError, mooncake, ragpulse
 from loadtest.simulate.workload import Shaper, Turn
 
 
@@ -29,32 +29,56 @@ def test_a_mooncake_prompt_keeps_its_full_blocks_only(tmp_path: Path) -> None:
     assert [session.start_s for session in workload.sessions] == [0.0, 0.5]
 
 
-def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"t\.jsonl:2"):
-        mooncake(write(tmp_path / "t.jsonl", record(0, 512, [0]), {"timestamp": 1}))
-    (tmp_path / "u.jsonl").write_text("{nonsense\n", encoding="utf-8")
-    with pytest.raises(TraceError, match=r"u\.jsonl:1"):
-        mooncake(tmp_path / "u.jsonl")
+GOOD = record(0, 1100, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "{nonsense",
+        "[]",
+        "null",
+        {"timestamp": 1},
+        {**GOOD, "input_length": "long"},
+        {**GOOD, "input_length": 0},
+        {**GOOD, "output_length": -1},
+        {**GOOD, "timestamp": None},
+        {**GOOD, "hash_ids": 7},
+        {**GOOD, "hash_ids": [1]},
+        {**GOOD, "hash_ids": ["x", "y"]},
+        {**GOOD, "hash_ids": [-2, 1]},
+    ],
+)
+def test_a_mooncake_line_that_is_no_record_is_named(tmp_path: Path, bad: object) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n\n" + (bad if isinstance(bad, str) else json.dumps(bad)) + "\n")
+    with pytest.raises(TraceError, match=r"t\.jsonl:3: "):
+        mooncake(path)
+
+
+def test_a_trace_of_other_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TraceError, match=r"t\.jsonl:1"):
+        mooncake(tmp_path / "t.jsonl")
+
+
+def ragpulse_folder(folder: Path, *rows: object) -> Path:
+    names = {"1_sys_prompt": 1, "2_passages": 2, "3_history": 3, "4_user_input": 4, "5_web_search": 5}
+    for stem, identity in names.items():
+        write(folder / f"{stem}.jsonl", {"x_id": identity, "token_length": 100})
+    write(folder / "2_passages.jsonl", {"x_id": 2, "token_length": 100}, {"x_id": 20, "token_length": 100})
+    write(folder / "0_trace.jsonl", *rows)
+    return folder
+
+
+def question(passage: int, **more: object) -> dict[str, object]:
+    ids = {"sys_prompt": [1], "passages_ids": [passage], "history": [], "web_search": [], "user_input": [4]}
+    return {"timestamp": "5", "input_length": 300, "output_length": 9, "hash_ids": ids, **more}
 
 
 def test_ragpulse_pieces_share_blocks_up_to_the_first_that_differs(tmp_path: Path) -> None:
-    names = {"1_sys_prompt": 1, "2_passages": 2, "3_history": 3, "4_user_input": 4, "5_web_search": 5}
-    for stem, identity in names.items():
-        write(tmp_path / f"{stem}.jsonl", {"x_id": identity, "token_length": 100})
-    write(tmp_path / "2_passages.jsonl", {"x_id": 2, "token_length": 100}, {"x_id": 20, "token_length": 100})
-
-    def row(passage: int) -> dict[str, object]:
-        ids = {
-            "sys_prompt": [1],
-            "passages_ids": [passage],
-            "history": [],
-            "web_search": [],
-            "user_input": [4],
-        }
-        return {"timestamp": "5", "input_length": 300, "output_length": 9, "hash_ids": ids}
-
-    write(tmp_path / "0_trace.jsonl", row(2), row(20), row(2))
-    one, other, again = (session.turns[0] for session in ragpulse(tmp_path).sessions)
+    folder = ragpulse_folder(tmp_path, question(2), question(20), question(2))
+    one, other, again = (session.turns[0] for session in ragpulse(folder).sessions)
     assert one.prompt_tokens == 300
     assert one.keys == again.keys
     assert len(one.keys) == 4
@@ -62,19 +86,30 @@ def test_ragpulse_pieces_share_blocks_up_to_the_first_that_differs(tmp_path: Pat
     assert one.keys[1] != other.keys[1]
 
 
-def test_an_access_log_with_fingerprints_is_a_workload(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "log.jsonl",
-        {"time_s": 105.0, "prompt_tokens": 700, "rungs": ["a", "b", "c"], "output_tokens": 5},
-        {"time_s": 100.0, "prompt_tokens": 700, "rungs": ["a", "b", "x"]},
-        {"path": "/v1/embeddings"},
-    )
-    early, late = access_log(path).sessions
-    assert (early.start_s, late.start_s) == (0.0, 5.0)
-    assert early.turns[0].keys[:2] == late.turns[0].keys[:2]
-    assert early.turns[0].keys[2] != late.turns[0].keys[2]
-    with pytest.raises(TraceError, match="fingerprints"):
-        access_log(write(tmp_path / "none.jsonl", {"path": "/"}))
+@pytest.mark.parametrize(
+    "bad",
+    [
+        question(99),
+        question(2, timestamp="noon"),
+        question(2, hash_ids=[]),
+        question(2, output_length=-1),
+        [],
+    ],
+)
+def test_a_ragpulse_line_that_is_no_record_is_named(tmp_path: Path, bad: object) -> None:
+    with pytest.raises(TraceError, match=r"0_trace\.jsonl:2: "):
+        ragpulse(ragpulse_folder(tmp_path, question(2), bad))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"x_id": 3}, {"token_length": 3}, {"x_id": 3, "token_length": -5}, {"x_id": "a", "token_length": 1}, 7],
+)
+def test_a_ragpulse_size_that_is_no_record_is_named(tmp_path: Path, bad: object) -> None:
+    folder = ragpulse_folder(tmp_path, question(2))
+    write(folder / "3_history.jsonl", {"x_id": 3, "token_length": 1}, bad)
+    with pytest.raises(TraceError, match=r"3_history\.jsonl:2: "):
+        ragpulse(folder)
 
 
 def test_prompts_that_share_blocks_share_rungs_and_nothing_more() -> None:

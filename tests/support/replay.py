@@ -1,0 +1,166 @@
+"""Sends a simulator's workload to a live URL: prompts whose blocks repeat exactly where the workload's keys do.
+
+A token is four bytes, as for the simulated replica, so that live prompts have the lengths of the workload. A block's
+text is made from its key; blocks that an answer takes part in have what the answer really said. Sessions start by the
+clock, later turns follow a pause after the answer before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import aiohttp
+
+from loadtest.simulate.workload import Session, Turn, Workload
+
+TOKEN_BYTES = 4
+
+
+@dataclass(slots=True)
+class LiveSample:
+    """One answered request."""
+
+    turn: Turn
+    replica: str
+    ttft_s: float
+    late_s: float
+    """How much later than planned it was sent, because this process was too slow."""
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(slots=True)
+class Replay:
+    """What came of it."""
+
+    samples: list[LiveSample] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def cached_ratio(self) -> float:
+        """Cached share of prompt tokens, as the engines reported it."""
+        return sum(s.cached_tokens for s in self.samples) / sum(s.prompt_tokens for s in self.samples)
+
+
+class Texts:
+    """Bytes of blocks by their keys."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self._block_bytes = block_tokens * TOKEN_BYTES
+        self._answered: dict[int, bytes] = {}
+
+    def prompt(self, turn: Turn) -> bytes:
+        """The turn's prompt: its full blocks, and a rest that nobody else has."""
+        size = turn.prompt_tokens * TOKEN_BYTES
+        whole = turn.keys[: size // self._block_bytes]
+        parts = [self._answered.get(key) or _made(f"{key:016x} ", self._block_bytes) for key in whole]
+        text = b"".join(parts)
+        return text + _made(f"rest of {turn.id} ", size - len(text))
+
+    def answered(self, turn: Turn, stream: bytes) -> None:
+        """Remember the blocks that the answer completed; `stream` is prompt and answer."""
+        size = self._block_bytes
+        for index in range(
+            turn.prompt_tokens * TOKEN_BYTES // size, min(len(turn.keys), len(stream) // size)
+        ):
+            self._answered[turn.keys[index]] = stream[index * size : (index + 1) * size]
+
+
+def _made(unit: str, size: int) -> bytes:
+    return (unit.encode() * (size // len(unit) + 1))[:size]
+
+
+async def replay(
+    url: str, workload: Workload, model: str = "sim", timeout_s: float = 600.0, *, name_sessions: bool = False
+) -> Replay:
+    """Send everything at its time; returns when all is answered."""
+    result = Replay()
+    texts = Texts(workload.block_tokens)
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        start_s = monotonic() + 0.2
+        async with asyncio.TaskGroup() as group:
+            for number, session in enumerate(workload.sessions):
+                headers = {"Content-Type": "application/json"}
+                if name_sessions:
+                    headers["X-Session-Id"] = f"session {number}"
+                sender = _Sender(http, f"{url}/v1/completions", model, headers, texts, result)
+                group.create_task(sender.serve(session, start_s))
+    return result
+
+
+@dataclass(slots=True)
+class _Sender:
+    http: aiohttp.ClientSession
+    url: str
+    model: str
+    headers: dict[str, str]
+    texts: Texts
+    result: Replay
+
+    async def serve(self, session: Session, start_s: float) -> None:
+        """All turns, each after the answer before; the session ends at the first that fails."""
+        due_s = start_s + session.start_s
+        for number, turn in enumerate(session.turns):
+            if number:
+                due_s = monotonic() + turn.pause_s
+            await asyncio.sleep(max(due_s - monotonic(), 0.0))
+            try:
+                await self._ask(turn, due_s)
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
+                self.result.failures.append(f"{turn.id}: {error!r}")
+                return
+
+    async def _ask(self, turn: Turn, due_s: float) -> None:
+        prompt = self.texts.prompt(turn)
+        body = {
+            "model": self.model,
+            "prompt": prompt.decode(),
+            "max_tokens": turn.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        data = json.dumps(body, ensure_ascii=False).encode()
+        sent_s = monotonic()
+        first_s = 0.0
+        received = bytearray()
+        async with self.http.post(self.url, data=data, headers=self.headers) as response:
+            async for piece in response.content.iter_any():
+                if not received:
+                    first_s = monotonic()
+                received += piece
+            replica = response.headers.get("X-Warmroute-Replica", "")
+        if response.status != 200:
+            raise ValueError(f"{response.status}: {bytes(received[:200])!r}")
+        answer, usage = read_stream(bytes(received))
+        details = usage.get("prompt_tokens_details") or {}
+        self.texts.answered(turn, prompt + answer)
+        self.result.samples.append(
+            LiveSample(
+                turn,
+                replica,
+                first_s - sent_s,
+                sent_s - due_s,
+                usage["prompt_tokens"],
+                details.get("cached_tokens") or 0,
+            )
+        )
+
+
+def read_stream(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Text and usage of a streamed completion."""
+    answer: list[str] = []
+    usage: dict[str, Any] = {}
+    for line in body.split(b"\n"):
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            usage = event.get("usage") or usage
+            answer += [choice["text"] for choice in event["choices"]]
+    return "".join(answer).encode(), usage
