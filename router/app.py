@@ -241,16 +241,21 @@ class Worker:
         self.gateway.drop_pools()
 
 
-def run(config: Config, control_socket: str | None = None) -> int:
+def run(
+    config: Config, control_socket: str | None = None, on_serving: Callable[[], None] | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
 
     With a `control_socket` (see `Worker`) the end of standard input, which the supervisor holds, is a signal too.
+    `on_serving` is called once connections are taken.
     """
     set_up(config.log_level)
-    return uvloop.run(_serve(config, control_socket))
+    return uvloop.run(_serve(config, control_socket, on_serving))
 
 
-async def _serve(config: Config, control_socket: str | None) -> int:
+async def _serve(
+    config: Config, control_socket: str | None, on_serving: Callable[[], None] | None = None
+) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -263,6 +268,8 @@ async def _serve(config: Config, control_socket: str | None) -> int:
     except OSError as error:
         log.error("cannot_start", extra=fields(error=error))
         return 1
+    if on_serving is not None:
+        on_serving()
     _tune_memory()
     await ended.wait()
     if control_socket is not None:

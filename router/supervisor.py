@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from router.config.errors import ConfigError
 from router.config.schema import Address, Config, split_address
@@ -32,9 +33,8 @@ from router.telemetry.logs import fields, set_up
 
 log = logging.getLogger(__name__)
 
-START_S = 5.0
-"""A worker that fails on its own within this time of the very first start ends the router: its settings or its machine
-cannot be served with, and starting it again would hide that."""
+SERVING = ".serving"
+"""Ends the name of the file that a worker makes when it takes connections."""
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
@@ -101,12 +101,18 @@ class _Worker:
         self.number = number
         self.name = str(number)
         self.socket_path = os.path.join(directory, f"{number}.sock")
+        self._mark_path = self.socket_path + SERVING
         self.process: _Process | None = None
         self.started_s = 0.0
         self.deaths = 0
         """In a row, each soon after its start."""
         self.due_s = 0.0
         """When to start it; of no meaning while it lives."""
+
+    @property
+    def has_served(self) -> bool:
+        """Whether any process in this place has got as far as taking connections."""
+        return os.path.exists(self._mark_path)
 
     def start(self, process: _Process, config: Config) -> None:
         """Fill the place."""
@@ -131,7 +137,6 @@ class Supervisor:
         self._restarts = 0
         self._wake = asyncio.Event()
         self._ended = False
-        self._steady = False
 
     async def run(self) -> int:
         """Exit status: 0 after a drain."""
@@ -157,13 +162,12 @@ class Supervisor:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _keep(self, config: Config) -> int:
-        first_s = time.monotonic()
         while not self._ended:
             now_s = time.monotonic()
-            self._steady = self._steady or now_s - first_s >= START_S
             for worker in self._workers:
                 status = self._reap(worker, now_s)
-                if status is not None and status > 0 and not self._steady:
+                if status is not None and status > 0 and not any(w.has_served for w in self._workers):
+                    # Its settings or its machine cannot be served with; starting it again would hide that.
                     return status
                 if worker.process is None and worker.due_s <= now_s:
                     worker.start(self._take_spare() or _Process(), config)
@@ -278,6 +282,11 @@ async def _run(config: Config) -> int:
     return await Supervisor(config).run()
 
 
+def _mark(socket_path: str) -> None:
+    with contextlib.suppress(OSError):  # the supervisor has ended, and taken its directory along
+        Path(socket_path + SERVING).touch()
+
+
 def work() -> int:
     """A worker process: loads everything, waits for settings on standard input, and serves until told to end."""
     from router.app import run as serve
@@ -287,7 +296,7 @@ def work() -> int:
     except EOFError:
         return 0  # A spare that was never needed.
     try:
-        return serve(config, control_socket=socket_path)
+        return serve(config, control_socket=socket_path, on_serving=lambda: _mark(socket_path))
     except ConfigError as error:  # a file that cannot be loaded, for one
         log.error("cannot_start", extra=fields(error=error))
         return 2
