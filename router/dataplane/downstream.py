@@ -298,8 +298,19 @@ class ClientConnection:
                 and not parser.should_upgrade()
             ):
                 self._gateway.heads.keep(self._first_read, head)
-            if head.expects_continue and self.exchange is None and head.minor_version:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if head.expects_continue and not parser.should_upgrade():  # else the head is read once more
+                self._invite_body(head)
+
+    def _invite_body(self, head: RequestHead) -> None:
+        """Say `100 Continue` to a client that waits for it, once no answer before it is owed."""
+        if head.minor_version and self.exchange is None and not self._queue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _invite_late(self) -> None:
+        """The last answer before it is written: now a client may be waiting to be asked for its body."""
+        head = self._head
+        if head is not None and head.expects_continue and not self._body_bytes and not self._refused:
+            self._invite_body(head)
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -436,6 +447,8 @@ class ClientConnection:
                 self.waiting = Waiting.HEAD if self._in_head else Waiting.BODY
             if self._queue:
                 self._go_on()
+            elif self.waiting == Waiting.BODY:
+                self._invite_late()
 
     def _go_on(self) -> None:
         """Start what was read ahead. A loop, not recursion: answers made here end before `_begin` returns."""

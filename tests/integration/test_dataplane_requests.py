@@ -160,6 +160,32 @@ def test_expect_100_continue_is_honoured(router: RouterThread) -> None:
         assert status_of(read_answer(sock)) == 200
 
 
+def test_a_body_behind_another_request_is_asked_for_after_that_one_s_answer(router: RouterThread) -> None:
+    """Before: never, and the client waited for its own patience to end."""
+    local = b"GET /health HTTP/1.1\r\nHost: r\r\n\r\n"
+    asking = head(b"Expect: 100-continue\r\nConnection: close\r\n")
+    for before in (head() + BODY, local, (head() + BODY) * 2 + local):
+        with router.connect() as sock:
+            sock.sendall(before + asking)
+            answer = b""
+            while not answer.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+                piece = sock.recv(65536)
+                assert piece, answer
+                answer += piece
+            assert answer.count(b"HTTP/1.1 200 OK") == before.count(b"HTTP/1.1\r\n")
+            sock.sendall(BODY)
+            assert status_of(read_answer(sock)) == 200
+
+
+def test_a_body_is_asked_for_once_though_an_upgrade_is_offered(router: RouterThread) -> None:
+    offer = b"Expect: 100-continue\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    with router.connect() as sock:
+        sock.sendall(head(offer))
+        assert sock.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(BODY)
+        assert status_of(sock.recv(65536)) == 200
+
+
 def test_expect_is_not_honoured_for_a_body_that_is_too_large(router: RouterThread) -> None:
     answer = exchange(router, head(b"Expect: 100-continue\r\n", 5 << 20))
     assert status_of(answer) == 413
