@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 RETRIABLE = frozenset((500, 502, 503, 504))
 """Statuses whose body is read before anything is passed on, up to `HELD_BYTES`."""
 
+ID_BYTES = 4096
+"""How far into a response its id is looked for: engines write it first."""
+
 HELD_BYTES = 64 * 1024
 
 REFUSALS = frozenset((400, 422))
@@ -85,6 +88,7 @@ class Exchange:
         "_relay",
         "_request",
         "_retry_reason",
+        "_seen",
         "_status",
         "_tried",
         "body_bytes",
@@ -119,6 +123,8 @@ class Exchange:
         self._refusal = False
         """This attempt is made again without asking."""
         self._relay: Relay | None = None
+        self._seen: bytes | None = None
+        """The beginning of a response whose id has not come yet."""
         self._status = 0
         self._tried: list[Replica] = []
         self.body_bytes = 0
@@ -340,6 +346,8 @@ class Exchange:
         """A piece of the body."""
         relay = self._relay
         if relay is not None:
+            if self._seen is not None:
+                self._find_id(self._seen + piece)
             relay.body(piece)
         elif self._held is not None:
             self._held += piece
@@ -412,9 +420,7 @@ class Exchange:
         gateway.drop_body(self._request)
         gateway.fleet.started(decision, gateway.clock(), self._status == 200)
         if self._api is Api.RESPONSES and self._status == 200:
-            kept = response_id(first)
-            if kept is not None:
-                gateway.registry.remember_response(kept, replica.id)
+            self._find_id(first)
         self._first_byte_s = monotonic()
         if not gateway.explain_headers:
             return b"x-request-id: %b\r\n" % self.request_id
@@ -423,6 +429,14 @@ class Exchange:
             b"x-warmroute-predicted-cached-tokens: %d\r\n"
             % (self.request_id, replica.id.encode(), decision.kind.encode(), decision.predicted_tokens)
         )
+
+    def _find_id(self, seen: bytes) -> None:
+        """Remember which replica keeps this response, once its id has come in full."""
+        kept = response_id(seen)
+        decision = self.decision
+        if kept is not None and decision is not None:
+            self._gateway.registry.remember_response(kept, decision.replica.id)
+        self._seen = seen if kept is None and len(seen) < ID_BYTES else None
 
     def _refused(self, body: bytes) -> bool:
         """Ask again without asking for usage, if that may be what is refused. False if the answer is the client's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.dialects.routes import Route, RouteKind, route
 from tests.support.recorded import CLIENTS, RECORDED, path_for, request
-from tests.support.wire import ParsedAnswers, Wire, end_to_end
+from tests.support.wire import REPLICA, ParsedAnswers, Wire, end_to_end
 
 SHORT_BYTES = 1000
 """Up to this length an answer is cut at every byte; a longer one at every fifth, and at random."""
@@ -80,3 +81,29 @@ def test_every_endpoint_used_here_is_routed_by_prefix() -> None:
         found = route(b"POST", path_for(name))
         assert isinstance(found, Route)
         assert found.kind is RouteKind.PREFIX
+
+
+@pytest.mark.parametrize("name", ["response", "response_stream"])
+def test_a_response_is_remembered_wherever_its_beginning_is_cut(wire: Wire, name: str) -> None:
+    """Before: not at all, if the first piece ended before its id did."""
+    recorded = RECORDED[name]
+    id_ends = recorded.index(b'"', recorded.index(b'"resp_') + 1)
+    (made,) = re.findall(rb'"(resp_\w+)"', recorded[: id_ends + 1])
+    missed: list[int] = []
+    for cut in range(id_ends + 2):
+        mine = b"resp_" + b"%d" % cut  # another id each time, filled up with zeros
+        mine += b"0" * (len(made) - len(mine))
+        answer = recorded.replace(made, mine)
+        wire.drop_upstreams()
+        connection, _ = wire.add_upstream()
+        asking = wire.connect()
+        asking.feed(request(name, "1.1"))
+        for piece in (answer[:cut], answer[cut : cut + 3], answer[cut + 3 :]):
+            if piece:
+                connection.data_received(piece)
+        keeper: list[str | None] = []
+        wire.gateway.registry.find_response(mine.decode(), keeper.append)
+        if keeper != [REPLICA]:
+            missed.append(cut)
+        asking.lose()
+    assert missed == []
