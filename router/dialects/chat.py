@@ -9,10 +9,17 @@ import msgspec
 from msgspec import UNSET
 
 from router.core import prompt
-from router.core.errors import ClientError
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
 from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
-from router.dialects.parsed import ABSENT, ONE, Parsed, StreamOptions, whole
+from router.dialects.parsed import (
+    ABSENT,
+    ONE,
+    Parsed,
+    StreamOptions,
+    messages_required,
+    model_required,
+    whole,
+)
 from router.dialects.parts import Part, add_content
 
 
@@ -26,12 +33,10 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     request = decode(body)
     model = request.model
     if not model:
-        raise ClientError("model: name the model to use", code="model_required", param="model")
+        raise model_required()
     messages = request.messages
     if not messages:
-        raise ClientError(
-            "messages: at least one message is required", code="prompt_required", param="messages"
-        )
+        raise messages_required()
     out: list[bytes] = []
     _add_header(out, request)
     append = out.append

@@ -10,7 +10,7 @@ from xxhash import xxh3_128_hexdigest
 
 from router.core import prompt
 from router.core.errors import ClientError
-from router.dialects.parsed import ABSENT, ONE, Options, Parsed, StreamOptions, whole
+from router.dialects.parsed import ABSENT, ONE, Options, Parsed, StreamOptions, model_required, whole
 
 _Prompt = str | list[int | str | list[int]] | None
 
@@ -44,7 +44,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     request = _decode(body)
     model = request.model
     if not model:
-        raise ClientError("model: name the model to use", code="model_required", param="model")
+        raise model_required()
     out: list[bytes] = []
     if request.add_special_tokens is False:
         out.append(prompt.SPECIAL_TOKENS)

@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 
 from router.core import prompt
-from router.core.errors import ClientError
 from router.core.prompt import MESSAGE, TEXT, TEXT_MESSAGES, add_json, add_text
-from router.dialects.parsed import ABSENT, Parsed, whole
+from router.dialects.parsed import ABSENT, Parsed, messages_required, model_required, whole
 
 _BILLING = "x-anthropic-billing-header"
 """Claude Code's attribution block: differs in every request, and engines drop it from the prompt."""
@@ -91,12 +90,10 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     request = _decode(body)
     model = request.model
     if not model:
-        raise ClientError("model: name the model to use", code="model_required", param="model")
+        raise model_required()
     messages = request.messages
     if not messages:
-        raise ClientError(
-            "messages: at least one message is required", code="prompt_required", param="messages"
-        )
+        raise messages_required()
     out: list[bytes] = []
     _add_header(out, request)
     system = request.system

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from router.core.errors import ClientError
+
 ABSENT = msgspec.Raw()
 """Default of fields kept as sent."""
 
@@ -51,3 +53,13 @@ ONE = (b"", b"1", b"null")
 def whole(value: float | None) -> int | None:
     """A token count that a client may have written as `16.0`."""
     return None if value is None else int(value)
+
+
+def model_required() -> ClientError:
+    """What a request without a model is answered, in every API."""
+    return ClientError("model: name the model to use", code="model_required", param="model")
+
+
+def messages_required() -> ClientError:
+    """What a conversation without a message is answered."""
+    return ClientError("messages: at least one message is required", code="prompt_required", param="messages")

@@ -14,7 +14,7 @@ from router.core import prompt
 from router.core.errors import ClientError
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json, add_text
 from router.dialects.chat import json_text
-from router.dialects.parsed import ABSENT, Parsed, whole
+from router.dialects.parsed import ABSENT, Parsed, model_required, whole
 from router.dialects.parts import Part, add_content
 
 _Content = str | list[str | Part] | None
@@ -80,7 +80,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     request = _decode(body)
     model = request.model
     if not model:
-        raise ClientError("model: name the model to use", code="model_required", param="model")
+        raise model_required()
     value = request.input
     if not value and not request.previous_response_id and bytes(request.prompt) in (b"", b"null"):
         raise ClientError("input: an input is required", code="prompt_required", param="input")
