@@ -27,6 +27,7 @@ COMPILED = [
     "router/core/learning/stretch.py",
     "router/core/overlap.py",
     "router/core/policies/prefix_cost.py",
+    "router/core/queue.py",
     "router/core/ranking.py",
     "router/core/replica.py",
     "router/core/residency.py",

@@ -123,15 +123,14 @@ class Fleet:
         records: Sequence[Record | None] | None,
         now_s: float,
         most_wait_s: float,
+        most_ahead_tokens: int,
         planned: list[Replica],
-    ) -> tuple[Decision | None, float]:
-        """`choose_and_reserve` if the choice would start the prompt within `most_wait_s`; else plan for it.
+    ) -> Decision | None:
+        """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it.
 
-        Planning counts the prompt's prefill at the choice, so that the next request looked at sees it; the replica
-        is appended to `planned`, and the caller calls `end_plan` before anything else happens.
+        Planning counts the prompt at the choice, so that the next request looked at sees it; the replica is appended
+        to `planned`, and the caller calls `end_plan` before anything else happens.
 
-        Returns:
-            The decision or None, and the choice's wait in seconds.
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
@@ -142,18 +141,37 @@ class Fleet:
         held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
-        wait_s = replica.wait_s(now_s)
-        if wait_s <= most_wait_s:
+        if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens) <= 0.0:
             view.turn += 1
-            return self._reserve(replica, kind, tokens, shape, now_s, records), wait_s
-        replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
+            return self._reserve(replica, kind, tokens, shape, now_s, records)
+        replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens) + replica.in_flight_delay_s
         planned.append(replica)
-        return None, wait_s
+        return None
 
     def end_plan(self, planned: Sequence[Replica]) -> None:
         """Forget what `reserve_if_free` planned."""
         for replica in planned:
             replica.planned_s = 0.0
+
+    def any_free(self, model: str, now_s: float, most_wait_s: float, most_ahead_tokens: int) -> bool:
+        """Whether any eligible replica is free (`Replica.free_in_s`).
+
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        for replica in self._eligibility.view(model).members:
+            if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens) <= 0.0:
+                return True
+        return False
+
+    def next_free_s(self, now_s: float, most_wait_s: float, most_ahead_tokens: int) -> float:
+        """Time until the next replica that is not free should be; infinite where all are."""
+        soonest_s = inf
+        for replica in self._replicas.values():
+            free_in_s = replica.free_in_s(now_s, most_wait_s, most_ahead_tokens)
+            if 0.0 < free_in_s < soonest_s:
+                soonest_s = free_in_s
+        return soonest_s
 
     def prefill_s(self, shape: RequestShape, records: Sequence[Record | None] | None) -> float:
         """Expected prefill time where most of the prompt is held: how short a request is.
@@ -235,6 +253,7 @@ class Fleet:
         if decision.phase != RESERVED:
             return
         decision.phase = STARTED
+        decision.started_s = now_s
         replica = decision.replica
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
@@ -288,6 +307,8 @@ class Fleet:
             replica.waiting -= 1
             replica.waiting_tokens -= decision.uncached_tokens
             replica.dequeue(decision, now_s)
+        elif decision.tells:
+            replica.note_streamed(now_s - decision.started_s)
         replica.refresh()
         if decision.trial:
             replica.trials -= 1

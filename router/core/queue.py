@@ -5,10 +5,16 @@ warm ones being short, with ageing (each second of waiting counts like `AGEING_R
 waits here can still go to whichever replica is best when the turn comes; who waits in an engine cannot, and there the
 order is that of arrival.
 
-The rule it keeps: a replica is given a prompt only if it starts it within `most_wait_s`, and nobody held is overtaken
-by a new one except in the order above. At most `max_held` wait here, and none longer than `max_hold_s`: beyond either,
-requests go to the best replica at once, as without a queue. Nothing here waits or schedules: the caller calls `release`
-after `Fleet.started` and `Fleet.settle`, and when `release` said so.
+The rules it keeps:
+1. A request waits here only for a replica that has more than a step's prompts to compute and will be heard to end
+   them (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
+   without, whatever the rates are believed to be.
+2. Nobody held is overtaken by a new one except in the order above.
+3. At most `max_held` wait here, and none longer than `max_hold_s`: beyond either, requests go to the best replica at
+   once, as without a queue.
+
+Nothing here waits or schedules: the caller calls `release` after `Fleet.started` and `Fleet.settle`, and when `release`
+said so.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from router.core.errors import RouterError
 from router.core.fleet import Fleet
@@ -30,7 +37,7 @@ MOST_LENGTH_S = 1.2
 MAX_LOOKED_AT = 64
 """Held requests looked through at one event, best first; those behind them wait for the next."""
 
-LEAST_TIMER_S = 0.002
+LEAST_TIMER_S = 0.005
 MOST_TIMER_S = 0.5
 """When to look again at the latest: replicas also come and go without an event here."""
 
@@ -41,12 +48,15 @@ class HoldParameters:
 
     most_wait_s: float = 0.04
     """Work ahead at which a replica is as good as free: an engine step and a hop, so that it never runs dry."""
+    most_ahead_tokens: int = 2048
+    """Uncached prompt tokens ahead at which it is, too, however long they should take: what an engine computes in one
+    step costs the same alone or together, and where the rates are too low this keeps it busy all the same."""
     max_held: int = 1024
     max_hold_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.most_wait_s < 0 or self.max_held < 0 or self.max_hold_s < 0:
-            raise ValueError("most_wait_s, max_held and max_hold_s must not be negative")
+        if min(self.most_wait_s, self.most_ahead_tokens, self.max_held, self.max_hold_s) < 0:
+            raise ValueError("the bounds of holding must not be negative")
 
 
 class Ticket:
@@ -78,10 +88,19 @@ class HoldQueue:
 
     def __init__(self, fleet: Fleet, parameters: HoldParameters) -> None:
         self._fleet = fleet
-        self._parameters = parameters
+        self._most_wait_s = parameters.most_wait_s
+        self._most_ahead_tokens = parameters.most_ahead_tokens
+        self._max_held = parameters.max_held
+        self._max_hold_s = parameters.max_hold_s
         self._tickets: list[Ticket] = []
         """Best first. Ageing moves all keys alike, so that the order never changes."""
+        self._models: dict[str, int] = {}
+        """How many of them ask for each model."""
         self._arrivals = 0
+        self._due_s = 0.0
+        """When to look for whoever may go by then."""
+        self._aged_s = 0.0
+        """When was last looked for those held too long."""
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -99,11 +118,13 @@ class HoldQueue:
             NotFoundError, OverloadError: As `Fleet.choose_and_reserve`.
         """
         fleet = self._fleet
-        if shape.prompt_tokens <= 0 or len(self._tickets) >= self._parameters.max_held:
+        if shape.prompt_tokens <= 0 or len(self._tickets) >= self._max_held:
             return fleet.choose_and_reserve(shape, records, now_s)
         if not self._tickets:
             planned: list[Replica] = []
-            decision, _ = fleet.reserve_if_free(shape, records, now_s, self._parameters.most_wait_s, planned)
+            decision = fleet.reserve_if_free(
+                shape, records, now_s, self._most_wait_s, self._most_ahead_tokens, planned
+            )
             if decision is not None:
                 return decision
             fleet.end_plan(planned)
@@ -111,52 +132,109 @@ class HoldQueue:
         rank_s = min(fleet.prefill_s(shape, records), MOST_LENGTH_S) + AGEING_RATIO * now_s
         ticket = Ticket(shape, records, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
+        self._models[shape.model] = self._models.get(shape.model, 0) + 1
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
         """The client is gone; a no-op if the ticket was granted."""
         if ticket.open:
-            ticket.open = False
+            self._close(ticket)
             self._tickets.remove(ticket)
 
-    def release(self, now_s: float) -> float | None:
+    def release(self, now_s: float, freed: Replica | None = None) -> float | None:
         """Grant what may go. Calls `granted` of each; those must not call back in here.
 
+        Args:
+            freed: The replica of which a prompt has started or ended, if that is all that has happened: cheap
+                unless it is free for the next.
         Returns:
             When to call again if nothing happens before, in seconds from now; None if nobody waits.
         """
-        tickets = self._tickets
-        if not tickets:
+        if not self._tickets:
             return None
         fleet = self._fleet
-        parameters = self._parameters
-        most_wait_s = parameters.most_wait_s
-        oldest_s = now_s - parameters.max_hold_s
+        most_wait_s = self._most_wait_s
+        most_ahead_tokens = self._most_ahead_tokens
+        if freed is None:
+            answers = self._look(now_s)
+            wait_s = fleet.next_free_s(now_s, most_wait_s, most_ahead_tokens)
+            self._due_s = now_s + (wait_s if wait_s < MOST_TIMER_S else MOST_TIMER_S)
+        else:
+            if freed.free_in_s(now_s, most_wait_s, most_ahead_tokens) > 0.0:
+                return self._pause_s(now_s)
+            answers = self._look(now_s)
+            wait_s = freed.free_in_s(now_s, most_wait_s, most_ahead_tokens)
+            if 0.0 < wait_s < self._due_s - now_s:
+                self._due_s = now_s + wait_s
+        for ticket, _ in answers:
+            self._close(ticket)
+        if answers:
+            self._tickets = [ticket for ticket in self._tickets if ticket.open]
+        for ticket, answer in answers:
+            ticket.granted(answer)
+        return self._pause_s(now_s) if self._tickets else None
+
+    def _pause_s(self, now_s: float) -> float:
+        return min(max(self._due_s - now_s, LEAST_TIMER_S), MOST_TIMER_S)
+
+    def would_hold(self, replica: Replica, now_s: float) -> bool:
+        """Whether a request whose choice is this replica would have to wait now."""
+        return (
+            len(self._tickets) < self._max_held
+            and replica.free_in_s(now_s, self._most_wait_s, self._most_ahead_tokens) > 0.0
+        )
+
+    def _close(self, ticket: Ticket) -> None:
+        ticket.open = False
+        model = ticket.shape.model
+        left = self._models[model] - 1
+        if left:
+            self._models[model] = left
+        else:
+            del self._models[model]
+
+    def _look(self, now_s: float) -> list[tuple[Ticket, Decision | RouterError]]:
+        """Look through the tickets, best first, and reserve for whom there is a replica."""
+        fleet = self._fleet
+        most_wait_s = self._most_wait_s
+        most_ahead_tokens = self._most_ahead_tokens
+        oldest_s = now_s - self._max_hold_s
+        by_age = not self._aged_s <= now_s < self._aged_s + MOST_TIMER_S
+        if by_age:
+            self._aged_s = now_s
         answers: list[tuple[Ticket, Decision | RouterError]] = []
         planned: list[Replica] = []
-        next_s = MOST_TIMER_S
-        # Each refusal plans for a replica: soon all of them have somebody waiting, and who follows would too.
-        most_refusals = 2 * len(fleet.replicas) + 4
-        for ticket in tickets[:MAX_LOOKED_AT]:
-            limit_s = most_wait_s if ticket.arrival_s > oldest_s else float("inf")
+        free: dict[str, bool] = {}
+        """By model, whether any of its replicas is."""
+        busy = 0
+        models = len(self._models)
+        for ticket in self._tickets:
+            limit_s = most_wait_s
             try:
-                decision, wait_s = fleet.reserve_if_free(
-                    ticket.shape, ticket.records, now_s, limit_s, planned
+                if by_age and not oldest_s < ticket.arrival_s <= now_s:
+                    limit_s = inf  # held for too long, or the clock was set back
+                elif busy == models or len(planned) >= MAX_LOOKED_AT:
+                    if by_age:
+                        continue
+                    break
+                else:
+                    model = ticket.shape.model
+                    known = free.get(model)
+                    if known is None:
+                        known = free[model] = fleet.any_free(model, now_s, most_wait_s, most_ahead_tokens)
+                        if not known:
+                            busy += 1
+                    if not known:
+                        continue
+                decision = fleet.reserve_if_free(
+                    ticket.shape, ticket.records, now_s, limit_s, most_ahead_tokens, planned
                 )
             except RouterError as error:
                 answers.append((ticket, error))
                 continue
             if decision is not None:
                 answers.append((ticket, decision))
-            else:
-                next_s = min(next_s, wait_s - most_wait_s)
-                if len(planned) >= most_refusals:
-                    break
+                free.clear()
+                busy = 0
         fleet.end_plan(planned)
-        for ticket, _ in answers:
-            ticket.open = False
-        if answers:
-            self._tickets = [ticket for ticket in tickets if ticket.open]
-        for ticket, answer in answers:
-            ticket.granted(answer)
-        return max(next_s, LEAST_TIMER_S) if self._tickets else None
+        return answers

@@ -26,6 +26,15 @@ SETTLED = 2
 LATE_S = 0.03
 """What is left, at most, of a prefill that should have ended."""
 
+STREAMED_S = 0.02
+"""An answer that goes on for so long after its first byte was passed on as it was made: an engine step takes less."""
+MOST_STREAMED = 8
+LEAST_STREAMED = 4
+"""Bounds of the trust that a replica streams: below the lower one, where it also begins, no request waits for it."""
+DOUBTED_RATIO = 4.0
+DOUBTED_S = 0.5
+"""A first byte overdue by this much is none to wait for where no answer has shown yet that the replica streams."""
+
 
 class Replica:
     """Compared and hashed by identity: a replica removed and added again under its id is another one."""
@@ -34,6 +43,7 @@ class Replica:
         "added_tokens",
         "attention_ratio",
         "attention_s",
+        "awaited_tokens",
         "base_latency_s",
         "block_tokens",
         "cache_tokens",
@@ -71,6 +81,7 @@ class Replica:
         "since_s",
         "speed",
         "stretch",
+        "streamed",
         "trials",
         "url",
         "wait_token_s",
@@ -125,6 +136,10 @@ class Replica:
         """What was learned of it; what is believed is below."""
         self.planned_s = 0.0
         """Prefill time of requests held at the router and meant for it; only while they are looked through."""
+        self.awaited_tokens = 0
+        """Uncached tokens of the streamed requests in `queue`: their first byte tells when their prefill is over."""
+        self.streamed = LEAST_STREAMED
+        """Trust that streams begin before they end: one more for each that did, one less for each that did not."""
         self.residency = Residency()
         self.evictions_worth = 0.0
         """`Residency.eviction_ratio` as of the last tick or reservation."""
@@ -260,6 +275,8 @@ class Replica:
             stretch.spoiled = True
         queue[decision] = prefill_s
         self.work_s += prefill_s
+        if decision.streams:
+            self.awaited_tokens += decision.uncached_tokens
 
     def prefilling(self, now_s: float) -> tuple[int, int, int]:
         """What other routers are told of the queue: its sum and its first prompt in tokens without context, and for
@@ -283,6 +300,8 @@ class Replica:
         self.since_s = now_s
         stretch = self.stretch
         assert stretch is not None
+        if decision.streams:
+            self.awaited_tokens -= decision.uncached_tokens
         if not decision.streams:
             self.silent -= 1
             stretch.spoiled = True
@@ -309,6 +328,31 @@ class Replica:
             return
         self.work_s -= prefill_s
         self.head_s = queue[next(iter(queue))]
+
+    def free_in_s(self, now_s: float, most_wait_s: float, most_ahead_tokens: int) -> float:
+        """Time until a request held for it should be sent; 0 or less: at once.
+
+        It is held only while more than `most_ahead_tokens` of streamed prompts have no first byte: the one sign from
+        outside that the engine has a full step to compute, however wrong the rates are, and its end will be heard.
+        """
+        streamed = self.streamed
+        if (
+            self.awaited_tokens <= most_ahead_tokens
+            or streamed < LEAST_STREAMED
+            or self.health.state is not ReplicaState.READY
+        ):
+            return 0.0
+        if streamed == LEAST_STREAMED and now_s - self.since_s > DOUBTED_RATIO * self.head_s + DOUBTED_S:
+            return 0.0
+        return self.wait_s(now_s) - most_wait_s
+
+    def note_streamed(self, after_s: float) -> None:
+        """An answer that should be streamed ended so long after its first byte."""
+        if after_s >= STREAMED_S:
+            if self.streamed < MOST_STREAMED:
+                self.streamed += 1
+        elif self.streamed:
+            self.streamed -= 1
 
     @property
     def state(self) -> ReplicaState:
@@ -375,6 +419,9 @@ class Replica:
         assert 0 <= self.trials <= self.in_flight, (self.id, self.trials)
         assert self.crowding_s >= 0, (self.id, self.crowding_s)
         assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
+        awaited_tokens = sum([d.uncached_tokens for d in self.queue if d.streams])
+        assert self.awaited_tokens == awaited_tokens, (self.id, self.awaited_tokens)
+        assert 0 <= self.streamed <= MOST_STREAMED, (self.id, self.streamed)
         assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
         assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
         assert (self.stretch is None) == (not self.queue), self.id
@@ -394,8 +441,10 @@ class Decision:
         "phase",
         "predicted_tokens",
         "replica",
+        "started_s",
         "streams",
         "stretch",
+        "tells",
         "trial",
         "uncached_tokens",
     )
@@ -421,6 +470,10 @@ class Decision:
         """Whether it counts in the replica's `trials`."""
         self.streams = streams
         """Whether the first byte tells when the prefill is over."""
+        self.tells = streams
+        """Whether its end shows if the replica streams: of a refusal it does not."""
+        self.started_s = 0.0
+        """When the first byte was there."""
         self.doubtful = False
         """Whether what is predicted may well have been evicted, by what the replica was sent since."""
         self.stretch: Stretch | None = None

@@ -5,26 +5,36 @@ from __future__ import annotations
 import pytest
 
 from router.core.errors import NotFoundError, RouterError
-from router.core.fleet import Decision, Fleet, ReplicaRemoved
+from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
+from router.core.health import FailureReason
 from router.core.queue import HoldParameters, HoldQueue, Ticket
-from router.core.types import ReplicaId, RequestShape
+from router.core.replica import MOST_STREAMED
+from router.core.types import Incarnation, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
 
+TO_ORDER = HoldParameters(most_ahead_tokens=0)
+"""Holds however little is ahead, so that few prompts show the order."""
 
-def prompt(tokens: int) -> RequestShape:
-    return RequestShape("m", [], tokens * 4, tokens, 1, 1)
+
+def prompt(tokens: int, streams: bool = True, model: str = "m") -> RequestShape:
+    return RequestShape(model, [], tokens * 4, tokens, 1, 1, streams)
 
 
 class World:
-    """A queue before `replicas` replicas, and what it granted."""
+    """A queue before `replicas` replicas known to stream, and what it granted."""
 
-    def __init__(self, replicas: int = 1, parameters: HoldParameters | None = None) -> None:
+    def __init__(
+        self, replicas: int = 1, parameters: HoldParameters = TO_ORDER, streamed: int = MOST_STREAMED
+    ) -> None:
         self.fleet: Fleet = ready_fleet(replicas)
-        self.queue = HoldQueue(self.fleet, parameters or HoldParameters())
+        for replica in self.fleet.replicas.values():
+            replica.streamed = streamed
+        self.queue = HoldQueue(self.fleet, parameters)
         self.granted: list[tuple[str, Decision | RouterError]] = []
 
-    def offer(self, name: str, tokens: int, now_s: float) -> Decision | Ticket:
-        answer = self.queue.offer(prompt(tokens), None, now_s, lambda a: self.granted.append((name, a)))
+    def offer(self, name: str, tokens: int, now_s: float, streams: bool = True) -> Decision | Ticket:
+        shape = prompt(tokens, streams)
+        answer = self.queue.offer(shape, None, now_s, lambda a: self.granted.append((name, a)))
         self.queue.release(now_s)
         return answer
 
@@ -102,11 +112,11 @@ def test_a_withdrawn_request_is_never_granted() -> None:
 
 
 def test_beyond_the_bounds_requests_go_as_without_a_queue() -> None:
-    world = World(parameters=HoldParameters(max_held=1, max_hold_s=5.0))
+    world = World(parameters=HoldParameters(most_ahead_tokens=0, max_held=1, max_hold_s=5.0))
     world.offer("a", 80_000, 0.0)
     assert isinstance(world.offer("b", 8000, 0.0), Ticket)
     assert isinstance(world.offer("c", 8000, 0.0), Decision)
-    world.queue.release(4.9)
+    world.queue.release(4.5)
     assert world.names == []
     world.queue.release(5.1)
     assert world.names == ["b"]
@@ -123,3 +133,114 @@ def test_who_waits_is_told_when_no_replica_is_left() -> None:
     with pytest.raises(RouterError):
         world.offer("c", 8000, 0.2)
     assert not isinstance(world.granted[0][1], NotFoundError)
+
+
+def test_nobody_is_held_while_less_than_a_step_is_ahead_whatever_the_rates_say() -> None:
+    world = World(parameters=HoldParameters(most_ahead_tokens=2048))
+    for replica in world.fleet.replicas.values():
+        replica.set_rates(10.0, 0.03)
+    assert isinstance(world.offer("a", 1000, 0.0), Decision)
+    assert isinstance(world.offer("b", 1000, 0.0), Decision)
+    assert isinstance(world.offer("c", 1000, 0.0), Decision)
+    assert isinstance(world.offer("d", 1000, 0.0), Ticket)
+
+
+def test_nobody_waits_for_the_end_of_answers_that_do_not_stream() -> None:
+    world = World()
+    for name in ("a", "b", "c"):
+        assert isinstance(world.offer(name, 80_000, 0.0, streams=False), Decision)
+    streamed = world.offer("d", 80_000, 0.0)
+    assert isinstance(streamed, Decision)
+    assert isinstance(world.offer("e", 8000, 0.0, streams=False), Ticket)
+    world.fleet.started(streamed, 90.0)
+    world.queue.release(90.0, streamed.replica)
+    assert world.names == ["e"]
+
+
+def test_a_replica_whose_streams_come_whole_is_soon_waited_for_no_more() -> None:
+    world = World(streamed=MOST_STREAMED)
+    replica = world.fleet.replicas[ReplicaId("r0")]
+    now_s = 0.0
+    for turn in range(20):
+        answer = world.offer(f"a{turn}", 8000, now_s)
+        if isinstance(answer, Ticket):
+            break
+        now_s += 5.0
+        world.fleet.started(answer, now_s)
+        world.fleet.settle(answer, now_s + 0.001)
+    assert replica.streamed < MOST_STREAMED / 2
+    assert isinstance(world.offer("b", 80_000, now_s), Decision)
+    assert isinstance(world.offer("c", 80_000, now_s), Decision)
+    world.fleet.validate()
+
+
+def test_a_replica_not_known_to_stream_is_not_waited_for_long() -> None:
+    world = World(streamed=4)
+    world.offer("a", 8000, 0.0)
+    assert isinstance(world.offer("b", 8000, 1.2), Decision)
+    assert isinstance(world.offer("c", 8000, 1.2), Ticket)
+    world.queue.release(4.0)
+    assert world.names == []
+    world.queue.release(6.6)
+    assert world.names == ["c"]
+
+
+def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
+    world = World(streamed=0)
+    for turn in range(10):
+        answer = world.offer(f"a{turn}", 8000, turn * 10.0)
+        assert isinstance(answer, Decision)
+        world.fleet.started(answer, turn * 10.0 + 1.0)
+        world.fleet.settle(answer, turn * 10.0 + 3.0)
+    world.offer("b", 8000, 200.0)
+    assert isinstance(world.offer("c", 8000, 200.0), Ticket)
+
+
+def test_other_routers_load_holds_nobody() -> None:
+    world = World()
+    world.fleet.note_foreign(world.fleet.replicas[ReplicaId("r0")], (0, 50, 0, 0, 1_000_000, 9000, 0.0), 0.0)
+    assert isinstance(world.offer("a", 8000, 0.0), Decision)
+
+
+def test_an_ejected_replica_is_not_waited_for() -> None:
+    world = World()
+    first = world.offer("a", 8000, 0.0)
+    assert isinstance(first, Decision)
+    world.offer("b", 8000, 0.0)
+    world.fleet.report_failure(first.replica, FailureReason.REFUSED, 0.1)
+    world.queue.release(0.1)
+    assert world.names == ["b"]
+
+
+def test_an_event_of_a_replica_that_is_still_busy_looks_at_nobody() -> None:
+    world = World(replicas=2)
+    first = world.offer("a", 80_000, 0.0)
+    world.offer("b", 80_000, 0.0)
+    world.offer("c", 80_000, 0.0)
+    assert isinstance(first, Decision)
+    assert world.queue.release(0.1, first.replica) is not None
+    assert world.names == []
+    world.fleet.started(first, 0.2)
+    world.queue.release(0.2, first.replica)
+    assert world.names == ["c"]
+
+
+def test_a_model_whose_replicas_are_free_does_not_wait_for_another_model() -> None:
+    world = World(replicas=2)
+    world.fleet.apply(ProbeSucceeded(ReplicaId("r1"), Incarnation(2), {"other"}, None, None, 0.0))
+    world.fleet.apply(ProbeSucceeded(ReplicaId("r0"), Incarnation(1), {"m"}, None, None, 0.0))
+    for number in range(200):
+        world.offer(f"m{number}", 8000, 0.0)
+    assert len(world.queue) == 199
+    world.queue.offer(prompt(60_000, model="other"), None, 0.0, lambda a: world.granted.append(("other", a)))
+    world.queue.release(0.0)
+    assert world.names == ["other"]
+
+
+def test_a_clock_set_back_lets_everybody_go() -> None:
+    world = World()
+    world.offer("a", 8000, 1000.0)
+    world.offer("b", 8000, 1000.0)
+    pause_s = world.queue.release(500.0)
+    assert pause_s is None
+    assert world.names == ["b"]
