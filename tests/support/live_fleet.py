@@ -40,7 +40,7 @@ def live(
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "router.yaml"
         path.write_text(json.dumps({**settings, "replicas": replicas}))
         router = stack.enter_context(RouterProcess([], "--config", str(path)))
-        wait_until(lambda: _routable(router) == len(urls), 30)
+        wait_until(lambda: _routable(router) == len(urls))
         return asyncio.run(replay(f"http://127.0.0.1:{router.port}", workload, name_sessions=name_sessions))
 
 

@@ -67,7 +67,7 @@ def test_version_help_and_a_missing_command() -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=60,
         )
 
     version = run("--version")

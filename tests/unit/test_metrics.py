@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter_ns
+from time import thread_time_ns
 
 from router.core.types import Api, DecisionKind, ReplicaId
 from router.telemetry import metrics as module
@@ -127,7 +127,7 @@ def test_a_request_costs_about_a_microsecond() -> None:
 def _cost_ns(metrics: Metrics) -> float:
     count = 2_000
     call = metrics.observe
-    start = perf_counter_ns()
+    start = thread_time_ns()
     for _ in range(count):
         call(Api.CHAT, "m", 200, None, DecisionKind.WARM, ONE, 0.2, 1.5, 100, 90, 80, 7)
-    return (perf_counter_ns() - start) / count
+    return (thread_time_ns() - start) / count

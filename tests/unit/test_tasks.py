@@ -23,8 +23,9 @@ def test_a_task_nobody_refers_to_runs_to_its_end() -> None:
         tasks.spawn(work(), name="work")
         gc.collect()
         assert len(tasks) == 1
-        await asyncio.sleep(0.05)
-        assert len(tasks) == 0
+        async with asyncio.timeout(60):
+            while len(tasks):
+                await asyncio.sleep(0.01)
         await tasks.stop()
 
     asyncio.run(scenario())
@@ -66,7 +67,7 @@ def test_stop_ends_all_tasks_and_those_they_spawn_while_they_end() -> None:
         for name in ("a", "b"):
             tasks.spawn(wait(name, heir=True), name=name)
         await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(50):
             await tasks.stop()
         assert len(tasks) == 0
 
@@ -88,7 +89,7 @@ def test_a_supervised_loop_is_started_again_after_a_crash(
     async def scenario() -> None:
         tasks = Tasks()
         task = tasks.supervise(loop, name="membership")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(50):
             await task
         await tasks.stop()
 
