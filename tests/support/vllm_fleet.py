@@ -59,7 +59,7 @@ def call(
     *,
     method: str | None = None,
     headers: dict[str, str] | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = 400.0,
 ) -> Answer:
     """One request on a fresh connection. Raises what `http.client` raises if it is not answered whole."""
     address = urlsplit(url)
@@ -172,7 +172,7 @@ def raw_request(url: str, path: str, body: Any) -> Iterator[socket.socket]:
     address = urlsplit(url)
     payload = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((address.hostname, address.port), timeout=60.0) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=400.0) as connection:
         connection.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
         yield connection
 

@@ -17,13 +17,13 @@ SAID = [{"role": "user", "content": "Say something"}]
 
 @pytest.fixture
 def openai_client(router: RouterProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
+    with openai.OpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0, timeout=400.0) as client:
         yield client
 
 
 @pytest.fixture
 def anthropic_client(router: RouterProcess) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=router.url, api_key="none", max_retries=0, timeout=60.0) as client:
+    with anthropic.Anthropic(base_url=router.url, api_key="none", max_retries=0, timeout=400.0) as client:
         yield client
 
 
