@@ -38,6 +38,7 @@ COMPILED = [
     "router/dataplane/exchange.py",
     "router/dataplane/gateway.py",
     "router/dataplane/head_cache.py",
+    "router/dataplane/hold.py",
     "router/dataplane/pool.py",
     "router/dataplane/relay.py",
     "router/dataplane/request.py",

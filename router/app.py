@@ -23,7 +23,7 @@ from router.adapters.registry.memory import MemoryRegistry
 from router.adapters.registry.redis import RedisRegistry
 from router.adapters.registry.redis_leases import NoBoard, RedisLoadBoard
 from router.config.errors import ConfigError
-from router.config.schema import Config, split_address
+from router.config.schema import Config, PolicyConfig, split_address
 from router.control.app import ControlDeps, build_control
 from router.control.readiness import Readiness
 from router.control.server import ControlServer
@@ -33,9 +33,11 @@ from router.core.fleet import Fleet
 from router.core.health import HealthParameters
 from router.core.learning.learner import Learner, LearningParameters
 from router.core.policies import POLICIES
+from router.core.queue import HoldParameters, HoldQueue
 from router.core.types import ReplicaId
 from router.dataplane.explain import explain
 from router.dataplane.gateway import Gateway
+from router.dataplane.hold import Hold
 from router.dataplane.server import DataPlane
 from router.ports import LoadBoard, Member, Registry
 from router.service.leases import Leases
@@ -71,12 +73,7 @@ class Worker:
         self._shares_port = control_socket is not None
         self.tasks = Tasks()
         self.registry = _registry(config, clock)
-        parameters = CostParameters(
-            prefill_tokens_per_s=config.policy.prefill_tokens_per_s,
-            base_latency_s=config.policy.base_latency_s,
-            miss_weight=config.policy.miss_weight,
-            bounded_load_factor=config.policy.bounded_load_factor,
-        )
+        parameters = _cost_parameters(config.policy)
         rng = Random()
         self.fleet = Fleet(
             POLICIES[config.policy.name](parameters),
@@ -117,6 +114,7 @@ class Worker:
             clock=clock,
             upstream_tls=self._upstream_tls,
             readiness=readiness.answer,
+            hold=_hold(config, self.fleet, clock),
             probe_soon=lambda replica_id: self._membership.probe_soon(replica_id),
         )
         if config.fingerprint.secret is not None:
@@ -152,6 +150,7 @@ class Worker:
                 access_log_dropped=lambda: self.access_log.dropped if self.access_log is not None else 0,
                 build=build_info(config),
                 peers=lambda: self.leases.routers,
+                held=lambda: self.gateway.hold.waiting if self.gateway.hold is not None else 0,
                 models=self.fleet.model_rows,
             ),
         )
@@ -325,6 +324,36 @@ def _registry(config: Config, clock: Callable[[], float]) -> Registry:
         )
     except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read
         raise ConfigError("", "registry.url", str(error)) from error
+
+
+def _cost_parameters(policy: PolicyConfig) -> CostParameters:
+    return CostParameters(
+        prefill_tokens_per_s=policy.prefill_tokens_per_s,
+        attention_context_tokens=policy.attention_context_tokens,
+        base_latency_s=policy.base_latency_s,
+        in_flight_delay_s=policy.in_flight_delay_s,
+        miss_weight=policy.miss_weight,
+        eviction_weight=policy.eviction_weight,
+        eviction_memory_s=policy.eviction_memory_s,
+        crowd_weight=policy.crowd_weight,
+        crowd_horizon_s=policy.crowd_horizon_s,
+        tie_ratio=policy.tie_ratio,
+        bounded_load_factor=policy.bounded_load_factor,
+    )
+
+
+def _hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | None:
+    """Only this policy's choice says who is free."""
+    hold = config.hold
+    if not hold.enabled or config.policy.name != "prefix-cost":
+        return None
+    parameters = HoldParameters(
+        most_wait_s=hold.most_wait_s,
+        most_ahead_tokens=hold.most_ahead_tokens,
+        max_held=hold.max_requests,
+        max_hold_s=hold.max_s,
+    )
+    return Hold(HoldQueue(fleet, parameters), clock)
 
 
 def _load_board(config: Config) -> LoadBoard:

@@ -85,6 +85,45 @@ class PolicyConfig:
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
     """With no warm replica the ring decides, but gives no replica more than this multiple of the mean load."""
+    attention_context_tokens: Annotated[float, Range(0.0, 1e9)] = 32_000.0
+    """Mean context, in tokens, at which attention makes a token's prefill take twice as long: 32,000 for an 8B model
+    with full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
+    in_flight_delay_s: Seconds = 0.02
+    """What each request under way on a replica adds to the expected wait there: its share of every engine step and of
+    the cache."""
+    eviction_weight: Annotated[float, Range(0.0, 1000.0)] = 2.0
+    """Price of what a miss pushes out of a full cache, in multiples of the time its prefill takes, if that was used
+    just now; it fades with age. Higher: new conversations go where the oldest content is."""
+    eviction_memory_s: PositiveSeconds = 120.0
+    """Age at which what is pushed out counts 37 % of that."""
+    crowd_weight: Annotated[float, Range(0.0, 1000.0)] = 0.15
+    """Price of the prefill work that a replica was given lately, done or not. Higher: prefixes that many share are
+    copied to more replicas, and conversations are loyal to theirs for less long."""
+    crowd_horizon_s: PositiveSeconds = 200.0
+    """Time in which that memory fades to 37 %."""
+    tie_ratio: Annotated[float, Range(0.0, 1.0)] = 0.05
+    """Costs closer than this share of what the request would cost cold are equal: then the ring decides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldConfig:
+    """Requests that wait in the router until a replica can begin with them, short and warm ones first, instead of in
+    an engine's queue. Only with policy `prefix-cost`. `true` or `false` stands for `{enabled: …}`."""
+
+    shorthand: ClassVar[str] = "enabled"
+
+    enabled: bool = True
+    """Whether any request waits here. Without it, each is sent at once."""
+    most_wait_s: Seconds = 0.04
+    """A replica that should begin with the next prompt within this time is given it: about an engine step and a hop, so
+    that it never runs dry."""
+    most_ahead_tokens: Count = 2048
+    """A replica is given the next prompt, too, while the streamed prompts that it was sent and has not begun to answer
+    have no more uncached tokens than this: about what an engine computes in one step."""
+    max_requests: Count = 1024
+    """Most requests held at once; more are sent as without holding."""
+    max_s: Seconds = 30.0
+    """Longest time that a request is held; then it is sent to the best replica, however busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +291,7 @@ class Config:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     leases: LeasesConfig = field(default_factory=LeasesConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    hold: HoldConfig = field(default_factory=HoldConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

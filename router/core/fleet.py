@@ -254,6 +254,8 @@ class Fleet:
             return
         decision.phase = STARTED
         decision.started_s = now_s
+        if not computed:
+            decision.tells = False
         replica = decision.replica
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens

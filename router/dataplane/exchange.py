@@ -8,6 +8,7 @@ The rules it keeps:
    made good by another. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer.
 2. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
 3. Choosing and counting is one synchronous step: no callback runs between `records` and `choose_and_reserve`.
+4. A first choice by prefix may be held (`hold`); it is then made later, and its ticket given back if the client leaves.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from router.core.errors import NotFoundError, ReplicaError, RouterError
 from router.core.fleet import Decision, Replica
 from router.core.health import FailureReason, ReplicaState
+from router.core.queue import Ticket
 from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
@@ -90,11 +92,13 @@ class Exchange:
         "_retry_reason",
         "_seen",
         "_status",
+        "_ticket",
         "_tried",
         "body_bytes",
         "client",
         "connection",
         "decision",
+        "held_s",
         "progress_s",
         "request_id",
         "shape",
@@ -126,11 +130,15 @@ class Exchange:
         self._seen: bytes | None = None
         """The beginning of a response whose id has not come yet."""
         self._status = 0
+        self._ticket: Ticket | None = None
+        """Only while the request is held."""
         self._tried: list[Replica] = []
         self.body_bytes = 0
         """Body bytes passed on, once the answer is over."""
         self.connection: ReplicaConnection | None = None
         self.decision: Decision | None = None
+        self.held_s = 0.0
+        """How long it was held."""
         self.progress_s = request.received_s
         self.request_id = request.head.request_id or gateway.new_request_id()
         self.shape: RequestShape | None = None
@@ -191,7 +199,7 @@ class Exchange:
             return
         self._records = records
         try:
-            self._choose()
+            self._choose_by_prefix()
         except Exception as error:  # noqa: BLE001 - must not end the registry's other answers
             self.crashed(error)
 
@@ -239,6 +247,51 @@ class Exchange:
         decision = gateway.fleet.reserve_on(replica, self.shape, now_s)
         self._pinned = replica
         self._decided(decision, now_s)
+
+    def _choose_by_prefix(self) -> None:
+        """Choose, or wait until it can be chosen well."""
+        gateway = self._gateway
+        hold = gateway.hold
+        if hold is None:
+            self._choose()
+            return
+        shape = self.shape
+        assert shape is not None
+        now_s = gateway.clock()
+        try:
+            answer = hold.offer(shape, self._records, now_s, self._granted)
+        except RouterError as error:
+            self.fail(error)
+            return
+        if isinstance(answer, Ticket):
+            self._ticket = answer
+            hold.release(now_s)
+        else:
+            self._decided(answer, now_s)
+
+    def _granted(self, answer: Decision | RouterError) -> None:
+        """The request is held no longer."""
+        try:
+            now_s = self._hold_over()
+            if isinstance(answer, RouterError):
+                if not self._done:
+                    self.fail(answer)
+            elif self._done:  # the client left while others were let go
+                self.decision = answer
+                self._settle()
+            else:
+                self._decided(answer, now_s)
+        except Exception as error:  # noqa: BLE001 - must not end the others' turn
+            self.crashed(error)
+
+    def _hold_over(self) -> float:
+        gateway = self._gateway
+        now_s = gateway.clock()
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self.held_s = max(0.0, now_s - ticket.arrival_s)
+            gateway.metrics.held(self.held_s)
+        return now_s
 
     def _choose(self) -> None:
         gateway = self._gateway
@@ -409,6 +462,9 @@ class Exchange:
                 manner.accepted = manner.accepted or self._asked
                 watch = StreamWatch(manner, self._asked)
         relay = self._relay = Relay(self.client, self._request.head, head, self._begun(first), first, watch)
+        hold = self._gateway.hold
+        if hold is not None and hold.waiting and self.decision is not None:
+            hold.release(self._gateway.clock(), self.decision.replica)
         return relay
 
     def _begun(self, first: bytes) -> bytes:
@@ -585,6 +641,8 @@ class Exchange:
         if connection is not None:
             phase = "stream" if self._relay is not None else "prefill"
             connection.abandon()
+        elif self._ticket is not None:
+            phase = "held"
         else:
             phase = "connect" if self._connecting else "lookup"
         self._gateway.metrics.client_gone(phase)
@@ -617,9 +675,18 @@ class Exchange:
             gateway.fleet.report_success(decision.replica, gateway.clock())
 
     def _settle(self) -> None:
+        gateway = self._gateway
+        ticket = self._ticket
+        hold = gateway.hold
+        if ticket is not None and hold is not None:
+            self._hold_over()
+            hold.withdraw(ticket)
         decision, self.decision = self.decision, None
         if decision is not None:
-            self._gateway.fleet.settle(decision, self._gateway.clock())
+            now_s = gateway.clock()
+            gateway.fleet.settle(decision, now_s)
+            if hold is not None and hold.waiting:
+                hold.release(now_s, decision.replica)
 
     def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
         """End, once. `seen` is where the answer's usage is looked for."""

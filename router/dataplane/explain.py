@@ -41,6 +41,7 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
     records = await _look_up(gateway, shape.rungs) if shape.rungs else []
     known = sum(record is not None for record in records)
     ranking = gateway.fleet.rank(shape, records, gateway.clock())
+    hold = gateway.hold if found.kind is RouteKind.PREFIX else None
     return {
         "api": found.api,
         "model": shape.model,
@@ -51,6 +52,8 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
         "deepest_known_bytes": max(
             (GRID[i] for i, record in enumerate(records) if record is not None), default=0
         ),
+        "would_be_held": hold is not None and hold.would_hold(ranking.choice.replica),
+        "held_requests": hold.waiting if hold is not None else 0,
         **ranking.as_dict(),
     }
 

@@ -21,6 +21,7 @@ from router.core.health import FailureReason, ReplicaState
 from router.core.types import Api, Incarnation, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.head_cache import HeadCache
+from router.dataplane.hold import Hold
 from router.dataplane.pool import Pool
 from router.dataplane.request import Request, RequestHead
 from router.dialects import Parsed, multipart_model, parse
@@ -57,9 +58,12 @@ class Gateway:
         clock: Callable[[], float],
         upstream_tls: ssl.SSLContext | None,
         readiness: Callable[[], tuple[int, bytes]],
+        hold: Hold | None = None,
         probe_soon: Callable[[ReplicaId], None],
     ) -> None:
         self.fleet = fleet
+        self.hold = hold
+        """Where first choices by prefix may have to wait; None: they are made at once."""
         self.registry = registry
         self.metrics = metrics
         self.access_log = access_log
@@ -273,6 +277,7 @@ class Gateway:
                     duration_s=duration_s,
                     bytes_in=request.body_bytes,
                     bytes_out=exchange.body_bytes,
+                    held_s=exchange.held_s,
                     attempts=exchange.attempts,
                 ),
                 members,

@@ -59,6 +59,8 @@ class DataPlane:
         for connection in left:
             connection.abort()
         self._sweeper.stop()
+        if gateway.hold is not None:
+            gateway.hold.stop()
         for pool in gateway.pools.values():
             pool.close()
         await asyncio.sleep(0)

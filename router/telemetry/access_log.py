@@ -53,6 +53,8 @@ class AccessEntry(msgspec.Struct, gc=False, kw_only=True, omit_defaults=False):
     bytes_in: int = 0
     bytes_out: int = 0
     attempts: int = 0
+    held_s: float = 0.0
+    """How long the request waited in the router for a replica to come free."""
 
 
 class AccessLog:

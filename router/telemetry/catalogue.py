@@ -126,6 +126,19 @@ DISCONNECTS = Metric(
     "Clients that left before their answer was complete, by phase.",
     ("phase",),
 )
+HELD = Metric(
+    "warmroute_held",
+    _G,
+    "requests",
+    "Requests that wait in the router until a replica comes free.",
+    across=Across.SUM,
+)
+HOLD_SECONDS = Metric(
+    "warmroute_hold_seconds",
+    _H,
+    "seconds",
+    "Time that requests waited in the router, of those that had to; part of warmroute_ttft_seconds.",
+)
 IN_FLIGHT = Metric(
     "warmroute_in_flight",
     _G,

@@ -20,7 +20,14 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from router.telemetry import catalogue as c
-from router.telemetry.metrics import DURATION_BUCKETS_S, NO_DECISION, TTFT_BUCKETS_S, Histogram, Metrics
+from router.telemetry.metrics import (
+    DURATION_BUCKETS_S,
+    HOLD_BUCKETS_S,
+    NO_DECISION,
+    TTFT_BUCKETS_S,
+    Histogram,
+    Metrics,
+)
 
 Rows = Iterable[Mapping[str, object]]
 
@@ -37,6 +44,8 @@ class Sources:
     access_log_dropped: Callable[[], int]
     build: Mapping[str, str]
     """Labels of `warmroute_build_info`: `version`, `policy`, `registry`."""
+    held: Callable[[], int] = int
+    """Requests held; none by default."""
     peers: Callable[[], int] = int
     """Other routers heard of; none by default."""
     models: Callable[[], Rows] = list
@@ -94,6 +103,8 @@ class _RouterCollector(Collector):
         yield _family(c.DISCONNECTS, [((phase,), n) for phase, n in m.client_disconnects.items()])
         ttft = [((model, kind or NO_DECISION), h) for (model, kind), h in m.ttft.items()]
         yield _histogram(c.TTFT, TTFT_BUCKETS_S, ttft)
+        yield _family(c.HELD, [((), self._sources.held())])
+        yield _histogram(c.HOLD_SECONDS, HOLD_BUCKETS_S, [((), m.hold)])
         yield _histogram(c.DURATION, DURATION_BUCKETS_S, list(m.duration.items()))
 
     def _tokens(self) -> Iterable[Family]:

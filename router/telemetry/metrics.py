@@ -35,6 +35,7 @@ TTFT_BUCKETS_S = (
     80.0,
     160.0,
 )
+HOLD_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 DURATION_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 
 _MAX_SERIES = 4096
@@ -86,7 +87,7 @@ RequestKey = tuple[str, str, int, str | None]
 class Metrics:
     """What happened on the request path since the process began."""
 
-    __slots__ = ("_known_models", "client_disconnects", "decisions", "duration", "errors", "retries", "series",
+    __slots__ = ("_known_models", "client_disconnects", "decisions", "duration", "errors", "hold", "retries", "series",
                  "tokens", "ttft")  # fmt: skip
 
     def __init__(self, known_models: Callable[[], Container[str]]) -> None:
@@ -99,6 +100,8 @@ class Metrics:
         self.duration: dict[tuple[str, str], Histogram] = {}
         """By api and model."""
         self.decisions: dict[tuple[str, str], int] = {}
+        self.hold = Histogram(HOLD_BUCKETS_S)
+        """Only of requests that were held."""
         self.errors: dict[str, int] = {}
         self.retries: dict[str, int] = {}
         self.client_disconnects: dict[str, int] = {}
@@ -148,6 +151,12 @@ class Metrics:
             except KeyError:
                 key = (kind.value, replica if len(decisions) < _MAX_DECISIONS else OTHER)
                 decisions[key] = decisions.get(key, 0) + 1
+
+    def held(self, held_s: float) -> None:
+        """Count one request that is held no longer, whatever became of it."""
+        histogram = self.hold
+        histogram.counts[bisect_left(HOLD_BUCKETS_S, held_s)] += 1
+        histogram.sum += held_s
 
     def retried(self, reason: str) -> None:
         """Count one attempt that failed before its first byte and was made again elsewhere."""

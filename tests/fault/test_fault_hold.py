@@ -1,0 +1,55 @@
+"""Replicas that die under a burst which is mostly held in the router: every client gets an answer."""
+
+from __future__ import annotations
+
+import threading
+
+from router.config.schema import Address, Config, HealthConfig, ReplicaConfig
+from tests.support.router_thread import running, wait_until
+from tests.support.sim_fleet import fleet
+from tests.support.vllm_fleet import call
+
+ANY = Address("127.0.0.1:0")
+CONCURRENT = 120
+
+
+def test_nothing_held_is_lost_when_a_replica_dies_and_comes_back() -> None:
+    with fleet(2, "--prefill-tokens-per-s", "16000") as sims:
+        config = Config(
+            listen=ANY,
+            admin=ANY,
+            replicas=tuple(ReplicaConfig(url=sim.urls[0], id=sim.ids[0]) for sim in sims),
+            health=HealthConfig(probe_interval_s=0.2),
+        )
+        with running(config, 2) as router:
+            gateway = router.worker.gateway
+            assert gateway.hold is not None
+            hold = gateway.hold
+            outcomes: list[tuple[int, bool]] = []
+            lock = threading.Lock()
+
+            def ask(number: int) -> None:
+                content = f"{number} " + f"word{number} " * 1200
+                body = {"model": "sim", "messages": [{"role": "user", "content": content}]}
+                answer = call(
+                    router.url,
+                    "/v1/chat/completions",
+                    {**body, "max_tokens": 8, "stream": True},
+                    timeout_s=120.0,
+                )
+                whole = answer.body.endswith(b"data: [DONE]\n\n") or b'"replica_lost"' in answer.body
+                with lock:
+                    outcomes.append((answer.status, whole))
+
+            threads = [threading.Thread(target=ask, args=(number,)) for number in range(CONCURRENT)]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: hold.waiting > 20)
+            sims[0].kill()
+            wait_until(lambda: router.call(gateway.fleet.routable) == 1)
+            sims[0].start()
+            for thread in threads:
+                thread.join(120)
+            assert outcomes == [(200, True)] * CONCURRENT
+            assert hold.waiting == 0
+            router.assert_at_rest()
