@@ -316,7 +316,7 @@ class Replica:
             uncached_tokens = decision.uncached_tokens
             predicted_tokens = decision.predicted_tokens
             work_tokens = self.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens)
-            stretch.add(uncached_tokens, work_tokens, predicted_tokens == 0, now_s)
+            stretch.add(predicted_tokens, uncached_tokens, work_tokens, now_s)
             decision.stretch = stretch
         else:
             stretch.spoiled = True

@@ -298,7 +298,8 @@ def test_without_a_learner_rates_stay_as_configured() -> None:
 
 def test_one_wrong_prior_for_all_is_outgrown_together() -> None:
     world = World(32_000.0, 32_000.0)
-    world.serve(next(iter(world.rates)), 6)
+    for replica in world.rates:
+        world.serve(replica, 4)
     world.tick()
     assert [rate(replica) for replica in world.rates] == pytest.approx([32_000.0] * 2, rel=0.15)
 

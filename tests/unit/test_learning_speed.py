@@ -19,7 +19,7 @@ def estimate(most: float = 16.0) -> SpeedEstimate:
 
 def stretch(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Stretch:
     made = Stretch(100.0, from_idle, running, 0)
-    made.add(int(tokens), tokens, True, 100.0 + elapsed_s)
+    made.add(0, int(tokens), tokens, 100.0 + elapsed_s)
     assert made.close(0)
     return made
 

@@ -87,21 +87,27 @@ class Learner:
         if prompt_tokens > 0 and output_tokens is not None:
             self._reported(shape, served, prompt_tokens, output_tokens)
         stretch = decision.stretch
-        if stretch is None or prompt_tokens <= 0:
+        if stretch is None or prompt_tokens <= 0 or cached_tokens is None:
             return
         decision.stretch = None
+        replica = decision.replica
         predicted_tokens = decision.predicted_tokens
-        if cached_tokens is None:
-            cached_tokens = predicted_tokens
-        elif predicted_tokens:
-            stretch.unconfirmed -= 1
+        uncached_tokens = decision.uncached_tokens
         if cached_tokens >= prompt_tokens:
             cached_tokens = prompt_tokens - 1
-        replica = decision.replica
-        stretch.tokens += replica.work_tokens(prompt_tokens, cached_tokens) - replica.work_tokens(
-            predicted_tokens + decision.uncached_tokens, predicted_tokens
+        was_obscure = stretch.obscure > 0
+        stretch.report(
+            predicted_tokens,
+            uncached_tokens,
+            replica.work_tokens(prompt_tokens, cached_tokens)
+            - replica.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens),
         )
-        replica.speed.fresh = True
+        if not stretch.closed:
+            return
+        if not was_obscure:
+            replica.speed.fresh = True
+        elif stretch.obscure == 0:
+            replica.speed.observe(stretch)
 
     def rows(self) -> list[dict[str, object]]:
         """One row a model, for `/replicas`."""
@@ -153,6 +159,8 @@ def _weigh(group: list[Replica]) -> None:
     for replica in group:
         speed = replica.speed
         if speed.count < LEAST_STRETCHES:
+            if 2 * len(known) < len(group):
+                continue  # the first to be known are not yet what is common
             replica.change_rates(token_s, base_s, interference_s, LEAST_CHANGE_RATIO)
         else:
             error = 2.0 * speed.error_ratio

@@ -6,7 +6,8 @@ one, the first would have taken all the time and the others none.
 
 A stretch says nothing ("spoiled") if it holds a prompt whose prefill has no audible end: one that was given up, or
 whose answer does not stream. How much was computed is known for certain when the answers are over; until then, what
-was predicted stands.
+was predicted stands, if it can: where most of a prompt was believed to be cached, by rungs an eighth apart, the rest
+may be any small number ("obscure").
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ MOST_S = 600.0
 
 
 class Stretch:
-    """Open until `close`; then part of the replica's `SpeedEstimate`, where answers still correct it."""
+    """Open until `close`; then, once nothing obscure is left, part of a `SpeedEstimate`, where answers correct it."""
 
     __slots__ = (
+        "closed",
         "end_s",
         "expected_tokens",
         "foreign_tokens",
         "from_idle",
+        "obscure",
         "prompts",
         "running",
         "share",
@@ -59,37 +62,51 @@ class Stretch:
         """What was computed, counted in tokens without context."""
         self.foreign_tokens = foreign_waiting_tokens
         """Of other routers: waiting when it began, and sent since; once closed, those computed in it."""
+        self.closed = False
+        """It ended, and is fit to learn from."""
+        self.obscure = 0
+        """Prompts whose part to compute is too small beside the rest to be known before it is reported."""
         self.unconfirmed = 0
         """Prompts predicted to be cached in part, and not reported on."""
         self.spoiled = False
         self.share = 1.0
         """What it counts, besides the weights above."""
 
-    def add(self, expected_tokens: int, tokens: float, certain: bool, now_s: float) -> None:
+    def add(self, predicted_tokens: int, uncached_tokens: int, tokens: float, now_s: float) -> None:
         """A first byte came.
 
         Args:
-            expected_tokens: Uncached tokens.
-            tokens: The same, by what they cost with their context.
-            certain: Nothing was predicted to be cached.
+            predicted_tokens: What was believed to be cached.
+            tokens: The uncached ones, by what they cost with their context.
         """
         self.prompts += 1
-        self.expected_tokens += expected_tokens
+        self.expected_tokens += uncached_tokens
         self.tokens += tokens
         self.end_s = now_s
-        if not certain:
+        if predicted_tokens:
             self.unconfirmed += 1
+            if predicted_tokens > uncached_tokens:
+                self.obscure += 1
+
+    def report(self, predicted_tokens: int, uncached_tokens: int, more_tokens: float) -> None:
+        """The engine said what of such a prompt was cached: so many more tokens were computed, or fewer."""
+        self.tokens += more_tokens
+        if predicted_tokens:
+            self.unconfirmed -= 1
+            if predicted_tokens > uncached_tokens:
+                self.obscure -= 1
 
     def ends_before(self, now_s: float) -> bool:
         """Whether a first byte at this time begins another one."""
         return self.expected_tokens >= ENOUGH_TOKENS and now_s - self.end_s > GROUP_S
 
     def close(self, foreign_waiting_tokens: int) -> bool:
-        """No more first bytes; so many tokens of other routers are still waiting. True if there is something in it."""
+        """No more first bytes; so many tokens of other routers are still waiting. True if it can be learned from."""
         self.foreign_tokens = max(0, self.foreign_tokens - foreign_waiting_tokens)
         if self.foreign_tokens:
             self.share *= SHARED_WEIGHT
-        return self.prompts > 0 and not self.spoiled and 0.0 < self.end_s - self.start_s < MOST_S
+        self.closed = self.prompts > 0 and not self.spoiled and 0.0 < self.end_s - self.start_s < MOST_S
+        return self.closed and self.obscure == 0
 
     @property
     def weight(self) -> float:
