@@ -9,15 +9,16 @@ from typing import Any
 
 from loadtest.simulate.chooser import Chooser, Site
 from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import HOLD, Warm
+from loadtest.simulate.warm import HOLD, LEARNING, Warm
 from loadtest.simulate.workload import Turn, Workload
+from router.core.learning.learner import Learner
 
 
 class _Explaining(Warm):
     """The policy, with a ranking taken down when the wanted request comes."""
 
     def __init__(self, site: Site, number: int, found: dict[str, Any]) -> None:
-        super().__init__(site, "prefix-cost", hold=HOLD)
+        super().__init__(site, "prefix-cost", hold=HOLD, learner=Learner(LEARNING))
         self._left = number
         self._found = found
 

@@ -15,9 +15,10 @@ from random import Random
 from typing import Any
 
 from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.warm import HOLD, SimulatedRegistry, Warm
+from loadtest.simulate.warm import HOLD, LEARNING, SimulatedRegistry, Warm
 from loadtest.simulate.workload import Turn
 from router.core.cost import CostParameters
+from router.core.learning.learner import Learner
 from router.core.queue import HoldParameters
 from router.core.types import FingerprintHash, Incarnation, Record
 from router.service.leases import Leases
@@ -182,6 +183,7 @@ class Routers(Chooser):
         routers: int,
         parameters: CostParameters | None,
         hold: HoldParameters | None,
+        learns: bool = True,
     ) -> None:
         super().__init__(site)
         self.name = f"{policy} x{routers}"
@@ -191,7 +193,14 @@ class Routers(Chooser):
         self._routers = [
             _Router(
                 number,
-                Warm(site, policy, parameters, hold, registry=RegistryOfOne(self._shared)),
+                Warm(
+                    site,
+                    policy,
+                    parameters,
+                    hold,
+                    learner=Learner(LEARNING) if learns else None,
+                    registry=RegistryOfOne(self._shared),
+                ),
                 self._board,
                 self._dice.random() * PUBLISH_INTERVAL_S,
             )

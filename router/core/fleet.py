@@ -335,6 +335,8 @@ class Fleet:
         replica.foreign_head_s = head_tokens * replica.wait_token_s
         replica.foreign_since_s = now_s - age_s
         replica.crowding_s += given_tokens * replica.crowd_token_s
+        if given_tokens and replica.stretch is not None:
+            replica.stretch.foreign_sent(now_s)
         if added_tokens:
             # What others touch again, without adding to it, is not heard of.
             replica.residency.touch(added_tokens, now_s)

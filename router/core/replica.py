@@ -207,6 +207,8 @@ class Replica:
             queue[decision] *= factor
         self.work_s = sum(queue.values())
         self.head_s *= factor
+        self.foreign_work_s *= factor
+        self.foreign_head_s *= factor
         self.set_rates(1.0 / token_s, base_latency_s, interference_s)
 
     def refresh(self) -> None:
@@ -265,11 +267,14 @@ class Replica:
         stretch = self.stretch
         if stretch is None:
             # Behind another router's prompt it has not begun yet.
+            ahead_s = self.wait_s(now_s) - self.planned_s if self.foreign_work_s > 0.0 else 0.0
             self.since_s = now_s if self.foreign_work_s <= 0.0 else self.foreign_since_s
             self.head_s = prefill_s
-            stretch = self.stretch = Stretch(
-                now_s, True, self.in_flight - self.waiting, self.foreign_work_tokens
-            )
+            stretch = self.stretch = Stretch(now_s, True, self.in_flight - self.waiting)
+            if ahead_s > 0.0:
+                stretch.put_behind(ahead_s * self.prefill_tokens_per_s)
+        elif self.foreign_work_s > 0.0:
+            stretch.spoiled = True  # nobody knows what comes before this one
         if not decision.streams:
             self.silent += 1
             stretch.spoiled = True
@@ -307,12 +312,10 @@ class Replica:
             stretch.spoiled = True
         elif heard:
             if stretch.ends_before(now_s):
-                if stretch.close(self.foreign_work_tokens):
+                if stretch.close():
                     self.speed.observe(stretch)
-                stretch = self.stretch = Stretch(
-                    stretch.end_s, False, self.in_flight - self.waiting, self.foreign_work_tokens
-                )
-                stretch.spoiled = self.silent > 0
+                stretch = self.stretch = Stretch(stretch.end_s, False, self.in_flight - self.waiting)
+                stretch.spoiled = self.silent > 0 or self.foreign_work_s > 0.0
             uncached_tokens = decision.uncached_tokens
             predicted_tokens = decision.predicted_tokens
             work_tokens = self.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens)
@@ -321,7 +324,7 @@ class Replica:
         else:
             stretch.spoiled = True
         if not queue:
-            if stretch.close(self.foreign_work_tokens):
+            if stretch.close():
                 self.speed.observe(stretch)
             self.stretch = None
             self.work_s = self.head_s = 0.0

@@ -220,7 +220,7 @@ def test_a_queue_that_never_empties_is_timed_in_parts(world: World) -> None:
     assert 1 / replica.speed.token_s == pytest.approx(4000, rel=0.1)
 
 
-def test_other_routers_prompts_are_taken_into_account(world: World) -> None:
+def test_other_routers_prompts_ahead_are_taken_into_account(world: World) -> None:
     replica = next(iter(world.rates))
     for _ in range(8):
         world.fleet.note_foreign(replica, (0, 1, 4000, 0, 4000, 4000, 0.0), world.now_s)
@@ -230,6 +230,19 @@ def test_other_routers_prompts_are_taken_into_account(world: World) -> None:
         world.answer(decision, (4000, 0, 5))
     replica.speed.fit()
     assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
+
+
+def test_prompts_that_another_router_told_of_too_late_spoil_a_stretch(world: World) -> None:
+    replica = next(iter(world.rates))
+    for late_s, counts in ((0.05, False), (0.3, True)):
+        before = replica.speed.count
+        decision = world.send(replica, 4000)
+        world.now_s += late_s
+        world.fleet.note_foreign(replica, (0, 1, 4000, 0, 4000, 4000, 0.0), world.now_s)
+        world.now_s += 0.5
+        world.answer(decision, (4000, 0, 5))
+        world.fleet.note_foreign(replica, (0, 0, 0, 0, 0, 0, 0.0), world.now_s)
+        assert (replica.speed.count > before) is counts
 
 
 def test_reported_tokens_replace_predicted_ones(world: World) -> None:

@@ -18,9 +18,9 @@ def estimate(most: float = 16.0) -> SpeedEstimate:
 
 
 def stretch(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Stretch:
-    made = Stretch(100.0, from_idle, running, 0)
+    made = Stretch(100.0, from_idle, running)
     made.add(0, int(tokens), tokens, 100.0 + elapsed_s)
-    assert made.close(0)
+    assert made.close()
     return made
 
 

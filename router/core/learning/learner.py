@@ -19,8 +19,9 @@ from router.core.learning.answers import ModelAnswers
 from router.core.replica import Decision, Replica
 from router.core.types import RequestShape
 
-LEAST_STRETCHES = 3
-"""A single one may be a stall; of three, the one that is not like the others counts little."""
+LEAST_STRETCHES = 2.9
+"""Three whole ones, or more that count less. A single one may be a stall; of three, the one that is not like the others
+counts little."""
 
 CHANCE_RATIO = 0.08
 """Difference between replicas' speeds that is taken for chance however sure the estimates are."""
@@ -150,7 +151,7 @@ class Learner:
 
 def _weigh(group: list[Replica]) -> None:
     """Set what is believed of replicas that serve the same models."""
-    known = [replica.speed for replica in group if replica.speed.count >= LEAST_STRETCHES]
+    known = [replica.speed for replica in group if replica.speed.counted >= LEAST_STRETCHES]
     if not known:
         return
     token_s = _median([speed.token_s for speed in known])
@@ -158,7 +159,7 @@ def _weigh(group: list[Replica]) -> None:
     interference_s = _median([speed.interference_s for speed in known])
     for replica in group:
         speed = replica.speed
-        if speed.count < LEAST_STRETCHES:
+        if speed.counted < LEAST_STRETCHES:
             if 2 * len(known) < len(group):
                 continue  # the first to be known are not yet what is common
             replica.change_rates(token_s, base_s, interference_s, LEAST_CHANGE_RATIO)

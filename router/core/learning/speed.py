@@ -67,6 +67,7 @@ class SpeedEstimate:
         "_window",
         "base_s",
         "count",
+        "counted",
         "error_ratio",
         "fresh",
         "interference_s",
@@ -91,6 +92,8 @@ class SpeedEstimate:
         """Standard error of `token_s`, relative to it."""
         self.count = 0
         """Stretches seen, ever."""
+        self.counted = 0.0
+        """Sum of what those in the window count."""
         self.fresh = False
         """There is something for `fit` to do."""
 
@@ -140,7 +143,7 @@ class SpeedEstimate:
             ii, iy = interference_prior, interference_prior
             for stretch in self._window:
                 xb = base_unit_s if stretch.from_idle else 0.0
-                xt = (stretch.tokens + stretch.foreign_tokens) * token_unit_s
+                xt = stretch.tokens * token_unit_s
                 xi = stretch.running * interference_unit_s
                 y = stretch.end_s - stretch.start_s
                 expected = base * xb + token * xt + interference * xi
@@ -177,6 +180,7 @@ class SpeedEstimate:
             base = 0.0 if base < 0.0 else most if base > most else base
             missed = (CALM_STRETCHES + misses * OUTLIER * OUTLIER) / (CALM_STRETCHES + counted)
             error = sqrt(missed) / (l_tt * token)
+        self.counted = sum([stretch.weight for stretch in self._window])
         self.base_s = base * base_unit_s
         self.token_s = token * token_unit_s
         self.interference_s = interference * interference_unit_s

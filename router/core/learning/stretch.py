@@ -4,10 +4,12 @@ It begins when a prompt is sent to a replica with none ahead of it, or with a fi
 with a later first byte. Engines compute several prompts in one step, whose first bytes then come together; taken one by
 one, the first would have taken all the time and the others none.
 
-A stretch says nothing ("spoiled") if it holds a prompt whose prefill has no audible end: one that was given up, or
-whose answer does not stream. How much was computed is known for certain when the answers are over; until then, what
-was predicted stands, if it can: where most of a prompt was believed to be cached, by rungs an eighth apart, the rest
-may be any small number ("obscure").
+A stretch says nothing ("spoiled") if it holds a prompt whose prefill has no audible end (one that was given up, or
+whose answer does not stream), or if prompts that another router did not tell of in time may be in it.
+
+How much was computed is known for certain when the answers are over; until then, what was predicted stands, if it can:
+where most of a prompt was believed to be cached, by rungs an eighth apart, the rest may be any small number
+("obscure").
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ ENOUGH_TOKENS = 4096
 UNCONFIRMED_WEIGHT = 0.1
 """Of a stretch with prompts that were believed to be cached in part while nothing has confirmed it."""
 
-SHARED_WEIGHT = 0.5
-"""Of a stretch in which other routers' prompts were computed too: their part is known to a tenth of a second."""
+SHARED_WEIGHT = 0.25
+"""Of a stretch in which other routers' prompts were computed first: how much is known to a tenth of a second."""
+
+UNHEARD_S = 0.15
+"""What another router is heard to have sent may have been sent this long before."""
 
 MOST_S = 600.0
 """Longer ones are not believed: the clock was set."""
@@ -35,7 +40,6 @@ class Stretch:
         "closed",
         "end_s",
         "expected_tokens",
-        "foreign_tokens",
         "from_idle",
         "obscure",
         "prompts",
@@ -47,7 +51,7 @@ class Stretch:
         "unconfirmed",
     )
 
-    def __init__(self, start_s: float, from_idle: bool, running: int, foreign_waiting_tokens: int) -> None:
+    def __init__(self, start_s: float, from_idle: bool, running: int) -> None:
         self.start_s = start_s
         self.end_s = start_s
         """The last first byte in it."""
@@ -60,8 +64,6 @@ class Stretch:
         """Uncached tokens of its prompts, as predicted."""
         self.tokens = 0.0
         """What was computed, counted in tokens without context."""
-        self.foreign_tokens = foreign_waiting_tokens
-        """Of other routers: waiting when it began, and sent since; once closed, those computed in it."""
         self.closed = False
         """It ended, and is fit to learn from."""
         self.obscure = 0
@@ -100,11 +102,18 @@ class Stretch:
         """Whether a first byte at this time begins another one."""
         return self.expected_tokens >= ENOUGH_TOKENS and now_s - self.end_s > GROUP_S
 
-    def close(self, foreign_waiting_tokens: int) -> bool:
-        """No more first bytes; so many tokens of other routers are still waiting. True if it can be learned from."""
-        self.foreign_tokens = max(0, self.foreign_tokens - foreign_waiting_tokens)
-        if self.foreign_tokens:
-            self.share *= SHARED_WEIGHT
+    def put_behind(self, tokens: float) -> None:
+        """Other routers' prompts are computed first."""
+        self.tokens = tokens
+        self.share *= SHARED_WEIGHT
+
+    def foreign_sent(self, now_s: float) -> None:
+        """Other routers are heard to have sent prompts: after the only one of this stretch, they do not matter."""
+        if not self.from_idle or now_s - self.start_s < UNHEARD_S:
+            self.spoiled = True
+
+    def close(self) -> bool:
+        """No more first bytes. True if it can be learned from."""
         self.closed = self.prompts > 0 and not self.spoiled and 0.0 < self.end_s - self.start_s < MOST_S
         return self.closed and self.obscure == 0
 
