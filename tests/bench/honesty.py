@@ -1,38 +1,55 @@
 """Whether the policy simulator tells the truth: one workload over live processes and over virtual time.
 
 Run as `python -m tests.bench.honesty --mooncake conversation_trace.jsonl`. Live are `warmroute-replica sim` processes,
-the real router and an HTTP client; simulated is `warmroute simulate`'s fleet with the same replicas, names, rates and
-settings. Shown are cached shares and TTFT of both. `--speed` makes replicas, arrivals and pauses faster on both sides:
-the faster, the more the real processes' own time weighs. On a busy machine the live side is late (`late`), and says so.
+the real router and an HTTP client; simulated is `warmroute simulate`'s fleet with the same replicas, names and
+settings. Shown are cached shares, TTFT, and how many requests went to the same replica on both sides.
+
+Two things are held equal that are luck: the order of requests that a trace puts into the same instant (they are set
+`GAP_S` apart), and the hashes that decide places on the ring (the simulation is given the shapes of the texts that were
+sent). `--speed` makes replicas, arrivals and pauses faster on both sides: the faster, the more the real processes' own
+time weighs. `late` tells whether this machine kept up.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.metrics import Figures, figures, quantile
-from loadtest.simulate.simulation import FleetConfig, simulate
+from loadtest.simulate.metrics import figures, quantile
+from loadtest.simulate.simulation import FleetConfig, Run, simulate
 from loadtest.simulate.sources import Source
-from loadtest.simulate.warm import Warm
-from loadtest.simulate.workload import Session, Workload
+from loadtest.simulate.warm import HOLD, LEARNING, Warm
+from loadtest.simulate.workload import MODEL, Session, Turn, Workload
 from replica.sim.step_time import StepTime
+from router.config.schema import Config, PolicyConfig
 from router.core.cost import CostParameters
+from router.core.fingerprint import Fingerprinter
+from router.core.learning.learner import Learner
+from router.core.types import Api, Record, RequestShape
+from router.dialects import parse
 from tests.support.live_fleet import live
+from tests.support.replay import Replay, Texts
 
 POLICIES = ("prefix-cost", "prefix-hash", "least-loaded", "round-robin")
+GAP_S = 0.05
+MOST_PAUSE_S = 20.0
+"""Longer pauses are cut to this, so that it ends in minutes."""
+SECRET = "the secret of this comparison"
 
 
-def faster(workload: Workload, speed: float) -> Workload:
-    """The same with all times divided."""
-    sessions = [
-        Session(s.start_s / speed, [replace(t, pause_s=t.pause_s / speed) for t in s.turns])
-        for s in workload.sessions
-    ]
+def as_asked(workload: Workload, speed: float) -> Workload:
+    """No two starts in the same instant, all times divided."""
+    sessions: list[Session] = []
+    before_s = -GAP_S
+    for session in workload.sessions:
+        before_s = start_s = max(session.start_s, before_s + GAP_S)
+        turns = [replace(turn, pause_s=min(turn.pause_s, MOST_PAUSE_S) / speed) for turn in session.turns]
+        sessions.append(Session(start_s / speed, turns))
     return replace(workload, sessions=sessions)
 
 
@@ -50,72 +67,127 @@ def settings(policy: str, fleet: FleetConfig) -> dict[str, Any]:
     """The live router's, beside its replicas."""
     prior = parameters(fleet)
     return {
+        "fingerprint": {"secret": SECRET},
         "policy": {
             "name": policy,
             "prefill_tokens_per_s": prior.prefill_tokens_per_s,
             "base_latency_s": prior.base_latency_s,
-        }
+        },
     }
 
 
-def simulated(workload: Workload, fleet: FleetConfig, policy: str) -> Figures:
+class AsLive(Warm):
+    """The simulation's router, with the shapes that the live one made of the texts that were sent."""
+
+    texts: Texts
+    _fingerprinter = Fingerprinter(SECRET.encode())
+
+    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, list[Record | None]]:
+        """As the gateway does it."""
+        body = json.dumps({"model": "sim", "prompt": self.texts.prompt(turn).decode()}).encode()
+        parsed = parse(Api.COMPLETIONS, body)
+        shape = self._fingerprinter.shape(
+            parsed.model,
+            parsed.scope_salt,
+            parsed.canonical,
+            None,
+            4.0,
+            parsed.prompt_bytes,
+            parsed.tokens_known,
+        )
+        shape.model = MODEL
+        return shape, self._registry.lookup(shape.rungs, now_s)
+
+
+def holds() -> bool:
+    """Whether the live router holds requests back as the simulated one can."""
+    named = [field.name for section in (Config, PolicyConfig) for field in fields(section)]
+    return any(name.startswith("hold") for name in named)
+
+
+def simulated(workload: Workload, fleet: FleetConfig, policy: str, texts: Texts) -> Run:
     """The same in virtual time."""
+    hold = HOLD if policy == "prefix-cost" and holds() else None
 
     def make(site: Site) -> Chooser:
-        return Warm(site, policy, parameters(fleet), hold=None)
+        chooser = AsLive(site, policy, parameters(fleet), hold, Learner(LEARNING))
+        chooser.texts = texts
+        return chooser
 
-    return figures(simulate(workload, fleet, make))
+    return simulate(workload, fleet, make)
 
 
-def main() -> None:
+def compared(policy: str, theirs: Replay, run: Run) -> dict[str, Any]:
+    """Both sides' figures."""
+    ours = figures(run)
+    times = sorted(sample.ttft_s for sample in theirs.samples)
+    place = {served.turn.id: f"replica-{served.replica}:8000" for served in run.served}
+    same = sum(place.get(sample.turn.id) == sample.replica for sample in theirs.samples)
+    return {
+        "policy": policy,
+        "requests": len(theirs.samples),
+        "failed": len(theirs.failures),
+        "cached_live_ratio": theirs.cached_ratio,
+        "cached_simulated_ratio": ours.cached_ratio,
+        "ttft_p50_live_s": quantile(times, 0.5),
+        "ttft_p50_simulated_s": ours.ttft_p50_s,
+        "ttft_mean_live_s": sum(times) / len(times),
+        "ttft_mean_simulated_s": ours.ttft_mean_s,
+        "ttft_p90_live_s": quantile(times, 0.9),
+        "ttft_p90_simulated_s": ours.ttft_p90_s,
+        "same_replica_ratio": same / len(theirs.samples),
+        "late_p99_s": quantile(sorted(sample.late_s for sample in theirs.samples), 0.99),
+    }
+
+
+HEAD = (
+    f"{'policy':14s} {'cached live':>12s} {'simulated':>10s} {'points':>7s} {'p50 live, s':>12s} {'simulated':>10s} "
+    f"{'ratio':>6s} {'mean':>6s} {'p90':>6s} {'same place':>11s} {'late p99':>9s} {'failed':>7s}"
+)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One policy's row."""
+    cached, virtual = row["cached_live_ratio"], row["cached_simulated_ratio"]
+    ratios = [row[f"ttft_{name}_live_s"] / row[f"ttft_{name}_simulated_s"] for name in ("p50", "mean", "p90")]
+    return (
+        f"{row['policy']:14s} {cached:12.4f} {virtual:10.4f} {100 * (cached - virtual):+7.2f} "
+        f"{row['ttft_p50_live_s']:12.3f} {row['ttft_p50_simulated_s']:10.3f} {ratios[0]:6.3f} {ratios[1]:6.3f} "
+        f"{ratios[2]:6.3f} {row['same_replica_ratio']:11.2f} {row['late_p99_s']:9.3f} {row['failed']:7d}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Compare, and print a row a policy."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="tests.bench.honesty")
     parser.add_argument("--mooncake", type=Path, help="the Mooncake conversation trace (default: multi-turn)")
     parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--rate", type=float, default=2.0, help="requests a second at speed 1 (default 2)")
+    parser.add_argument("--rate", type=float, default=1.0, help="requests a second at speed 1 (default 1)")
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--cache-tokens", type=int, default=300_000)
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--processes", type=int, default=2, help="of the simulated replicas")
     parser.add_argument("--policy", action="append")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    kind = "mooncake" if arguments.mooncake else "multi-turn"
-    source = Source(kind, arguments.requests, arguments.mooncake)
-    workload = faster(source.load().at_rate(arguments.rate), arguments.speed)
-    fleet = FleetConfig(arguments.replicas, arguments.cache_tokens, StepTime(speed=arguments.speed))
-    print(f"{workload.name}: {workload.requests} requests, {fleet.replicas} x {fleet.cache_tokens} tokens")
-    print(f"{'policy':14s} {'cached live':>12s} {'simulated':>10s} {'points':>7s} {'p50 live':>9s} "
-          f"{'simulated':>10s} {'ratio':>6s} {'mean':>6s} {'p90':>6s} {'late p99':>9s} {'failed':>7s}")  # fmt: skip
+    asked = parser.parse_args(argv)
+    source = Source("mooncake" if asked.mooncake else "multi-turn", asked.requests, asked.mooncake)
+    workload = as_asked(source.load().at_rate(asked.rate), asked.speed)
+    fleet = FleetConfig(asked.replicas, asked.cache_tokens, StepTime(speed=asked.speed))
+    print(
+        f"{workload.name}: {workload.requests} requests at {asked.rate}/s, speed {asked.speed}, "
+        f"{fleet.replicas} x {fleet.cache_tokens} tokens\n{HEAD}",
+        flush=True,
+    )
     rows = []
-    for policy in arguments.policy or POLICIES:
-        theirs = live(workload, fleet, settings(policy, fleet), processes=arguments.processes)
-        ours = simulated(workload, fleet, policy)
-        times = sorted(s.ttft_s for s in theirs.samples)
-        late = quantile(sorted(s.late_s for s in theirs.samples), 0.99)
-        row = {
-            "policy": policy,
-            "cached_live": theirs.cached_ratio,
-            "cached_simulated": ours.cached_ratio,
-            "p50_live_s": quantile(times, 0.5),
-            "p50_simulated_s": ours.ttft_p50_s,
-            "mean_live_s": sum(times) / len(times),
-            "mean_simulated_s": ours.ttft_mean_s,
-            "p90_live_s": quantile(times, 0.9),
-            "p90_simulated_s": ours.ttft_p90_s,
-            "late_p99_s": late,
-            "failed": len(theirs.failures),
-        }
-        rows.append(row)
-        points = 100 * (theirs.cached_ratio - ours.cached_ratio)
-        print(f"{policy:14s} {theirs.cached_ratio:12.4f} {ours.cached_ratio:10.4f} {points:+7.2f} "
-              f"{row['p50_live_s']:9.3f} {ours.ttft_p50_s:10.3f} {row['p50_live_s'] / ours.ttft_p50_s:6.3f} "
-              f"{row['mean_live_s'] / ours.ttft_mean_s:6.3f} {row['p90_live_s'] / ours.ttft_p90_s:6.3f} "
-              f"{late:9.3f} {len(theirs.failures):7d}", flush=True)  # fmt: skip
+    for policy in asked.policy or POLICIES:
+        theirs = live(workload, fleet, settings(policy, fleet), processes=asked.processes)
+        assert theirs.texts is not None
+        rows.append(compared(policy, theirs, simulated(workload, fleet, policy, theirs.texts)))
+        print(line(rows[-1]), flush=True)
         for failure in theirs.failures[:3]:
             print(f"  {failure}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

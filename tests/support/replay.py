@@ -39,6 +39,8 @@ class Replay:
 
     samples: list[LiveSample] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    texts: Texts | None = None
+    """What was sent."""
 
     @property
     def cached_ratio(self) -> float:
@@ -79,7 +81,7 @@ async def replay(
 ) -> Replay:
     """Send everything at its time; returns when all is answered."""
     result = Replay()
-    texts = Texts(workload.block_tokens)
+    result.texts = texts = Texts(workload.block_tokens)
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
