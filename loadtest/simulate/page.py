@@ -175,7 +175,8 @@ def _shares(facts: dict[str, Any], rows: Sequence[Row]) -> str:
         parts.append(
             f"<rect x={left} y={at + 2} width={long:.1f} height={step - 7} fill='{_colour(number)}' />"
         )
-        parts.append(f"<text x={left + long + 5:.1f} y={at + 13}>{row.figures.cached_ratio:.1%}</text>")
+        share = f"{row.figures.cached_ratio:.1%}"
+        parts.append(f"<text x={left + width + 60} y={at + 13} text-anchor=end>{share}</text>")
     for number, (ratio, name) in enumerate(bounds):
         at = left + width * ratio / most
         low = bottom + 13 + 15 * number

@@ -84,7 +84,7 @@ class AsLive(Warm):
 
     def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, list[Record | None]]:
         """As the gateway does it."""
-        body = json.dumps({"model": "sim", "prompt": self.texts.prompt(turn).decode()}).encode()
+        body = json.dumps({"model": "sim", "prompt": self.texts.prompt(turn)}).encode()
         parsed = parse(Api.COMPLETIONS, body)
         shape = self._fingerprinter.shape(
             parsed.model,
@@ -180,9 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     rows = []
     for policy in asked.policy or POLICIES:
-        theirs = live(workload, fleet, settings(policy, fleet), processes=asked.processes)
-        assert theirs.texts is not None
-        rows.append(compared(policy, theirs, simulated(workload, fleet, policy, theirs.texts)))
+        texts = Texts(workload.block_tokens)
+        theirs = live(workload, texts, fleet, settings(policy, fleet), processes=asked.processes)
+        rows.append(compared(policy, theirs, simulated(workload, fleet, policy, texts)))
         print(line(rows[-1]), flush=True)
         for failure in theirs.failures[:3]:
             print(f"  {failure}")

@@ -12,6 +12,7 @@ from loadtest.simulate.simulation import FleetConfig
 from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
 from replica.sim.step_time import StepTime
 from tests.support.live_fleet import live
+from tests.support.replay import Texts
 
 BLOCK_TOKENS = 16
 SPEED = 20.0
@@ -46,7 +47,7 @@ def test_the_log_of_a_live_fleet_gives_its_cached_share_in_virtual_time(
         "policy": {"name": "prefix-cost", "prefill_tokens_per_s": 8000 * SPEED},
     }
     workload = conversations()
-    served = live(workload, fleet, settings, name_sessions=name_sessions)
+    served = live(workload, Texts(BLOCK_TOKENS), fleet, settings, name_sessions=name_sessions)
     assert served.failures == []
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(lines) == workload.requests == 96

@@ -12,12 +12,13 @@ from typing import Any
 from loadtest.simulate.simulation import FleetConfig
 from loadtest.simulate.workload import Workload
 from tests.support.processes import RouterProcess, SimProcess
-from tests.support.replay import Replay, replay
+from tests.support.replay import Replay, Texts, replay
 from tests.support.router_thread import wait_until
 
 
 def live(
     workload: Workload,
+    texts: Texts,
     fleet: FleetConfig,
     settings: dict[str, Any],
     *,
@@ -41,7 +42,8 @@ def live(
         path.write_text(json.dumps({**settings, "replicas": replicas}))
         router = stack.enter_context(RouterProcess([], "--config", str(path)))
         wait_until(lambda: _routable(router) == len(urls))
-        return asyncio.run(replay(f"http://127.0.0.1:{router.port}", workload, name_sessions=name_sessions))
+        url = f"http://127.0.0.1:{router.port}"
+        return asyncio.run(replay(url, workload, texts, name_sessions=name_sessions))
 
 
 def _routable(router: RouterProcess) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -39,8 +40,6 @@ class Replay:
 
     samples: list[LiveSample] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    texts: Texts | None = None
-    """What was sent."""
 
     @property
     def cached_ratio(self) -> float:
@@ -48,23 +47,57 @@ class Replay:
         return sum(s.cached_tokens for s in self.samples) / sum(s.prompt_tokens for s in self.samples)
 
 
+class Content(Protocol):
+    """What prompts consist of."""
+
+    def prompt(self, turn: Turn) -> Any:
+        """The request's `prompt`."""
+
+    def answered(self, turn: Turn, answer: bytes) -> None:
+        """Learn what the answer to the turn was."""
+
+
+class TokenIds:
+    """Blocks of token ids made from their keys, for engines with a tokenizer. Answers are left out of prompts."""
+
+    def __init__(self, block_tokens: int, ids: range) -> None:
+        self._block_tokens = block_tokens
+        self._ids = ids
+
+    def prompt(self, turn: Turn) -> list[int]:
+        """The turn's prompt: its full blocks, and a rest that nobody else has."""
+        whole = turn.keys[: turn.prompt_tokens // self._block_tokens]
+        made = [token for key in whole for token in self._made(str(key), self._block_tokens)]
+        return made + self._made(turn.id, turn.prompt_tokens - len(made))
+
+    def answered(self, turn: Turn, answer: bytes) -> None:
+        """Nothing to learn."""
+
+    def _made(self, seed: str, count: int) -> list[int]:
+        return Random(seed).choices(self._ids, k=count)
+
+
 class Texts:
-    """Bytes of blocks by their keys."""
+    """Text of blocks by their keys, four bytes a token."""
 
     def __init__(self, block_tokens: int) -> None:
         self._block_bytes = block_tokens * TOKEN_BYTES
         self._answered: dict[int, bytes] = {}
 
-    def prompt(self, turn: Turn) -> bytes:
+    def prompt(self, turn: Turn) -> str:
         """The turn's prompt: its full blocks, and a rest that nobody else has."""
+        return self._bytes(turn).decode()
+
+    def _bytes(self, turn: Turn) -> bytes:
         size = turn.prompt_tokens * TOKEN_BYTES
         whole = turn.keys[: size // self._block_bytes]
         parts = [self._answered.get(key) or _made(f"{key:016x} ", self._block_bytes) for key in whole]
         text = b"".join(parts)
         return text + _made(f"rest of {turn.id} ", size - len(text))
 
-    def answered(self, turn: Turn, stream: bytes) -> None:
-        """Remember the blocks that the answer completed; `stream` is prompt and answer."""
+    def answered(self, turn: Turn, answer: bytes) -> None:
+        """Remember the blocks that the answer completed."""
+        stream = self._bytes(turn) + answer
         size = self._block_bytes
         for index in range(
             turn.prompt_tokens * TOKEN_BYTES // size, min(len(turn.keys), len(stream) // size)
@@ -77,11 +110,16 @@ def _made(unit: str, size: int) -> bytes:
 
 
 async def replay(
-    url: str, workload: Workload, model: str = "sim", timeout_s: float = 600.0, *, name_sessions: bool = False
+    url: str,
+    workload: Workload,
+    content: Content,
+    *,
+    model: str = "sim",
+    timeout_s: float = 600.0,
+    name_sessions: bool = False,
 ) -> Replay:
     """Send everything at its time; returns when all is answered."""
     result = Replay()
-    result.texts = texts = Texts(workload.block_tokens)
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
@@ -91,7 +129,7 @@ async def replay(
                 headers = {"Content-Type": "application/json"}
                 if name_sessions:
                     headers["X-Session-Id"] = f"session {number}"
-                sender = _Sender(http, f"{url}/v1/completions", model, headers, texts, result)
+                sender = _Sender(http, f"{url}/v1/completions", model, headers, content, result)
                 group.create_task(sender.serve(session, start_s))
     return result
 
@@ -102,7 +140,7 @@ class _Sender:
     url: str
     model: str
     headers: dict[str, str]
-    texts: Texts
+    content: Content
     result: Replay
 
     async def serve(self, session: Session, start_s: float) -> None:
@@ -119,10 +157,9 @@ class _Sender:
                 return
 
     async def _ask(self, turn: Turn, due_s: float) -> None:
-        prompt = self.texts.prompt(turn)
         body = {
             "model": self.model,
-            "prompt": prompt.decode(),
+            "prompt": self.content.prompt(turn),
             "max_tokens": turn.output_tokens,
             "ignore_eos": True,
             "temperature": 0,
@@ -143,7 +180,7 @@ class _Sender:
             raise ValueError(f"{response.status}: {bytes(received[:200])!r}")
         answer, usage = read_stream(bytes(received))
         details = usage.get("prompt_tokens_details") or {}
-        self.texts.answered(turn, prompt + answer)
+        self.content.answered(turn, answer)
         self.result.samples.append(
             LiveSample(
                 turn,

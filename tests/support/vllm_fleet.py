@@ -99,14 +99,15 @@ def text(words: int, seed: str) -> str:
 class RouterProcess:
     """`warmroute serve` on free ports; a context manager that insists on a clean end."""
 
-    def __init__(self, replicas: Iterable[str], *arguments: str) -> None:
-        urls = list(replicas)
+    def __init__(self, urls: Iterable[str], *arguments: str, replicas: int | None = None) -> None:
+        """`replicas`: how many there are, where a configuration file among the arguments names them."""
+        urls = list(urls)
         command = [sys.executable, "-m", "router.cli.main", "serve"]
         command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         for url in urls:
             command += ["--replica", url]
         self._command = [*command, *arguments]
-        self._replicas = len(urls)
+        self._replicas = len(urls) if replicas is None else replicas
         self._log = tempfile.TemporaryFile()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = self.admin_url = ""
