@@ -27,6 +27,11 @@ WORDS = (
 ).split()
 
 
+_TOOL_ID = re.compile(rb"chatcmpl-tool-[0-9a-f]+")
+_SPOKEN = frozenset(("content", "text", "reasoning", "reasoning_content", "arguments"))
+"""Texts that come in pieces."""
+
+
 @dataclass(slots=True)
 class Answer:
     """One whole HTTP answer, its header names in lower case."""
@@ -94,6 +99,41 @@ def text(words: int, seed: str) -> str:
     """Words that no other seed gives: about 1.1 tokens each, and no prefix shared."""
     rng = random.Random(seed)
     return f"{seed} " + " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def told(body: bytes) -> tuple[object, ...]:
+    """A stream as what it says in all: a busy engine puts several tokens into one event, now here and now there."""
+    *events, rest = _TOOL_ID.sub(b"", body).split(b"\n\n")
+    choices: dict[int, Any] = {}
+    about: list[Any] = []
+    for event in events:
+        if not event.startswith(b"data: {"):
+            about.append(event)
+            continue
+        data = json.loads(event[6:])
+        data.pop("created", None)
+        parts = data.pop("choices", None)
+        for part in parts or ():
+            choices[part["index"]] = _joined(choices.get(part["index"]), part)
+        if not parts or data not in about:  # an event without choices counts each time
+            about.append(data)
+    return choices, about, rest
+
+
+def _joined(before: Any, after: Any, key: str = "") -> Any:
+    """Two pieces of an answer as one."""
+    if before is None or after is None:
+        return after if before is None else before
+    if isinstance(before, dict):
+        return {name: _joined(before.get(name), after.get(name), name) for name in {**before, **after}}
+    if key == "tool_calls":
+        calls = {call["index"]: call for call in before}
+        for call in after:
+            calls[call["index"]] = _joined(calls.get(call["index"]), call)
+        return list(calls.values())
+    if isinstance(before, list) or key in _SPOKEN:
+        return before + after
+    return after
 
 
 class RouterProcess:

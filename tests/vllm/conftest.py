@@ -15,7 +15,7 @@ from tests.support.vllm_fleet import RouterProcess
 def fleet() -> Iterator[Fleet]:
     """Installs vLLM and makes the model at first use. On SIGTERM replicas may drain for a minute."""
     options = Options(shutdown_timeout_s=60, max_model_len=16384)
-    with Fleet(2, print, preset="small", lora=["alpha"], options=options) as fleet:
+    with Fleet(2, print, preset="small", lora=["alpha"], options=options, start_timeout_s=500.0) as fleet:
         yield fleet
 
 
@@ -25,7 +25,7 @@ def whole_fleet(fleet: Fleet) -> Fleet:
     for replica in fleet.replicas:
         replica.start()
     for replica in fleet.replicas:
-        replica.wait_healthy()
+        replica.wait_healthy(500.0)
     return fleet
 
 
