@@ -333,6 +333,7 @@ def _cost_parameters(policy: PolicyConfig) -> CostParameters:
         base_latency_s=policy.base_latency_s,
         in_flight_delay_s=policy.in_flight_delay_s,
         miss_weight=policy.miss_weight,
+        queued_weight=policy.queued_weight,
         eviction_weight=policy.eviction_weight,
         eviction_memory_s=policy.eviction_memory_s,
         crowd_weight=policy.crowd_weight,

@@ -81,6 +81,9 @@ class PolicyConfig:
     miss_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Price of a miss to everyone else, in multiples of the time its prefill takes. Higher: more loyalty to warm
     replicas; lower: more even load."""
+    queued_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
+    """Price of a miss to the requests held at the router, in multiples of the time its prefill takes for each of them
+    and replica. Higher: the longer the queue, the more loyalty to warm replicas."""
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
@@ -117,9 +120,10 @@ class HoldConfig:
     most_wait_s: Seconds = 0.04
     """A replica that should begin with the next prompt within this time is given it: about an engine step and a hop, so
     that it never runs dry."""
-    most_ahead_tokens: Count = 2048
+    most_ahead_tokens: Count = 512
     """A replica is given the next prompt, too, while the streamed prompts that it was sent and has not begun to answer
-    have no more uncached tokens than this: about what an engine computes in one step."""
+    have no more uncached tokens than this: so few that an engine computes them beside another prompt in little more
+    than a step. More: closer to an engine's own queue, where the order is that of arrival."""
     max_requests: Count = 1024
     """Most requests held at once; more are sent as without holding."""
     max_s: Seconds = 30.0

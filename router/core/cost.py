@@ -1,11 +1,13 @@
 """What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
-    cost = base + wait + running + crowding + (1 + miss_weight + eviction_weight x worth) x prefill
+    cost = base + wait + running + crowding + price x prefill
+    price = 1 + miss_weight + queued_weight x queued + eviction_weight x worth
     prefill = uncached / rate x (1 + mean context / attention_context)
 
-Decides nothing: policies compare. The mean context of a prompt's uncached part is half of cached plus whole prompt;
-`worth` is how fresh the things are that its blocks push out of the replica's cache. The request path computes the sum
-from what each replica keeps (`delay_s`, `wait_s`, `price`); `CostTerms` is the same sum taken apart for people.
+Decides nothing: policies compare. The mean context of a prompt's uncached part is half of cached plus whole prompt.
+`queued` is how many requests are held at the router for each replica; `worth` is how lately what the prompt's blocks
+push out of the replica's cache was used. The request path computes the sum from what each replica keeps (`delay_s`,
+`wait_s`, `price`); `CostTerms` is the same sum taken apart for people.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ class CostParameters:
     the next one needs whole; more than the step alone, since nothing else here counts the memory it holds."""
     miss_weight: float = 1.0
     """Weight of the prefill work that a miss puts in everyone else's way; 1 prices it like the client's own wait."""
+    queued_weight: float = 1.0
+    """Weight of the same for those held at the router: each second of prefill anywhere makes each of them wait a
+    replica's share of it, so their number for each replica is its price. The longer the queue, the dearer a miss."""
     eviction_weight: float = 2.0
     """Weight of what a miss pushes out of the replica's cache, if that was used just now; it fades with age."""
     eviction_memory_s: float = 120.0
@@ -55,6 +60,7 @@ class CostParameters:
             "base_latency_s",
             "in_flight_delay_s",
             "miss_weight",
+            "queued_weight",
             "eviction_weight",
             "crowd_weight",
             "tie_ratio",
@@ -81,6 +87,8 @@ class CostTerms:
     """This request's own uncached tokens."""
     miss_s: float
     """The same tokens' price to everyone else."""
+    queued_s: float = 0.0
+    """Their price to those held at the router."""
     eviction_s: float = 0.0
     """Price of what they push out of the cache."""
 
@@ -94,6 +102,7 @@ class CostTerms:
             + self.crowding_s
             + self.prefill_s
             + self.miss_s
+            + self.queued_s
             + self.eviction_s
         )
 

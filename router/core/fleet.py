@@ -76,6 +76,9 @@ class Fleet:
         self._eligibility = Eligibility(self._replicas, rng)
         self._ticked_s = -inf
         """When the last tick was."""
+        self._queued_weight = parameters.queued_weight
+        self.held: Mapping[str, int] = {}
+        """Requests held at the router, by model; whoever holds them puts the count here."""
         self._due_s = -inf
         """When there is something to do by the clock: the next tick, or the first backoff that ends before it."""
 
@@ -110,12 +113,17 @@ class Fleet:
             else self._eligibility.view(shape.model)
         )
         view.now_s = now_s
+        view.queued_price = self._queued_price(shape.model, view)
         held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         view.turn += 1
         return self._reserve(
             replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape, now_s, records
         )
+
+    def _queued_price(self, model: str, view: View) -> float:
+        count = self.held.get(model, 0) if self.held else 0
+        return self._queued_weight * count / len(view.members) if count else 0.0
 
     def reserve_if_free(
         self,
@@ -138,6 +146,7 @@ class Fleet:
             self._tick(now_s)
         view = self._eligibility.view(shape.model)
         view.now_s = now_s
+        view.queued_price = self._queued_price(shape.model, view)
         held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
@@ -464,6 +473,7 @@ class Fleet:
             self._tick(now_s)
         whole = self._eligibility.view(shape.model)
         whole.now_s = now_s
+        whole.queued_price = self._queued_price(shape.model, whole)
         held: Overlaps = overlaps(shape, records, whole.by_incarnation, self._grid) if records else _NOTHING
         chosen: dict[Replica, DecisionKind] = {}
         rest: View | None = whole
@@ -474,9 +484,9 @@ class Fleet:
             chosen[replica] = DecisionKind.RETRY if chosen else kind
             rest = whole.without(chosen)
         self._rng.setstate(dice)
-        head = [candidate(r, kind, shape, held, now_s) for r, kind in chosen.items()]
+        head = [candidate(r, kind, shape, held, whole) for r, kind in chosen.items()]
         tail = [
-            candidate(r, DecisionKind.RETRY, shape, held, now_s) for r in whole.members if r not in chosen
+            candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen
         ]
         tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
         return Ranking((*head, *tail))

@@ -3,7 +3,8 @@
 Decides whether a request goes to its replica at once or waits here, and who goes first: the shortest expected prefill,
 warm ones being short, with ageing (each second of waiting counts like `AGEING_RATIO` seconds less of prefill). Who
 waits here can still go to whichever replica is best when the turn comes; who waits in an engine cannot, and there the
-order is that of arrival.
+order is that of arrival. What the registry knew of a prompt when it came is kept up to date by what is granted since,
+so that of several prompts with one new prefix only the first is computed whole.
 
 The rules it keeps:
 1. A request waits here only for a replica that has more than a step's prompts to compute and will be heard to end
@@ -48,9 +49,9 @@ class HoldParameters:
 
     most_wait_s: float = 0.04
     """Work ahead at which a replica is as good as free: an engine step and a hop, so that it never runs dry."""
-    most_ahead_tokens: int = 2048
-    """Uncached prompt tokens ahead at which it is, too, however long they should take: what an engine computes in one
-    step costs the same alone or together, and where the rates are too low this keeps it busy all the same."""
+    most_ahead_tokens: int = 512
+    """Uncached prompt tokens ahead at which it is, too, however long they should take: so few cost an
+    engine hardly more than an empty step, and where the rates are too low this keeps it busy all the same."""
     max_held: int = 1024
     max_hold_s: float = 30.0
 
@@ -67,7 +68,7 @@ class Ticket:
     def __init__(
         self,
         shape: RequestShape,
-        records: Sequence[Record | None] | None,
+        records: list[Record | None] | None,
         granted: Callable[[Decision | RouterError], None],
         key: tuple[float, int],
         arrival_s: float,
@@ -93,9 +94,10 @@ class HoldQueue:
         self._max_held = parameters.max_held
         self._max_hold_s = parameters.max_hold_s
         self._tickets: list[Ticket] = []
-        """Best first. Ageing moves all keys alike, so that the order never changes."""
+        """Best first. Ageing moves all keys alike; only what `_note` finds changes the order."""
         self._models: dict[str, int] = {}
         """How many of them ask for each model."""
+        fleet.held = self._models
         self._arrivals = 0
         self._due_s = 0.0
         """When to look for whoever may go by then."""
@@ -130,7 +132,8 @@ class HoldQueue:
             fleet.end_plan(planned)
         self._arrivals += 1
         rank_s = min(fleet.prefill_s(shape, records), MOST_LENGTH_S) + AGEING_RATIO * now_s
-        ticket = Ticket(shape, records, granted, (rank_s, self._arrivals), now_s)
+        own = None if records is None else list(records)
+        ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
         self._models[shape.model] = self._models.get(shape.model, 0) + 1
         return ticket
@@ -166,10 +169,11 @@ class HoldQueue:
             wait_s = freed.free_in_s(now_s, most_wait_s, most_ahead_tokens)
             if 0.0 < wait_s < self._due_s - now_s:
                 self._due_s = now_s + wait_s
-        for ticket, _ in answers:
-            self._close(ticket)
         if answers:
+            for ticket, _ in answers:
+                self._close(ticket)
             self._tickets = [ticket for ticket in self._tickets if ticket.open]
+            self._tickets.sort()
         for ticket, answer in answers:
             ticket.granted(answer)
         return self._pause_s(now_s) if self._tickets else None
@@ -234,7 +238,31 @@ class HoldQueue:
                 continue
             if decision is not None:
                 answers.append((ticket, decision))
+                self._note(ticket, decision.replica, now_s)
                 free.clear()
                 busy = 0
         fleet.end_plan(planned)
         return answers
+
+    def _note(self, granted: Ticket, replica: Replica, now_s: float) -> None:
+        """Note with those held, as the registry would, what a granted one puts into a replica's cache."""
+        incarnation = replica.incarnation
+        rungs = granted.shape.rungs
+        if not rungs or incarnation is None:
+            return
+        first = rungs[0]
+        model = granted.shape.model
+        for ticket in self._tickets:
+            records = ticket.records
+            others = ticket.shape.rungs
+            if not records or not others or others[0] != first or ticket.shape.model != model:
+                continue
+            if ticket is granted:
+                continue
+            depth = min(len(rungs), len(others))
+            while rungs[depth - 1] != others[depth - 1]:
+                depth -= 1
+            record = records[depth - 1] or ()
+            records[depth - 1] = (*(h for h in record if h[0] != incarnation), (incarnation, now_s))
+            rank_s = min(self._fleet.prefill_s(ticket.shape, records), MOST_LENGTH_S)
+            ticket.key = (rank_s + AGEING_RATIO * ticket.arrival_s, ticket.key[1])

@@ -36,6 +36,7 @@ class View:
         "eligible",
         "members",
         "now_s",
+        "queued_price",
         "rng",
         "turn",
     )
@@ -63,6 +64,8 @@ class View:
         """Requests that were placed by this view; what policies that take turns go by."""
         self.now_s = 0.0
         """Time of the choice; set by the fleet."""
+        self.queued_price = 0.0
+        """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:
@@ -98,6 +101,7 @@ class View:
             return None
         view = View(members, lambda: self.ring, self.rng, self.turn)
         view.now_s = self.now_s
+        view.queued_price = self.queued_price
         return view
 
 
@@ -137,12 +141,12 @@ class Candidate:
 
 
 def candidate(
-    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, now_s: float
+    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, view: View
 ) -> Candidate:
     """The row of one replica."""
     predicted_tokens = overlaps.get(replica, 0)
     uncached_tokens = shape.prompt_tokens - predicted_tokens
-    terms = replica.terms(shape.prompt_tokens, predicted_tokens, now_s)
+    terms = replica.terms(shape.prompt_tokens, predicted_tokens, view.now_s, view.queued_price)
     return Candidate(replica, kind, predicted_tokens, uncached_tokens, terms)
 
 

@@ -368,7 +368,9 @@ class Replica:
         state = self.health.state
         return state is ReplicaState.READY or (state is ReplicaState.PROBING and not self.trials)
 
-    def terms(self, prompt_tokens: int, held_tokens: int, now_s: float) -> CostTerms:
+    def terms(
+        self, prompt_tokens: int, held_tokens: int, now_s: float, queued_price: float = 0.0
+    ) -> CostTerms:
         """The cost of a request of which so many leading tokens are held, taken apart."""
         prefill_s = self.prefill_s(prompt_tokens, held_tokens)
         return CostTerms(
@@ -379,6 +381,7 @@ class Replica:
             crowding_s=self.crowding_s,
             prefill_s=prefill_s,
             miss_s=prefill_s * self.miss_weight,
+            queued_s=prefill_s * queued_price,
             eviction_s=prefill_s * self.eviction_weight * self.evictions_worth,
         )
 

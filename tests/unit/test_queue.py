@@ -9,7 +9,7 @@ from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
 from router.core.health import FailureReason
 from router.core.queue import HoldParameters, HoldQueue, Ticket
 from router.core.replica import MOST_STREAMED
-from router.core.types import Incarnation, ReplicaId, RequestShape
+from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
 
 TO_ORDER = HoldParameters(most_ahead_tokens=0)
@@ -18,6 +18,10 @@ TO_ORDER = HoldParameters(most_ahead_tokens=0)
 
 def prompt(tokens: int, streams: bool = True, model: str = "m") -> RequestShape:
     return RequestShape(model, [], tokens * 4, tokens, 1, 1, streams)
+
+
+RUNGS = [FingerprintHash(number) for number in range(1, 63)]
+"""Of a prompt of 32,000 bytes."""
 
 
 class World:
@@ -71,6 +75,47 @@ def test_the_next_prompt_is_sent_shortly_before_the_running_one_is_expected_to_e
     assert again_s <= 0.5
     world.queue.release(1.12)
     assert world.names == ["b"]
+
+
+def test_of_held_prompts_with_one_new_prefix_only_the_first_is_computed_whole() -> None:
+    world = World(replicas=2)
+    busy = [world.offer("a", 8000, 0.0), world.offer("b", 8000, 0.0)]
+    for name in ("first", "second", "third"):
+        shape = RequestShape("m", RUNGS, 32_000, 8000, 1, 1)
+        world.queue.offer(
+            shape, [None] * len(RUNGS), 0.1, lambda a, name=name: world.granted.append((name, a))
+        )
+    world.queue.release(0.1)
+    assert world.granted == []
+    for decision in busy:
+        assert isinstance(decision, Decision)
+        world.fleet.started(decision, 1.0)
+    world.queue.release(1.0)
+    (name, first), *others = world.granted
+    assert isinstance(first, Decision)
+    assert (name, first.predicted_tokens) == ("first", 0)
+    assert others == [], "worth waiting for"
+    world.fleet.started(first, 2.1)
+    world.queue.release(2.1)
+    _, second = world.granted[1]
+    assert isinstance(second, Decision)
+    assert second.replica is first.replica
+    assert second.predicted_tokens > 0
+    world.fleet.validate()
+
+
+def test_a_long_queue_makes_a_request_wait_for_its_cache() -> None:
+    def choice(held: int) -> Decision:
+        fleet = ready_fleet(2)
+        home = fleet.choose_and_reserve(prompt(8000), None, 0.0).replica
+        assert home.incarnation is not None
+        shape = RequestShape("m", RUNGS, 32_000, 8000, 1, 1)
+        fleet.reserve_on(home.id, prompt(12_000), 0.0)
+        fleet.held = {"m": held}
+        return fleet.choose_and_reserve(shape, [((home.incarnation, 0.0),)] * len(RUNGS), 0.0)
+
+    assert choice(0).predicted_tokens == 0
+    assert choice(20).predicted_tokens > 0
 
 
 def test_short_prompts_go_before_long_ones_until_these_have_waited_long_enough() -> None:

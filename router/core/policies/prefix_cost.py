@@ -48,14 +48,18 @@ class PrefixCost:
         pool = self._pool(shape, overlaps, view) if large else members
         tokens = shape.prompt_tokens
         now_s = view.now_s
+        queued = view.queued_price
         if overlaps:
             get = overlaps.get
-            costs = [r.delay_s + r.wait_s(now_s) + r.price * r.prefill_s(tokens, get(r, 0)) for r in pool]
+            costs = [
+                r.delay_s + r.wait_s(now_s) + (r.price + queued) * r.prefill_s(tokens, get(r, 0))
+                for r in pool
+            ]
         else:
-            costs = [r.delay_s + r.wait_s(now_s) + r.price * r.prefill_s(tokens, 0) for r in pool]
+            costs = [r.delay_s + r.wait_s(now_s) + (r.price + queued) * r.prefill_s(tokens, 0) for r in pool]
         least = min(costs)
         best = pool[costs.index(least)]
-        own_s = best.base_latency_s + best.price * best.prefill_s(tokens, overlaps.get(best, 0))
+        own_s = best.base_latency_s + (best.price + queued) * best.prefill_s(tokens, overlaps.get(best, 0))
         limit = least + self._tie_ratio * own_s
         if overlaps:
             if len(costs) > 1 and sorted(costs)[1] <= limit:
