@@ -22,6 +22,7 @@ from router.core.fleet import (
     ReplicaState,
 )
 from router.core.health import FailureReason, HealthParameters
+from router.core.learning.learner import Learner, LearningParameters
 from router.core.policies import POLICIES
 from router.core.types import Incarnation, Record, ReplicaId, RequestShape
 
@@ -35,17 +36,19 @@ records = st.lists(
     st.none() | st.lists(st.tuples(incarnations, st.just(1.0)), min_size=1, max_size=3).map(tuple), max_size=8
 )
 shapes = st.builds(
-    lambda model, blocks, key: RequestShape(
+    lambda model, blocks, key, streams: RequestShape(
         model=model,
         rungs=list(range(blocks)),
         prompt_bytes=blocks * 512 + 100,
         prompt_tokens=blocks * 128 + 25,
         ring_key=key,
         head_key=key,
+        streams=streams,
     ),
     st.sampled_from([*MODELS, "", "unheard-of"]),
     st.integers(0, 8),
     st.integers(0, (1 << 64) - 1),
+    st.booleans(),
 )
 
 
@@ -59,7 +62,12 @@ class FleetMachine(RuleBasedStateMachine):
         parameters = CostParameters()
         self.now_s = 1000.0
         self.fleet = Fleet(
-            POLICIES[self.policy](parameters), random.Random(1), parameters, HealthParameters(), GRID
+            POLICIES[self.policy](parameters),
+            random.Random(1),
+            parameters,
+            HealthParameters(),
+            GRID,
+            Learner(LearningParameters(most_ratio=8.0)),
         )
         self.open: list[Decision] = []
 
@@ -134,6 +142,30 @@ class FleetMachine(RuleBasedStateMachine):
             if decision in self.open:
                 self.open.remove(decision)
 
+    @rule(
+        decision=decisions,
+        shape=shapes,
+        prompt_tokens=st.integers(0, 5000),
+        cached_tokens=st.none() | st.integers(0, 9000),
+    )
+    def answer_tells(
+        self, decision: Decision | None, shape: RequestShape, prompt_tokens: int, cached_tokens: int | None
+    ) -> None:
+        if decision is not None:
+            self.fleet.learn(decision, shape, prompt_tokens, cached_tokens, 10)
+
+    @rule(
+        replica_id=ids,
+        tokens=st.integers(0, 50_000),
+        given=st.integers(0, 50_000),
+        age_s=st.sampled_from([0.0, 0.4, 70.0]),
+    )
+    def others_tell(self, replica_id: ReplicaId, tokens: int, given: int, age_s: float) -> None:
+        replica = self.fleet.replicas.get(replica_id)
+        if replica is not None:
+            foreign = (0, int(tokens > 0), given, given, tokens, tokens // 2, age_s)
+            self.fleet.note_foreign(replica, foreign, self.now_s)
+
     @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))
     def request_fails(self, decision: Decision | None, reason: FailureReason) -> None:
         if decision is not None:
@@ -186,6 +218,7 @@ class FleetMachine(RuleBasedStateMachine):
     @invariant()
     def everything_adds_up(self) -> None:
         self.fleet.validate()
+        assert all(998 <= r.prefill_tokens_per_s <= 64_100 for r in self.fleet.replicas.values())
         for replica in self.fleet.replicas.values():
             mine = [d for d in self.open if d.replica is replica]
             assert replica.in_flight == len(mine)

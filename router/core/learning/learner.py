@@ -32,8 +32,8 @@ BASE_CHANCE_RATIO = 0.5
 LEAST_CHANGE_RATIO = 0.01
 """Smaller changes are not passed on."""
 
-MAX_FITS = 64
-"""Estimates renewed at one call: under a millisecond."""
+MAX_FITS = 32
+"""Estimates renewed at one call: a third of a millisecond."""
 
 MAX_MODELS = 256
 
