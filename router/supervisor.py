@@ -5,6 +5,7 @@ them. The supervisor holds the port's name without listening, answers the admin 
 SIGTERM on; when it dies itself, the workers see their standard input end and drain. Each worker is a fresh Python
 process, given the checked settings as they are: a file edited meanwhile changes nothing before a restart of all. One
 more process waits with everything loaded and nothing opened, so that a dead worker's place is filled within a moment.
+Each worker gives a sign of life from its event loop every second over a pipe; one that stops is killed and replaced.
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ LONGEST_PAUSE_S = 10.0
 STEADY_S = 10.0
 """A worker that lived this long is started again without the pauses that earlier deaths had added up to."""
 
+BEAT_S = 1.0
+"""Between two signs of life of a worker, and between two looks for them."""
+
+HUNG_BEATS = 10
+"""Looks, `BEAT_S` apart, at which a worker has given no sign of life since the look before: then it
+is taken for hung, killed and replaced. Counted in looks, so that a supervisor that was itself suspended kills nobody.
+"""
+
+FIRST_BEATS = 60
+"""Looks until the first sign of life, which comes when it serves."""
+
 END_S = 5.0
 """Time beyond the drain's grace that a worker has to end."""
 
@@ -59,13 +71,31 @@ class _Process:
     """A Python process that has loaded the router, or is about to, and waits for settings."""
 
     def __init__(self) -> None:
-        self._popen = subprocess.Popen([sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE)
+        self._beats, beating = os.pipe()
+        os.set_blocking(self._beats, False)
+        os.set_blocking(beating, False)
+        self._beating = beating
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE, pass_fds=[beating]
+        )
+        os.close(beating)
         self.pid = self._popen.pid
+        self._missed = HUNG_BEATS - FIRST_BEATS
+        """Looks in a row without a sign of life; negative, the more there may be, before the first."""
         self._tell(sys.path)
 
     def serve(self, config: Config, socket_path: str) -> None:
         """Let it begin."""
-        self._tell((config, socket_path))
+        self._tell((config, socket_path, self._beating))
+
+    def hung(self) -> bool:
+        """Look for signs of life; whether there were none for too long."""
+        try:
+            seen = len(os.read(self._beats, 4096)) > 0
+        except BlockingIOError:
+            seen = False
+        self._missed = 0 if seen else self._missed + 1
+        return self._missed >= HUNG_BEATS
 
     def poll(self) -> int | None:
         """Exit status if it has ended."""
@@ -81,7 +111,8 @@ class _Process:
         self._popen.wait()
 
     def close(self) -> None:
-        """Let go of one that has ended."""
+        """Let go of one that has ended. Once."""
+        os.close(self._beats)
         if self._popen.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._popen.stdin.close()
@@ -135,6 +166,7 @@ class Supervisor:
         self._spare: _Process | None = None
         self._spare_due_s = 0.0
         self._restarts = 0
+        self._looked_s = 0.0
         self._wake = asyncio.Event()
         self._ended = False
 
@@ -164,6 +196,7 @@ class Supervisor:
     async def _keep(self, config: Config) -> int:
         while not self._ended:
             now_s = time.monotonic()
+            self._kill_hung(now_s)
             for worker in self._workers:
                 status = self._reap(worker, now_s)
                 if status is not None and status > 0 and not any(w.has_served for w in self._workers):
@@ -174,8 +207,19 @@ class Supervisor:
                     self._spare_due_s = now_s + SPARE_PAUSE_S
             due_s = self._keep_spare(now_s)
             due_s += [worker.due_s for worker in self._workers if worker.process is None]
-            await self._sleep(max(min(due_s) - now_s, 0.0) if due_s else None)
+            await self._sleep(max(min([*due_s, self._looked_s + BEAT_S]) - now_s, 0.0))
         return 0
+
+    def _kill_hung(self, now_s: float) -> None:
+        """Kill whoever is silent; that they are dead is found as of any other."""
+        if now_s - self._looked_s < BEAT_S:
+            return
+        self._looked_s = now_s
+        for worker in self._workers:
+            process = worker.process
+            if process is not None and process.hung():
+                log.error("worker_hung", extra=fields(worker=worker.number, pid=process.pid))
+                process.kill()
 
     def _take_spare(self) -> _Process | None:
         spare, self._spare = self._spare, None
@@ -232,7 +276,7 @@ class Supervisor:
             process.close()
         log.info("stopped")
 
-    async def _sleep(self, seconds: float | None) -> None:
+    async def _sleep(self, seconds: float) -> None:
         """Until a child ends, a signal comes, or the time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -282,6 +326,12 @@ async def _run(config: Config) -> int:
     return await Supervisor(config).run()
 
 
+def _beat(loop: asyncio.AbstractEventLoop, beating: int) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more, or not fast enough
+        os.write(beating, b".")
+    loop.call_later(BEAT_S, _beat, loop, beating)
+
+
 def _mark(socket_path: str) -> None:
     with contextlib.suppress(OSError):  # the supervisor has ended, and taken its directory along
         Path(socket_path + SERVING).touch()
@@ -292,11 +342,16 @@ def work() -> int:
     from router.app import run as serve
 
     try:
-        config, socket_path = pickle.load(sys.stdin.buffer)
+        config, socket_path, beating = pickle.load(sys.stdin.buffer)
     except EOFError:
         return 0  # A spare that was never needed.
+
+    def serving() -> None:
+        _mark(socket_path)
+        _beat(asyncio.get_running_loop(), beating)
+
     try:
-        return serve(config, control_socket=socket_path, on_serving=lambda: _mark(socket_path))
+        return serve(config, control_socket=socket_path, on_serving=serving)
     except ConfigError as error:  # a file that cannot be loaded, for one
         log.error("cannot_start", extra=fields(error=error))
         return 2

@@ -134,6 +134,24 @@ def test_a_new_worker_takes_connections_only_when_it_knows_the_replicas(router: 
     assert set(statuses) == {200}
 
 
+def test_a_hung_worker_is_killed_and_replaced(router: RouterProcess) -> None:
+    with clients_of_both(router):
+        pass
+    hung = router.worker_pids()[0]
+    other = router.worker_pids()[1]
+    os.kill(hung, signal.SIGSTOP)
+    wait_until(lambda: "worker_hung worker=0" in router.output, 60)
+    wait_until(lambda: router.worker_pids()[0] != hung and router.metrics()["warmroute_workers"] == 2, 60)
+    assert not alive(hung)
+    assert alive(other)
+    assert router.worker_pids()[1] == other
+    assert router.metrics()["warmroute_worker_restarts_total"] == 1
+    wait_until(lambda: router.output.count(" listening ") == 3, 60)
+    with clients_of_both(router):
+        pass
+    assert router.output.count("worker_hung") == 1
+
+
 def _fresh_statuses(router: RouterProcess) -> list[int]:
     """Statuses of requests over new connections; those that reach a worker as it dies have none."""
     try:
