@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -16,7 +15,8 @@ from router.adapters.registry.redis import RedisRegistry
 from router.adapters.registry.redis_commands import SLOTS, key_slot
 from router.adapters.registry.redis_leases import RedisLoadBoard
 from router.core.types import FingerprintHash, ReplicaId
-from tests.support.redis_server import RedisServer, ensure_redis
+from tests.support.redis_cluster import redis_cluster
+from tests.support.redis_server import RedisServer
 from tests.support.registry_calls import (
     PATIENT_S,
     find,
@@ -33,24 +33,7 @@ from tests.support.registry_calls import (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[RedisServer]]:
-    with ExitStack() as stack:
-        # Without full coverage, the rest of a Cluster serves on when one node is gone.
-        settings = (
-            "--cluster-enabled",
-            "yes",
-            "--cluster-require-full-coverage",
-            "no",
-            "--cluster-node-timeout",
-            "1000",
-        )
-        servers = [stack.enter_context(RedisServer(*settings)) for _ in range(3)]
-        nodes = [f"127.0.0.1:{server.port}" for server in servers]
-        command = [ensure_redis("redis-cli"), "--cluster", "create", *nodes, "--cluster-yes"]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-        deadline_s = time.monotonic() + 60
-        while not all(b"cluster_state:ok" in server.command("CLUSTER", "INFO") for server in servers):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
+    with redis_cluster() as servers:
         yield servers
 
 
@@ -94,6 +77,27 @@ def test_a_cluster_keeps_rungs_of_all_its_nodes(cluster: list[RedisServer]) -> N
 
             await wait_until(found)
             assert one.statistics()["errors_total"] == 0
+
+    uvloop.run(main())
+
+
+def test_a_prompt_that_everybody_shares_is_read_from_all_nodes(cluster: list[RedisServer]) -> None:
+    def reads() -> list[int]:
+        spent = [server.command("INFO", "commandstats") for server in cluster]
+        return [int(row.get("cmdstat_get", {}).get("calls", 0)) for row in spent]
+
+    async def main() -> None:
+        async with opened(f"redis+cluster://127.0.0.1:{cluster[0].port}") as router:
+            rungs = some_rungs(7, 18)
+            router.touch(rungs, life(7), time.time())
+            await settled(router)
+            before = reads()
+            for _ in range(700):  # more than may be on their way at once, well within the deadline
+                assert await holders(router, rungs) == [[7]] * 18
+            after = reads()
+            asked = [now - then for now, then in zip(after, before, strict=True)]
+            assert sum(asked) == 700 * 18
+            assert max(asked) <= 700 * 12
 
     uvloop.run(main())
 

@@ -125,7 +125,10 @@ class Lookups:
             for asked, _ in askers:
                 rungs += asked
         nodes = self.nodes
-        if nodes is None or len(self._flying) >= _MAX_FLYING:
+        flying = self._flying
+        while flying and not flying[0].askers:
+            flying.popleft()  # With a long deadline those answered would fill it long before it has passed.
+        if nodes is None or len(flying) >= _MAX_FLYING:
             self._answer(batch, None)
             return
         loop = self._loop
@@ -141,7 +144,7 @@ class Lookups:
         if not batch.left:
             self._answer(batch, None)
             return
-        self._flying.append(batch)
+        flying.append(batch)
         if self._timer is None:
             self._timer = loop.call_later(self._deadline_s, self._expire)
 
