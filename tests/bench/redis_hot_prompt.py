@@ -41,7 +41,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--hot", type=int, default=18, help="rungs of the system prompt; 18 are 8 KB")
+    parser.add_argument("--hot", type=int, default=18, help="rungs of the system prompt; 18 are 16 KB")
     parser.add_argument("--own", type=int, default=4, help="rungs of a request's own text")
     given = parser.parse_args()
     rng = Random(1)
