@@ -24,10 +24,12 @@ def live(
     *,
     processes: int = 1,
     name_sessions: bool = False,
+    routers: int = 1,
 ) -> Replay:
     """Serve it, the replicas spread over so many processes, and called as in the simulation: the ring is the same.
 
     `settings` are the router's, its replicas excepted. With `name_sessions` requests carry a session header.
+    Several routers hear of each other only through the registry that `settings` name.
     """
     engine = [
         "--cache-tokens", str(fleet.cache_tokens), "--block-tokens", str(workload.block_tokens),
@@ -40,10 +42,12 @@ def live(
         replicas = [{"url": url, "id": f"replica-{i}:8000"} for i, url in enumerate(urls)]
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "router.yaml"
         path.write_text(json.dumps({**settings, "replicas": replicas}))
-        router = stack.enter_context(RouterProcess([], "--config", str(path)))
-        wait_until(lambda: _routable(router) == len(urls))
-        url = f"http://127.0.0.1:{router.port}"
-        return asyncio.run(replay(url, workload, texts, name_sessions=name_sessions))
+        running = [stack.enter_context(RouterProcess([], "--config", str(path))) for _ in range(routers)]
+        wait_until(lambda: all(_routable(router) == len(urls) for router in running))
+        if routers > 1:
+            wait_until(lambda: all(r.metrics().get("warmroute_peers") == routers - 1 for r in running))
+        first, *more = [f"http://127.0.0.1:{router.port}" for router in running]
+        return asyncio.run(replay(first, workload, texts, name_sessions=name_sessions, more_urls=more))
 
 
 def _routable(router: RouterProcess) -> int:

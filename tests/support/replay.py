@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
@@ -117,8 +118,10 @@ async def replay(
     model: str = "sim",
     timeout_s: float = 600.0,
     name_sessions: bool = False,
+    more_urls: Sequence[str] = (),
 ) -> Replay:
-    """Send everything at its time; returns when all is answered."""
+    """Send everything at its time, each request to any of the URLs; returns when all is answered."""
+    dice = Random(len(more_urls))
     result = Replay()
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -129,7 +132,8 @@ async def replay(
                 headers = {"Content-Type": "application/json"}
                 if name_sessions:
                     headers["X-Session-Id"] = f"session {number}"
-                sender = _Sender(http, f"{url}/v1/completions", model, headers, content, result)
+                urls = [f"{base}/v1/completions" for base in (url, *more_urls)]
+                sender = _Sender(http, urls, dice, model, headers, content, result)
                 group.create_task(sender.serve(session, start_s))
     return result
 
@@ -137,7 +141,8 @@ async def replay(
 @dataclass(slots=True)
 class _Sender:
     http: aiohttp.ClientSession
-    url: str
+    urls: list[str]
+    dice: Random
     model: str
     headers: dict[str, str]
     content: Content
@@ -170,7 +175,7 @@ class _Sender:
         sent_s = monotonic()
         first_s = 0.0
         received = bytearray()
-        async with self.http.post(self.url, data=data, headers=self.headers) as response:
+        async with self.http.post(self.dice.choice(self.urls), data=data, headers=self.headers) as response:
             async for piece in response.content.iter_any():
                 if not received:
                     first_s = monotonic()
