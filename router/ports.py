@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from router.core.health import FailureReason
@@ -50,8 +51,10 @@ class Registry(Protocol):
     def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
         """Note that this replica was sent a prompt with these rungs. Called when a request is dispatched."""
 
-    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
-        """Withdraw this replica from these rungs."""
+    def forget(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = inf
+    ) -> None:
+        """Withdraw this replica from those of these rungs where it was last noted at `until_s` or before."""
 
     def remember_response(self, response_id: str, replica: ReplicaId) -> None:
         """Keep which replica made a stored response (`/v1/responses`), for the registry's idle time."""

@@ -25,6 +25,8 @@ class Site:
     prefill_tokens_per_s: float
     """Prior for routers that need one; the engines' own in a fleet of equals."""
     rng: Random
+    feedback: bool = True
+    """Whether a router that can learn from reports of cached tokens does."""
 
     @property
     def replicas(self) -> int:
@@ -59,6 +61,10 @@ class Chooser:
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
         """Its answer begins."""
+
+    def predicted_tokens(self, turn: Turn) -> int:
+        """How much of the prompt it believed to be cached where it sent it; asked before `finished`."""
+        return 0
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Its answer is complete; the engine says how much of the prompt it had."""

@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet = parser.add_argument_group("fleet")
     fleet.add_argument("--replicas", type=int, default=8)
     fleet.add_argument("--cache-tokens", type=int, default=1_000_000, help="KV cache of each replica")
+    fleet.add_argument(
+        "--believed-cache-tokens", type=_positive, metavar="N", help="what routers take the cache's size for"
+    )
+    fleet.add_argument(
+        "--no-feedback", action="store_true", help="our router hears nothing of what answers report as cached"
+    )
     fleet.add_argument("--prefill-tokens-per-s", type=float, default=StepTime().prefill_tokens_per_s)
     fleet.add_argument("--decode-step-s", type=float, default=StepTime().decode_step_s)
     fleet.add_argument("--speeds", default="", help="speed factor of each replica, comma-separated")
@@ -164,7 +170,15 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
     step = StepTime(
         prefill_tokens_per_s=arguments.prefill_tokens_per_s, decode_step_s=arguments.decode_step_s
     )
-    return FleetConfig(arguments.replicas, arguments.cache_tokens, step, speeds, seed=arguments.seed)
+    return FleetConfig(
+        arguments.replicas,
+        arguments.cache_tokens,
+        step,
+        speeds,
+        seed=arguments.seed,
+        believed_cache_tokens=arguments.believed_cache_tokens,
+        feedback=not arguments.no_feedback,
+    )
 
 
 def _facts(source: Source, fleet: FleetConfig, rate: float | None) -> dict[str, Any]:

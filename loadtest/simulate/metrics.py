@@ -15,6 +15,10 @@ four times what the modelled engine computes a short prompt's token in, about tw
 The Mooncake paper (FAST'25) allows ten times the unloaded time."""
 
 
+SETTLED_REQUESTS = 500
+"""After so many answers a router is taken to have learnt what it can."""
+
+
 def target_s(prompt_tokens: int, base_s: float = TARGET_BASE_S) -> float:
     """TTFT within which a request counts as good."""
     return base_s + prompt_tokens * TARGET_TOKEN_S
@@ -56,6 +60,11 @@ class Figures:
     busy_ratio: float
     """Share of the run that the mean engine spent in steps."""
     span_s: float
+    predicted_ratio: float = 0.0
+    """Prompt tokens that the router believed to be cached where it sent them."""
+    settled_cached_ratio: float = 0.0
+    settled_predicted_ratio: float = 0.0
+    """The same two over all but the first `SETTLED_REQUESTS`."""
 
     def as_dict(self) -> dict[str, float | int | str]:
         """For JSON."""
@@ -73,6 +82,8 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
     for s in served:
         work[s.replica] += s.uncached_tokens
     total = sum(work)
+    settled = served[SETTLED_REQUESTS:]
+    settled_prompt = sum(s.turn.prompt_tokens for s in settled) or 1
     return Figures(
         policy=run.policy,
         requests=len(served),
@@ -87,4 +98,7 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
         preemptions=sum(engine.totals.preemptions for engine in run.engines),
         busy_ratio=sum(run.busy_s) / (len(run.busy_s) * run.span_s) if run.span_s > 0 else 0.0,
         span_s=run.span_s,
+        predicted_ratio=sum(s.predicted_tokens for s in served) / prompt,
+        settled_cached_ratio=sum(s.cached_tokens for s in settled) / settled_prompt,
+        settled_predicted_ratio=sum(s.predicted_tokens for s in settled) / settled_prompt,
     )

@@ -38,6 +38,8 @@ class Served:
     first_s: float = 0.0
     end_s: float = 0.0
     cached_tokens: int = 0
+    predicted_tokens: int = 0
+    """What the router believed to be cached; 0 of one that does not say."""
 
     @property
     def ttft_s(self) -> float:
@@ -62,6 +64,10 @@ class FleetConfig:
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     seed: int = 7
+    believed_cache_tokens: int | None = None
+    """What routers are told of the cache's size; None: the truth."""
+    feedback: bool = True
+    """Whether our router learns from what answers report as cached."""
 
     def engines(self, block_tokens: int) -> list[Engine]:
         """Fresh engines."""
@@ -116,10 +122,11 @@ def simulate(
     engines = fleet.engines(workload.block_tokens)
     site = Site(
         engines,
-        fleet.cache_tokens,
+        fleet.believed_cache_tokens or fleet.cache_tokens,
         workload.block_tokens,
         fleet.step_time.prefill_tokens_per_s,
         Random(fleet.seed),
+        fleet.feedback,
     )
     chooser = make_chooser(site)
     clock = _Clock(workload, engines, chooser)
@@ -226,6 +233,7 @@ class _Clock:
             served.end_s = now_s
             del self._open[payload.id]
             self.done.append(served)
+            served.predicted_tokens = self._chooser.predicted_tokens(served.turn)
             self._chooser.finished(served.turn, served.replica, payload.cached_tokens, now_s)
             turns = self._sessions[number].turns
             if position + 1 < len(turns):

@@ -154,13 +154,18 @@ class Warm(Chooser):
         """Tell the fleet."""
         self.fleet.started(self._open[turn.id][0], now_s)
 
+    def predicted_tokens(self, turn: Turn) -> int:
+        """The decision's."""
+        return self._open[turn.id][0].predicted_tokens
+
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Give the reservation back."""
         super().finished(turn, replica, cached_tokens, now_s)
         decision, shape = self._open.pop(turn.id)
         self.fleet.settle(decision, now_s)
-        self.fleet.learn(decision, shape, turn.prompt_tokens, cached_tokens, turn.output_tokens)
-        self.fleet.confirm(decision, cached_tokens, turn.output_tokens, now_s)
+        known = cached_tokens if self.site.feedback else None
+        self.fleet.learn(decision, shape, turn.prompt_tokens, known, turn.output_tokens)
+        self.fleet.confirm(decision, known, turn.output_tokens, now_s)
 
 
 def warm(

@@ -19,7 +19,7 @@ from router.core.fingerprint import GRID
 from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
-from router.core.overlap import last_use_s, overlaps
+from router.core.overlap import Uses, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
@@ -42,6 +42,9 @@ __all__ = [
 
 RANKED_BY_POLICY = 8
 """How much of a ranking is asked of the policy, call by call, as retries would; the rest is put in order of cost."""
+
+KEPT_RATIO = 0.75
+"""If so much of what was believed to be cached was, all was: prompts are weighed by bytes, and engines count blocks."""
 
 TICK_S = 1.0
 """How often crowding fades; its horizon is far longer."""
@@ -114,7 +117,7 @@ class Fleet:
         )
         view.now_s = now_s
         view.queued_price = self._queued_price(shape.model, view)
-        held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
+        held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         view.turn += 1
         return self._reserve(
@@ -147,7 +150,7 @@ class Fleet:
         view = self._eligibility.view(shape.model)
         view.now_s = now_s
         view.queued_price = self._queued_price(shape.model, view)
-        held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
+        held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
         if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens) <= 0.0:
@@ -189,7 +192,9 @@ class Fleet:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         view = self._eligibility.view(shape.model)
-        held = overlaps(shape, records, view.by_incarnation, self._grid) if records else _NOTHING
+        held = (
+            overlaps(shape, records, view.by_incarnation, self._grid, self._ticked_s) if records else _NOTHING
+        )
         tokens = shape.prompt_tokens
         least_s = view.members[0].prefill_s(tokens, held.get(view.members[0], 0))
         for replica, held_tokens in held.items():
@@ -224,6 +229,14 @@ class Fleet:
         records: Sequence[Record | None] | None,
     ) -> Decision:
         prompt_tokens = shape.prompt_tokens
+        residency = replica.residency
+        used: Uses | None = None
+        if records:
+            used = uses(records, replica.incarnation, residency.horizon_s, now_s)
+            if used.believed >= 0:
+                residency.reuse(tokens_at(shape, self._grid[used.believed]), used.believed_s)
+        residency.touch(prompt_tokens, now_s)
+        replica.evictions_worth = residency.eviction_ratio(now_s, self._parameters.eviction_memory_s)
         uncached_tokens = prompt_tokens - predicted_tokens
         replica.in_flight += 1
         replica.waiting += 1
@@ -231,16 +244,6 @@ class Fleet:
         replica.given_tokens += uncached_tokens
         replica.added_tokens += uncached_tokens
         replica.crowding_s += uncached_tokens * replica.crowd_token_s
-        residency = replica.residency
-        doubtful = False
-        if residency.cache_tokens < inf:
-            if predicted_tokens and records:
-                used_s = last_use_s(records, replica.incarnation, residency.horizon_s)
-                if used_s is not None:
-                    doubtful = used_s < residency.full_s
-                    residency.reuse(predicted_tokens, used_s)
-            residency.touch(prompt_tokens, now_s)
-            replica.evictions_worth = residency.eviction_ratio(now_s, self._parameters.eviction_memory_s)
         replica.refresh()
         trial = replica.health.state is not ReplicaState.READY
         if trial:
@@ -248,10 +251,25 @@ class Fleet:
             replica.health.signalled(Signal.TRIAL, self._ticked_s)
             self._health_changed()
         decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
-        decision.doubtful = doubtful
+        decision.reserved_s = now_s
+        if used is not None:
+            self._note_uses(decision, used, shape)
         if uncached_tokens > 0:
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
+
+    def _note_uses(self, decision: Decision, used: Uses, shape: RequestShape) -> None:
+        grid = self._grid
+        if used.remembered >= 0:
+            decision.remembered_tokens = tokens_at(shape, grid[used.remembered])
+            decision.remembered_s = used.remembered_s
+        if used.believed >= 0:
+            decision.believed_tokens = tokens_at(shape, grid[used.believed])
+            decision.believed_s = used.believed_s
+            decision.doubtful = used.believed_s < decision.replica.residency.full_s
+        if used.fresh >= 0:
+            decision.fresh_tokens = tokens_at(shape, grid[used.fresh])
+            decision.fresh_s = used.fresh_s
 
     def started(self, decision: Decision, now_s: float, computed: bool = True) -> None:
         """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything.
@@ -295,16 +313,45 @@ class Fleet:
     def confirm(
         self, decision: Decision, cached_tokens: int | None, output_tokens: int | None, now_s: float
     ) -> None:
-        """What the answer's usage says: how much of the prompt the engine had, and how much it has added."""
+        """What the answer's usage says: how much of the prompt the engine had, and how much it has added.
+
+        Args:
+            cached_tokens: In the units of `RequestShape.prompt_tokens`; None where the engine does not say.
+            output_tokens: Tokens of the answer; None where it does not say.
+        """
         replica = decision.replica
+        if decision.incarnation != replica.incarnation:
+            return
+        residency = replica.residency
         change = output_tokens or 0
         if cached_tokens is not None:
-            change += decision.predicted_tokens - cached_tokens
-            if decision.doubtful:
-                replica.residency.learn(2 * cached_tokens >= decision.predicted_tokens)
-        if change:
+            replica.added_tokens += change + decision.predicted_tokens - cached_tokens
+            change += decision.believed_tokens - cached_tokens
+            self._learn_survival(decision, cached_tokens)
+        else:
             replica.added_tokens += change
-            replica.residency.touch(change, now_s)
+        if change:
+            residency.touch(change, now_s)
+
+    def _learn_survival(self, decision: Decision, cached_tokens: int) -> None:
+        """Each part of the prompt by its own age: what was found of it."""
+        learn = decision.replica.survival.learn
+        residency = decision.replica.residency
+        at_s = decision.reserved_s
+        fresh_tokens = decision.fresh_tokens
+        believed_tokens = decision.believed_tokens
+        if fresh_tokens > 0:
+            learn(at_s - decision.fresh_s, _share(cached_tokens, fresh_tokens))
+        if believed_tokens > fresh_tokens and cached_tokens >= fresh_tokens:
+            share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
+            learn(at_s - decision.believed_s, share)
+            if decision.doubtful:
+                residency.learn(share >= 0.5)
+        if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
+            share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
+            learn(at_s - decision.remembered_s, share)
+            if share >= 0.5:
+                residency.learn(there=True)
 
     def settle(self, decision: Decision, now_s: float) -> None:
         """The request is over for this replica, however it ended: give the reservation back. Once; then a no-op."""
@@ -404,6 +451,7 @@ class Fleet:
             if replica.incarnation is not None:
                 # Another engine, with an empty cache: nothing was ever computed on it.
                 replica.residency.clear()
+                replica.survival.clear()
                 replica.evictions_worth = 0.0
                 replica.fade(0.0)
                 replica.speed.restarted()
@@ -474,7 +522,9 @@ class Fleet:
         whole = self._eligibility.view(shape.model)
         whole.now_s = now_s
         whole.queued_price = self._queued_price(shape.model, whole)
-        held: Overlaps = overlaps(shape, records, whole.by_incarnation, self._grid) if records else _NOTHING
+        held: Overlaps = (
+            overlaps(shape, records, whole.by_incarnation, self._grid, now_s) if records else _NOTHING
+        )
         chosen: dict[Replica, DecisionKind] = {}
         rest: View | None = whole
         dice = self._rng.getstate()
@@ -527,3 +577,8 @@ class Fleet:
             replica.health.validate()
         self._eligibility.validate()
         assert self._due_s <= self._first_backoff_end_s(), self._due_s
+
+
+def _share(found_tokens: int, tokens: int) -> float:
+    share = found_tokens / tokens
+    return share if share < KEPT_RATIO else 1.0

@@ -1,8 +1,9 @@
 """How much of a prompt each replica is believed to hold, from what the registry knows of its rungs.
 
 A record is taken at its word unless the replica has, by what it was sent since, evicted what was last used then
-(`residency`). The rule it keeps: an engine reuses whole blocks only, and never the whole prompt, since it computes at
-least the last token.
+(`residency`); where answers have shown that less of what is so old is found, it counts for that share (`survival`).
+The rule it keeps: an engine reuses whole blocks only, and never the whole prompt, since it computes at least the last
+token.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def overlaps(
     records: Sequence[Record | None],
     known: Mapping[Incarnation, Replica],
     grid: Sequence[int],
+    now_s: float,
 ) -> dict[Replica, int]:
     """Tokens that each known replica holds, deepest first; those that hold less than a block are left out.
 
@@ -36,6 +38,7 @@ def overlaps(
     prompt_tokens = shape.prompt_tokens
     if prompt_bytes <= 0 or prompt_tokens <= 1:
         return found
+    uncertain: dict[Replica, float] | None = None
     depth = len(records)
     last: Record | None = None
     for record in reversed(records):
@@ -45,27 +48,89 @@ def overlaps(
         last = record
         for incarnation, used_s in record:
             replica = known.get(incarnation)
-            if (
-                replica is not None
-                and replica not in found
-                and used_s + STALE_S >= replica.residency.horizon_s
-            ):
+            if replica is None:
+                continue
+            if replica in found:
+                if uncertain is not None and replica in uncertain:
+                    # What lies less deep was used later, and more of it is there.
+                    share = replica.survival.share(now_s - used_s)
+                    gain = share - uncertain[replica]
+                    if gain > 0.0:
+                        found[replica] += int(grid[depth] * prompt_tokens // prompt_bytes * gain)
+                        uncertain[replica] = share
+            elif used_s + STALE_S >= replica.residency.horizon_s:
                 tokens = grid[depth] * prompt_tokens // prompt_bytes
                 if tokens >= prompt_tokens:
                     tokens = prompt_tokens - 1
+                if not replica.survival.certain:
+                    share = replica.survival.share(now_s - used_s)
+                    tokens = int(tokens * share)
+                    if share < 1.0:
+                        if uncertain is None:
+                            uncertain = {}
+                        uncertain[replica] = share
+                        found[replica] = tokens
+                        continue
                 tokens -= tokens % replica.overlap_block_tokens
                 if tokens:
                     found[replica] = tokens
+    if uncertain is not None:
+        for replica in uncertain:
+            tokens = found[replica]
+            tokens -= tokens % replica.overlap_block_tokens
+            if tokens:
+                found[replica] = tokens
+            else:
+                del found[replica]
     return found
 
 
-def last_use_s(
-    records: Sequence[Record | None], incarnation: Incarnation | None, horizon_s: float
-) -> float | None:
-    """When the deepest rung that is believed to be at the replica was last used there; None where none is."""
+def tokens_at(shape: RequestShape, depth_bytes: int) -> int:
+    """Estimated tokens of the prompt's first bytes; never all of it."""
+    if shape.prompt_bytes <= 0:
+        return 0
+    tokens = depth_bytes * shape.prompt_tokens // shape.prompt_bytes
+    return tokens if tokens < shape.prompt_tokens else shape.prompt_tokens - 1
+
+
+class Uses:
+    """What the records of one prompt say of one replica."""
+
+    __slots__ = ("believed", "believed_s", "fresh", "fresh_s", "remembered", "remembered_s")
+
+    def __init__(self) -> None:
+        self.remembered = -1
+        """The deepest rung that names it, if it is believed to be evicted, and when it was last used there."""
+        self.remembered_s = 0.0
+        self.believed = -1
+        """The deepest rung that is believed to be there."""
+        self.believed_s = 0.0
+        self.fresh = -1
+        """The deepest above that, if it was used clearly later."""
+        self.fresh_s = 0.0
+
+
+def uses(
+    records: Sequence[Record | None], incarnation: Incarnation | None, horizon_s: float, now_s: float
+) -> Uses:
+    """Read the records, deepest first, for what may be learnt from an answer."""
+    found = Uses()
+    depth = len(records)
+    last: Record | None = None
     for record in reversed(records):
-        if record is not None:
-            for holder, used_s in record:
-                if holder == incarnation and used_s + STALE_S >= horizon_s:
-                    return used_s
-    return None
+        depth -= 1
+        if record is last or record is None:
+            continue
+        last = record
+        for holder, used_s in record:
+            if holder == incarnation:
+                if found.believed < 0:
+                    if used_s + STALE_S >= horizon_s:
+                        found.believed, found.believed_s = depth, used_s
+                    elif found.remembered < 0:
+                        found.remembered, found.remembered_s = depth, used_s
+                elif 2.0 * (now_s - used_s) < now_s - found.believed_s:
+                    found.fresh, found.fresh_s = depth, used_s
+                    return found
+                break
+    return found

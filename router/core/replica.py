@@ -17,6 +17,7 @@ from router.core.health import Health, HealthParameters, ReplicaState
 from router.core.learning.speed import SpeedEstimate
 from router.core.learning.stretch import Stretch
 from router.core.residency import Residency
+from router.core.survival import Survival
 from router.core.types import DecisionKind, Incarnation, ReplicaId
 
 RESERVED = 0
@@ -82,6 +83,7 @@ class Replica:
         "speed",
         "stretch",
         "streamed",
+        "survival",
         "trials",
         "url",
         "wait_token_s",
@@ -141,6 +143,7 @@ class Replica:
         self.streamed = LEAST_STREAMED
         """Trust that streams begin before they end: one more for each that did, one less for each that did not."""
         self.residency = Residency()
+        self.survival = Survival()
         self.evictions_worth = 0.0
         """`Residency.eviction_ratio` as of the last tick or reservation."""
         self.foreign_in_flight = 0
@@ -409,6 +412,8 @@ class Replica:
             "speed_stretches": self.speed.count,
             "delay_s": round(self.delay_s + self.wait_s(now_s), 6),
             "resident_tokens": self.residency.tokens,
+            "cache_lifetime_s": self.survival.lifetime_s(),
+            "cache_found_age_s": self.survival.found_age_s(),
             "crowding_s": round(self.crowding_s, 6),
             "failures": health.failures,
             "probe_failures": health.probe_failures,
@@ -442,11 +447,19 @@ class Decision:
     """Where one attempt of a request goes, and the reservation that it holds there until it is settled."""
 
     __slots__ = (
+        "believed_s",
+        "believed_tokens",
         "doubtful",
+        "fresh_s",
+        "fresh_tokens",
+        "incarnation",
         "kind",
         "phase",
         "predicted_tokens",
+        "remembered_s",
+        "remembered_tokens",
         "replica",
+        "reserved_s",
         "started_s",
         "streams",
         "stretch",
@@ -467,7 +480,7 @@ class Decision:
         self.replica = replica
         self.kind = kind
         self.predicted_tokens = predicted_tokens
-        """Leading tokens that the replica is believed to hold."""
+        """Leading tokens that it is expected to find there."""
         self.uncached_tokens = uncached_tokens
         """The others, counted in the replica's `waiting_tokens` until its first byte."""
         self.phase = RESERVED
@@ -480,7 +493,21 @@ class Decision:
         """Whether its end shows if the replica streams: of a refusal it does not."""
         self.started_s = 0.0
         """When the first byte was there."""
-        self.doubtful = False
-        """Whether what is predicted may well have been evicted, by what the replica was sent since."""
         self.stretch: Stretch | None = None
         """Where its prefill was timed; only after its first byte, and only if it streams."""
+        self.believed_tokens = 0
+        """Leading tokens that the records say it holds; more than `predicted_tokens` where not all is counted on."""
+        self.doubtful = False
+        """Whether what is predicted may well have been evicted, by what the replica was sent since."""
+        self.incarnation = replica.incarnation
+        """The life of the replica that has it."""
+        self.reserved_s = 0.0
+        self.believed_s = 0.0
+        """When the deepest of what is believed to be there was last used there."""
+        self.fresh_tokens = 0
+        """Leading tokens that were used there clearly later than the rest; 0 if none were."""
+        self.fresh_s = 0.0
+        self.remembered_tokens = 0
+        """Leading tokens that it once held and is believed to have evicted in part; 0 if not deeper than predicted."""
+        self.remembered_s = 0.0
+        """When the deepest of those was last used there."""

@@ -74,3 +74,5 @@ class RequestShape:
     """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""
     tokens_known: bool = False
     """Whether `prompt_tokens` is the client's own count, of token ids, so that `prompt_bytes` are not text."""
+    single: bool = True
+    """Whether it is one prompt: what is reported of a batch says little of its first, which alone is recognised."""

@@ -531,6 +531,7 @@ class Exchange:
         gateway = self._gateway
         shape = self.shape
         assert shape is not None
+        self._withdraw(failed, shape)
         self._tried.append(failed.replica)
         if self._pinned is not None or self._attempts >= gateway.max_attempts:
             return False
@@ -545,6 +546,19 @@ class Exchange:
         gateway.metrics.retried(reason)
         self._decided(decision, now_s)
         return True
+
+    def _withdraw(self, failed: Decision, shape: RequestShape) -> None:
+        """Take back what was noted at dispatch: a replica that failed has not computed the prompt."""
+        incarnation = failed.incarnation
+        rungs = shape.rungs
+        if incarnation is None or not rungs:
+            return
+        kept = 0
+        for depth, record in enumerate(self._records or ()):
+            if record is not None and any(holder[0] == incarnation for holder in record):
+                kept = depth + 1
+        if kept < len(rungs):
+            self._gateway.registry.forget(rungs[kept:], incarnation, failed.reserved_s)
 
     def _attempt_failed(self, reason: FailureReason, why: str) -> None:
         """The replica failed before its first body byte: the next one, or the end."""

@@ -153,6 +153,7 @@ class Gateway:
         found = request.head.route
         shape.streams = parsed.stream and (found is None or found.api is not Api.RESPONSES)
         shape.tokens_known = parsed.tokens_known is not None
+        shape.single = parsed.prompt_bytes == len(parsed.canonical)
         return shape
 
     def load_shape(self, api: Api, request: Request) -> RequestShape:
@@ -205,6 +206,15 @@ class Gateway:
         connection.idle_since_s = monotonic()
         connection.release()
 
+    def _confirm(self, decision: Decision, shape: RequestShape, usage: Usage) -> None:
+        """Tell the fleet what the engine had: in the units in which the prompt was weighed, which are estimates."""
+        cached_tokens = usage.cached_tokens
+        if cached_tokens is not None and usage.prompt_tokens > 0:
+            cached_tokens = cached_tokens * shape.prompt_tokens // usage.prompt_tokens
+        if not shape.single:
+            cached_tokens = None  # engines tell what they had of one of the prompts
+        self.fleet.confirm(decision, cached_tokens, usage.completion_tokens, self.clock())
+
     def finished(
         self,
         exchange: Exchange,
@@ -230,6 +240,8 @@ class Gateway:
             prompt_tokens = usage.prompt_tokens
             cached_tokens = usage.cached_tokens
             completion_tokens = usage.completion_tokens
+            if status == 200 and decision is not None and shape is not None:
+                self._confirm(decision, shape, usage)
         self.metrics.observe(
             api,
             model,

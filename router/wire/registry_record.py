@@ -35,8 +35,12 @@ def pack_incarnation(incarnation: Incarnation) -> bytes:
 
 def pack_entry(incarnation: Incarnation, at_s: float) -> bytes:
     """One holder as 10 bytes; times outside the format's range are clamped to it."""
-    tenths = min(max(int((at_s - EPOCH_S) * 10), 0), _MAX_TENTHS)
-    return pack_incarnation(incarnation) + tenths.to_bytes(4, "big")
+    return pack_incarnation(incarnation) + pack_time(at_s)
+
+
+def pack_time(at_s: float) -> bytes:
+    """A time as the 4 bytes of an entry; infinity is the last there is."""
+    return int(min(max((at_s - EPOCH_S) * 10, 0), _MAX_TENTHS)).to_bytes(4, "big")
 
 
 def pack_record(record: Record) -> bytes:

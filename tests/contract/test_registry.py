@@ -148,6 +148,30 @@ def test_forgetting_removes_only_that_incarnation_and_at_once(opened: Opener) ->
     run(main())
 
 
+def test_forgetting_what_was_noted_until_then_leaves_what_was_noted_since(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened() as registry:
+
+            async def who() -> list[list[int]]:
+                return [sorted(found or ()) for found in await holders(registry, rungs_of(1, 2, 3))]
+
+            now_s = time.time()
+            registry.touch(rungs_of(1, 2, 3), life(7), now_s - 20)
+            registry.touch(rungs_of(1, 2, 3), life(8), now_s - 20)
+            registry.touch(rungs_of(1), life(7), now_s)
+            for _ in range(2):
+                registry.forget(rungs_of(1, 2), life(7), now_s - 10)
+                assert await who() == [[7, 8], [8], [7, 8]]
+                await asyncio.sleep(0.05)
+                assert await who() == [[7, 8], [8], [7, 8]]
+            registry.forget(rungs_of(1, 2, 3), life(7), now_s)
+            assert await who() == [[8], [8], [8]]
+            await asyncio.sleep(0.05)
+            assert await who() == [[8], [8], [8]]
+
+    run(main())
+
+
 def test_a_forgotten_holder_can_come_back_at_once(opened: Opener) -> None:
     async def main() -> None:
         async with opened() as registry:
@@ -390,6 +414,22 @@ def test_a_holder_forgotten_by_one_router_is_forgotten_by_the_other_and_can_retu
             one.touch(rungs_of(1), life(7), time.time())
             await settled(one)
             assert await holders(other, rungs_of(1)) == [[7]]
+
+    run(main())
+
+
+def test_one_router_cannot_withdraw_what_another_has_noted_since(server: RedisServer) -> None:
+    async def main() -> None:
+        async with two_routers(server) as (one, other):
+            now_s = time.time()
+            one.touch(rungs_of(1, 2), life(7), now_s - 20)
+            await asyncio.sleep(0.05)
+            other.touch(rungs_of(1), life(7), now_s)
+            await asyncio.sleep(0.05)
+            one.forget(rungs_of(1, 2), life(7), now_s - 10)
+            await asyncio.sleep(0.05)
+            for router in (one, other):
+                assert await holders(router, rungs_of(1, 2)) == [[7], None]
 
     run(main())
 

@@ -27,7 +27,7 @@ def held(
 ) -> dict:
     one = replica()
     one.overlap_block_tokens = block
-    found = overlaps(shape(4, prompt_bytes, prompt_tokens), records, {Incarnation(1): one}, GRID)
+    found = overlaps(shape(4, prompt_bytes, prompt_tokens), records, {Incarnation(1): one}, GRID, 0.0)
     return {r.id: tokens for r, tokens in found.items()}
 
 
@@ -162,4 +162,4 @@ def test_holders_of_different_depths_are_told_apart_even_in_shared_record_object
     both: Record = ((Incarnation(1), 1.0), (Incarnation(2), 2.0))
     known = {Incarnation(1): a, Incarnation(2): b}
     deep: Record = ((Incarnation(2), 2.0),)
-    assert overlaps(shape(4, 2100, 525), [both, both, deep, deep], known, GRID) == {b: 512, a: 256}
+    assert overlaps(shape(4, 2100, 525), [both, both, deep, deep], known, GRID, 0.0) == {b: 512, a: 256}

@@ -47,7 +47,16 @@ def test_writes_name_the_script_the_keys_and_the_holder(asked: list[FingerprintH
     assert note[3:-2] == list(map(key, asked))
     assert note[-2:] == [bytes.fromhex("000000000abc0000000a"), b"1800000"]
     (withdraw,) = words(COMMANDS.withdraw(asked, Incarnation(0xABC)))
-    assert withdraw == [b"EVALSHA", COMMANDS.sha, count, *map(key, asked), bytes.fromhex("000000000abc")]
+    assert withdraw == [
+        b"EVALSHA",
+        COMMANDS.sha,
+        count,
+        *map(key, asked),
+        bytes.fromhex("000000000abc"),
+        b"\xff" * 4,
+    ]
+    (withdraw,) = words(COMMANDS.withdraw(asked, Incarnation(0xABC), 1_767_225_601.0))
+    assert withdraw[-1] == bytes.fromhex("0000000a")
 
 
 def test_the_keys_of_one_namespace_never_meet_and_the_prefix_can_have_any_length() -> None:

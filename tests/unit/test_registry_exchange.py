@@ -366,7 +366,7 @@ def test_a_withdrawal_keeps_its_place_between_notes() -> None:
     writing.note(7, 1e9, 1)
     writing.loop.run(0.01)
     assert [(rungs, life) for rungs, life in told(server)] == [([1], 7)] * 3
-    assert [len(command) for command in server.asked[0][0]] == [6, 5, 6]
+    assert [len(command[4]) for command in server.asked[0][0]] == [10, 6, 10]
     server.reply(1, 1, 1)
     assert writing.withdrawn == [([1], 7)]
 
@@ -476,7 +476,7 @@ def test_as_the_registry_fills_records_live_shorter_and_a_full_one_takes_no_note
     writing.note(7, 1e9, 1)
     writing.withdraw(7, 2)
     writing.loop.run(0.01)
-    assert [len(command) for command in server.asked[0][0]] == [5]
+    assert [len(command[4]) for command in server.asked[0][0]] == [6]
     assert writing.lost == [1e9]
 
 

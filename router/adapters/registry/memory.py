@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from math import inf
 from os import urandom
 
 from router.core.types import FingerprintHash, Holder, Incarnation, Record, ReplicaId
@@ -167,13 +168,15 @@ class MemoryRegistry:
             self._give_up(len(rungs) * _GIVE_UP_PER_RUNG + _GIVE_UP_PER_TOUCH)
         return changed
 
-    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
-        """Withdraw the holder; a rung without holders is gone."""
+    def forget(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = inf
+    ) -> None:
+        """Withdraw the holder where it was not noted later; a rung without holders is gone."""
         for rung in rungs:
             for generation in (self._young, self._old):
                 record = generation.get(rung)
                 if record is not None:
-                    left = tuple([holder for holder in record if holder[0] != incarnation])
+                    left = tuple([h for h in record if h[0] != incarnation or h[1] > until_s])
                     if not left:
                         del generation[rung]
                     elif len(left) < len(record):

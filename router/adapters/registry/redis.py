@@ -143,12 +143,24 @@ class RedisRegistry:
             if self._lookups.nodes is not None:
                 self._writes.add(Write(changed, incarnation, now_s))
 
-    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
+    def forget(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = math.inf
+    ) -> None:
         """Withdraw it here at once, and in Redis with the next writes."""
-        self._local.forget(rungs, incarnation)
+        self._local.forget(rungs, incarnation, until_s)
         if self._lookups.nodes is not None and rungs:
+            if until_s < math.inf:
+                # What this process itself has noted since stays visible.
+                kept = self._local.read(rungs)
+                rungs = [
+                    rung
+                    for rung, record in zip(rungs, kept, strict=True)
+                    if record is None or all(holder[0] != incarnation for holder in record)
+                ]
+                if not rungs:
+                    return
             self._overlay.withdraw(rungs, incarnation)
-            self._writes.add(Write(tuple(rungs), incarnation, None))
+            self._writes.add(Write(tuple(rungs), incarnation, None, until_s=until_s))
 
     def remember_response(self, response_id: str, replica: ReplicaId) -> None:
         """Keep it here and in Redis."""

@@ -10,11 +10,12 @@ import hashlib
 import struct
 from binascii import crc_hqx
 from collections.abc import Sequence
+from math import inf
 
 import hiredis
 
 from router.core.types import FingerprintHash, Incarnation
-from router.wire.registry_record import pack_entry, pack_incarnation
+from router.wire.registry_record import pack_entry, pack_incarnation, pack_time
 
 SLOTS = 16_384
 """Hash slots of a Redis Cluster."""
@@ -66,14 +67,17 @@ class Commands:
             lifetime,
         )
 
-    def withdraw(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> bytes:
-        """Withdraw a holder from each rung: one command, one reply."""
-        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b\r\n$6\r\n%b\r\n" % (
-            len(rungs) + 4,
+    def withdraw(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = inf
+    ) -> bytes:
+        """Withdraw a holder from each rung where it was not noted later: one command, one reply."""
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b\r\n$6\r\n%b\r\n$4\r\n%b\r\n" % (
+            len(rungs) + 5,
             self.sha,
             _bulk(b"%d" % len(rungs)),
             self._keys(rungs, self._join),
             pack_incarnation(incarnation),
+            pack_time(until_s),
         )
 
     def load_script(self) -> bytes:

@@ -42,6 +42,8 @@ class Write(NamedTuple):
     at_s: float | None
     """When the holder was noted, Unix seconds; `None` withdraws it."""
     retries: int = 0
+    until_s: float = math.inf
+    """A withdrawal leaves what was noted later."""
 
 
 class Writes:
@@ -208,7 +210,7 @@ class Writes:
         data: list[bytes] = []
         for write in writes:
             if write.at_s is None:
-                data.append(commands.withdraw(write.rungs, write.incarnation))
+                data.append(commands.withdraw(write.rungs, write.incarnation, write.until_s))
             else:
                 data.append(commands.note(write.rungs, write.incarnation, write.at_s, self._lifetime_ms))
             self.count += 1
