@@ -32,6 +32,7 @@ COMPILED = [
     "router/core/replica.py",
     "router/core/residency.py",
     "router/core/ring.py",
+    "router/core/seen.py",
     "router/core/survival.py",
     "router/core/types.py",
     "router/dataplane/answer.py",

@@ -162,6 +162,7 @@ class Worker:
                     replicas=self._rows,
                     registry=self._registry_figures,
                     models=self.fleet.model_rows,
+                    funnel=self.metrics.funnel_rows,
                     explain=lambda path, headers, body: explain(self.gateway, path, headers, body),
                     max_body_bytes=config.limits.body_bytes,
                 )

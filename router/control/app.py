@@ -45,6 +45,8 @@ class ControlDeps:
     explain: Explain
     models: Callable[[], Sequence[Mapping[str, object]]] = list
     """One row a model that answers told of."""
+    funnel: Callable[[], Mapping[str, object]] = dict
+    """The loss funnel by model."""
     max_body_bytes: int = 64 << 20
 
 
@@ -66,7 +68,14 @@ def build_control(deps: ControlDeps) -> web.Application:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def replicas(_: web.Request) -> web.Response:
-        return _json({"replicas": deps.replicas(), "models": deps.models(), "registry": deps.registry()})
+        return _json(
+            {
+                "replicas": deps.replicas(),
+                "models": deps.models(),
+                "funnel": deps.funnel(),
+                "registry": deps.registry(),
+            }
+        )
 
     async def explain(request: web.Request) -> web.Response:
         path = request.query.get("path", "/v1/chat/completions")

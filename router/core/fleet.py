@@ -22,6 +22,7 @@ from router.core.learning.learner import Learner
 from router.core.overlap import Uses, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
+from router.core.seen import Seen
 from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Fleet:
         self._grid = grid
         self._learner = learner
         self._joined = 0
+        self._seen = Seen()
         self._eligibility = Eligibility(self._replicas, rng)
         self._ticked_s = -inf
         """When the last tick was."""
@@ -121,7 +123,7 @@ class Fleet:
         replica, kind = self._policy.choose(shape, held, view)
         view.turn += 1
         return self._reserve(
-            replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape, now_s, records
+            replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape, now_s, records, held
         )
 
     def _queued_price(self, model: str, view: View) -> float:
@@ -155,7 +157,7 @@ class Fleet:
         tokens = held.get(replica, 0)
         if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens) <= 0.0:
             view.turn += 1
-            return self._reserve(replica, kind, tokens, shape, now_s, records)
+            return self._reserve(replica, kind, tokens, shape, now_s, records, held)
         replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens) + replica.in_flight_delay_s
         planned.append(replica)
         return None
@@ -217,7 +219,7 @@ class Fleet:
             )
         if replica.state is ReplicaState.STARTING:
             raise OverloadError("The replica that keeps this object is starting; try again shortly.")
-        return self._reserve(replica, DecisionKind.PINNED, 0, shape, now_s, None)
+        return self._reserve(replica, DecisionKind.PINNED, 0, shape, now_s, None, _NOTHING)
 
     def _reserve(
         self,
@@ -227,6 +229,7 @@ class Fleet:
         shape: RequestShape,
         now_s: float,
         records: Sequence[Record | None] | None,
+        held: Mapping[Replica, int],
     ) -> Decision:
         prompt_tokens = shape.prompt_tokens
         residency = replica.residency
@@ -252,11 +255,29 @@ class Fleet:
             self._health_changed()
         decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
         decision.reserved_s = now_s
+        if shape.rungs:
+            for tokens in held.values():
+                if tokens > decision.known_tokens:
+                    decision.known_tokens = tokens
+            if shape.reusable_tokens < 0:
+                shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
         if used is not None:
             self._note_uses(decision, used, shape)
         if uncached_tokens > 0:
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
+
+    def _reusable_tokens(
+        self, shape: RequestShape, records: Sequence[Record | None] | None, now_s: float
+    ) -> int:
+        """Leading tokens that somebody has sent before, wherever they went."""
+        depth = self._seen.depth(shape.rungs, now_s)
+        if records:
+            deepest = len(records) - 1
+            while deepest > depth and records[deepest] is None:
+                deepest -= 1
+            depth = deepest
+        return tokens_at(shape, self._grid[depth]) if depth >= 0 else 0
 
     def _note_uses(self, decision: Decision, used: Uses, shape: RequestShape) -> None:
         grid = self._grid

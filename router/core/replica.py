@@ -454,6 +454,7 @@ class Decision:
         "fresh_tokens",
         "incarnation",
         "kind",
+        "known_tokens",
         "phase",
         "predicted_tokens",
         "remembered_s",
@@ -495,6 +496,8 @@ class Decision:
         """When the first byte was there."""
         self.stretch: Stretch | None = None
         """Where its prefill was timed; only after its first byte, and only if it streams."""
+        self.known_tokens = predicted_tokens
+        """Leading tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0
         """Leading tokens that the records say it holds; more than `predicted_tokens` where not all is counted on."""
         self.doubtful = False

@@ -76,3 +76,5 @@ class RequestShape:
     """Whether `prompt_tokens` is the client's own count, of token ids, so that `prompt_bytes` are not text."""
     single: bool = True
     """Whether it is one prompt: what is reported of a batch says little of its first, which alone is recognised."""
+    reusable_tokens: int = -1
+    """Leading tokens that were seen before, as of the first choice; -1 until then."""

@@ -215,6 +215,21 @@ class Gateway:
             cached_tokens = None  # engines tell what they had of one of the prompts
         self.fleet.confirm(decision, cached_tokens, usage.completion_tokens, self.clock())
 
+    def _funnel(
+        self, decision: Decision, shape: RequestShape, prompt_tokens: int, cached_tokens: int | None
+    ) -> None:
+        """Count where the prompt's tokens were lost: estimates, in the engine's units."""
+        scale = prompt_tokens / shape.prompt_tokens if shape.prompt_tokens > 0 else 1.0
+        known_tokens = max(decision.known_tokens, decision.predicted_tokens)
+        self.metrics.funnel(
+            shape.model,
+            prompt_tokens,
+            int(max(shape.reusable_tokens, known_tokens) * scale),
+            int(known_tokens * scale),
+            int(decision.predicted_tokens * scale),
+            cached_tokens if shape.single else None,
+        )
+
     def finished(
         self,
         exchange: Exchange,
@@ -256,6 +271,8 @@ class Gateway:
             cached_tokens,
             completion_tokens,
         )
+        if status == 200 and decision is not None and shape is not None and shape.reusable_tokens >= 0:
+            self._funnel(decision, shape, prompt_tokens, cached_tokens)
         if decision is not None and shape is not None and status == 200:
             self.fleet.learn(
                 decision,

@@ -98,6 +98,15 @@ CONFIRMED_TOKENS = Metric(
     "Prompt tokens of requests whose engine reported cached tokens: divide warmroute_cached_tokens_total by it.",
     ("model",),
 )
+FUNNEL_TOKENS = Metric(
+    "warmroute_funnel_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of answered requests routed by prefix, by how far they came: `prompt` all, `reusable` seen before,"
+    " `known` held by some replica that could be chosen, `chosen` by the chosen one, `delivered` found in its cache."
+    " `reported` is `no` where the engine does not say what it found.",
+    ("model", "stage", "reported"),
+)
 COMPLETION_TOKENS = Metric(
     "warmroute_completion_tokens_total",
     _C,
@@ -169,6 +178,15 @@ REPLICA_WAITING_TOKENS = Metric(
     "Uncached prompt tokens sent to the replica that have no first byte yet.",
     ("replica",),
     across=Across.SUM,
+)
+REPLICA_CACHE_LIFETIME = Metric(
+    "warmroute_replica_cache_lifetime_seconds",
+    _G,
+    "seconds",
+    "Age since last use from which less than half of a prefix is found, by what answers reported; absent while nothing"
+    " was missed.",
+    ("replica",),
+    across=Across.MOST,
 )
 REPLICA_RUNNING = Metric(
     "warmroute_replica_engine_running",

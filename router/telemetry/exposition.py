@@ -24,6 +24,7 @@ from router.telemetry.metrics import (
     DURATION_BUCKETS_S,
     HOLD_BUCKETS_S,
     NO_DECISION,
+    STAGES,
     TTFT_BUCKETS_S,
     Histogram,
     Metrics,
@@ -114,6 +115,16 @@ class _RouterCollector(Collector):
         yield _family(c.CACHED_TOKENS, [((model,), t.cached) for model, t in tokens])
         yield _family(c.CONFIRMED_TOKENS, [((model,), t.confirmed) for model, t in tokens])
         yield _family(c.COMPLETION_TOKENS, [((model,), t.completion) for model, t in tokens])
+        yield _family(
+            c.FUNNEL_TOKENS,
+            [
+                ((model, stage, reported), count)
+                for model, t in tokens
+                for reported, counts in (("yes", t.reported), ("no", t.unreported))
+                for stage, count in zip(STAGES, counts, strict=False)
+                if counts[0]
+            ],
+        )
 
     def _replicas(self) -> Iterable[Family]:
         rows = list(self._sources.replicas())
@@ -122,6 +133,7 @@ class _RouterCollector(Collector):
         for metric, key in (
             (c.REPLICA_IN_FLIGHT, "in_flight"),
             (c.REPLICA_WAITING_TOKENS, "waiting_tokens"),
+            (c.REPLICA_CACHE_LIFETIME, "cache_lifetime_s"),
             (c.REPLICA_RUNNING, "engine_running"),
             (c.REPLICA_WAITING, "engine_waiting"),
             (c.REPLICA_PREFILL_RATE, "prefill_tokens_per_s"),

@@ -46,6 +46,10 @@ NO_DECISION = "none"
 """Label of requests answered without a choice (a bad request, no replica)."""
 
 
+STAGES = ("prompt", "reusable", "known", "chosen", "delivered")
+"""Of the loss funnel: each is what is left of the one before."""
+
+
 class Histogram:
     """Observations by bucket; the last count is of those beyond every bound."""
 
@@ -59,7 +63,7 @@ class Histogram:
 class Tokens:
     """Token sums of one model, over requests whose engine answered."""
 
-    __slots__ = ("cached", "completion", "confirmed", "predicted", "prompt")
+    __slots__ = ("cached", "completion", "confirmed", "predicted", "prompt", "reported", "unreported")
 
     def __init__(self) -> None:
         self.prompt = 0
@@ -68,6 +72,9 @@ class Tokens:
         self.confirmed = 0
         """Prompt tokens of those requests whose engine reported cached tokens: the denominator of `cached`."""
         self.completion = 0
+        self.reported = [0] * len(STAGES)
+        """The loss funnel, by stage, of requests whose engine reported cached tokens; and of the others."""
+        self.unreported = [0] * (len(STAGES) - 1)
 
 
 class _Series:
@@ -157,6 +164,43 @@ class Metrics:
         histogram = self.hold
         histogram.counts[bisect_left(HOLD_BUCKETS_S, held_s)] += 1
         histogram.sum += held_s
+
+    def funnel(
+        self,
+        model: str,
+        prompt_tokens: int,
+        reusable_tokens: int,
+        known_tokens: int,
+        chosen_tokens: int,
+        delivered_tokens: int | None,
+    ) -> None:
+        """Count where the tokens of one answered prompt were lost. After `observe`, which admits the model."""
+        tokens = self.tokens.get(model)
+        if tokens is None:
+            tokens = self.tokens.get(OTHER)
+            if tokens is None:
+                return
+        if delivered_tokens is None:
+            stages = tokens.unreported
+        else:
+            stages = tokens.reported
+            stages[4] += delivered_tokens
+        stages[0] += prompt_tokens
+        stages[1] += reusable_tokens
+        stages[2] += known_tokens
+        stages[3] += chosen_tokens
+
+    def funnel_rows(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The loss funnel for people: model, whether engines reported, stage."""
+        return {
+            model: {
+                kind: dict(zip(STAGES, counts, strict=False))
+                for kind, counts in (("reported", tokens.reported), ("unreported", tokens.unreported))
+                if counts[0]
+            }
+            for model, tokens in self.tokens.items()
+            if tokens.reported[0] or tokens.unreported[0]
+        }
 
     def retried(self, reason: str) -> None:
         """Count one attempt that failed before its first byte and was made again elsewhere."""

@@ -24,6 +24,7 @@ ROWS: list[Mapping[str, object]] = [
         "base_latency_s": 0.02,
         "interference_s": 0.0005,
         "speed_confidence": 0.8,
+        "cache_lifetime_s": 64.0,
     },
     {"id": "b:1", "state": "ejected", "in_flight": 0, "waiting_tokens": 0, "engine_running": None},
 ]
@@ -62,9 +63,26 @@ def busy() -> Metrics:
     metrics = Metrics(lambda: {"m"})
     metrics.observe(Api.CHAT, "m", 200, None, DecisionKind.WARM, ReplicaId("a:1"), 0.2, 1.5, 100, 90, 80, 7)
     metrics.observe(Api.MESSAGES, "x", 404, "model_not_found", None, None, None, 0.001, 0, 0, None, None)
+    metrics.funnel("m", 100, 95, 92, 90, 80)
+    metrics.funnel("m", 50, 20, 20, 10, None)
+    metrics.funnel("x", 10, 0, 0, 0, 0)
     metrics.retried("refused")
     metrics.client_gone("prefill")
     return metrics
+
+
+def test_the_loss_funnel_is_exposed_by_model_and_stage() -> None:
+    found = samples(exposition(busy()).render("")[0].decode())
+
+    def stage(name: str, reported: str, model: str = "m") -> float | None:
+        labels = frozenset({"model": model, "stage": name, "reported": reported}.items())
+        return found.get(("warmroute_funnel_tokens_total", labels))
+
+    stages = ("prompt", "reusable", "known", "chosen", "delivered")
+    assert [stage(name, "yes") for name in stages] == [100, 95, 92, 90, 80]
+    assert [stage(name, "no") for name in stages] == [50, 20, 20, 10, None]
+    assert stage("prompt", "yes", "x") is None, "a model that the fleet does not know is no label"
+    assert stage("prompt", "yes", "other") == 10
 
 
 def test_every_metric_of_the_catalogue_is_exposed_under_its_name_and_type() -> None:
