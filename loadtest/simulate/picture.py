@@ -38,7 +38,7 @@ def write_png(path: Path, title: str, facts: dict[str, Any], rows: Sequence[Row]
         if key in facts:
             shares.axvline(facts[key], color="#333", linestyle=style, linewidth=1, label=name)
     shares.set_xlabel("cached share of prompt tokens")
-    shares.legend(fontsize=8)
+    shares.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.1), ncols=2, frameon=False)
     for row, colour in zip(rows, colours, strict=True):
         ratios = [index / (len(row.curve_s) - 1) for index in range(len(row.curve_s))]
         times.plot(row.curve_s, ratios, label=row.figures.policy, color=colour)
@@ -46,7 +46,7 @@ def write_png(path: Path, title: str, facts: dict[str, Any], rows: Sequence[Row]
     times.set_xlabel("time to first token, s")
     times.set_ylabel("share of requests")
     times.grid(alpha=0.3)
-    times.legend(fontsize=8)
+    times.legend(fontsize=8, loc="lower right")
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
