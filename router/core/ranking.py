@@ -92,7 +92,10 @@ class View:
     def rank(self, key: int) -> Iterator[Replica]:
         """Every eligible replica once, most preferred first."""
         eligible = self.eligible
-        return (replica for replica in self.ring.rank(key) if replica in eligible)
+        # A loop, since mypyc makes a whole list of a generator expression: the walk ends at the first that will do.
+        for replica in self.ring.rank(key):
+            if replica in eligible:
+                yield replica
 
     def without(self, tried: Container[Replica]) -> View | None:
         """The same view less some replicas; None if none is left."""

@@ -1,0 +1,22 @@
+"""What only the compiled package can get wrong: mypyc makes whole lists of generator expressions."""
+
+from __future__ import annotations
+
+from random import Random
+
+from router.core.cost import CostParameters
+from router.core.health import HealthParameters
+from router.core.ranking import View
+from router.core.replica import Replica
+from router.core.ring import Ring
+from router.core.types import ReplicaId
+
+
+def test_a_ranking_walks_the_ring_only_as_far_as_it_is_asked() -> None:
+    members = [
+        Replica(ReplicaId(f"r{i}"), f"http://r{i}", i, CostParameters(), HealthParameters()) for i in range(3)
+    ]
+    view = View(members, lambda: Ring({m.id: m for m in members}), Random(1), 0)
+    ranked = view.rank(7)
+    assert not isinstance(ranked, list | type(iter([])))
+    assert set(ranked) == set(members)
