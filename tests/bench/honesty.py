@@ -177,22 +177,33 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def add_workload(parser: argparse.ArgumentParser, *, requests: int, rate: float, cache_tokens: int) -> None:
+    """The options of `wanted`, with these defaults."""
+    parser.add_argument("--mooncake", type=Path, help="the Mooncake conversation trace (default: multi-turn)")
+    parser.add_argument("--requests", type=int, default=requests)
+    parser.add_argument("--rate", type=float, default=rate, help="requests a second at speed 1")
+    parser.add_argument("--replicas", type=int, default=8)
+    parser.add_argument("--cache-tokens", type=int, default=cache_tokens)
+    parser.add_argument("--speed", type=float, default=1.0)
+
+
+def wanted(asked: argparse.Namespace, *, spread: bool = False) -> tuple[Workload, FleetConfig]:
+    """What to serve, and the replicas."""
+    name = "mooncake" if asked.mooncake else "multi-turn"
+    source = Source(name, asked.requests, asked.mooncake, spread=spread)
+    workload = as_asked(source.load().at_rate(asked.rate), asked.speed)
+    return workload, FleetConfig(asked.replicas, asked.cache_tokens, StepTime(speed=asked.speed))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, and print a row a policy."""
     parser = argparse.ArgumentParser(prog="tests.bench.honesty")
-    parser.add_argument("--mooncake", type=Path, help="the Mooncake conversation trace (default: multi-turn)")
-    parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--rate", type=float, default=1.0, help="requests a second at speed 1 (default 1)")
-    parser.add_argument("--replicas", type=int, default=8)
-    parser.add_argument("--cache-tokens", type=int, default=300_000)
-    parser.add_argument("--speed", type=float, default=1.0)
+    add_workload(parser, requests=400, rate=1.0, cache_tokens=300_000)
     parser.add_argument("--processes", type=int, default=2, help="of the simulated replicas")
     parser.add_argument("--policy", action="append")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(argv)
-    source = Source("mooncake" if asked.mooncake else "multi-turn", asked.requests, asked.mooncake)
-    workload = as_asked(source.load().at_rate(asked.rate), asked.speed)
-    fleet = FleetConfig(asked.replicas, asked.cache_tokens, StepTime(speed=asked.speed))
+    workload, fleet = wanted(asked)
     print(
         f"{workload.name}: {workload.requests} requests at {asked.rate}/s, speed {asked.speed}, "
         f"{fleet.replicas} x {fleet.cache_tokens} tokens\n{HEAD}",

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from loadtest.simulate.metrics import quantile
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.sources import Source
-from replica.sim.step_time import StepTime
-from tests.bench.honesty import as_asked, settings
+from tests.bench.honesty import add_workload, settings, wanted
 from tests.support.live_fleet import live
 from tests.support.redis_server import RedisServer
 from tests.support.replay import Replay, Texts
@@ -39,19 +35,10 @@ def line(routers: int, found: Replay) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve, and print a row for each number of routers."""
     parser = argparse.ArgumentParser(prog="tests.bench.many_routers")
-    parser.add_argument("--mooncake", type=Path, help="the Mooncake conversation trace (default: multi-turn)")
-    parser.add_argument("--requests", type=int, default=600)
-    parser.add_argument("--rate", type=float, default=1.5, help="requests a second at speed 1")
-    parser.add_argument("--replicas", type=int, default=8)
-    parser.add_argument("--cache-tokens", type=int, default=1_000_000)
-    parser.add_argument("--speed", type=float, default=1.0)
+    add_workload(parser, requests=600, rate=1.5, cache_tokens=1_000_000)
     parser.add_argument("--routers", default="1,2,4,8")
     asked = parser.parse_args(argv)
-    source = Source(
-        "mooncake" if asked.mooncake else "multi-turn", asked.requests, asked.mooncake, spread=True
-    )
-    workload = as_asked(source.load().at_rate(asked.rate), asked.speed)
-    fleet = FleetConfig(asked.replicas, asked.cache_tokens, StepTime(speed=asked.speed))
+    workload, fleet = wanted(asked, spread=True)
     print("routers   cached  TTFT, s      p50      p90      p99 imbalance late p99  failed", flush=True)
     for routers in [int(part) for part in asked.routers.split(",")]:
         with RedisServer() as redis:

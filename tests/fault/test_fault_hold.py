@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import threading
 
-from router.config.schema import Address, Config, HealthConfig, ReplicaConfig
 from tests.support.router_thread import running, wait_until
-from tests.support.sim_fleet import fleet
+from tests.support.sim_fleet import before, fleet
 from tests.support.vllm_fleet import call
 
-ANY = Address("127.0.0.1:0")
 CONCURRENT = 120
 
 
 def test_nothing_held_is_lost_when_a_replica_dies_and_comes_back() -> None:
     with fleet(2, "--prefill-tokens-per-s", "16000") as sims:
-        config = Config(
-            listen=ANY,
-            admin=ANY,
-            replicas=tuple(ReplicaConfig(url=sim.urls[0], id=sim.ids[0]) for sim in sims),
-            health=HealthConfig(probe_interval_s=0.2),
-        )
-        with running(config, 2) as router:
+        with running(before(sims), 2) as router:
             gateway = router.worker.gateway
             assert gateway.hold is not None
             hold = gateway.hold

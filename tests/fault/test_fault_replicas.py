@@ -5,27 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from dataclasses import replace
 
-from router.config.schema import Address, Config, HealthConfig, ReplicaConfig, UpstreamConfig
+from router.config.schema import HealthConfig, UpstreamConfig
 from router.core.health import ReplicaState
 from tests.support.router_thread import running, wait_until
-from tests.support.sim_fleet import fleet
+from tests.support.sim_fleet import before, fleet
 from tests.support.vllm_fleet import call
 
-ANY = Address("127.0.0.1:0")
 CONCURRENT = 50
 
 
 def test_a_replica_killed_under_fifty_requests_costs_no_client_an_error_before_its_first_byte() -> None:
     # Slow enough that the kill meets requests in prefill and in the middle of their streams.
     with fleet(3, "--speed", "1", "--prefill-tokens-per-s", "4000") as sims:
-        config = Config(
-            listen=ANY,
-            admin=ANY,
-            replicas=tuple(ReplicaConfig(url=sim.urls[0], id=sim.ids[0]) for sim in sims),
-            health=HealthConfig(probe_interval_s=0.2),
-        )
-        with running(config, 3) as router:
+        with running(before(sims), 3) as router:
             outcomes: list[tuple[int, str, bool]] = []
             lock = threading.Lock()
 
@@ -75,10 +69,8 @@ def test_a_replica_killed_under_fifty_requests_costs_no_client_an_error_before_i
 
 def test_a_hung_replica_is_left_alone_until_it_answers_again() -> None:
     with fleet(2, "--speed", "50") as sims:
-        config = Config(
-            listen=ANY,
-            admin=ANY,
-            replicas=tuple(ReplicaConfig(url=sim.urls[0], id=sim.ids[0]) for sim in sims),
+        config = replace(
+            before(sims),
             health=HealthConfig(probe_interval_s=0.2, probe_timeout_s=1.5),
             upstream=UpstreamConfig(first_byte_timeout_s=5.0),
         )

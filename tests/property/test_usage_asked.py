@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.dataplane.upstream import ReplicaConnection
 from router.dialects.sse import EventGate
 from router.dialects.usage_request import ASKING, ASKS, NEVER, StreamManner, StreamWatch, asking_at
 from tests.support import recorded
-from tests.support.wire import ParsedAnswers, Wire
+from tests.support.wire import ClientWire, FakeTransport, ParsedAnswers, Wire
 
 VARIES = re.compile(rb'(?<="created":)\d+|(?<="chatcmpl-tool-)[0-9a-f]+')
 RECORDED = {
@@ -23,21 +24,40 @@ TWINS = sorted(name for name in RECORDED if f"{name}_asked" in RECORDED)
 CHAT = b'{"model":"tiny","stream":true,"messages":[{"role":"user","content":"hello"}]}'
 COMPLETION = b'{"model":"tiny","stream":true,"prompt":"hello"}'
 
+Upstream = tuple[ReplicaConnection, FakeTransport]
+
+
+def post(path: bytes, body: bytes) -> bytes:
+    return b"POST /v1/%b HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body)
+
 
 def ask(name: str) -> bytes:
     """The request of a client that says nothing of usage."""
     path, body = (
         (b"completions", COMPLETION) if name.startswith("completion") else (b"chat/completions", CHAT)
     )
-    return b"POST /v1/%b HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body)
+    return post(path, body)
+
+
+def send(wire: Wire, request: bytes, *, connections: int = 1) -> tuple[ClientWire, list[Upstream]]:
+    """A new client's request, and so many fresh connections to the engine: the one that has it, and any spare ones."""
+    wire.drop_upstreams()
+    upstreams = [wire.add_upstream() for _ in range(connections)]
+    client = wire.connect()
+    client.feed(request)
+    upstreams.sort(key=lambda upstream: not upstream[1].written)
+    return client, upstreams
+
+
+def again(upstreams: list[Upstream]) -> Upstream:
+    """The connection on which the engine has the request for the second time."""
+    (first, asked), spare = upstreams
+    return (first, asked) if bytes(asked.written).count(b"POST ") == 2 else spare
 
 
 def replay(wire: Wire, name: str, recorded: bytes, cuts: list[int], *, asked: bool) -> bytes:
     """The body that the client gets of a recorded answer that comes in these pieces."""
-    wire.drop_upstreams()
-    connection, transport = wire.add_upstream()
-    client = wire.connect()
-    client.feed(ask(name))
+    client, [(connection, transport)] = send(wire, ask(name))
     assert (ASKING in transport.written) is asked, "whether the engine is asked for usage"
     start = 0
     for end in [*cuts, len(recorded)]:
@@ -217,12 +237,7 @@ def test_an_engine_with_a_fingerprint_elsewhere_is_never_asked() -> None:
 def test_a_request_that_speaks_of_usage_or_wants_several_answers_is_passed_on_as_it_is(field: bytes) -> None:
     wire, _ = taught("chat_stream")
     body = CHAT[:-1] + b"," + field + b"}"
-    wire.drop_upstreams()
-    connection, transport = wire.add_upstream()
-    client = wire.connect()
-    client.feed(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    )
+    client, [(connection, transport)] = send(wire, post(b"chat/completions", body))
     assert bytes(transport.written).endswith(b"\r\n\r\n" + body)
     connection.data_received(RECORDED["chat_stream_asked"])
     expected = ParsedAnswers(RECORDED["chat_stream_asked"]).answers[0][2]
@@ -242,19 +257,16 @@ def test_an_engine_that_refuses_to_be_asked_serves_the_request_and_is_not_asked_
     text: bytes, cut: int
 ) -> None:
     wire, plain = taught("chat_stream")
-    wire.drop_upstreams()
-    again = wire.add_upstream()
-    connection, transport = wire.add_upstream()
-    client = wire.connect()
-    client.feed(ask("chat_stream"))
+    client, upstreams = send(wire, ask("chat_stream"), connections=2)
+    connection, transport = upstreams[0]
     assert ASKING in transport.written
     answer = refusal(text)
     for piece in (answer[:cut], answer[cut:]):
         if piece:
             connection.data_received(piece)
-    second = transport if bytes(transport.written).count(b"POST ") == 2 else again[1]
-    assert bytes(second.written).endswith(b"\r\n\r\n" + CHAT), "asked again, as the client sent it"
-    (connection if second is transport else again[0]).data_received(RECORDED["chat_stream"])
+    second, transport = again(upstreams)
+    assert bytes(transport.written).endswith(b"\r\n\r\n" + CHAT), "asked again, as the client sent it"
+    second.data_received(RECORDED["chat_stream"])
     assert ParsedAnswers(client.output).answers[0][2] == plain
     client.lose()
     replay(wire, "chat_stream", RECORDED["chat_stream"], [], asked=False)
@@ -262,22 +274,14 @@ def test_an_engine_that_refuses_to_be_asked_serves_the_request_and_is_not_asked_
 
 def test_a_clients_own_mistake_is_answered_as_the_engine_answers_it() -> None:
     wire, plain = taught("chat_stream")
-    wire.drop_upstreams()
-    again = wire.add_upstream()
-    connection, transport = wire.add_upstream()
-    client = wire.connect()
-    client.feed(ask("chat_stream"))
+    client, upstreams = send(wire, ask("chat_stream"), connections=2)
     mistake = refusal(b'{"detail":"temperature must be positive"}')
-    connection.data_received(mistake)
-    second = connection if bytes(transport.written).count(b"POST ") == 2 else again[0]
-    second.data_received(mistake)
+    upstreams[0][0].data_received(mistake)
+    again(upstreams)[0].data_received(mistake)
     assert ParsedAnswers(client.output).answers[0][0] == 400
     assert replay(wire, "chat_stream", RECORDED["chat_stream_asked"], [], asked=True) == plain
     # An engine that has answered such a request before is believed at once.
-    wire.drop_upstreams()
-    connection, transport = wire.add_upstream()
-    client = wire.connect()
-    client.feed(ask("chat_stream"))
+    client, [(connection, transport)] = send(wire, ask("chat_stream"))
     connection.data_received(mistake)
     assert bytes(transport.written).count(b"POST ") == 1
     assert ParsedAnswers(client.output).answers[0][0] == 400

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from router.config.schema import Address, Config, HealthConfig, ReplicaConfig
 from tests.support.redis_server import free_port
 
 
@@ -79,3 +80,13 @@ def fleet(count: int, *arguments: str) -> Iterator[list[SimProcess]]:
         for thread in threads:
             thread.join()
         yield processes
+
+
+def before(sims: Sequence[SimProcess]) -> Config:
+    """Settings of a router before these, that notices within a moment when one dies or comes back."""
+    return Config(
+        listen=Address("127.0.0.1:0"),
+        admin=Address("127.0.0.1:0"),
+        replicas=tuple(ReplicaConfig(url=sim.urls[0], id=sim.ids[0]) for sim in sims),
+        health=HealthConfig(probe_interval_s=0.2),
+    )

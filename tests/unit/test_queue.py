@@ -42,6 +42,13 @@ class World:
         self.queue.release(now_s)
         return answer
 
+    def goes_between(self, name: str, early_s: float, late_s: float) -> None:
+        """Nobody is granted by the one time, and only this one by the other."""
+        self.queue.release(early_s)
+        assert self.names == []
+        self.queue.release(late_s)
+        assert self.names == [name]
+
     @property
     def names(self) -> list[str]:
         return [name for name, _ in self.granted]
@@ -161,10 +168,7 @@ def test_beyond_the_bounds_requests_go_as_without_a_queue() -> None:
     world.offer("a", 80_000, 0.0)
     assert isinstance(world.offer("b", 8000, 0.0), Ticket)
     assert isinstance(world.offer("c", 8000, 0.0), Decision)
-    world.queue.release(4.5)
-    assert world.names == []
-    world.queue.release(5.1)
-    assert world.names == ["b"]
+    world.goes_between("b", 4.5, 5.1)
 
 
 def test_who_waits_is_told_when_no_replica_is_left() -> None:
@@ -224,10 +228,7 @@ def test_a_replica_not_known_to_stream_is_not_waited_for_long() -> None:
     world.offer("a", 8000, 0.0)
     assert isinstance(world.offer("b", 8000, 1.2), Decision)
     assert isinstance(world.offer("c", 8000, 1.2), Ticket)
-    world.queue.release(4.0)
-    assert world.names == []
-    world.queue.release(6.6)
-    assert world.names == ["c"]
+    world.goes_between("c", 4.0, 6.6)
 
 
 def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
