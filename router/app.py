@@ -40,6 +40,7 @@ from router.dataplane.gateway import Gateway
 from router.dataplane.hold import Hold
 from router.dataplane.server import DataPlane
 from router.ports import LoadBoard, Member, Registry
+from router.service.expiry import Expiry
 from router.service.leases import Leases
 from router.service.membership import Membership
 from router.service.tasks import Tasks
@@ -129,6 +130,14 @@ class Worker:
             rng=rng,
             on_removed=self._replica_removed,
         )
+        self._expiry = Expiry(
+            self.fleet,
+            self.registry,
+            self.tasks,
+            least_s=config.registry.idle_min_s,
+            most_s=config.registry.idle_max_s,
+            clock=time.monotonic,
+        )
         self._board = _load_board(config)
         self.leases = Leases(
             self.fleet,
@@ -181,6 +190,7 @@ class Worker:
         if self.access_log is not None:
             self.access_log.start()
         self._membership.start()
+        self._expiry.start()
         await self._board.start()
         self.leases.start()
         self.admin_port = await self._control.start()
@@ -314,11 +324,11 @@ def _learner(config: Config) -> Learner | None:
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:
     settings = config.registry
     if settings.url == "memory":
-        return MemoryRegistry(idle_s=settings.idle_s, max_entries=settings.max_entries, clock=clock)
+        return MemoryRegistry(idle_s=settings.idle_max_s, max_entries=settings.max_entries, clock=clock)
     try:
         return RedisRegistry(
             settings.url,
-            idle_s=settings.idle_s,
+            idle_s=settings.idle_max_s,
             lookup_deadline_s=settings.lookup_deadline_s,
             namespace=settings.namespace,
             clock=clock,

@@ -40,6 +40,14 @@ class Registry(Protocol):
     async def stop(self) -> None:
         """Flush what is pending (at most one second) and disconnect."""
 
+    def expire_after(self, idle_s: float) -> None:
+        """Forget what nobody touches for this long, from now on; what is noted already, too. Of others that share the
+        backend, each has its own; the last to note a rung decides how long the backend keeps it.
+
+        Raises:
+            ValueError: It is not positive.
+        """
+
     def lookup(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> Records | None:
         """Holders of each rung.
 
@@ -57,13 +65,13 @@ class Registry(Protocol):
         """Withdraw this replica from those of these rungs where it was last noted at `until_s` or before."""
 
     def remember_response(self, response_id: str, replica: ReplicaId) -> None:
-        """Keep which replica made a stored response (`/v1/responses`), for the registry's idle time."""
+        """Keep which replica made a stored response (`/v1/responses`), for the longest idle time: it is in no cache."""
 
     def find_response(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
         """Calls `done` exactly once, at the latest when the lookup deadline passes."""
 
     def statistics(self) -> dict[str, float]:
-        """Figures for `/metrics`: at least `entries`, `bytes`, `lookups_total`, `lookup_timeouts_total`,
+        """Figures for `/metrics`: at least `idle_s`, `entries`, `bytes`, `lookups_total`, `lookup_timeouts_total`,
         `lookup_seconds_total`, `writes_total`, `errors_total`, `evictions_total`."""
 
 

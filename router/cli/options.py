@@ -48,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="any other setting: registry.idle_s=600",
+        help="any other setting: registry.idle_max_s=600",
     )
 
 

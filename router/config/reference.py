@@ -36,7 +36,7 @@ settings that contradict each other are errors that name the key and its place. 
 | `--workers N` | `WARMROUTE_WORKERS` | `workers` |
 | `--log-level LEVEL` | `WARMROUTE_LOG_LEVEL` | `log_level` |
 | `--access-log [FILE]` | `WARMROUTE_ACCESS_LOG`, `WARMROUTE_ACCESS_LOG__PATH` | `access_log.enabled`, `.path` |
-| `--set KEY=VALUE`, repeatable | `WARMROUTE_SECTION__KEY` | any: `registry.idle_s` is `WARMROUTE_REGISTRY__IDLE_S` |
+| `--set KEY=VALUE`, repeatable | `WARMROUTE_SECTION__KEY` | any: `leases.expire_s` is `WARMROUTE_LEASES__EXPIRE_S` |
 
 `warmroute config` takes the same flags, checks everything, and prints the settings in effect.
 

@@ -160,9 +160,11 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             "is less than 4 times leases.publish_interval_s: a router that speaks would be taken for dead",
             "leases.publish_interval_s",
         )
-    if config.registry.idle_s <= config.registry.lookup_deadline_s:
+    if config.registry.idle_max_s < config.registry.idle_min_s:
+        yield Fault("registry.idle_max_s", "is less than registry.idle_min_s", "registry.idle_min_s")
+    if config.registry.idle_min_s <= config.registry.lookup_deadline_s:
         yield Fault(
-            "registry.idle_s",
+            "registry.idle_min_s",
             "is not more than registry.lookup_deadline_s: every record would be gone when read",
             "registry.lookup_deadline_s",
         )

@@ -54,8 +54,11 @@ class RegistryConfig:
     url: str = "memory"
     """`memory` (this process only), or a Redis shared by all routers: `redis://`, `rediss://` (TLS), `unix://`,
     `redis+sentinel://`, `redis+cluster://`."""
-    idle_s: PositiveSeconds = 1800.0
-    """A prefix unused for this long is forgotten. About as long as a block survives in an engine's cache."""
+    idle_min_s: PositiveSeconds = 300.0
+    """A prefix used within this time is never forgotten for its age."""
+    idle_max_s: PositiveSeconds = 3600.0
+    """A prefix unused for this long is forgotten. As answers show that the engines' caches keep prefixes for less, so
+    does the registry: four times what they do, not less than `idle_min_s`. Equal to that: a fixed time."""
     max_entries: PositiveCount = 1_000_000
     """Most records kept in this process; the longest unused go first. A Redis is bounded by its own `maxmemory`."""
     lookup_deadline_s: PositiveSeconds = 0.005

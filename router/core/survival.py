@@ -19,22 +19,27 @@ YOUNG_S: Final = 2.5
 times to two seconds."""
 LIFETIME_RATIO: Final = 0.5
 """A prefix lives as long as more than this share of it is found."""
+LEAST_LESSONS: Final = 8
+"""Misses before it is believed that nothing lives longer: fewer may be prompts given up before they were computed."""
 
 
 class Survival:
     """Shares found, by octave of age. A reading is a few operations; memory is fixed."""
 
-    __slots__ = ("_counts", "_shares", "certain")
+    __slots__ = ("_counts", "_shares", "certain", "missed")
 
     def __init__(self) -> None:
         self.certain = True
         """Nothing was ever missed."""
+        self.missed = 0
+        """Prefixes of which most was missed."""
         self._shares = [1.0] * OCTAVES
         self._counts = [0] * OCTAVES
 
     def clear(self) -> None:
         """Another engine."""
         self.certain = True
+        self.missed = 0
         for octave in range(OCTAVES):
             self._shares[octave] = 1.0
             self._counts[octave] = 0
@@ -49,6 +54,8 @@ class Survival:
         self._shares[octave] += (share - self._shares[octave]) * weight
         if share < 1.0:
             self.certain = False
+            if share < LIFETIME_RATIO:
+                self.missed += 1
 
     def share(self, age_s: float) -> float:
         """Expected share found of a prefix last used so long ago."""
@@ -67,6 +74,21 @@ class Survival:
             if counts[octave] and shares[octave] < LIFETIME_RATIO:
                 return float(1 << octave) / 2
         return None
+
+    def gone_s(self) -> float | None:
+        """The age from which on hardly a prefix is found, by `LEAST_LESSONS` at least; None while that is not known.
+
+        Unlike `lifetime_s` it is not misled by misses among the young, while older ones are found.
+        """
+        shares, counts = self._shares, self._counts
+        lessons = youngest = 0
+        for octave in range(OCTAVES - 1, -1, -1):
+            if counts[octave]:
+                if shares[octave] >= LIFETIME_RATIO:
+                    break
+                lessons += counts[octave]
+                youngest = octave
+        return float(1 << youngest) / 2 if lessons >= LEAST_LESSONS else None
 
     def found_age_s(self) -> float:
         """The age up to which prefixes were found, to an octave; 0 if none was."""

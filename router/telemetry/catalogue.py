@@ -281,6 +281,13 @@ REGISTRY_BYTES = Metric(
     "Memory of what the Redis servers hold, a moment ago; or an upper estimate for this process.",
     across=Across.MOST,
 )
+REGISTRY_IDLE = Metric(
+    "warmroute_registry_idle_seconds",
+    _G,
+    "seconds",
+    "A prefix unused for this long is forgotten: registry.idle_max_s, or less as the replicas' caches keep prefixes.",
+    across=Across.MOST,
+)
 REGISTRY_LOOKUPS = Metric(
     "warmroute_registry_lookups_total",
     _C,
@@ -379,6 +386,7 @@ CATALOGUE: tuple[Metric, ...] = tuple(
 REGISTRY_STATISTICS: dict[str, Metric] = {
     "entries": REGISTRY_ENTRIES,
     "bytes": REGISTRY_BYTES,
+    "idle_s": REGISTRY_IDLE,
     "lookups_total": REGISTRY_LOOKUPS,
     "lookup_seconds_total": REGISTRY_LOOKUP_SECONDS,
     "lookup_timeouts_total": REGISTRY_TIMEOUTS,

@@ -199,6 +199,69 @@ def test_a_record_nobody_touches_expires(opened: Opener) -> None:
     run(main())
 
 
+def test_a_shorter_idle_time_applies_to_what_is_noted_already(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=600.0) as registry:
+            registry.touch(rungs_of(1), life(7), time.time() - 60.0)
+            registry.touch(rungs_of(2), life(7), time.time())
+            await settled(registry)
+            assert await holders(registry, rungs_of(1, 2)) == [[7], [7]]
+            registry.expire_after(50.0)
+            assert registry.statistics()["idle_s"] == 50.0
+            assert await holders(registry, rungs_of(1, 2)) == [None, [7]]
+
+    run(main())
+
+
+def test_a_longer_idle_time_applies_to_what_is_noted_from_then_on(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=0.3) as registry:
+            registry.expire_after(60.0)
+            noted_s = time.monotonic()
+            registry.touch(rungs_of(1), life(7), time.time())
+            await settled(registry)
+            while time.monotonic() - noted_s < 0.5:
+                assert await holders(registry, rungs_of(1)) == [[7]]
+                await asyncio.sleep(0.05)
+            assert await holders(registry, rungs_of(1)) == [[7]]
+
+    run(main())
+
+
+def test_a_shorter_idle_time_lets_records_expire_by_themselves(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=600.0) as registry:
+            registry.expire_after(0.5)
+            registry.touch(rungs_of(1), life(7), time.time())
+            await settled(registry)
+            await shows(registry, rungs_of(1), [None])
+
+    run(main())
+
+
+def test_responses_are_kept_whatever_becomes_of_records(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=600.0) as registry:
+            registry.expire_after(0.001)
+            registry.remember_response("resp_1", ReplicaId("a"))
+            registry.touch(rungs_of(1), life(7), time.time())
+            await shows(registry, rungs_of(1), [None])
+            assert await find(registry, "resp_1") == "a"
+
+    run(main())
+
+
+def test_an_idle_time_that_is_none_is_refused(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=60.0) as registry:
+            for idle_s in (0.0, -1.0):
+                with pytest.raises(ValueError, match="positive"):
+                    registry.expire_after(idle_s)
+            assert registry.statistics()["idle_s"] == 60.0
+
+    run(main())
+
+
 def test_a_holder_expires_by_itself_while_others_keep_the_record(opened: Opener) -> None:
     async def main() -> None:
         async with opened(idle_s=1.0) as registry:
@@ -443,6 +506,24 @@ def test_a_hot_prompt_is_written_once(server: RedisServer) -> None:
                 one.touch(rungs_of(1, 2), life(7), now_s + 0.01 * step)
                 await settled(one)
             assert one.statistics()["writes_total"] == 1
+
+    run(main())
+
+
+def test_the_server_keeps_records_for_the_idle_time_in_effect_when_they_were_noted(
+    server: RedisServer,
+) -> None:
+    async def main() -> None:
+        namespace = f"n{next(_namespaces)}"
+        async with started(RedisRegistry(server.url, namespace=namespace, idle_s=3600.0)) as registry:
+            kept_ms = []
+            for number, idle_s in enumerate((3600.0, 400.0, 1200.0)):
+                registry.expire_after(idle_s)
+                registry.touch(rungs_of(number), life(7), time.time())
+                await settled(registry)
+                kept_ms.append(server.command("PTTL", registry._commands.rung_key(FingerprintHash(number))))
+            expected = (3_600_000, 400_000, 1_200_000)
+            assert all(most - 60_000 < ms <= most for ms, most in zip(kept_ms, expected, strict=True))
 
     run(main())
 

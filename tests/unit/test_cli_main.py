@@ -42,13 +42,13 @@ def test_config_prints_what_is_in_effect(capsys: pytest.CaptureFixture[str]) -> 
         "http://b:1",
         "--access-log",
         "--set",
-        "registry.idle_s=60",
+        "registry.idle_min_s=60",
     ]
     assert main(["config", *flags]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["listen"] == "0.0.0.0:1"
     assert config["registry"]["url"] == "redis://h"
-    assert config["registry"]["idle_s"] == 60.0
+    assert config["registry"]["idle_min_s"] == 60.0
     assert [replica["id"] for replica in config["replicas"]] == ["a:1", "b:1"]
     assert config["access_log"] == {"enabled": True, "path": "-", "fingerprints": False}
     assert config["log_level"] == "debug"

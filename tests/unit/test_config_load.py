@@ -38,7 +38,7 @@ def fault(tmp_path: Path, text: str, *flags: Setting) -> str:
 def test_defaults_need_only_a_replica() -> None:
     config = load([REPLICA], environ={})
     assert config.listen == "127.0.0.1:8000"
-    assert config.registry.idle_s == 1800.0
+    assert (config.registry.idle_min_s, config.registry.idle_max_s) == (300.0, 3600.0)
     assert config.replicas[0].id == "127.0.0.1:9000"
     assert config.upstream.keepalive_s < 5.0, "vLLM closes idle connections after 5 s"
 
@@ -49,11 +49,11 @@ def test_no_replica_is_an_error_that_says_what_to_do() -> None:
 
 
 def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
-    path = write(tmp_path, "max_attempts: 4\npolicy: random\nregistry: {idle_s: 5, max_entries: 6}\n")
-    environ = {"WARMROUTE_POLICY": "round-robin", "WARMROUTE_REGISTRY__IDLE_S": "7"}
+    path = write(tmp_path, "max_attempts: 4\npolicy: random\nregistry: {idle_min_s: 5, max_entries: 6}\n")
+    environ = {"WARMROUTE_POLICY": "round-robin", "WARMROUTE_REGISTRY__IDLE_MIN_S": "7"}
     config = load([REPLICA, ("--policy", "policy.name", "least-loaded")], path=path, environ=environ)
     assert config.policy.name == "least-loaded"
-    assert config.registry.idle_s == 7.0
+    assert config.registry.idle_min_s == 7.0
     assert (config.max_attempts, config.registry.max_entries) == (4, 6)
     assert config.registry.url == "memory"
 
@@ -155,7 +155,7 @@ def test_two_variables_for_one_key_must_agree() -> None:
         ("registry: mysql://h\n", "w:1: registry.url: must be memory or begin with one of redis://, redis+cluster://"),
         ("registry: redis://\n", "w:1: registry.url: names no server after ://"),
         ("registry: {namespace: 'a b'}\n", "w:1: registry.namespace: must be 1 to 64"),
-        ("registry: {idle_s: 0}\n", "w:1: registry.idle_s: must be from 0.001 to 86,400, not 0.0"),
+        ("registry: {idle_max_s: 0}\n", "w:1: registry.idle_max_s: must be from 0.001 to 86,400, not 0.0"),
         ("fingerprint: {secret: short}\n", "w:1: fingerprint.secret: must have at least 16 characters"),
         ("fingerprint: {secret: 1234}\n", "w:1: fingerprint.secret: must be text, not what is there"),
         ("tls:\n  cert_file: /nowhere\n", "w:2: tls.cert_file: there is no file '/nowhere'"),
@@ -166,7 +166,9 @@ def test_two_variables_for_one_key_must_agree() -> None:
         ("limits:\n  body_bytes: 2000000000\n", "w:2: limits.buffered_body_bytes: is less than limits.body_bytes"),
         ("health: {backoff_max_s: 0.5}\n", "w:1: health.backoff_max_s: is less than health.backoff_min_s"),
         ("health: {probe_interval_s: 60}\n", "w:1: health.scrape_interval_s: is less than"),
-        ("registry: {idle_s: 0.002}\n", "w:1: registry.idle_s: is not more than registry.lookup_deadline_s"),
+        ("registry: {idle_max_s: 200}\n", "w:1: registry.idle_max_s: is less than registry.idle_min_s"),
+        ("registry: {idle_min_s: 4000}\n", "w:1: registry.idle_max_s: is less than registry.idle_min_s"),
+        ("registry: {idle_min_s: 0.002}\n", "w:1: registry.idle_min_s: is not more than registry.lookup_deadline_s"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_file_names_key_and_line(tmp_path: Path, text: str, message: str) -> None:
@@ -222,9 +224,9 @@ def test_a_certificate_needs_its_key_and_a_key_its_certificate(tmp_path: Path) -
 
 def test_unknown_flag_key_is_an_error() -> None:
     with pytest.raises(
-        ConfigError, match="--set: registry.idel_s: unknown key; did you mean 'registry.idle_s'"
+        ConfigError, match="--set: registry.idle_mx_s: unknown key; did you mean 'registry.idle_max_s'"
     ):
-        load([("--set", "registry.idel_s", "1")], environ={})
+        load([("--set", "registry.idle_mx_s", "1")], environ={})
 
 
 def test_unreadable_files_are_errors(tmp_path: Path) -> None:

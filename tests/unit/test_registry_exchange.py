@@ -480,6 +480,21 @@ def test_as_the_registry_fills_records_live_shorter_and_a_full_one_takes_no_note
     assert writing.lost == [1e9]
 
 
+def test_a_changed_idle_time_and_a_filling_registry_both_shorten_lives() -> None:
+    server = Server()
+    writing = Writing(server, max_entries=1_000)
+    lifetimes = []
+    for idle_s, entries in ((3600.0, 0), (3600.0, 750), (400.0, 750), (30.0, 750), (400.0, 0)):
+        writing.writes.expire_after(idle_s)
+        writing.writes.set_entries(entries, entries / 1_000)
+        writing.writes.expire_after(idle_s)
+        writing.note(7, 1e9, 1)
+        writing.loop.run(0.01)
+        lifetimes.append(int(server.asked[0][0][0][-1]))
+        server.reply(1)
+    assert lifetimes == [3_600_000, 1_800_000, 200_000, 30_000, 400_000]
+
+
 def test_between_two_polls_of_the_size_no_more_than_the_room_is_written() -> None:
     server = Server()
     writing = Writing(server, max_entries=1_000)

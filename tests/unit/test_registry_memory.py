@@ -127,6 +127,17 @@ def test_idle_rungs_leave_memory_without_being_read() -> None:
     assert registry.statistics()["bytes"] < 100_000
 
 
+def test_a_shorter_idle_time_frees_memory_sooner() -> None:
+    clock = Clock()
+    registry = registry_of(clock)
+    registry.touch(fingerprints(*range(1_000)), Incarnation(7), clock.now_s)
+    registry.expire_after(IDLE_S / 8)
+    for _ in range(90):
+        clock.now_s += IDLE_S / 300
+        registry.touch(fingerprints(5_000), Incarnation(7), clock.now_s)
+    assert registry.statistics()["entries"] == 1, "after not a third of the first idle time"
+
+
 def test_entries_since_names_what_was_touched_since() -> None:
     clock = Clock()
     registry = registry_of(clock)

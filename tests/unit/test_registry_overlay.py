@@ -105,6 +105,16 @@ def test_holders_past_the_idle_time_are_not_shown() -> None:
     assert Scene().believed((1, 2), stored((7, 1900)), stored((7, 1900), (8, 100))) == [None, [8]]
 
 
+def test_a_changed_idle_time_shows_and_hides_at_once() -> None:
+    scene = Scene()
+    raw = stored((7, 400.0), (8, 3.0))
+    assert scene.believed((1,), raw) == [[7, 8]]
+    scene.overlay.expire_after(300.0)
+    assert scene.believed((1,), raw) == [[8]]
+    scene.overlay.expire_after(500.0)
+    assert scene.believed((1,), raw) == [[7, 8]]
+
+
 def test_at_most_sixteen_holders_come_of_a_merge() -> None:
     scene = Scene()
     for number in range(100, 110):

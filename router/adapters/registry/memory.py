@@ -44,7 +44,7 @@ class MemoryRegistry:
     """Implements the port `Registry` for one process; see the module's text for the data structure.
 
     Args:
-        idle_s: A holder not noted for this long is forgotten.
+        idle_s: A holder not noted for this long is forgotten, until `expire_after` says otherwise; a response always.
         max_entries: Bound of rungs kept.
         max_bytes: Bound of memory used, by the estimate that `statistics` shows.
         clock: Unix seconds; decides expiry at read.
@@ -93,6 +93,13 @@ class MemoryRegistry:
 
     async def stop(self) -> None:
         """Nothing is pending and nothing is kept."""
+
+    def expire_after(self, idle_s: float) -> None:
+        """What is too old is not shown from now on, and given up with the generations."""
+        if idle_s <= 0:
+            raise ValueError("idle_s must be positive")
+        self._idle_s = idle_s
+        self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
 
     def lookup(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> Records:
         """Always at hand. Complexity: two dictionary reads a rung."""
@@ -183,7 +190,7 @@ class MemoryRegistry:
                         generation[rung] = left
 
     def remember_response(self, response_id: str, replica: ReplicaId) -> None:
-        """Keep the replica for the idle time."""
+        """Keep the replica for the idle time of the beginning."""
         self._responses.remember(response_id, replica, self._clock())
 
     def find_response(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
@@ -209,6 +216,7 @@ class MemoryRegistry:
             "entries": entries,
             "bytes": slots * SLOT_BYTES + self._young_record_bytes + self._old_record_bytes,
             "responses": len(self._responses),
+            "idle_s": self._idle_s,
             "lookups_total": self._lookups,
             "lookup_timeouts_total": 0,
             "lookup_seconds_total": self._sampled_s * (_SAMPLE_MASK + 1),

@@ -38,7 +38,8 @@ class RedisRegistry:
 
     Args:
         url: See `redis_url`.
-        idle_s: A record that nobody touches for this long is forgotten.
+        idle_s: A record that nobody touches for this long is forgotten, until `expire_after` says otherwise; a
+            response always.
         max_entries: Bound of records in Redis, all routers together.
         max_bytes: Bound of the server's used memory, if the operator wants one here beside Redis' own `maxmemory`.
         lookup_deadline_s: After this a lookup is answered without Redis.
@@ -66,6 +67,7 @@ class RedisRegistry:
     ) -> None:
         self._target = parse_redis_url(url)
         self._idle_s = idle_s
+        self._response_ms = max(int(idle_s * 1000), 1)
         self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
         self._deadline_s = lookup_deadline_s
         self._max_entries = max_entries
@@ -126,6 +128,14 @@ class RedisRegistry:
         self._writes.stop()
         self._lookups.stop()
 
+    def expire_after(self, idle_s: float) -> None:
+        """What is in Redis longer is not shown; what is to expire there sooner does, unless it is touched before."""
+        self._local.expire_after(idle_s)
+        self._idle_s = idle_s
+        self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
+        self._overlay.expire_after(idle_s)
+        self._writes.expire_after(idle_s)
+
     def lookup(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> Records | None:
         """At once without a server; otherwise with the tick's batch."""
         if self._lookups.nodes is None or not rungs:
@@ -169,8 +179,7 @@ class RedisRegistry:
         nodes = self._lookups.nodes
         pipe = nodes.keeper(key) if nodes is not None else None
         if pipe is not None:
-            lifetime_ms = max(int(self._idle_s * 1000), 1)
-            pipe.send(pack("SET", key, replica, "PX", lifetime_ms), 1, self._count_refusal)
+            pipe.send(pack("SET", key, replica, "PX", self._response_ms), 1, self._count_refusal)
 
     def find_response(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
         """Own responses at once, others' from Redis."""
@@ -207,6 +216,7 @@ class RedisRegistry:
             "entries": self._entries,
             "bytes": self._bytes,
             "down": 0 if self.healthy else 1,
+            "idle_s": self._idle_s,
             "lookups_total": lookups.count + self._local_lookups,
             "lookup_timeouts_total": lookups.timeouts,
             "lookup_seconds_total": lookups.seconds,

@@ -53,6 +53,11 @@ class Overlay:
         self._withdrawn: dict[FingerprintHash, set[Incarnation]] = {}
         self._stale = False
 
+    def expire_after(self, idle_s: float) -> None:
+        """Show holders up to this age from now on."""
+        self._idle_s = idle_s
+        self._decoded = {}
+
     def merge(self, rungs: Sequence[FingerprintHash], raws: Sequence[bytes | None]) -> Records:
         """Records of the rungs, given what Redis has under their keys; empty bytes where it could not be asked."""
         now_s = self._clock()

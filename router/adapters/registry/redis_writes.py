@@ -50,7 +50,7 @@ class Writes:
     """Queue, batching and outcome of writes.
 
     Args:
-        idle_s: Lifetime of a record that nobody touches.
+        idle_s: Lifetime of a record that nobody touches, until `expire_after`.
         max_entries: Records above which nothing new is noted.
         on_lost: A note of this time was dropped or refused: Redis does not know all our placements.
         on_withdrawn: A withdrawal has reached Redis, or never will.
@@ -73,10 +73,10 @@ class Writes:
         """Rungs whose note was given up."""
         self._nodes: Nodes | None = None
         self._commands = commands
-        self._idle_ms = max(int(idle_s * 1000), 1)
-        self._lifetime_ms = self._idle_ms
         self._max_entries = max_entries
         self._room = max_entries
+        self._fill_ratio = 0.0
+        self._idle_ms = self._lifetime_ms = max(int(idle_s * 1000), 1)
         self._on_lost = on_lost
         self._on_withdrawn = on_withdrawn
         self._on_moved = on_moved
@@ -150,11 +150,18 @@ class Writes:
 
     def set_entries(self, entries: int, fill_ratio: float) -> None:
         """Take note of the registry's size: from half full on records live shorter, full means no new notes."""
-        self._room = self._max_entries - entries
-        share = min(max(2.0 * (1.0 - fill_ratio), 0.0), 1.0)
+        self._room = self._max_entries - entries if fill_ratio < 1.0 else 0
+        self._fill_ratio = fill_ratio
+        self._set_lifetime()
+
+    def expire_after(self, idle_s: float) -> None:
+        """Lifetime of what is written from now on."""
+        self._idle_ms = max(int(idle_s * 1000), 1)
+        self._set_lifetime()
+
+    def _set_lifetime(self) -> None:
+        share = min(max(2.0 * (1.0 - self._fill_ratio), 0.0), 1.0)
         self._lifetime_ms = max(int(self._idle_ms * share), min(self._idle_ms, _MIN_LIFETIME_MS))
-        if fill_ratio >= 1.0:
-            self._room = 0
 
     def flush(self) -> None:
         """Send the oldest of what waits."""
