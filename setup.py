@@ -46,6 +46,7 @@ COMPILED = [
     "router/dataplane/request.py",
     "router/dataplane/upstream.py",
     "router/dialects/chat.py",
+    "router/dialects/parsed.py",
     "router/dialects/usage.py",
     "router/dialects/usage_request.py",
     "router/telemetry/metrics.py",

@@ -11,11 +11,7 @@ from math import inf
 from typing import Protocol
 
 from router.core.health import FailureReason
-from router.core.types import FingerprintHash, Incarnation, Record, ReplicaId
-
-Records = list[Record | None]
-"""One entry a rung, in the order asked; `None` where nobody is known. A record read twice in one answer is the same
-object, so that a reader may skip it by identity."""
+from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 
 
 class Registry(Protocol):

@@ -7,7 +7,7 @@ serve, never for names that only clients know, so that nothing here grows with w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.core.errors import NotFoundError, OverloadError
 from router.core.health import ReplicaState
@@ -19,7 +19,7 @@ from router.core.types import ReplicaId
 if TYPE_CHECKING:
     from random import Random
 
-_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.PROBING})
+_OUT: Final = frozenset({ReplicaState.EJECTED, ReplicaState.PROBING})
 
 
 class Eligibility:

@@ -8,20 +8,20 @@ different models or scopes share none; what the ring sees is the same in every r
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import cast
+from typing import Final, cast
 
 from xxhash import xxh3_64_intdigest
 
 from router.core.types import FingerprintHash, RequestShape
 
-BLOCK_BYTES = 512
+BLOCK_BYTES: Final = 512
 """About 128 tokens of English: a few of an engine's blocks."""
 
-MAX_DEPTH_BYTES = 64 << 20
-RUNGS_PER_STRIDE = 8
+MAX_DEPTH_BYTES: Final = 64 << 20
+RUNGS_PER_STRIDE: Final = 8
 """The stride doubles after this many rungs, so a shared depth is known to about one eighth."""
 
-HEAD_BYTES = 4096
+HEAD_BYTES: Final = 4096
 """About 1,024 tokens: what `RequestShape.head_key` is a hash of."""
 
 
@@ -38,16 +38,16 @@ def _grid() -> tuple[int, ...]:
         stride *= 2
 
 
-GRID: tuple[int, ...] = _grid()
+GRID: Final[tuple[int, ...]] = _grid()
 """Byte depth of each rung, ascending. Absolute: does not depend on the prompt's length."""
 
-MAX_SPACES = 1024
-MAX_SPACE_BYTES = 512
+MAX_SPACES: Final = 1024
+MAX_SPACE_BYTES: Final = 512
 
-_SEGMENTS = tuple(zip((0, *GRID), GRID, strict=False))
-_RING_SEED = 0x5741524D524F5554
+_SEGMENTS: Final = tuple(zip((0, *GRID), GRID, strict=False))
+_RING_SEED: Final = 0x5741524D524F5554
 """The same in every router, so that all make the same choice on the ring without talking."""
-_SESSION = 0x9E3779B97F4A7C15
+_SESSION: Final = 0x9E3779B97F4A7C15
 """Keeps keys of sessions apart from keys of prompts."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp, inf
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from router.core.cost import CostParameters
 from router.core.eligibility import Eligibility
@@ -23,7 +23,7 @@ from router.core.overlap import Uses, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.seen import Seen
-from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from router.core.types import DecisionKind, Incarnation, Records, ReplicaId, RequestShape
 
 if TYPE_CHECKING:
     from random import Random
@@ -41,16 +41,16 @@ __all__ = [
     "ReplicaState",
 ]
 
-RANKED_BY_POLICY = 8
+RANKED_BY_POLICY: Final = 8
 """How much of a ranking is asked of the policy, call by call, as retries would; the rest is put in order of cost."""
 
-KEPT_RATIO = 0.75
+KEPT_RATIO: Final = 0.75
 """If so much of what was believed to be cached was, all was: prompts are weighed by bytes, and engines count blocks."""
 
-TICK_S = 1.0
+TICK_S: Final = 1.0
 """How often crowding fades; its horizon is far longer."""
 
-_NOTHING: dict[Replica, int] = {}
+_NOTHING: Final[dict[Replica, int]] = {}
 
 
 class Fleet:
@@ -62,7 +62,7 @@ class Fleet:
         rng: Random,
         parameters: CostParameters,
         health: HealthParameters,
-        grid: Sequence[int] = GRID,
+        grid: tuple[int, ...] = GRID,
         learner: Learner | None = None,
     ) -> None:
         """Args:
@@ -97,7 +97,7 @@ class Fleet:
     def choose_and_reserve(
         self,
         shape: RequestShape,
-        records: Sequence[Record | None] | None,
+        records: Records | None,
         now_s: float,
         tried: Sequence[Replica] = (),
     ) -> Decision:
@@ -133,7 +133,7 @@ class Fleet:
     def reserve_if_free(
         self,
         shape: RequestShape,
-        records: Sequence[Record | None] | None,
+        records: Records | None,
         now_s: float,
         most_wait_s: float,
         most_ahead_tokens: int,
@@ -187,7 +187,7 @@ class Fleet:
                 soonest_s = free_in_s
         return soonest_s
 
-    def prefill_s(self, shape: RequestShape, records: Sequence[Record | None] | None) -> float:
+    def prefill_s(self, shape: RequestShape, records: Records | None) -> float:
         """Expected prefill time where most of the prompt is held: how short a request is.
 
         Raises:
@@ -228,7 +228,7 @@ class Fleet:
         predicted_tokens: int,
         shape: RequestShape,
         now_s: float,
-        records: Sequence[Record | None] | None,
+        records: Records | None,
         held: Mapping[Replica, int],
     ) -> Decision:
         prompt_tokens = shape.prompt_tokens
@@ -267,9 +267,7 @@ class Fleet:
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
 
-    def _reusable_tokens(
-        self, shape: RequestShape, records: Sequence[Record | None] | None, now_s: float
-    ) -> int:
+    def _reusable_tokens(self, shape: RequestShape, records: Records | None, now_s: float) -> int:
         """Leading tokens that somebody has sent before, wherever they went."""
         depth = self._seen.depth(shape.rungs, now_s)
         if records:
@@ -529,7 +527,7 @@ class Fleet:
 
     # -- for people ---------------------------------------------------------------------------------------------
 
-    def rank(self, shape: RequestShape, records: Sequence[Record | None] | None, now_s: float) -> Ranking:
+    def rank(self, shape: RequestShape, records: Records | None, now_s: float) -> Ranking:
         """Every eligible replica with its terms; the head is what `choose_and_reserve` would choose. Reserves nothing.
 
         The first `RANKED_BY_POLICY` come from the policy itself, asked as retries would ask; the rest by cost.

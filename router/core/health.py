@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+from typing import Final
 
 
 class ReplicaState(StrEnum):
@@ -59,8 +60,8 @@ class FailureReason(StrEnum):
     """The health probe failed."""
 
 
-_CERTAIN = frozenset({FailureReason.REFUSED, FailureReason.DRAINING})
-_PROBE_CAN_TELL = frozenset({FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.PROBE})
+_CERTAIN: Final = frozenset({FailureReason.REFUSED, FailureReason.DRAINING})
+_PROBE_CAN_TELL: Final = frozenset({FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.PROBE})
 
 
 class Signal(StrEnum):
@@ -79,12 +80,12 @@ class Signal(StrEnum):
     REMOVE = "remove"
 
 
-_DATES_EJECTION = frozenset({Signal.FAILED, Signal.PROBE_FAILED})
+_DATES_EJECTION: Final = frozenset({Signal.FAILED, Signal.PROBE_FAILED})
 """An ejected replica that fails again counts as ejected just now, so that the fail-open choice takes turns."""
 
 _S, _R, _E, _P, _D, _G = ReplicaState
 
-TRANSITIONS: dict[Signal, dict[ReplicaState, ReplicaState]] = {
+TRANSITIONS: Final[dict[Signal, dict[ReplicaState, ReplicaState]]] = {
     Signal.PROBE_OK: {_S: _R, _R: _R, _E: _R, _P: _R, _D: _D, _G: _G},
     Signal.PROBE_FAILED: {_S: _S, _R: _E, _E: _E, _P: _E, _D: _D, _G: _G},
     Signal.SUCCESS: {_S: _R, _R: _R, _E: _E, _P: _R, _D: _D, _G: _G},

@@ -8,21 +8,21 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Final
 
 from router.core.replica import Replica
-from router.core.types import Incarnation, Record, RequestShape
+from router.core.types import Incarnation, Record, Records, RequestShape
 
-STALE_S = 2.5
+STALE_S: Final = 2.5
 """How much later than its record says a rung may have been used: registries note a use at most every 2 s, and Redis a
 few milliseconds after it."""
 
 
 def overlaps(
     shape: RequestShape,
-    records: Sequence[Record | None],
-    known: Mapping[Incarnation, Replica],
-    grid: Sequence[int],
+    records: Records,
+    known: dict[Incarnation, Replica],
+    grid: tuple[int, ...],
     now_s: float,
 ) -> dict[Replica, int]:
     """Tokens that each known replica holds, deepest first; those that hold less than a block are left out.
@@ -41,8 +41,9 @@ def overlaps(
     uncertain: dict[Replica, float] | None = None
     depth = len(records)
     last: Record | None = None
-    for record in reversed(records):
+    while depth > 0:
         depth -= 1
+        record = records[depth]
         if record is last or record is None:
             continue
         last = record
@@ -110,15 +111,14 @@ class Uses:
         self.fresh_s = 0.0
 
 
-def uses(
-    records: Sequence[Record | None], incarnation: Incarnation | None, horizon_s: float, now_s: float
-) -> Uses:
+def uses(records: Records, incarnation: Incarnation | None, horizon_s: float, now_s: float) -> Uses:
     """Read the records, deepest first, for what may be learnt from an answer."""
     found = Uses()
     depth = len(records)
     last: Record | None = None
-    for record in reversed(records):
+    while depth > 0:
         depth -= 1
+        record = records[depth]
         if record is last or record is None:
             continue
         last = record

@@ -16,47 +16,48 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable
+from typing import Final
 
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-TOOLS = b"\xffT"
-CHAT_TEMPLATE = b"\xffC"
-TEMPLATE_ARGUMENTS = b"\xffK"
-DOCUMENTS = b"\xffD"
-MEDIA_PROCESSOR = b"\xffP"
-MEDIA_READER = b"\xffI"
-REASONING_EFFORT = b"\xffE"
-THINKING = b"\xffH"
-SPECIAL_TOKENS = b"\xffS"
-TRUNCATION = b"\xffV"
-HISTORY = b"\xffY"
+TOOLS: Final = b"\xffT"
+CHAT_TEMPLATE: Final = b"\xffC"
+TEMPLATE_ARGUMENTS: Final = b"\xffK"
+DOCUMENTS: Final = b"\xffD"
+MEDIA_PROCESSOR: Final = b"\xffP"
+MEDIA_READER: Final = b"\xffI"
+REASONING_EFFORT: Final = b"\xffE"
+THINKING: Final = b"\xffH"
+SPECIAL_TOKENS: Final = b"\xffS"
+TRUNCATION: Final = b"\xffV"
+HISTORY: Final = b"\xffY"
 """Earlier turns that the request names (`previous_response_id`) or carries in a form that is not read."""
-MESSAGE = b"\xffm"
+MESSAGE: Final = b"\xffm"
 """Starts a message; the value is its role."""
-NAME = b"\xffn"
-CALL_ANSWERED = b"\xffi"
+NAME: Final = b"\xffn"
+CALL_ANSWERED: Final = b"\xffi"
 """Id of the tool call that a tool message answers."""
-REASONING = b"\xffr"
-TEXT = b"\xfft"
-MEDIA = b"\xffg"
-MEDIA_ID = b"\xffu"
+REASONING: Final = b"\xffr"
+TEXT: Final = b"\xfft"
+MEDIA: Final = b"\xffg"
+MEDIA_ID: Final = b"\xffu"
 """The client's own id of a medium, which engines take instead of the content's hash."""
-CALL = b"\xffc"
-CALL_ID = b"\xffd"
-CALL_ARGUMENTS = b"\xffa"
-RAW = b"\xffx"
+CALL: Final = b"\xffc"
+CALL_ID: Final = b"\xffd"
+CALL_ARGUMENTS: Final = b"\xffa"
+RAW: Final = b"\xffx"
 """JSON as sent, of a content or item that is not understood."""
-MESSAGE_TOOLS = b"\xffw"
-ENDING = b"\xffz"
+MESSAGE_TOOLS: Final = b"\xffw"
+ENDING: Final = b"\xffz"
 """Unusual end of the prompt; last, because it leaves the prompt before it as it is."""
-PROMPT_TEXT = b"\xffp"
-PROMPT_TOKENS = b"\xffk"
-PROMPT_EMBEDS = b"\xffe"
+PROMPT_TEXT: Final = b"\xffp"
+PROMPT_TOKENS: Final = b"\xffk"
+PROMPT_EMBEDS: Final = b"\xffe"
 
-_ROLES = ("system", "developer", "user", "assistant", "tool")
-TEXT_MESSAGES = {role: MESSAGE + role.encode() + TEXT for role in _ROLES}
+_ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+TEXT_MESSAGES: Final = {role: MESSAGE + role.encode() + TEXT for role in _ROLES}
 """Start of a message that is nothing but one text: most messages, hence ready made."""
-MESSAGES = {role: MESSAGE + role.encode() for role in _ROLES}
+MESSAGES: Final = {role: MESSAGE + role.encode() for role in _ROLES}
 
 
 def start_message(

@@ -21,25 +21,26 @@ said so.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from router.core.errors import RouterError
 from router.core.fleet import Fleet
 from router.core.replica import Decision, Replica
-from router.core.types import Record, RequestShape
+from router.core.types import Records, RequestShape
 
-AGEING_RATIO = 0.5
+AGEING_RATIO: Final = 0.5
 
-MOST_LENGTH_S = 1.2
+MOST_LENGTH_S: Final = 1.2
 """Longer prompts go like this long ones: they would be overtaken for too long."""
 
-MAX_LOOKED_AT = 64
+MAX_LOOKED_AT: Final = 64
 """Held requests looked through at one event, best first; those behind them wait for the next."""
 
-LEAST_TIMER_S = 0.005
-MOST_TIMER_S = 0.5
+LEAST_TIMER_S: Final = 0.005
+MOST_TIMER_S: Final = 0.5
 """When to look again at the latest: replicas also come and go without an event here."""
 
 
@@ -68,7 +69,7 @@ class Ticket:
     def __init__(
         self,
         shape: RequestShape,
-        records: list[Record | None] | None,
+        records: Records | None,
         granted: Callable[[Decision | RouterError], None],
         key: tuple[float, int],
         arrival_s: float,
@@ -110,7 +111,7 @@ class HoldQueue:
     def offer(
         self,
         shape: RequestShape,
-        records: Sequence[Record | None] | None,
+        records: Records | None,
         now_s: float,
         granted: Callable[[Decision | RouterError], None],
     ) -> Decision | Ticket:

@@ -7,9 +7,9 @@ it answers when asked again without the replicas that were tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from router.core.cost import CostTerms
 from router.core.replica import Replica
@@ -19,11 +19,11 @@ from router.core.types import DecisionKind, Incarnation, RequestShape
 if TYPE_CHECKING:
     from random import Random
 
-Overlaps = Mapping[Replica, int]
+Overlaps = dict[Replica, int]
 """Tokens each replica is believed to hold of the prompt, at least one block; only replicas of the view."""
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MASK: Final = (1 << 64) - 1
 
 
 class View:
@@ -43,7 +43,7 @@ class View:
 
     def __init__(
         self,
-        members: Sequence[Replica],
+        members: list[Replica],
         make_ring: Callable[[], Ring[Replica]],
         rng: Random,
         turn: int,

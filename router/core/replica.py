@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf, isclose
+from typing import Final
 
 from router.core.cost import CostParameters, CostTerms
 from router.core.health import Health, HealthParameters, ReplicaState
@@ -20,20 +21,20 @@ from router.core.residency import Residency
 from router.core.survival import Survival
 from router.core.types import DecisionKind, Incarnation, ReplicaId
 
-RESERVED = 0
-STARTED = 1
-SETTLED = 2
+RESERVED: Final = 0
+STARTED: Final = 1
+SETTLED: Final = 2
 
-LATE_S = 0.03
+LATE_S: Final = 0.03
 """What is left, at most, of a prefill that should have ended."""
 
-STREAMED_S = 0.02
+STREAMED_S: Final = 0.02
 """An answer that goes on for so long after its first byte was passed on as it was made: an engine step takes less."""
-MOST_STREAMED = 8
-LEAST_STREAMED = 4
+MOST_STREAMED: Final = 8
+LEAST_STREAMED: Final = 4
 """Bounds of the trust that a replica streams: below the lower one, where it also begins, no request waits for it."""
-DOUBTED_RATIO = 4.0
-DOUBTED_S = 0.5
+DOUBTED_RATIO: Final = 4.0
+DOUBTED_S: Final = 0.5
 """A first byte overdue by this much is none to wait for where no answer has shown yet that the replica streams."""
 
 

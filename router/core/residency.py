@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections import deque
 from math import exp, inf
+from typing import Final
 
-BUCKET_S = 1.0
-MAX_BUCKETS = 1024
+BUCKET_S: Final = 1.0
+MAX_BUCKETS: Final = 1024
 """About that many seconds of traffic; what is older goes as if evicted."""
 
-OPTIMISM_RATIO = 1.2
-LEAST_OPTIMISM_RATIO = 0.5
-MOST_OPTIMISM_RATIO = 2.0
+OPTIMISM_RATIO: Final = 1.2
+LEAST_OPTIMISM_RATIO: Final = 0.5
+MOST_OPTIMISM_RATIO: Final = 2.0
 """Times its cache that must have been used since before a prefix is given up for evicted: the first guess, and its
 bounds. To send a request where its prefix is gone costs little more than elsewhere; to send it elsewhere while it is
 there costs the prefix twice. The count errs upwards (prefixes shared by many prompts, and what lies between two rungs,
 are counted more than once) and downwards (other routers), so answers teach it."""
-_LEARN_THERE = 1.01
-_LEARN_GONE = 0.985
+_LEARN_THERE: Final = 1.01
+_LEARN_GONE: Final = 0.985
 """In doubt, believe what is true three times in five."""
 
 

@@ -6,7 +6,6 @@ Decides nothing. Everything here is plain data, so that every layer may name it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
@@ -24,6 +23,10 @@ Holder = tuple[Incarnation, float]
 
 Record = tuple[Holder, ...]
 """What the registry keeps for one rung: a few holders, most recent last. Never empty."""
+
+Records = list[Record | None]
+"""One entry a rung, shallowest first; `None` where nobody is known. A record read twice in one answer is the same
+object, so that a reader may skip it by identity."""
 
 
 class Api(StrEnum):
@@ -54,27 +57,49 @@ class DecisionKind(StrEnum):
     """The replica keeps something that the request refers to (a stored response)."""
 
 
-@dataclass(slots=True)
 class RequestShape:
     """Everything a policy may know of a request. Built once per request; never holds prompt text."""
 
-    model: str
-    """Model or LoRA adapter named by the client; only replicas that serve it are eligible."""
-    rungs: list[FingerprintHash] = field(default_factory=list)
-    """Fingerprint at each ladder depth, shallowest first; empty when not routed by prefix or under one block long."""
-    prompt_bytes: int = 0
-    """Length of the canonical prompt; 0 when not routed by prefix."""
-    prompt_tokens: int = 0
-    """Estimated prompt tokens, at least 1 for prefix-routed requests."""
-    ring_key: int = 0
-    """Unsigned 64-bit key for the ring: the prompt's head, joined with `prompt_cache_key` or the session header."""
-    head_key: int = 0
-    """Unsigned 64-bit hash of (at most) the first 1,024 tokens' bytes; the key of policy `prefix-hash`."""
-    streams: bool = True
-    """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""
-    tokens_known: bool = False
-    """Whether `prompt_tokens` is the client's own count, of token ids, so that `prompt_bytes` are not text."""
-    single: bool = True
-    """Whether it is one prompt: what is reported of a batch says little of its first, which alone is recognised."""
-    reusable_tokens: int = -1
-    """Leading tokens that were seen before, as of the first choice; -1 until then."""
+    __slots__ = (
+        "head_key",
+        "model",
+        "prompt_bytes",
+        "prompt_tokens",
+        "reusable_tokens",
+        "ring_key",
+        "rungs",
+        "single",
+        "streams",
+        "tokens_known",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        rungs: list[FingerprintHash] | None = None,
+        prompt_bytes: int = 0,
+        prompt_tokens: int = 0,
+        ring_key: int = 0,
+        head_key: int = 0,
+        streams: bool = True,
+    ) -> None:
+        self.model = model
+        """Model or LoRA adapter named by the client; only replicas that serve it are eligible."""
+        self.rungs: list[FingerprintHash] = [] if rungs is None else rungs
+        """Fingerprint at each ladder depth, shallowest first; empty when not routed by prefix or under a block long."""
+        self.prompt_bytes = prompt_bytes
+        """Length of the canonical prompt; 0 when not routed by prefix."""
+        self.prompt_tokens = prompt_tokens
+        """Estimated prompt tokens, at least 1 for prefix-routed requests."""
+        self.ring_key = ring_key
+        """Unsigned 64-bit key for the ring: the prompt's head, joined with `prompt_cache_key` or the session header."""
+        self.head_key = head_key
+        """Unsigned 64-bit hash of (at most) the first 1,024 tokens' bytes; the key of policy `prefix-hash`."""
+        self.streams = streams
+        """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""
+        self.tokens_known = False
+        """Whether `prompt_tokens` is the client's own count, of token ids, so that `prompt_bytes` are not text."""
+        self.single = True
+        """Whether it is one prompt: what is reported of a batch says little of its first, which alone is recognised."""
+        self.reusable_tokens = -1
+        """Leading tokens that were seen before, as of the first choice; -1 until then."""

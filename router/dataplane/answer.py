@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import Final
 
 from router.dataplane.request import HOP_BY_HOP, Fields, named
 
-STATUS_LINES = {
+STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
 
-BODILESS = frozenset((204, 304))
+BODILESS: Final = frozenset((204, 304))
 
-_DROPPED = HOP_BY_HOP | frozenset((b"x-request-id", b"content-length"))
+_DROPPED: Final = HOP_BY_HOP | frozenset((b"x-request-id", b"content-length"))
 """Fields that the router writes anew, or that mean the replica's connection only."""
 
 _KEPT, _SKIPPED, _LENGTH, _CONNECTION, _TYPE = range(5)
-_WHAT = dict.fromkeys(_DROPPED, _SKIPPED) | {
+_WHAT: Final = dict.fromkeys(_DROPPED, _SKIPPED) | {
     b"date": _KEPT,
     b"server": _KEPT,
     b"vary": _KEPT,
@@ -31,12 +32,14 @@ _WHAT = dict.fromkeys(_DROPPED, _SKIPPED) | {
     b"transfer-encoding": -1,
     b"proxy-connection": -1,
 }
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
 """What only line ends may contain."""
-_MAX_DIGITS = 18
-_CACHED_HEADS = 256
-_CACHED_HEAD_BYTES = 2048
+_MAX_DIGITS: Final = 18
+_LENGTHS: Final = frozenset((b"\r\ncontent-length: ", b"\r\nContent-Length: "))
+_LENGTH_BYTES: Final = 18
+_CACHED_HEADS: Final = 256
+_CACHED_HEAD_BYTES: Final = 2048
 
 
 class AnswerHead:
@@ -142,44 +145,54 @@ class AnswerCache:
     happen now and then.
     """
 
-    __slots__ = ("_heads",)
+    __slots__ = ("_digits_at", "_heads")
 
     def __init__(self) -> None:
         self._heads: dict[bytes, AnswerHead] = {}
+        self._digits_at = _LENGTH_BYTES
+        """Where the last head had its length: the next one likely has it there too."""
 
     def read(self, data: bytes) -> tuple[AnswerHead, bytes] | None:
         """The same as `read_whole(data)`."""
         end = data.find(b"\r\n\r\n")
         if end < 0 or end > _CACHED_HEAD_BYTES:
             return read_whole(data)
-        at = data.find(b"\r\ncontent-length: ", 0, end)
-        if at < 0:
-            at = data.find(b"\r\nContent-Length: ", 0, end)
+        digits_at = self._digits_at
+        if digits_at > end or data[digits_at - _LENGTH_BYTES : digits_at] not in _LENGTHS:
+            at = data.find(b"\r\ncontent-length: ", 0, end)
             if at < 0:
-                return read_whole(data)
-        digits_at = at + 18
+                at = data.find(b"\r\nContent-Length: ", 0, end)
+                if at < 0:
+                    return read_whole(data)
+            digits_at = self._digits_at = at + _LENGTH_BYTES
         digits_end = data.find(b"\r", digits_at, end + 2)
         digits = data[digits_at:digits_end]
         if not digits.isdigit() or len(digits) > _MAX_DIGITS:
             return read_whole(data)
         key = data[:digits_at] + data[digits_end:end]
-        id_at = key.find(b"\r\nx-request-id: ")
-        if id_at >= 0:
-            id_end = key.find(b"\r", id_at + 16)
-            if id_end < 0:
-                id_end = len(key)
-            if key[id_at + 16 : id_end].replace(b"-", b"").isalnum():
-                key = key[:id_at] + key[id_end:]
         known = self._heads.get(key)
         if known is None:
-            whole = read_whole(data)
-            if whole is not None:
-                if len(self._heads) >= _CACHED_HEADS:
-                    self._heads.clear()
-                self._heads[key] = whole[0]
-            return whole
+            key = _without_id(key)
+            known = self._heads.get(key)
+            if known is None:
+                whole = read_whole(data)
+                if whole is not None:
+                    if len(self._heads) >= _CACHED_HEADS:
+                        self._heads.clear()
+                    self._heads[key] = whole[0]
+                return whole
         body = data[end + 4 :]
         length_bytes = len(body)
         if int(digits) != length_bytes:
             return None
         return AnswerHead(known.status, known.lines, length_bytes, event_stream=known.event_stream), body
+
+
+def _without_id(key: bytes) -> bytes:
+    at = key.find(b"\r\nx-request-id: ")
+    if at < 0:
+        return key
+    end = key.find(b"\r", at + 16)
+    if end < 0:
+        end = len(key)
+    return key[:at] + key[end:] if key[at + 16 : end].replace(b"-", b"").isalnum() else key

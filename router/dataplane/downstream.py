@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIPELINE_LIMIT = 8
+PIPELINE_LIMIT: Final = 8
 """Requests read ahead on one connection; browsers and SDKs never pipeline, load generators do."""
 
-WRITE_HIGH_BYTES = 128 * 1024
+WRITE_HIGH_BYTES: Final = 128 * 1024
 """Unsent answer bytes above which the replica's side pauses: what a slow client costs in memory, plus one read."""
 
 

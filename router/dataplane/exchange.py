@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.core.errors import NotFoundError, ReplicaError, RouterError
 from router.core.fleet import Decision, Replica
@@ -31,39 +31,43 @@ from router.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, St
 from router.telemetry.logs import fields
 
 if TYPE_CHECKING:
+    from router.core.types import Records
     from router.dataplane.answer import AnswerHead
     from router.dataplane.downstream import ClientConnection
     from router.dataplane.gateway import Gateway
     from router.dataplane.pool import Pool
     from router.dataplane.request import Request
     from router.dataplane.upstream import ReplicaConnection
-    from router.ports import Records
 
 log = logging.getLogger(__name__)
 
-RETRIABLE = frozenset((500, 502, 503, 504))
+_PREFIX: Final = RouteKind.PREFIX
+_LOAD: Final = RouteKind.LOAD
+_STORED: Final = RouteKind.STORED
+
+RETRIABLE: Final = frozenset((500, 502, 503, 504))
 """Statuses whose body is read before anything is passed on, up to `HELD_BYTES`."""
 
-ID_BYTES = 4096
+ID_BYTES: Final = 4096
 """How far into a response its id is looked for: engines write it first."""
 
-HELD_BYTES = 64 * 1024
+HELD_BYTES: Final = 64 * 1024
 
-REFUSALS = frozenset((400, 422))
+REFUSALS: Final = frozenset((400, 422))
 """How an engine answers that does not know `stream_options`."""
 
-REFUSAL_MARKS = (b"stream_options", b"include_usage")
+REFUSAL_MARKS: Final = (b"stream_options", b"include_usage")
 
-DRAINING_MARK = b"cannot schedule new futures after shutdown"
+DRAINING_MARK: Final = b"cannot schedule new futures after shutdown"
 """vLLM while it drains: a 500 on every new request, /health still 200. Source: vLLM 0.32.0, SIGTERM with a timeout."""
 
-DEAD_MARK = b"EngineCore encountered an issue"
+DEAD_MARK: Final = b"EngineCore encountered an issue"
 """vLLM whose engine process died: a 500, or a stream of one error event. Source: vLLM 0.32.0, worker killed."""
 
-BUSY_MARK = b"currently busy"
+BUSY_MARK: Final = b"currently busy"
 """vLLM over --max-num-queued-reqs: a 503 that says nothing against the replica's health."""
 
-EVENT_ERRORS = (b'data: {"error"', b"event: error")
+EVENT_ERRORS: Final = (b'data: {"error"', b"event: error")
 """How a stream starts whose very first event is an error: nothing of an answer has been made yet."""
 
 
@@ -158,11 +162,11 @@ class Exchange:
         self._api = found.api
         kind = found.kind
         try:
-            if kind is RouteKind.PREFIX:
+            if kind is _PREFIX:
                 self._start_by_prefix()
-            elif kind is RouteKind.LOAD:
+            elif kind is _LOAD:
                 self._choose_by_load()
-            elif kind is RouteKind.STORED:
+            elif kind is _STORED:
                 stored_id = stored_response_id(head.path)
                 if stored_id is None:
                     self.fail(NotFoundError("this is no response id", code="response_not_found"))
@@ -685,7 +689,7 @@ class Exchange:
     def _status_seen(self) -> None:
         gateway = self._gateway
         decision = self.decision
-        if decision is not None and self._status < 500:
+        if decision is not None and self._status < 500 and decision.replica.health.tainted:
             gateway.fleet.report_success(decision.replica, gateway.clock())
 
     def _settle(self) -> None:

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 
 from router.core.errors import ClientError, NotFoundError
 from router.core.fingerprint import GRID
-from router.core.types import FingerprintHash
+from router.core.types import FingerprintHash, Records
 from router.dataplane.gateway import Gateway
 from router.dataplane.request import Request, RequestHead
 from router.dialects import parse
 from router.dialects.routes import RouteKind
-from router.ports import Records
 
 READ_HEADERS = ("x-session-id", "x-session-affinity", "content-type")
 

@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from router.dataplane.upstream import ReplicaConnection
     from router.dialects.usage import Usage
 
-HEAD_BYTES = 4096
+HEAD_BYTES: Final = 4096
 """How much of a body that is not routed by prefix enters its ring key."""
 
 

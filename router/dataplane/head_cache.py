@@ -10,14 +10,16 @@ about and which costs the others one parse each.
 
 from __future__ import annotations
 
+from typing import Final
+
 from router.dataplane.request import RequestHead
 
-MAX_HEADS = 2048
-MAX_HEAD_BYTES = 2048
+MAX_HEADS: Final = 2048
+MAX_HEAD_BYTES: Final = 2048
 
-_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
-_MARK_BYTES = len(_SPELLINGS[0])
-_MAX_DIGITS = 10
+_SPELLINGS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_MARK_BYTES: Final = len(_SPELLINGS[0])
+_MAX_DIGITS: Final = 10
 
 
 Found = tuple[RequestHead, int, int]

@@ -10,15 +10,16 @@ starts its client's next request, whose settling comes back here): such calls ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from router.core.errors import RouterError
 from router.core.queue import HoldQueue, Ticket
 from router.core.replica import Decision, Replica
-from router.core.types import Record, RequestShape
+from router.core.types import Records, RequestShape
 
-EARLIER_S = 0.005
+EARLIER_S: Final = 0.005
 """The timer is not set anew for less."""
 
 
@@ -41,7 +42,7 @@ class Hold:
     def offer(
         self,
         shape: RequestShape,
-        records: Sequence[Record | None] | None,
+        records: Records | None,
         now_s: float,
         granted: Callable[[Decision | RouterError], None],
     ) -> Decision | Ticket:

@@ -10,7 +10,7 @@ Keeps the last piece that holds a usage record, which `exchange` reads when the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.dataplane.answer import BODILESS, AnswerHead
 from router.dataplane.request import RequestHead
@@ -20,7 +20,7 @@ from router.dialects.usage_request import FINISH, USAGE, StreamWatch
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
 
-TAIL_BYTES = 4096
+TAIL_BYTES: Final = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
 
 

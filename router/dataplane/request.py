@@ -7,10 +7,11 @@ body. Source: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (fr
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from router.dialects.routes import Route, route
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"keep-alive",
@@ -25,12 +26,12 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that mean this connection only; never forwarded, in either direction."""
 
-KEPT_BACK = HOP_BY_HOP | frozenset(
+KEPT_BACK: Final = HOP_BY_HOP | frozenset(
     (b"host", b"content-length", b"expect", b"x-request-id", b"x-forwarded-for")
 )
 """Request fields that the router writes anew, in addition to the hop-by-hop ones."""
 
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 Fields = list[tuple[bytes, bytes]]
 """Lower-case names, values as received, in order."""

@@ -11,15 +11,8 @@ from msgspec import UNSET
 from router.core import prompt
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
 from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
-from router.dialects.parsed import (
-    ABSENT,
-    ONE,
-    Parsed,
-    StreamOptions,
-    messages_required,
-    model_required,
-    whole,
-)
+from router.dialects.fields import ABSENT, ONE
+from router.dialects.parsed import Parsed, messages_required, model_required
 from router.dialects.parts import Part, add_content
 
 
@@ -65,9 +58,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         append(prompt.ENDING)
         append(b"continue" if request.continue_final_message else b"none")
     canonical = b"".join(out)
-    options = request.stream_options
     stream = request.stream is True
-    limit = request.max_completion_tokens
     return Parsed(
         model,
         request.cache_salt or "",
@@ -76,11 +67,8 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         stream,
         request.prompt_cache_key or request.session_id,
         None,
-        False,
-        isinstance(options, StreamOptions) and options.include_usage is True,
-        whole(limit if limit is not None else request.max_tokens),
         None,
-        stream and options is UNSET and bytes(request.n) in ONE,
+        stream and request.stream_options is UNSET and bytes(request.n) in ONE,
     )
 
 

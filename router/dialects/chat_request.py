@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from router.dialects.parsed import ABSENT, Options
+from router.dialects.fields import ABSENT, Options
 from router.dialects.parts import Part
 
 

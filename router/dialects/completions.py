@@ -10,7 +10,8 @@ from xxhash import xxh3_128_hexdigest
 
 from router.core import prompt
 from router.core.errors import ClientError
-from router.dialects.parsed import ABSENT, ONE, Options, Parsed, StreamOptions, model_required, whole
+from router.dialects.fields import ABSENT, ONE, Options
+from router.dialects.parsed import Parsed, model_required
 
 _Prompt = str | list[int | str | list[int]] | None
 
@@ -58,7 +59,6 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         raise ClientError("prompt: a prompt is required", code="prompt_required", param="prompt")
     rest_bytes, tokens_known = _add_prompt(out, request.prompt)
     canonical = b"".join(out)
-    options = request.stream_options
     stream = request.stream is True
     return Parsed(
         model,
@@ -68,11 +68,11 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         stream,
         request.prompt_cache_key or request.session_id,
         None,
-        False,
-        isinstance(options, StreamOptions) and options.include_usage is True,
-        whole(request.max_tokens),
         tokens_known,
-        stream and options is msgspec.UNSET and bytes(request.n) in ONE and _is_single(request.prompt),
+        stream
+        and request.stream_options is msgspec.UNSET
+        and bytes(request.n) in ONE
+        and _is_single(request.prompt),
     )
 
 

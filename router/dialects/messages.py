@@ -13,7 +13,8 @@ import msgspec
 
 from router.core import prompt
 from router.core.prompt import MESSAGE, TEXT, TEXT_MESSAGES, add_json, add_text
-from router.dialects.parsed import ABSENT, Parsed, messages_required, model_required, whole
+from router.dialects.fields import ABSENT
+from router.dialects.parsed import Parsed, messages_required, model_required
 
 _BILLING = "x-anthropic-billing-header"
 """Claude Code's attribution block: differs in every request, and engines drop it from the prompt."""
@@ -125,10 +126,6 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         len(canonical),
         request.stream is True,
         request.prompt_cache_key or request.session_id,
-        None,
-        False,
-        True,
-        whole(request.max_tokens),
     )
 
 

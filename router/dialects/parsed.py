@@ -1,58 +1,57 @@
-"""What a dialect reads from a request: the few fields that routing needs.
+"""What a dialect reads from a request: the few things that routing needs.
 
-Holds no request body. Field values are the client's claims; an engine checks them again.
+Holds no request body. Values are the client's claims; an engine checks them again. Apart from the fields that msgspec
+decodes (`fields`), because this is compiled and those cannot be.
 """
 
 from __future__ import annotations
 
-import msgspec
-
 from router.core.errors import ClientError
 
-ABSENT = msgspec.Raw()
-"""Default of fields kept as sent."""
 
-
-class Parsed(msgspec.Struct, gc=False):
+class Parsed:
     """One request as the router sees it."""
 
-    model: str
-    """Model or adapter; empty only for `Api.OTHER`."""
-    scope_salt: str = ""
-    """The client's `cache_salt`: requests of different salts share no cache."""
-    canonical: bytes = b""
-    """Canonical prompt; the first one's of a batch; empty for `Api.OTHER`."""
-    prompt_bytes: int = 0
-    """Length of all canonical prompts of a batch together; `len(canonical)` otherwise."""
-    stream: bool = False
-    cache_key: str | None = None
-    """`prompt_cache_key` or `session_id`: requests that belong together."""
-    previous_response_id: str | None = None
-    stores_response: bool = False
-    """The engine may keep the answer under an id (`/v1/responses` with `store`, its default)."""
-    wants_usage: bool = False
-    """A streamed answer ends with usage: asked for by `stream_options`, or always in this API."""
-    max_tokens: int | None = None
-    tokens_known: int | None = None
-    """Exact prompt tokens, all prompts of a batch together; `None` unless the prompt is token ids."""
-    may_ask_usage: bool = False
-    """A stream of one answer whose client says nothing of usage, neither yes nor no."""
+    __slots__ = (
+        "cache_key",
+        "canonical",
+        "may_ask_usage",
+        "model",
+        "previous_response_id",
+        "prompt_bytes",
+        "scope_salt",
+        "stream",
+        "tokens_known",
+    )
 
-
-class StreamOptions(msgspec.Struct, gc=False):
-    """`stream_options` of chat and completions."""
-
-    include_usage: bool | None = None
-
-
-Options = StreamOptions | None | msgspec.UnsetType
-ONE = (b"", b"1", b"null")
-"""Values of `n`, as sent, that ask for one answer."""
-
-
-def whole(value: float | None) -> int | None:
-    """A token count that a client may have written as `16.0`."""
-    return None if value is None else int(value)
+    def __init__(
+        self,
+        model: str,
+        scope_salt: str = "",
+        canonical: bytes = b"",
+        prompt_bytes: int = 0,
+        stream: bool = False,
+        cache_key: str | None = None,
+        previous_response_id: str | None = None,
+        tokens_known: int | None = None,
+        may_ask_usage: bool = False,
+    ) -> None:
+        self.model = model
+        """Model or adapter; empty only for `Api.OTHER`."""
+        self.scope_salt = scope_salt
+        """The client's `cache_salt`: requests of different salts share no cache."""
+        self.canonical = canonical
+        """Canonical prompt; the first one's of a batch; empty for `Api.OTHER`."""
+        self.prompt_bytes = prompt_bytes
+        """Length of all canonical prompts of a batch together; `len(canonical)` otherwise."""
+        self.stream = stream
+        self.cache_key = cache_key
+        """`prompt_cache_key` or `session_id`: requests that belong together."""
+        self.previous_response_id = previous_response_id
+        self.tokens_known = tokens_known
+        """Exact prompt tokens, all prompts of a batch together; `None` unless the prompt is token ids."""
+        self.may_ask_usage = may_ask_usage
+        """A stream of one answer whose client says nothing of usage, neither yes nor no."""
 
 
 def model_required() -> ClientError:

@@ -14,7 +14,8 @@ from router.core import prompt
 from router.core.errors import ClientError
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json, add_text
 from router.dialects.chat import json_text
-from router.dialects.parsed import ABSENT, Parsed, model_required, whole
+from router.dialects.fields import ABSENT
+from router.dialects.parsed import Parsed, model_required
 from router.dialects.parts import Part, add_content
 
 _Content = str | list[str | Part] | None
@@ -103,9 +104,6 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         request.stream is True,
         request.prompt_cache_key or request.session_id,
         request.previous_response_id or None,
-        request.store is not False,
-        True,
-        whole(request.max_output_tokens),
     )
 
 

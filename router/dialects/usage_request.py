@@ -15,23 +15,24 @@ is held until the next event, which comes at once. Quotes inside a model's text 
 from __future__ import annotations
 
 import re
+from typing import Final
 
-ASKING = b'"stream_options":{"include_usage":true},'
-FINISH = b'"finish_reason":"'
-USAGE = b'"usage":'
-_NO_CHOICES = b'"choices":[]'
-_FINGERPRINT_KEY = b'"system_fingerprint":'
-_FINGERPRINT = re.compile(rb',"system_fingerprint":"[^"\\]*"')
-_LAST = re.compile(rb"\}\s*\Z")
-_ADDED = re.compile(rb',"usage":(?:null|\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*+")*+\})*+\})')
+ASKING: Final = b'"stream_options":{"include_usage":true},'
+FINISH: Final = b'"finish_reason":"'
+USAGE: Final = b'"usage":'
+_NO_CHOICES: Final = b'"choices":[]'
+_FINGERPRINT_KEY: Final = b'"system_fingerprint":'
+_FINGERPRINT: Final = re.compile(rb',"system_fingerprint":"[^"\\]*"')
+_LAST: Final = re.compile(rb"\}\s*\Z")
+_ADDED: Final = re.compile(rb',"usage":(?:null|\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*+")*+\})*+\})')
 """A usage that an engine adds to events with choices, where it is not the first key."""
-_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
-_OPEN_BYTES = 32
+_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_OPEN_BYTES: Final = 32
 """How much of an event that comes in parts is kept to find a mark across their border."""
 
-UNSEEN = 0
-ASKS = 1
-NEVER = 2
+UNSEEN: Final = 0
+ASKS: Final = 1
+NEVER: Final = 2
 
 
 class StreamManner:

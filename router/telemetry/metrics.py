@@ -10,13 +10,13 @@ lookup and some additions (about 1 us, see tests/unit/test_metrics.py).
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Container, Mapping
+from typing import Final
 
 from router.core.types import Api, DecisionKind, ReplicaId
 
-OTHER = "other"
-TTFT_BUCKETS_S = (
+OTHER: Final = "other"
+TTFT_BUCKETS_S: Final[tuple[float, ...]] = (
     0.01,
     0.025,
     0.05,
@@ -35,18 +35,48 @@ TTFT_BUCKETS_S = (
     80.0,
     160.0,
 )
-HOLD_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
-DURATION_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
+HOLD_BUCKETS_S: Final[tuple[float, ...]] = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    20.0,
+    40.0,
+)
+DURATION_BUCKETS_S: Final[tuple[float, ...]] = (
+    0.01,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+    160.0,
+    320.0,
+    640.0,
+)
 
-_MAX_SERIES = 4096
-_MAX_MODELS = 256
-_MAX_DECISIONS = 8192
-_MAX_CODES = 128
-NO_DECISION = "none"
+_MAX_SERIES: Final = 4096
+_MAX_MODELS: Final = 256
+_MAX_DECISIONS: Final = 8192
+_MAX_CODES: Final = 128
+NO_DECISION: Final = "none"
 """Label of requests answered without a choice (a bad request, no replica)."""
 
 
-STAGES = ("prompt", "reusable", "known", "chosen", "delivered")
+STAGES: Final = ("prompt", "reusable", "known", "chosen", "delivered")
 """Of the loss funnel: each is what is left of the one before."""
 
 
@@ -135,11 +165,11 @@ class Metrics:
             series = self._admit(api, model, status, kind)
         series.requests += 1
         histogram = series.duration
-        histogram.counts[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+        histogram.counts[_bucket(DURATION_BUCKETS_S, duration_s)] += 1
         histogram.sum += duration_s
         if ttft_s is not None:
             histogram = series.ttft
-            histogram.counts[bisect_left(TTFT_BUCKETS_S, ttft_s)] += 1
+            histogram.counts[_bucket(TTFT_BUCKETS_S, ttft_s)] += 1
             histogram.sum += ttft_s
             tokens = series.tokens
             tokens.prompt += prompt_tokens
@@ -162,7 +192,7 @@ class Metrics:
     def held(self, held_s: float) -> None:
         """Count one request that is held no longer, whatever became of it."""
         histogram = self.hold
-        histogram.counts[bisect_left(HOLD_BUCKETS_S, held_s)] += 1
+        histogram.counts[_bucket(HOLD_BUCKETS_S, held_s)] += 1
         histogram.sum += held_s
 
     def funnel(
@@ -240,6 +270,18 @@ class Metrics:
             duration = self.duration.setdefault((key[0], key[1]), Histogram(DURATION_BUCKETS_S))
             series = self.series[key] = _Series(tokens, ttft, duration)
         return series
+
+
+def _bucket(bounds: tuple[float, ...], value: float) -> int:
+    """`bisect_left`, compiled: a fifth of the cost of the one that compares objects."""
+    low, high = 0, len(bounds)
+    while low < high:
+        middle = (low + high) >> 1
+        if bounds[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _add(table: dict[str, int], key: str, cap: int) -> None:

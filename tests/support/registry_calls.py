@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from router.adapters.registry.redis import RedisRegistry
-from router.core.types import FingerprintHash, Incarnation, ReplicaId
-from router.ports import Records, Registry
+from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId
+from router.ports import Registry
 
 Holders = list[list[int] | None]
 

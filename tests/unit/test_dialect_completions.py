@@ -20,8 +20,8 @@ def read(prompt: Any, **fields: Any) -> Parsed:
 def test_a_string_is_its_own_canonical_prompt() -> None:
     parsed = read("Once upon a time", max_tokens=3, stream=True, stream_options={"include_usage": True})
     assert parsed.canonical == b"\xffpOnce upon a time"
-    assert (parsed.prompt_bytes, parsed.tokens_known, parsed.max_tokens) == (len(parsed.canonical), None, 3)
-    assert (parsed.stream, parsed.wants_usage) == (True, True)
+    assert (parsed.prompt_bytes, parsed.tokens_known) == (len(parsed.canonical), None)
+    assert (parsed.stream, parsed.may_ask_usage) == (True, False)
 
 
 def test_a_longer_prompt_starts_like_the_shorter_one() -> None:

@@ -23,7 +23,7 @@ def chat(messages: list[Any], **fields: Any) -> bytes:
 
 def test_what_routing_needs_is_read() -> None:
     parsed = read([{"role": "user", "content": "a"}], stream=True)
-    assert (parsed.model, parsed.stream, parsed.max_tokens, parsed.wants_usage) == ("m", True, 16, True)
+    assert (parsed.model, parsed.stream, parsed.may_ask_usage) == ("m", True, False)
     assert parsed.prompt_bytes == len(parsed.canonical)
 
 

@@ -22,12 +22,8 @@ def chat(messages: list[Any], **fields: Any) -> bytes:
 
 def test_what_routing_needs_is_read() -> None:
     parsed = read(stream=True, max_output_tokens=5, previous_response_id="resp_1", prompt_cache_key="k")
-    assert (parsed.stream, parsed.max_tokens, parsed.previous_response_id) == (True, 5, "resp_1")
-    assert (parsed.cache_key, parsed.wants_usage, parsed.stores_response) == ("k", True, True)
-
-
-def test_answers_are_stored_unless_the_client_says_no() -> None:
-    assert [read(store=store).stores_response for store in (None, True, False)] == [True, True, False]
+    assert (parsed.stream, parsed.previous_response_id) == (True, "resp_1")
+    assert (parsed.cache_key, parsed.may_ask_usage) == ("k", False)
 
 
 def test_a_string_with_instructions_is_a_system_and_a_user_message() -> None:

@@ -11,8 +11,7 @@ import hiredis
 from router.adapters.registry.redis_batch import Lookups
 from router.adapters.registry.redis_commands import Commands
 from router.adapters.registry.redis_writes import Write, Writes
-from router.core.types import FingerprintHash, Incarnation, Record
-from router.ports import Records
+from router.core.types import FingerprintHash, Incarnation, Record, Records
 
 COMMANDS = Commands("w", b"")
 

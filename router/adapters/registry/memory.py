@@ -19,25 +19,25 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from math import inf
 from os import urandom
+from typing import Final
 
-from router.core.types import FingerprintHash, Holder, Incarnation, Record, ReplicaId
-from router.ports import Records
+from router.core.types import FingerprintHash, Holder, Incarnation, Record, Records, ReplicaId
 from router.wire.registry_record import MAX_HOLDERS
 
-REFRESH_PARTS = 64
-MAX_REFRESH_S = 2.0
+REFRESH_PARTS: Final = 64
+MAX_REFRESH_S: Final = 2.0
 """A holder noted within this time, or this part of the idle time, is not noted again: a hot system prompt costs reads
 only. `core.overlap.STALE_S` allows for it where a record's time is held against what a replica has evicted since."""
 
-SLOT_BYTES = 122
+SLOT_BYTES: Final = 122
 """Memory of one rung without its record: measured over a growing dictionary, integer key included."""
 
-_RECORD_BYTES = sys.getsizeof((0,)) + sys.getsizeof((0, 0.0)) + sys.getsizeof(0.5)
-_HOLDER_BYTES = 8
-_GIVE_UP_PER_RUNG = 3
-_GIVE_UP_PER_TOUCH = 16
-_SAMPLE_MASK = 63
-_MAX_RESPONSES = 100_000
+_RECORD_BYTES: Final = sys.getsizeof((0,)) + sys.getsizeof((0, 0.0)) + sys.getsizeof(0.5)
+_HOLDER_BYTES: Final = 8
+_GIVE_UP_PER_RUNG: Final = 3
+_GIVE_UP_PER_TOUCH: Final = 16
+_SAMPLE_MASK: Final = 63
+_MAX_RESPONSES: Final = 100_000
 
 
 class MemoryRegistry:
@@ -113,15 +113,22 @@ class MemoryRegistry:
 
     def read(self, rungs: Sequence[FingerprintHash]) -> Records:
         """`lookup` without counting it: for the backend that keeps this one as its local layer."""
-        records: Records = list(map(self._young.get, rungs, map(self._old.get, rungs)))
+        young = self._young
+        old = self._old
         oldest_s = self._clock() - self._idle_s
-        last = None
-        for record in records:
+        records: Records = []
+        last: Record | None = None
+        expired = False
+        for rung in rungs:
+            record = young.get(rung)
+            if record is None:
+                record = old.get(rung)
+            records.append(record)
             # Holders stand oldest first, so the first tells whether any has expired.
             if record is not last and record is not None and record[0][1] < oldest_s:
-                return _without_expired(records, oldest_s)
+                expired = True
             last = record
-        return records
+        return _without_expired(records, oldest_s) if expired else records
 
     def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
         """Note the holder where it is not known fresh."""

@@ -25,8 +25,7 @@ from router.adapters.registry.redis_pipe import Replies
 from router.adapters.registry.redis_topology import Nodes
 from router.adapters.registry.redis_url import parse_redis_url
 from router.adapters.registry.redis_writes import Write, Writes
-from router.core.types import FingerprintHash, Incarnation, ReplicaId
-from router.ports import Records
+from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 
 _START_S = 0.9
 _FLUSH_S = 1.0

@@ -17,8 +17,7 @@ from typing import Any
 from router.adapters.registry.redis_commands import Commands
 from router.adapters.registry.redis_pipe import Pipe, Replies
 from router.adapters.registry.redis_topology import ELSEWHERE, Nodes
-from router.core.types import FingerprintHash
-from router.ports import Records
+from router.core.types import FingerprintHash, Records
 
 Raws = list[bytes | None]
 Asker = tuple[Sequence[FingerprintHash], Callable[[Records], None]]

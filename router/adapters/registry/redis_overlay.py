@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from router.adapters.registry.memory import MemoryRegistry
-from router.core.types import FingerprintHash, Incarnation, Record
-from router.ports import Records
+from router.core.types import FingerprintHash, Incarnation, Record, Records
 from router.wire.registry_record import MAX_HOLDERS, unpack_record
 
 _SAME_S = 0.2

@@ -7,23 +7,24 @@ digits) counts as one at the border of what is near. A prior holds until the fir
 from __future__ import annotations
 
 from math import sqrt
+from typing import Final
 
 from router.core.learning.speed import confidence
 
-MEMORY = 0.995
+MEMORY: Final = 0.995
 """What an older answer counts, for each newer one: the last 200 make up two thirds."""
 
-FIRST_ANSWERS = 3
+FIRST_ANSWERS: Final = 3
 """So many bytes per token are taken as they come."""
 
-PROMPT_TOKENS = 1000.0
-MOST_PROMPTS = 8.0
+PROMPT_TOKENS: Final = 1000.0
+MOST_PROMPTS: Final = 8.0
 """Bytes per token counts by length, a prompt of so many tokens like one answer, but none like more than so many."""
 
-NEAR = 2.0
+NEAR: Final = 2.0
 """A prompt's bytes per token count for at most so many times the mean, and at least one over that."""
 
-_FIRST_SPREAD = 0.5
+_FIRST_SPREAD: Final = 0.5
 """Spread of single answers, relative to their mean, while too few are known to tell."""
 
 

@@ -14,28 +14,29 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import exp, log
+from typing import Final
 
 from router.core.learning.answers import ModelAnswers
 from router.core.replica import Decision, Replica
 from router.core.types import RequestShape
 
-LEAST_STRETCHES = 2.9
+LEAST_STRETCHES: Final = 2.9
 """Three whole ones, or more that count less. A single one may be a stall; of three, the one that is not like the others
 counts little."""
 
-CHANCE_RATIO = 0.08
+CHANCE_RATIO: Final = 0.08
 """Difference between replicas' speeds that is taken for chance however sure the estimates are."""
 
-BASE_CHANCE_RATIO = 0.5
+BASE_CHANCE_RATIO: Final = 0.5
 """The same for base latency and interference, which are made of few milliseconds each."""
 
-LEAST_CHANGE_RATIO = 0.01
+LEAST_CHANGE_RATIO: Final = 0.01
 """Smaller changes are not passed on."""
 
-MAX_FITS = 32
+MAX_FITS: Final = 32
 """Estimates renewed at one call: a third of a millisecond."""
 
-MAX_MODELS = 256
+MAX_MODELS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,40 +14,41 @@ Nothing fades with time: only newer stretches replace older ones. Cost: `observe
 from __future__ import annotations
 
 from math import sqrt
+from typing import Final
 
 from router.core.learning.stretch import Stretch
 
-WINDOW = 32
+WINDOW: Final = 32
 
-RELATIVE_NOISE = 0.2
-NOISE_S = 0.01
+RELATIVE_NOISE: Final = 0.2
+NOISE_S: Final = 0.01
 """How far an honest stretch may lie from what the formula says: what a step's grain and neighbours do to it."""
 
-OUTLIER = 2.0
+OUTLIER: Final = 2.0
 """Times that noise at which a stretch counts half."""
 
-CALM_STRETCHES = 4.0
+CALM_STRETCHES: Final = 4.0
 """So many that lie as far off as the noise above says are assumed, before errors are taken for smaller or larger."""
 
-ROUNDS = 4
+ROUNDS: Final = 4
 """Each round's weights come from the round before; the next fit starts where this one ended."""
 
-_BASE_DOUBT = 2.0
-_TOKEN_DOUBT = 3.0
-_INTERFERENCE_DOUBT = 4.0
+_BASE_DOUBT: Final = 2.0
+_TOKEN_DOUBT: Final = 3.0
+_INTERFERENCE_DOUBT: Final = 4.0
 """Standard error of the prior, as a multiple of itself."""
 
-LEAST_BASE_S = 0.005
+LEAST_BASE_S: Final = 0.005
 """Unit in which base is estimated where the prior's is less."""
 
-PRIOR_INTERFERENCE_S = 0.0005
+PRIOR_INTERFERENCE_S: Final = 0.0005
 """Per decoding request: 30 us of work and 8,000 tokens of context read at 3 TB/s."""
 
-RESTART_WEIGHT = 0.25
+RESTART_WEIGHT: Final = 0.25
 """What a stretch before the engine's restart counts: most come back as they were, some on other hardware."""
 
 
-CONFIDENT_RATIO = 0.1
+CONFIDENT_RATIO: Final = 0.1
 
 
 def confidence(error_ratio: float) -> float:

@@ -14,22 +14,24 @@ where most of a prompt was believed to be cached, by rungs an eighth apart, the 
 
 from __future__ import annotations
 
-GROUP_S = 0.005
+from typing import Final
+
+GROUP_S: Final = 0.005
 """First bytes closer together than this come from one engine step."""
 
-ENOUGH_TOKENS = 4096
+ENOUGH_TOKENS: Final = 4096
 """A stretch that has so much ends with the next step, though prompts are waiting."""
 
-UNCONFIRMED_WEIGHT = 0.1
+UNCONFIRMED_WEIGHT: Final = 0.1
 """Of a stretch with prompts that were believed to be cached in part while nothing has confirmed it."""
 
-SHARED_WEIGHT = 0.25
+SHARED_WEIGHT: Final = 0.25
 """Of a stretch in which other routers' prompts were computed first: how much is known to a tenth of a second."""
 
-UNHEARD_S = 0.15
+UNHEARD_S: Final = 0.15
 """What another router is heard to have sent may have been sent this long before."""
 
-MOST_S = 600.0
+MOST_S: Final = 600.0
 """Longer ones are not believed: the clock was set."""
 
 

@@ -19,6 +19,8 @@ Complexity: at most about 40 candidates whatever the fleet's size, holders inclu
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
+from typing import Final
 
 from router.core.bounded_load import capacity
 from router.core.cost import CostParameters
@@ -26,10 +28,14 @@ from router.core.ranking import Overlaps, View
 from router.core.replica import Replica
 from router.core.types import DecisionKind, RequestShape
 
-EXACT = 32
+_WARM: Final = DecisionKind.WARM
+_RING: Final = DecisionKind.RING
+_SPILL: Final = DecisionKind.SPILL
+
+EXACT: Final = 32
 """Up to so many replicas, all are candidates: about 0.2 µs each."""
-RING_HEAD = 8
-SAMPLE = 8
+RING_HEAD: Final = 8
+SAMPLE: Final = 8
 
 
 class PrefixCost:
@@ -49,39 +55,41 @@ class PrefixCost:
         tokens = shape.prompt_tokens
         now_s = view.now_s
         queued = view.queued_price
-        if overlaps:
-            get = overlaps.get
-            costs = [
-                r.delay_s + r.wait_s(now_s) + (r.price + queued) * r.prefill_s(tokens, get(r, 0))
-                for r in pool
-            ]
-        else:
-            costs = [r.delay_s + r.wait_s(now_s) + (r.price + queued) * r.prefill_s(tokens, 0) for r in pool]
-        least = min(costs)
-        best = pool[costs.index(least)]
+        costs: list[float] = []
+        best = pool[0]
+        least = second = inf
+        for replica in pool:
+            held = overlaps.get(replica, 0) if overlaps else 0
+            price = replica.price + queued
+            cost = replica.delay_s + replica.wait_s(now_s) + price * replica.prefill_s(tokens, held)
+            costs.append(cost)
+            if cost < least:
+                least, second, best = cost, least, replica
+            elif cost < second:
+                second = cost
         own_s = best.base_latency_s + (best.price + queued) * best.prefill_s(tokens, overlaps.get(best, 0))
         limit = least + self._tie_ratio * own_s
         if overlaps:
-            if len(costs) > 1 and sorted(costs)[1] <= limit:
+            if second <= limit:
                 near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit]
                 key = shape.rungs[-1] if shape.rungs else view.key(shape)
                 # Siblings under one shared prompt meet at its holders; which of these, their own text decides.
                 best = near[0] if large else (view.ring.first_of(key, near) or best)
-            return best, DecisionKind.WARM if best in overlaps else DecisionKind.SPILL
+            return best, _WARM if best in overlaps else _SPILL
         key = view.key(shape)
         first = pool[0] if large else view.first(key)
         in_flight = first.in_flight
         fits = costs[pool.index(first)] <= limit
         if fits and in_flight == 0:
-            return first, DecisionKind.RING
+            return first, _RING
         most = capacity(sum([r.in_flight for r in pool]), len(pool), self._factor)
         if fits and in_flight < most:
-            return first, DecisionKind.RING
+            return first, _RING
         near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.in_flight < most]
         if not near:
             near = [r for r, cost in zip(pool, costs, strict=True) if cost == least]
         best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
-        return best, DecisionKind.RING if best is first else DecisionKind.SPILL
+        return best, _RING if best is first else _SPILL
 
     def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
         """Candidates in a large fleet, most preferred first: the ring's first few, holders deepest first, a sample."""

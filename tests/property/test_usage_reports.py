@@ -1,0 +1,41 @@
+"""Usage reports read where they stand, against the reader of reports in full."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.types import Api
+from router.dialects.usage import find_usage
+from router.dialects.usage_report import read_report
+
+COUNTS = st.integers(0, 10**17) | st.integers(0, 300)
+DETAILS = st.none() | st.fixed_dictionaries({"cached_tokens": COUNTS | st.none()}, optional={"more": COUNTS})
+REPORTS = st.fixed_dictionaries(
+    {"prompt_tokens": COUNTS, "completion_tokens": COUNTS},
+    optional={"total_tokens": COUNTS, "prompt_tokens_details": DETAILS, "other": COUNTS},
+)
+
+
+@given(
+    REPORTS.flatmap(lambda report: st.permutations(list(report.items())).map(dict)),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.integers(0, 300),
+)
+def test_any_order_of_keys_and_any_cut_reads_as_in_full(
+    report: dict[str, Any], separators: tuple[str, str], kept_bytes: int
+) -> None:
+    body = json.dumps({"id": "x", "usage": report}, separators=separators).encode()
+    for data in (body, body[:kept_bytes]):
+        counts = read_report(Api.CHAT, data)
+        usage = find_usage(Api.CHAT, data)
+        found = None if usage is None else (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        if found != counts:
+            # What is told of the prompt is complete before the report is: that much may be known earlier.
+            assert counts is None
+            assert found is not None
+            assert data != body
+            assert found[:1] == (report["prompt_tokens"],)
