@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from router.dataplane.answer import BODILESS, AnswerHead
 from router.dataplane.request import RequestHead
+from router.dialects.alike import Alike
 from router.dialects.sse import EventGate
 from router.dialects.usage_request import FINISH, USAGE, StreamWatch
 
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
+
+_SIZES: Final = [b"%x" % size for size in range(4096)]
+"""Sizes of chunks, as written."""
 
 TAIL_BYTES: Final = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
@@ -41,6 +45,8 @@ class Relay:
     """Writes one answer. Created when its first byte is about to be passed on."""
 
     __slots__ = (
+        "_alert",
+        "_alike",
         "_chunked",
         "_client",
         "_gate",
@@ -88,6 +94,9 @@ class Relay:
         elif not asked.minor_version:
             added += b"connection: keep-alive\r\n"
         self._gate = EventGate() if self.streaming else None
+        self._alike = Alike()
+        self._alert = False
+        """The watch has to see the next piece, whatever is in it."""
         if first:
             self._note(first)
             first = self._framed(first)
@@ -140,14 +149,26 @@ class Relay:
             self._tail = piece if len(piece) <= TAIL_BYTES else piece[-TAIL_BYTES:]
 
     def _framed(self, piece: bytes) -> bytes:
-        if self._gate is not None:
-            piece = self._gate.feed(piece)
-            watch = self._watch
-            if watch is None:
-                if USAGE in piece:
-                    self._tail = piece
-            elif watch.alert or FINISH in piece or USAGE in piece or not self._gate.at_boundary:
-                piece = watch.feed(piece)
-        if not self._chunked or not piece:
+        gate = self._gate
+        if gate is not None and not (piece in self._alike and gate.idle and not self._alert):
+            piece = self._searched(gate, piece)
+        size = len(piece)
+        if not self._chunked or not size:
             return piece
-        return b"%x\r\n%b\r\n" % (len(piece), piece)
+        return b"%b\r\n%b\r\n" % (_SIZES[size] if size < len(_SIZES) else b"%x" % size, piece)
+
+    def _searched(self, gate: EventGate, piece: bytes) -> bytes:
+        """What of an event stream may be passed on now, looked through for what tells usage or ends an answer."""
+        piece = gate.feed(piece)
+        watch = self._watch
+        if piece.find(USAGE) >= 0:
+            if watch is None:
+                self._tail = piece
+        elif watch is None or not (watch.alert or piece.find(FINISH) >= 0 or not gate.at_boundary):
+            if gate.idle:
+                self._alike.learn(piece)
+            return piece
+        if watch is not None:
+            piece = watch.feed(piece)
+            self._alert = watch.alert
+        return piece

@@ -5,10 +5,12 @@ Decides nothing about the events' content. The rule it keeps: what comes out is 
 
 from __future__ import annotations
 
-MAX_HELD_BYTES = 64 * 1024
+from typing import Final
+
+MAX_HELD_BYTES: Final = 64 * 1024
 """A longer event is let through as it comes, so that a stream's memory stays bounded."""
 
-_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class EventGate:
@@ -20,6 +22,11 @@ class EventGate:
         self._held = bytearray()
         self.at_boundary = True
         """What was let through so far ends between two events: only then may the router add an event of its own."""
+
+    @property
+    def idle(self) -> bool:
+        """Everything so far was let through, and ends between two events: events that follow pass as they are."""
+        return self.at_boundary and not self._held
 
     def feed(self, data: bytes) -> bytes:
         """What may be forwarded, in addition to what was, possibly nothing."""
