@@ -110,21 +110,22 @@ class Fleet:
             NotFoundError: No known replica serves the model (`model_not_found`).
             OverloadError: None that does may be sent a request (`no_replica`).
         """
-        if not self._ticked_s <= now_s < self._due_s:
-            self._tick(now_s)
-        view = (
-            self._eligibility.view_without(shape.model, tried)
-            if tried
-            else self._eligibility.view(shape.model)
-        )
-        view.now_s = now_s
-        view.queued_price = self._queued_price(shape.model, view)
+        view = self._view(shape.model, now_s, tried)
         held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         view.turn += 1
         return self._reserve(
             replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape, now_s, records, held
         )
+
+    def _view(self, model: str, now_s: float, tried: Sequence[Replica] = ()) -> View:
+        """What a policy may choose from now."""
+        if not self._ticked_s <= now_s < self._due_s:
+            self._tick(now_s)
+        view = self._eligibility.view_without(model, tried) if tried else self._eligibility.view(model)
+        view.now_s = now_s
+        view.queued_price = self._queued_price(model, view)
+        return view
 
     def _queued_price(self, model: str, view: View) -> float:
         count = self.held.get(model, 0) if self.held else 0
@@ -147,11 +148,7 @@ class Fleet:
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
-        if not self._ticked_s <= now_s < self._due_s:
-            self._tick(now_s)
-        view = self._eligibility.view(shape.model)
-        view.now_s = now_s
-        view.queued_price = self._queued_price(shape.model, view)
+        view = self._view(shape.model, now_s)
         held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
@@ -536,11 +533,7 @@ class Fleet:
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
-        if not self._ticked_s <= now_s < self._due_s:
-            self._tick(now_s)
-        whole = self._eligibility.view(shape.model)
-        whole.now_s = now_s
-        whole.queued_price = self._queued_price(shape.model, whole)
+        whole = self._view(shape.model, now_s)
         held: Overlaps = (
             overlaps(shape, records, whole.by_incarnation, self._grid, now_s) if records else _NOTHING
         )
