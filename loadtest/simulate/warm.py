@@ -155,8 +155,8 @@ class Warm(Chooser):
         self.fleet.started(self._open[turn.id][0], now_s)
 
     def predicted_tokens(self, turn: Turn) -> int:
-        """The decision's."""
-        return self._open[turn.id][0].predicted_tokens
+        """What clients would be told."""
+        return self._open[turn.id][0].expected_tokens
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Give the reservation back."""

@@ -19,7 +19,7 @@ from router.core.fingerprint import GRID
 from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
-from router.core.overlap import Uses, overlaps, tokens_at, uses
+from router.core.overlap import Uses, gap_tokens, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.seen import Seen
@@ -46,6 +46,9 @@ RANKED_BY_POLICY: Final = 8
 
 KEPT_RATIO: Final = 0.75
 """If so much of what was believed to be cached was, all was: prompts are weighed by bytes, and engines count blocks."""
+
+BEYOND_WEIGHT: Final = 1 / 64
+"""Of a new answer in the mean of what is found beyond the deepest common rung, once there were as many."""
 
 TICK_S: Final = 1.0
 """How often crowding fades; its horizon is far longer."""
@@ -79,6 +82,10 @@ class Fleet:
         self._joined = 0
         self._seen = Seen()
         self._eligibility = Eligibility(self._replicas, rng)
+        self._beyond = 0.0
+        """How much of the way to the next rung is found too, where all is that is believed to be there. No choice goes
+        by it: agent loops whose contexts just fit all caches took up to half as long again with it."""
+        self._beyond_count = 0
         self._ticked_s = -inf
         """When the last tick was."""
         self._queued_weight = parameters.queued_weight
@@ -283,9 +290,20 @@ class Fleet:
             decision.believed_tokens = tokens_at(shape, grid[used.believed])
             decision.believed_s = used.believed_s
             decision.doubtful = used.believed_s < decision.replica.residency.full_s
+            if used.remembered < 0:
+                self._expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
         if used.fresh >= 0:
             decision.fresh_tokens = tokens_at(shape, grid[used.fresh])
             decision.fresh_s = used.fresh_s
+
+    def _expect(self, decision: Decision, gap_tokens: int, prompt_tokens: int) -> None:
+        """Prompts part somewhere between the deepest rung that they share and the next."""
+        decision.gap_tokens = gap_tokens
+        beyond = self._beyond
+        if beyond > 0.0 and decision.predicted_tokens:
+            share = decision.replica.survival.share(decision.reserved_s - decision.believed_s)
+            expected_tokens = decision.predicted_tokens + int(beyond * share * gap_tokens)
+            decision.expected_tokens = min(expected_tokens, prompt_tokens - 1)
 
     def started(self, decision: Decision, now_s: float, computed: bool = True) -> None:
         """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything.
@@ -363,11 +381,22 @@ class Fleet:
             learn(at_s - decision.believed_s, share)
             if decision.doubtful:
                 residency.learn(share >= 0.5)
+            if share >= KEPT_RATIO and decision.gap_tokens > 0:
+                self._learn_beyond(decision, cached_tokens)
         if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
             share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
             learn(at_s - decision.remembered_s, share)
             if share >= 0.5:
                 residency.learn(there=True)
+
+    def _learn_beyond(self, decision: Decision, cached_tokens: int) -> None:
+        """Of a prompt of which all was there that was believed to be: how much more was."""
+        whole_tokens = decision.believed_tokens
+        whole_tokens -= whole_tokens % decision.replica.overlap_block_tokens
+        # Less than was believed is chance too: leaving it out would make too much of the rest.
+        part = min(max((cached_tokens - whole_tokens) / decision.gap_tokens, -1.0), 1.0)
+        self._beyond_count += 1
+        self._beyond += (part - self._beyond) * max(1.0 / self._beyond_count, BEYOND_WEIGHT)
 
     def settle(self, decision: Decision, now_s: float) -> None:
         """The request is over for this replica, however it ended: give the reservation back. Once; then a no-op."""

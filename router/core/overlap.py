@@ -94,6 +94,14 @@ def tokens_at(shape: RequestShape, depth_bytes: int) -> int:
     return tokens if tokens < shape.prompt_tokens else shape.prompt_tokens - 1
 
 
+def gap_tokens(shape: RequestShape, depth: int, grid: tuple[int, ...]) -> int:
+    """Tokens between this rung and the next one, or the end of the prompt."""
+    end = grid[depth + 1] if depth + 1 < len(grid) else shape.prompt_bytes
+    if end > shape.prompt_bytes:
+        end = shape.prompt_bytes
+    return (end - grid[depth]) * shape.prompt_tokens // shape.prompt_bytes
+
+
 class Uses:
     """What the records of one prompt say of one replica."""
 

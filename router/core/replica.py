@@ -451,8 +451,10 @@ class Decision:
         "believed_s",
         "believed_tokens",
         "doubtful",
+        "expected_tokens",
         "fresh_s",
         "fresh_tokens",
+        "gap_tokens",
         "incarnation",
         "kind",
         "known_tokens",
@@ -482,7 +484,9 @@ class Decision:
         self.replica = replica
         self.kind = kind
         self.predicted_tokens = predicted_tokens
-        """Leading tokens that it is expected to find there."""
+        """Leading tokens that are counted on there: what costs and choices go by."""
+        self.expected_tokens = predicted_tokens
+        """Leading tokens that it is told to find there: those, and what is found beyond them in the mean."""
         self.uncached_tokens = uncached_tokens
         """The others, counted in the replica's `waiting_tokens` until its first byte."""
         self.phase = RESERVED
@@ -501,6 +505,8 @@ class Decision:
         """Leading tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0
         """Leading tokens that the records say it holds; more than `predicted_tokens` where not all is counted on."""
+        self.gap_tokens = 0
+        """Tokens from there to the next rung, which may be there in part; 0 if more is remembered."""
         self.doubtful = False
         """Whether what is predicted may well have been evicted, by what the replica was sent since."""
         self.incarnation = replica.incarnation

@@ -487,7 +487,7 @@ class Exchange:
         return (
             b"x-request-id: %b\r\nx-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\n"
             b"x-warmroute-predicted-cached-tokens: %d\r\n"
-            % (self.request_id, replica.id.encode(), decision.kind.encode(), decision.predicted_tokens)
+            % (self.request_id, replica.id.encode(), decision.kind.encode(), decision.expected_tokens)
         )
 
     def _find_id(self, seen: bytes) -> None:

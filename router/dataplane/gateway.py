@@ -220,13 +220,13 @@ class Gateway:
     ) -> None:
         """Count where the prompt's tokens were lost: estimates, in the engine's units."""
         scale = prompt_tokens / shape.prompt_tokens if shape.prompt_tokens > 0 else 1.0
-        known_tokens = max(decision.known_tokens, decision.predicted_tokens)
+        known_tokens = max(decision.known_tokens, decision.expected_tokens)
         self.metrics.funnel(
             shape.model,
             prompt_tokens,
             int(max(shape.reusable_tokens, known_tokens) * scale),
             int(known_tokens * scale),
-            int(decision.predicted_tokens * scale),
+            int(decision.expected_tokens * scale),
             cached_tokens if shape.single else None,
         )
 
@@ -248,7 +248,7 @@ class Gateway:
         shape = exchange.shape
         model = shape.model if shape is not None else ""
         replica = decision.replica.id if decision is not None else None
-        predicted_tokens = decision.predicted_tokens if decision is not None else 0
+        predicted_tokens = decision.expected_tokens if decision is not None else 0
         prompt_tokens = shape.prompt_tokens if shape is not None else 0
         cached_tokens = completion_tokens = None
         if usage is not None:

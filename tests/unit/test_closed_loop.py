@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from router.core.fleet import Decision, Fleet, ProbeSucceeded
@@ -83,6 +85,59 @@ def test_what_was_given_up_and_is_found_is_learnt_too() -> None:
     fleet.confirm(decision, decision.remembered_tokens, 0, 1021.0)
     assert replica.residency.optimism_ratio > before
     assert replica.survival.found_age_s() >= 120
+
+
+def test_what_is_found_beyond_the_deepest_common_rung_is_counted_on_too() -> None:
+    fleet = one()
+    first = ask(fleet, 100.0, (8, 90.0))
+    assert first.predicted_tokens == first.expected_tokens == 1024, "as the eighth rung says"
+    fleet.confirm(first, 1024 + 64, 5, 101.0)
+    second = ask(fleet, 200.0, (8, 190.0))
+    assert (second.predicted_tokens, second.expected_tokens) == (1024, 1024 + 64), "choices go by the rung"
+    assert ask(fleet, 200.0, (4, 190.0)).expected_tokens == 512 + 64, "half of the way to the next one"
+    assert ask(fleet, 200.0, (15, 190.0)).expected_tokens == 1920 + 40, "or to the end"
+    assert ask(fleet, 200.0).expected_tokens == 0
+
+
+def test_what_lies_beyond_is_taken_to_be_there_as_far_as_the_rest_is() -> None:
+    fleet = one()
+    first = ask(fleet, 100.0, (8, 40.0))
+    fleet.confirm(first, 1024 + 64, 5, 101.0)
+    for _ in range(2):
+        fleet.confirm(ask(fleet, 200.0, (8, 140.0)), 0, 5, 201.0)
+    assert ask(fleet, 300.0, (8, 240.0)).expected_tokens == pytest.approx((1024 + 64) / 3, abs=16)
+
+
+def test_a_prefix_that_was_not_found_whole_says_nothing_of_what_lies_beyond() -> None:
+    fleet = one()
+    for at_s in (100.0, 200.0):
+        decision = ask(fleet, at_s, (8, at_s - 60))
+        fleet.confirm(decision, 600, 5, at_s + 1)
+    assert ask(fleet, 300.0, (8, 299.0)).expected_tokens == 1024
+
+
+def test_never_the_whole_prompt_is_predicted() -> None:
+    fleet = one()
+    first = ask(fleet, 100.0, (15, 90.0))
+    fleet.confirm(first, 2000, 5, 101.0)
+    decision = ask(fleet, 200.0, (15, 190.0))
+    assert decision.expected_tokens == 1999
+
+
+def test_predictions_are_right_in_the_mean_wherever_prompts_part() -> None:
+    dice = random.Random(1)
+    fleet = one()
+    predicted = delivered = 0
+    for turn in range(600):
+        at_s = 100.0 + 10 * turn
+        shared_bytes = dice.randrange(600, 7500)
+        decision = ask(fleet, at_s, (shared_bytes // 512, at_s - 2))
+        cached_tokens = shared_bytes // 4 // 16 * 16
+        fleet.confirm(decision, cached_tokens, 5, at_s + 1)
+        if turn >= 100:
+            predicted += decision.expected_tokens
+            delivered += cached_tokens
+    assert predicted == pytest.approx(delivered, rel=0.02)
 
 
 def test_an_answer_of_an_earlier_life_teaches_nothing() -> None:
