@@ -148,6 +148,7 @@ class Worker:
             expire_s=config.leases.expire_s,
             clock=time.monotonic,
             fleet_clock=clock,
+            on_heard=self._load_heard,
         )
         self._data = DataPlane(self.gateway)
         exposition = Exposition(
@@ -249,6 +250,11 @@ class Worker:
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)
         self.gateway.drop_pools()
+
+    def _load_heard(self) -> None:
+        hold = self.gateway.hold
+        if hold is not None and hold.waiting:
+            hold.release(self.gateway.clock())
 
 
 def run(

@@ -81,6 +81,10 @@ class LoadBoard(Protocol):
     async def start(self) -> None:
         """Begin to connect; does not wait for it."""
 
+    def listen(self, ring: Callable[[], None]) -> None:
+        """From now on call `ring` when somebody has posted what `exchange` has not read yet: soon, once until the next
+        `exchange`. A board that cannot tell never does, and is read now and then all the same."""
+
     async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
         """Post a notice, if there is one, and read those posted since the last call, oldest first; own ones may be
         among them. One round trip, ended by the board's own deadline; never raises for a board's failure.

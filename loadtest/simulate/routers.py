@@ -2,8 +2,8 @@
 
 Decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of each other; what
 they make of it is the core's and `router.service.leases`' own code. Placements reach the shared registry `VISIBLE_S`
-after they were made, the router that made them knows them at once. Load notices are posted and read in steps, as often
-as in production and at each router's own phase.
+after they were made, the router that made them knows them at once. Load notices are posted and read in steps, when and
+as often as in production and at each router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
 """
 
 from __future__ import annotations
@@ -124,13 +124,19 @@ class BoardOfOne:
     def __init__(self, board: Board) -> None:
         self._board = board
         self.read_to = 0
+        self.posted = False
+        """Whether the last step posted a notice."""
         self.now_s = 0.0
 
     async def start(self) -> None:
         """Nothing to connect to."""
 
+    def listen(self, ring: Callable[[], None]) -> None:
+        """`Routers` hears for it."""
+
     async def exchange(self, notice: bytes | None) -> Sequence[bytes]:
         """Never waits."""
+        self.posted = notice is not None
         if notice is not None:
             self._board.post(notice, self.now_s)
         found, self.read_to = self._board.read(self.read_to, self.now_s - ROUND_TRIP_S)
@@ -157,6 +163,7 @@ class _Router:
             fleet_clock=lambda: self._board.now_s,
         )
         self.step_s = phase_s
+        self._least_step_s = phase_s
         self.due = False
         """Whether something happened at which a router looks through what it holds."""
 
@@ -165,12 +172,27 @@ class _Router:
         """How far it has read."""
         return self._board.read_to
 
-    def step(self) -> None:
-        """Speak and listen once."""
-        self._board.now_s = self.step_s
+    def step(self) -> float | None:
+        """Speak and listen once. Returns when others hear that there is news, if there is."""
+        now_s = self._board.now_s = self.step_s
         _run(self._leases.step())
-        self.step_s += self._leases.pause_s + ROUND_TRIP_S
+        self._least_step_s = now_s + self._leases.least_pause_s + ROUND_TRIP_S
+        self.step_s = now_s + self._leases.pause_s + ROUND_TRIP_S
         self.due = True
+        return now_s + ROUND_TRIP_S if self._board.posted else None
+
+    @property
+    def hurried(self) -> bool:
+        """Whether something has happened that it should tell at once."""
+        return self._leases.hurried
+
+    def hurry(self, now_s: float) -> bool:
+        """Step as soon as it may. Returns whether that is sooner than it would have been."""
+        step_s = max(now_s, self._least_step_s)
+        if step_s >= self.step_s:
+            return False
+        self.step_s = step_s
+        return True
 
 
 class Routers(Chooser):
@@ -208,12 +230,16 @@ class Routers(Chooser):
         ]
         self._steps = [(router.step_s, number) for number, router in enumerate(self._routers)]
         heapq.heapify(self._steps)
+        """When each is next due, and earlier times that are none."""
+        self._bells: deque[float] = deque()
         self._router_of: dict[str, _Router] = {}
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
         """As the router that the request comes through decides."""
         router = self._at(turn, now_s)
-        return router.chooser.choose(turn, now_s)
+        replica = router.chooser.choose(turn, now_s)
+        self._tell(router, now_s)
+        return replica
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:
         """What any router lets go: each looks after events of its own, after hearing of others, and when due."""
@@ -224,6 +250,7 @@ class Routers(Chooser):
             if router.due or (again_s is not None and again_s <= now_s):
                 router.due = False
                 granted += router.chooser.released(now_s)
+                self._tell(router, now_s)
         return granted
 
     def wake_s(self, now_s: float) -> float | None:
@@ -234,7 +261,9 @@ class Routers(Chooser):
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
         """Its router hears of it."""
-        self._at(turn, now_s).chooser.first_byte(turn, replica, now_s)
+        router = self._at(turn, now_s)
+        router.chooser.first_byte(turn, replica, now_s)
+        self._tell(router, now_s)
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Its router hears of it."""
@@ -243,6 +272,12 @@ class Routers(Chooser):
         del self._router_of[turn.id]
         router.chooser.dispatched(turn, replica, now_s)
         router.chooser.finished(turn, replica, cached_tokens, now_s)
+        self._tell(router, now_s)
+
+    def _tell(self, router: _Router, now_s: float) -> None:
+        """Have it step soon, if it should."""
+        if router.hurried and router.hurry(now_s):
+            heapq.heappush(self._steps, (router.step_s, self._routers.index(router)))
 
     def _at(self, turn: Turn, now_s: float) -> _Router:
         self._step_until(now_s)
@@ -254,12 +289,22 @@ class Routers(Chooser):
         return router
 
     def _step_until(self, now_s: float) -> None:
-        steps = self._steps
-        while steps[0][0] <= now_s:
-            _, number = steps[0]
+        steps, bells = self._steps, self._bells
+        while min(steps[0][0], bells[0] if bells else steps[0][0]) <= now_s:
+            if bells and bells[0] <= steps[0][0]:
+                at_s = bells.popleft()
+                for number, router in enumerate(self._routers):
+                    if router.hurry(at_s):
+                        heapq.heappush(steps, (router.step_s, number))
+                continue
+            due_s, number = heapq.heappop(steps)
             router = self._routers[number]
-            router.step()
-            heapq.heapreplace(steps, (router.step_s, number))
+            if due_s != router.step_s:
+                continue
+            ring_s = router.step()
+            if ring_s is not None:
+                bells.append(ring_s)
+            heapq.heappush(steps, (router.step_s, number))
             if not number:
                 self._board.forget_before(min(r.read_to for r in self._routers))
 

@@ -271,7 +271,8 @@ class LeasesConfig:
     """How routers and workers that share a Redis tell each other their load. Without one there is nobody to tell."""
 
     publish_interval_s: PositiveSeconds = 0.05
-    """Shortest time between two notices of one router. Others see a change within twice this."""
+    """Shortest time between two notices of one router, but for changes by a whole prompt, which go out after 5 ms
+    (more than ten routers: 0.5 ms each). Others see any change within twice this."""
     expire_s: PositiveSeconds = 1.0
     """The load of a router that is silent for this long no longer counts."""
 

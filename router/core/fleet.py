@@ -7,7 +7,7 @@ is given back exactly once, by `settle`. Replicas change only through the method
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import exp, inf
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -43,6 +43,9 @@ __all__ = [
 
 RANKED_BY_POLICY: Final = 8
 """How much of a ranking is asked of the policy, call by call, as retries would; the rest is put in order of cost."""
+
+MOVED_TOKENS: Final = 256
+"""Prompt tokens that others should hear of at once: some 30 ms of prefill, as long as it takes to hear of the rest."""
 
 KEPT_RATIO: Final = 0.75
 """If so much of what was believed to be cached was, all was: prompts are weighed by bytes, and engines count blocks."""
@@ -89,8 +92,17 @@ class Fleet:
         self._ticked_s = -inf
         """When the last tick was."""
         self._queued_weight = parameters.queued_weight
+        self.moved: Callable[[], None] | None = None
+        """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
+        in here. None: nobody wants to know."""
         self.held: Mapping[str, int] = {}
         """Requests held at the router, by model; whoever holds them puts the count here."""
+        self.first_held_s = inf
+        """The order's key of the first of them; infinite where none is."""
+        self.foreign_held = 0
+        """Requests held at other routers; 0 while nobody tells, and where there are several models."""
+        self.rivals: list[float] = []
+        """The key of the first request that each of them holds, in order."""
         self._due_s = -inf
         """When there is something to do by the clock: the next tick, or the first backoff that ends before it."""
 
@@ -135,7 +147,7 @@ class Fleet:
         return view
 
     def _queued_price(self, model: str, view: View) -> float:
-        count = self.held.get(model, 0) if self.held else 0
+        count = self.foreign_held + (self.held.get(model, 0) if self.held else 0)
         return self._queued_weight * count / len(view.members) if count else 0.0
 
     def reserve_if_free(
@@ -146,6 +158,7 @@ class Fleet:
         most_wait_s: float,
         most_ahead_tokens: int,
         planned: list[Replica],
+        behind_s: float = 0.0,
     ) -> Decision | None:
         """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it.
 
@@ -159,7 +172,7 @@ class Fleet:
         held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
-        if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens) <= 0.0:
+        if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s) <= 0.0:
             view.turn += 1
             return self._reserve(replica, kind, tokens, shape, now_s, records, held)
         replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens) + replica.in_flight_delay_s
@@ -171,22 +184,26 @@ class Fleet:
         for replica in planned:
             replica.planned_s = 0.0
 
-    def any_free(self, model: str, now_s: float, most_wait_s: float, most_ahead_tokens: int) -> bool:
+    def any_free(
+        self, model: str, now_s: float, most_wait_s: float, most_ahead_tokens: int, behind_s: float = 0.0
+    ) -> bool:
         """Whether any eligible replica is free (`Replica.free_in_s`).
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         for replica in self._eligibility.view(model).members:
-            if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens) <= 0.0:
+            if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s) <= 0.0:
                 return True
         return False
 
-    def next_free_s(self, now_s: float, most_wait_s: float, most_ahead_tokens: int) -> float:
+    def next_free_s(
+        self, now_s: float, most_wait_s: float, most_ahead_tokens: int, behind_s: float = 0.0
+    ) -> float:
         """Time until the next replica that is not free should be; infinite where all are."""
         soonest_s = inf
         for replica in self._replicas.values():
-            free_in_s = replica.free_in_s(now_s, most_wait_s, most_ahead_tokens)
+            free_in_s = replica.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s)
             if 0.0 < free_in_s < soonest_s:
                 soonest_s = free_in_s
         return soonest_s
@@ -267,6 +284,8 @@ class Fleet:
                 shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
         if used is not None:
             self._note_uses(decision, used, shape)
+        if uncached_tokens > MOVED_TOKENS and self.moved is not None:
+            self.moved()
         if uncached_tokens > 0:
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
@@ -321,6 +340,8 @@ class Fleet:
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
         replica.dequeue(decision, now_s, heard=computed)
+        if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
+            self.moved()
         replica.refresh()
         if decision.trial:
             self.report_success(replica, now_s)
@@ -410,6 +431,8 @@ class Fleet:
             replica.waiting -= 1
             replica.waiting_tokens -= decision.uncached_tokens
             replica.dequeue(decision, now_s)
+            if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
+                self.moved()
         elif decision.tells:
             replica.note_streamed(now_s - decision.started_s)
         replica.refresh()
@@ -429,12 +452,13 @@ class Fleet:
 
     def note_foreign(self, replica: Replica, foreign: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
-        _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s = foreign
+        _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s, awaited_tokens = foreign
         replica.foreign_in_flight = in_flight
         replica.foreign_work_tokens = work_tokens
         replica.foreign_work_s = work_tokens * replica.wait_token_s
         replica.foreign_head_s = head_tokens * replica.wait_token_s
         replica.foreign_since_s = now_s - age_s
+        replica.foreign_awaited_tokens = awaited_tokens
         replica.crowding_s += given_tokens * replica.crowd_token_s
         if given_tokens and replica.stretch is not None:
             replica.stretch.foreign_sent(now_s)

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-Load = tuple[int, int, int, int, int, int, int]
+Load = tuple[int, int, int, int, int, int, int, int]
 """Of one router on one replica: the replica's key; requests in flight; uncached tokens ever given, and tokens ever
 added to the cache, both modulo 2^32; then of its prompts that wait or are prefilled there: all of them, and the first,
-in tokens without context, and for how many ms the first has been under way, as far as that router knows."""
+in tokens without context, and for how many ms the first has been under way, as far as that router knows; and
+uncached tokens of those whose first byte will be heard (`Replica.awaited_tokens`)."""
 
-Foreign = tuple[int, int, int, int, int, int, float]
+Foreign = tuple[int, int, int, int, int, int, float, int]
 """Of all others on one replica: its key; requests in flight; uncached tokens given, and tokens added to the cache,
 since last collected; prompts that wait or are prefilled, and the longest of the first ones, in tokens without context,
-and for how many seconds the engine has been at one."""
+and for how many seconds the engine has been at one; and uncached tokens of those whose first byte will be heard."""
 
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
@@ -39,22 +40,36 @@ class Notice(NamedTuple):
     asking: bool
     """It lacks what others said before, and asks for whole notices."""
     loads: Sequence[Load]
+    held: int = 0
+    """Requests held at the router."""
+    first_ms: int = 0
+    """The key of the first of them less what it will age until then, in ms: comparable between routers."""
 
 
 class _Peer:
-    __slots__ = ("complete", "heard_s", "loads", "number")
+    __slots__ = ("complete", "first_s", "heard_s", "held", "loads", "number")
 
     def __init__(self) -> None:
         self.complete = False
         self.heard_s = 0.0
         self.loads: dict[int, Load] = {}
         self.number = 0
+        self.held = 0
+        self.first_s = 0.0
 
 
 class _Sum:
     """Of one replica over all peers."""
 
-    __slots__ = ("added_tokens", "given_tokens", "heads", "in_flight", "since_s", "work_tokens")
+    __slots__ = (
+        "added_tokens",
+        "awaited_tokens",
+        "given_tokens",
+        "heads",
+        "in_flight",
+        "since_s",
+        "work_tokens",
+    )
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -63,6 +78,7 @@ class _Sum:
         self.added_tokens = 0
         """Since the last `collect`; negative where answers corrected what was said before."""
         self.work_tokens = 0
+        self.awaited_tokens = 0
         self.heads: dict[int, int] = {}
         """By router, for those that have prompts there."""
         self.since_s = -inf
@@ -73,9 +89,11 @@ class _Sum:
         if before is not None:
             self.in_flight -= before[1]
             self.work_tokens -= before[4]
+            self.awaited_tokens -= before[7]
         if load is not None:
             self.in_flight += load[1]
             self.work_tokens += load[4]
+            self.awaited_tokens += load[7]
         if load is not None and load[4]:
             self.heads[router] = load[5]
         else:
@@ -92,6 +110,7 @@ class _Sum:
             self.work_tokens,
             max(heads.values()) if heads else 0,
             now_s - self.since_s,
+            self.awaited_tokens,
         )
 
 
@@ -118,6 +137,15 @@ class ForeignLoad:
         return len(self._peers)
 
     @property
+    def held(self) -> int:
+        """Requests that others hold."""
+        return sum([peer.held for peer in self._peers.values()])
+
+    def firsts(self) -> list[tuple[float, float]]:
+        """Of each that holds requests, the first one's key as it was said, in seconds, and when that was heard."""
+        return [(peer.first_s, peer.heard_s) for peer in self._peers.values() if peer.held]
+
+    @property
     def missing(self) -> bool:
         """True while some router is known in part only: it spoke before this one listened, or a notice was lost."""
         return any(not peer.complete for peer in self._peers.values())
@@ -125,7 +153,7 @@ class ForeignLoad:
     def of(self, key: int, now_s: float) -> Foreign:
         """All other routers together on one replica; nothing counts as given or added since."""
         total = self._sums.get(key)
-        return (key, 0, 0, 0, 0, 0, inf) if total is None else total.told(key, now_s)
+        return (key, 0, 0, 0, 0, 0, inf, 0) if total is None else total.told(key, now_s)
 
     def take(self, notice: Notice, now_s: float) -> None:
         """Believe a notice. Any that is well formed is taken, in whatever order they come."""
@@ -141,6 +169,8 @@ class ForeignLoad:
             peer.complete = False
         peer.number = notice.number
         peer.heard_s = now_s
+        peer.held = notice.held
+        peer.first_s = notice.first_ms / 1000.0
         self.asked |= notice.asking
         loads = peer.loads
         if notice.whole:
@@ -201,6 +231,7 @@ class ForeignLoad:
             kept, derived = self._sums.get(key, _Sum()), sums.get(key, _Sum())
             assert kept.in_flight == derived.in_flight, key
             assert kept.work_tokens == derived.work_tokens, key
+            assert kept.awaited_tokens == derived.awaited_tokens, key
             assert kept.heads == derived.heads, key
             if key in self._sums:
                 assert key in self._changed or kept.in_flight or kept.heads, key

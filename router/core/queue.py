@@ -9,7 +9,8 @@ so that of several prompts with one new prefix only the first is computed whole.
 The rules it keeps:
 1. A request waits here only for a replica that has more than a step's prompts to compute and will be heard to end
    them (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
-   without, whatever the rates are believed to be.
+   without, whatever the rates are believed to be. Only where other routers hold requests that go before does it wait
+   up to `MOST_STAGGERED` times `STAGGER_S` longer.
 2. Nobody held is overtaken by a new one except in the order above.
 3. At most `max_held` wait here, and none longer than `max_hold_s`: beyond either, requests go to the best replica at
    once, as without a queue.
@@ -20,7 +21,7 @@ said so.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -38,6 +39,11 @@ MOST_LENGTH_S: Final = 1.2
 
 MAX_LOOKED_AT: Final = 64
 """Held requests looked through at one event, best first; those behind them wait for the next."""
+
+STAGGER_S: Final = 0.008
+"""How much later a request goes for each router that holds one to go before it: as long as it takes to hear whether
+that has gone. Otherwise all routers would send to the replica that comes free, at the same moment."""
+MOST_STAGGERED: Final = 4
 
 LEAST_TIMER_S: Final = 0.005
 MOST_TIMER_S: Final = 0.5
@@ -125,8 +131,12 @@ class HoldQueue:
             return fleet.choose_and_reserve(shape, records, now_s)
         if not self._tickets:
             planned: list[Replica] = []
+            behind_s = 0.0
+            if fleet.rivals:
+                rank_s = min(fleet.prefill_s(shape, records), MOST_LENGTH_S) + AGEING_RATIO * now_s
+                behind_s = self._behind_s(rank_s)
             decision = fleet.reserve_if_free(
-                shape, records, now_s, self._most_wait_s, self._most_ahead_tokens, planned
+                shape, records, now_s, self._most_wait_s, self._most_ahead_tokens, planned, behind_s
             )
             if decision is not None:
                 return decision
@@ -137,13 +147,26 @@ class HoldQueue:
         ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
         self._models[shape.model] = self._models.get(shape.model, 0) + 1
+        if rank_s < fleet.first_held_s:
+            fleet.first_held_s = rank_s
+            if fleet.moved is not None:
+                fleet.moved()
         return ticket
+
+    def _behind_s(self, rank_s: float) -> float:
+        """How much later than at once a request with this key may go, for other routers' sake."""
+        rivals = self._fleet.rivals
+        return STAGGER_S * min(bisect_left(rivals, rank_s), MOST_STAGGERED) if rivals else 0.0
+
+    def _tell_first(self) -> None:
+        self._fleet.first_held_s = self._tickets[0].key[0] if self._tickets else inf
 
     def withdraw(self, ticket: Ticket) -> None:
         """The client is gone; a no-op if the ticket was granted."""
         if ticket.open:
             self._close(ticket)
             self._tickets.remove(ticket)
+            self._tell_first()
 
     def release(self, now_s: float, freed: Replica | None = None) -> float | None:
         """Grant what may go. Calls `granted` of each; those must not call back in here.
@@ -159,15 +182,16 @@ class HoldQueue:
         fleet = self._fleet
         most_wait_s = self._most_wait_s
         most_ahead_tokens = self._most_ahead_tokens
+        behind_s = self._behind_s(self._tickets[0].key[0])
+        answers: list[tuple[Ticket, Decision | RouterError]] = []
         if freed is None:
             answers = self._look(now_s)
-            wait_s = fleet.next_free_s(now_s, most_wait_s, most_ahead_tokens)
+            wait_s = fleet.next_free_s(now_s, most_wait_s, most_ahead_tokens, behind_s)
             self._due_s = now_s + (wait_s if wait_s < MOST_TIMER_S else MOST_TIMER_S)
         else:
-            if freed.free_in_s(now_s, most_wait_s, most_ahead_tokens) > 0.0:
-                return self._pause_s(now_s)
-            answers = self._look(now_s)
-            wait_s = freed.free_in_s(now_s, most_wait_s, most_ahead_tokens)
+            if freed.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s) <= 0.0:
+                answers = self._look(now_s)
+            wait_s = freed.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s)
             if 0.0 < wait_s < self._due_s - now_s:
                 self._due_s = now_s + wait_s
         if answers:
@@ -175,6 +199,7 @@ class HoldQueue:
                 self._close(ticket)
             self._tickets = [ticket for ticket in self._tickets if ticket.open]
             self._tickets.sort()
+            self._tell_first()
         for ticket, answer in answers:
             ticket.granted(answer)
         return self._pause_s(now_s) if self._tickets else None
@@ -215,9 +240,11 @@ class HoldQueue:
         models = len(self._models)
         for ticket in self._tickets:
             limit_s = most_wait_s
+            behind_s = self._behind_s(ticket.key[0])
             try:
                 if by_age and not oldest_s < ticket.arrival_s <= now_s:
                     limit_s = inf  # held for too long, or the clock was set back
+                    behind_s = 0.0
                 elif busy == models or len(planned) >= MAX_LOOKED_AT:
                     if by_age:
                         continue
@@ -226,13 +253,15 @@ class HoldQueue:
                     model = ticket.shape.model
                     known = free.get(model)
                     if known is None:
-                        known = free[model] = fleet.any_free(model, now_s, most_wait_s, most_ahead_tokens)
+                        known = free[model] = fleet.any_free(
+                            model, now_s, most_wait_s, most_ahead_tokens, behind_s
+                        )
                         if not known:
                             busy += 1
                     if not known:
                         continue
                 decision = fleet.reserve_if_free(
-                    ticket.shape, ticket.records, now_s, limit_s, most_ahead_tokens, planned
+                    ticket.shape, ticket.records, now_s, limit_s, most_ahead_tokens, planned, behind_s
                 )
             except RouterError as error:
                 answers.append((ticket, error))

@@ -56,6 +56,7 @@ class Replica:
         "delay_s",
         "eviction_weight",
         "evictions_worth",
+        "foreign_awaited_tokens",
         "foreign_head_s",
         "foreign_in_flight",
         "foreign_since_s",
@@ -153,6 +154,8 @@ class Replica:
         """Other routers' prompts that wait or are prefilled, in tokens without context; 0 while nobody tells."""
         self.foreign_work_s = 0.0
         """The same as time."""
+        self.foreign_awaited_tokens = 0
+        """Other routers' `awaited_tokens`; 0 while nobody tells."""
         self.foreign_head_s = 0.0
         """The longest of the first prompts of each."""
         self.foreign_since_s = -inf
@@ -272,7 +275,10 @@ class Replica:
         if stretch is None:
             # Behind another router's prompt it has not begun yet.
             ahead_s = self.wait_s(now_s) - self.planned_s if self.foreign_work_s > 0.0 else 0.0
-            self.since_s = now_s if self.foreign_work_s <= 0.0 else self.foreign_since_s
+            if self.foreign_work_s <= 0.0:
+                self.since_s = now_s
+            elif self.foreign_since_s > self.since_s:  # else it began when the last one from here was over
+                self.since_s = self.foreign_since_s
             self.head_s = prefill_s
             stretch = self.stretch = Stretch(now_s, True, self.in_flight - self.waiting)
             if ahead_s > 0.0:
@@ -287,9 +293,10 @@ class Replica:
         if decision.streams:
             self.awaited_tokens += decision.uncached_tokens
 
-    def prefilling(self, now_s: float) -> tuple[int, int, int]:
-        """What other routers are told of the queue: its sum and its first prompt in tokens without context, and for
-        how many ms that has been under way. Not in seconds: each router learns a replica's speed by itself."""
+    def prefilling(self, now_s: float) -> tuple[int, int, int, int]:
+        """What other routers are told of the queue: its sum and its first prompt in tokens without context, for
+        how many ms that has been under way, and `awaited_tokens`. Not in seconds: each router learns a replica's
+        speed by itself."""
         tokens_per_s = self.prefill_tokens_per_s
         age_s = now_s - self.since_s
         if age_s < 0.0 or age_s > 1e6:
@@ -298,6 +305,7 @@ class Replica:
             int(self.work_s * tokens_per_s + 0.5),
             int(self.head_s * tokens_per_s + 0.5),
             int(age_s * 1000.0),
+            self.awaited_tokens,
         )
 
     def dequeue(self, decision: Decision, now_s: float, heard: bool = False) -> None:
@@ -336,22 +344,28 @@ class Replica:
         self.work_s -= prefill_s
         self.head_s = queue[next(iter(queue))]
 
-    def free_in_s(self, now_s: float, most_wait_s: float, most_ahead_tokens: int) -> float:
+    def free_in_s(
+        self, now_s: float, most_wait_s: float, most_ahead_tokens: int, behind_s: float = 0.0
+    ) -> float:
         """Time until a request held for it should be sent; 0 or less: at once.
 
-        It is held only while more than `most_ahead_tokens` of streamed prompts have no first byte: the one sign from
-        outside that the engine has a full step to compute, however wrong the rates are, and its end will be heard.
+        It is held only while more than `most_ahead_tokens` of streamed prompts, whoever sent them, have no first
+        byte: the one sign from outside that the engine has a full step to compute, however wrong the rates are, and
+        its end will be heard. `behind_s` is how much later than others' requests this one may go.
         """
         streamed = self.streamed
-        if (
-            self.awaited_tokens <= most_ahead_tokens
-            or streamed < LEAST_STREAMED
-            or self.health.state is not ReplicaState.READY
-        ):
+        if streamed < LEAST_STREAMED or self.health.state is not ReplicaState.READY:
             return 0.0
-        if streamed == LEAST_STREAMED and now_s - self.since_s > DOUBTED_RATIO * self.head_s + DOUBTED_S:
-            return 0.0
-        return self.wait_s(now_s) - most_wait_s
+        since_s = self.since_s
+        if self.foreign_since_s > since_s:
+            since_s = self.foreign_since_s
+        if self.awaited_tokens + self.foreign_awaited_tokens <= most_ahead_tokens:
+            return behind_s + since_s - now_s if since_s <= now_s and behind_s > 0.0 else 0.0
+        if streamed == LEAST_STREAMED:
+            head_s = self.head_s if self.head_s > self.foreign_head_s else self.foreign_head_s
+            if now_s - since_s > DOUBTED_RATIO * head_s + DOUBTED_S:
+                return 0.0
+        return self.wait_s(now_s) - most_wait_s + behind_s
 
     def note_streamed(self, after_s: float) -> None:
         """An answer that should be streamed ended so long after its first byte."""

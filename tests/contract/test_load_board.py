@@ -34,6 +34,21 @@ def make(request: pytest.FixtureRequest) -> MakeBoard:
     return lambda: patient(server)
 
 
+def test_a_board_rings_when_another_has_posted(make: MakeBoard) -> None:
+    async def run(one: LoadBoard, two: LoadBoard) -> None:
+        rung = asyncio.Event()
+        two.listen(rung.set)
+        for notice in (b"a", b"b"):
+            await two.exchange(None)
+            rung.clear()
+            await one.exchange(notice)
+            async with asyncio.timeout(60):
+                await rung.wait()
+                assert list(await two.exchange(None) or ()) == [notice]
+
+    with_boards(make, 2, run)
+
+
 def patient(server: RedisServer, namespace: str = "w") -> RedisLoadBoard:
     """A board whose deadline says nothing about how busy the machine is."""
     return RedisLoadBoard(server.url, namespace=namespace, deadline_s=30.0)

@@ -163,7 +163,7 @@ class FleetMachine(RuleBasedStateMachine):
     def others_tell(self, replica_id: ReplicaId, tokens: int, given: int, age_s: float) -> None:
         replica = self.fleet.replicas.get(replica_id)
         if replica is not None:
-            foreign = (0, int(tokens > 0), given, given, tokens, tokens // 2, age_s)
+            foreign = (0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
             self.fleet.note_foreign(replica, foreign, self.now_s)
 
     @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))

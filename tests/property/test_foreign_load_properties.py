@@ -18,6 +18,7 @@ loads = st.tuples(
     st.integers(0, 9000),
     st.integers(0, 9),
     st.integers(0, 9),
+    st.integers(0, 9),
 )
 notices = st.builds(
     Notice,
@@ -48,7 +49,7 @@ def test_any_notices_in_any_order_leave_sums_that_follow_from_what_was_said_last
     ledger.expire(now_s + 1.001)
     assert ledger.routers == 0
     for foreign in [ledger.of(key, now_s) for key in range(6)]:
-        assert (foreign[1], foreign[4], foreign[5]) == (0, 0, 0)
+        assert (foreign[1], foreign[4], foreign[5], foreign[7]) == (0, 0, 0, 0)
 
 
 changes = st.lists(st.tuples(st.integers(1, 3), loads, st.booleans()), max_size=60)
@@ -76,4 +77,5 @@ def test_after_losses_whole_notices_make_everything_right(
         heard = ledger.of(key, 0.0)
         assert heard[1] == sum(load[1] for load in expected)
         assert heard[4] == sum(load[4] for load in expected)
+        assert heard[7] == sum(load[7] for load in expected)
         assert heard[5] == max([load[5] for load in expected if load[4]], default=0)

@@ -64,7 +64,7 @@ async def take_on_load(url: str, count: int, seed: int) -> None:
         await asyncio.sleep(1.0)
         for _ in range(count):
             await asyncio.sleep(rng.uniform(0.005, 0.06))
-            speaker.send(speaker.replicas[0], 10)
+            speaker.send(speaker.replicas[0], 1000)
             print(time.monotonic(), flush=True)
         await asyncio.sleep(60)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class SharedList:
@@ -10,6 +10,7 @@ class SharedList:
 
     def __init__(self) -> None:
         self.notices: list[bytes] = []
+        self.bells: dict[ListBoard, Callable[[], None]] = {}
         self.up = True
 
 
@@ -28,6 +29,10 @@ class ListBoard:
     async def start(self) -> None:
         """Nothing to connect to."""
 
+    def listen(self, ring: Callable[[], None]) -> None:
+        """Rings at every notice of another."""
+        self._common.bells[self] = ring
+
     async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
         """Reading begins with the first own notice after every outage."""
         common = self._common
@@ -39,6 +44,9 @@ class ListBoard:
             lost, self.lose_next = self.lose_next, False
             if not lost:
                 common.notices.append(notice)
+                for board, ring in common.bells.items():
+                    if board is not self:
+                        ring()
         if self._read_to is None:
             if notice is not None:
                 self._read_to = len(common.notices)

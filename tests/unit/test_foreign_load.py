@@ -11,7 +11,7 @@ OWN, A, B = 1, 2, 3
 
 def load(key: int, in_flight: int, work: int = 0, given: int = 0, added: int = 0, age_ms: int = 0) -> Load:
     """One prompt of so much work."""
-    return key, in_flight, given, added, work, work, age_ms
+    return key, in_flight, given, added, work, work, age_ms, work
 
 
 def of(ledger: ForeignLoad, key: int) -> tuple[int, int]:

@@ -10,23 +10,25 @@ from router.core.foreign_load import Load, Notice
 from router.core.types import ReplicaId
 from router.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
 
-MOST: Load = (2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535)
-TOO_MUCH: Load = (9, 1_000_000, 2**32 + 3, -1, 2**40, 10**9, 10**6)
+MOST: Load = (2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)
+TOO_MUCH: Load = (9, 1_000_000, 2**32 + 3, -1, 2**40, 10**9, 10**6, 10**9)
 GOLDEN = [
-    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "0203010203040506070800000000"),
+    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "0303010203040506070800000000000000000000"),
     (
         Notice(
             1,
             0xFFFF_FFFF,
             False,
             False,
-            [(0x1234_5678_9ABC_DEF0, 3, 70_000, 4_000_000_000, 5_000, 6_400, 70)],
+            [(0x1234_5678_9ABC_DEF0, 3, 70_000, 4_000_000_000, 5_000, 6_400, 70, 4_992)],
         ),
-        "02000000000000000001ffffffff123456789abcdef0000300011170ee6b28000000138800640046",
+        "03000000000000000001ffffffff000000000000123456789abcdef0000300011170ee6b28000000138800640046004e",
     ),
     (
-        Notice(2, 5, True, False, [(1, 0, 0, 7, 0, 0, 0), MOST]),
-        "0201000000000000000200000005" + "0000000000000001000000000000000000070000000000000000" + "f" * 52,
+        Notice(2, 5, True, False, [(1, 0, 0, 7, 0, 0, 0, 0), MOST], held=3, first_ms=-250),
+        "03010000000000000002000000050003ffffff06"
+        + "00000000000000010000000000000000000700000000000000000000"
+        + "f" * 56,
     ),
 ]
 
@@ -39,6 +41,7 @@ loads = st.lists(
         st.integers(0, 2**32 - 1),
         st.integers(0, 65_535).map(lambda steps: steps * 64),
         st.integers(0, 65_535),
+        st.integers(0, 65_535).map(lambda steps: steps * 64),
     ),
     max_size=20,
 )
@@ -46,7 +49,15 @@ loads = st.lists(
 
 @pytest.mark.parametrize(("notice", "packed"), GOLDEN)
 def test_golden_notices_pack_and_unpack(notice: Notice, packed: str) -> None:
-    raw = pack_notice(notice.router, notice.number, notice.loads, whole=notice.whole, asking=notice.asking)
+    raw = pack_notice(
+        notice.router,
+        notice.number,
+        notice.loads,
+        whole=notice.whole,
+        asking=notice.asking,
+        held=notice.held,
+        first_ms=notice.first_ms,
+    )
     assert raw.hex() == packed
     assert unpack_notice(raw) == notice
 
@@ -67,11 +78,12 @@ def test_any_bytes_are_a_notice_or_none(raw: bytes) -> None:
 
 
 def test_counts_beyond_their_field_are_clamped_and_running_totals_wrap() -> None:
-    raw = pack_notice(1, 2**32 + 4, [TOO_MUCH], whole=False, asking=False)
+    raw = pack_notice(1, 2**32 + 4, [TOO_MUCH], whole=False, asking=False, held=1_000_000, first_ms=-(10**12))
     heard = unpack_notice(raw)
     assert heard is not None
     assert heard.number == 4
-    assert heard.loads == [(9, 65_535, 3, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535)]
+    assert (heard.held, heard.first_ms) == (65_535, -(2**31 - 1))
+    assert heard.loads == [(9, 65_535, 3, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)]
 
 
 def test_a_replica_is_called_the_same_by_every_version() -> None:

@@ -12,11 +12,12 @@ from router.core.cost import CostParameters
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from router.core.health import HealthParameters
 from router.core.policies import POLICIES
+from router.core.queue import HoldParameters, HoldQueue, Ticket
 from router.core.types import Incarnation, ReplicaId, RequestShape
 from router.ports import LoadBoard
-from router.service.leases import ASK_INTERVAL_S, WHOLE_INTERVAL_S, Leases
+from router.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, Leases
 from router.service.tasks import Tasks
-from router.wire.lease import unpack_notice
+from router.wire.lease import HEADER_BYTES, unpack_notice
 from tests.support.load_boards import ListBoard, SharedList
 
 INTERVAL_S = 0.05
@@ -37,6 +38,7 @@ class Router:
     def __init__(self, number: int, board: LoadBoard, clock: Clock) -> None:
         parameters = CostParameters(prefill_tokens_per_s=1000.0, attention_context_tokens=0.0)
         self.clock = clock
+        self.heard = 0
         self.fleet = Fleet(POLICIES["round-robin"](parameters), Random(1), parameters, HealthParameters())
         for name in ("a", "b"):
             self.join(name)
@@ -49,7 +51,11 @@ class Router:
             expire_s=EXPIRE_S,
             clock=clock,
             fleet_clock=clock,
+            on_heard=self.hear,
         )
+
+    def hear(self) -> None:
+        self.heard += 1
 
     def join(self, name: str) -> None:
         self.fleet.apply(ReplicaAdded(ReplicaId(name), f"http://{name}:1"))
@@ -94,6 +100,7 @@ def test_a_change_is_seen_by_the_others_within_twice_the_interval() -> None:
     decision = one.send("a", 1000)
     deployment.run(2 * INTERVAL_S)
     assert two.foreign("a") == three.foreign("a") == (1, 1.0)
+    assert (one.heard, two.heard, three.heard) == (0, 1, 1), "whoever holds requests is told"
     assert one.foreign("a") == (0, 0.0)
     assert two.foreign("b") == (0, 0.0)
     one.fleet.started(decision, 0.0)
@@ -139,6 +146,21 @@ def test_a_prompt_behind_another_routers_waits_for_it() -> None:
     for router in (one, two):
         replica = router.fleet.replicas[ReplicaId("a")]
         assert replica.wait_s(deployment.clock.now_s) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_prompt_behind_one_that_began_after_an_own_one_waits_for_all_of_it() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    replica = one.fleet.replicas[ReplicaId("a")]
+    first = one.send("a", 5_000)
+    deployment.run(1.0)
+    two.send("a", 5_000)  # begins when the first is over, which its own router is not told as its beginning
+    deployment.run(4.0)
+    one.fleet.started(first, deployment.clock.now_s)
+    deployment.run(2.0)
+    one.send("a", 500)
+    assert replica.wait_s(deployment.clock.now_s) == pytest.approx(3.0 + 0.5, abs=0.1)
+    assert replica.free_in_s(deployment.clock.now_s, 0.04, 512) > 3.0
 
 
 def test_what_others_add_to_a_cache_ages_what_is_in_it() -> None:
@@ -227,7 +249,7 @@ def test_quiet_routers_say_nothing_but_that_they_live() -> None:
     deployment.run(2.0)
     sent = [board.posted - count for board, count in zip(deployment.boards, before, strict=True)]
     assert all(4 <= count <= 8 for count in sent)
-    assert all(len(raw) == 14 for raw in deployment.common.notices[written:])
+    assert all(len(raw) == HEADER_BYTES for raw in deployment.common.notices[written:])
 
 
 def test_a_busy_router_speaks_at_most_once_an_interval_and_names_only_what_changed() -> None:
@@ -242,6 +264,68 @@ def test_a_busy_router_speaks_at_most_once_an_interval_and_names_only_what_chang
     assert deployment.boards[0].posted - before <= 21
     heard = [unpack_notice(raw) for raw in deployment.common.notices[written:]]
     assert all(notice is not None and len(notice.loads) <= 1 for notice in heard)
+
+
+def test_a_change_by_a_whole_prompt_is_told_and_heard_at_once() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    for router, board in zip(deployment.routers, deployment.boards, strict=True):
+        board.listen(router.leases.ring)
+    deployment.run(2 * INTERVAL_S)
+    one.send("b", 10)
+    assert not one.leases.hurried, "little can wait"
+    deployment.run(2 * INTERVAL_S)
+    decision = one.send("a", 1000)
+
+    def hurry() -> None:
+        assert one.leases.hurried
+        deployment.clock.now_s += one.leases.least_pause_s
+        asyncio.run(one.leases.step())
+        assert two.leases.hurried, "the board rings"
+        asyncio.run(two.leases.step())
+        assert not two.leases.hurried
+
+    hurry()
+    assert two.foreign("a") == (1, 1.0)
+    one.fleet.started(decision, deployment.clock.now_s)
+    hurry()
+    assert two.foreign("a") == (1, 0.0)
+    other = one.send("a", 1000)
+    hurry()
+    one.fleet.settle(other, deployment.clock.now_s)
+    hurry()
+    assert two.foreign("a") == (1, 0.0)
+
+
+def test_many_routers_hurry_less() -> None:
+    assert Deployment(2).settled().routers[0].leases.least_pause_s == LEAST_PAUSE_S
+    assert Deployment(24).settled().routers[0].leases.least_pause_s == pytest.approx(0.012)
+    assert Deployment(80).settled().routers[0].leases.least_pause_s == INTERVAL_S / 2
+
+
+def test_others_know_how_many_a_router_holds_and_which_of_all_goes_first() -> None:
+    deployment = Deployment(3).settled()
+    one, two, three = deployment.routers
+    for router in deployment.routers:
+        for replica in router.fleet.replicas.values():
+            router.fleet.reserve_on(
+                replica.id, RequestShape("m", prompt_tokens=20_000), deployment.clock.now_s
+            )
+    held = {}
+    for router, tokens in ((one, 100), (two, 900)):
+        queue = HoldQueue(router.fleet, HoldParameters())
+        shape = RequestShape("m", prompt_tokens=tokens)
+        ticket = queue.offer(shape, None, deployment.clock.now_s, lambda _: None)
+        assert isinstance(ticket, Ticket)
+        held[router] = queue, ticket
+    deployment.run(2 * INTERVAL_S)
+    assert [router.fleet.foreign_held for router in deployment.routers] == [1, 1, 2]
+    assert two.fleet.rivals == pytest.approx([one.fleet.first_held_s], abs=0.01)
+    assert one.fleet.first_held_s < two.fleet.first_held_s == pytest.approx(three.fleet.rivals[1], abs=0.01)
+    queue, ticket = held[one]
+    queue.withdraw(ticket)
+    deployment.run(2 * INTERVAL_S)
+    assert (two.fleet.foreign_held, two.fleet.rivals) == (0, [])
 
 
 def test_everything_is_said_again_once_in_a_while() -> None:

@@ -7,7 +7,7 @@ import pytest
 from router.core.errors import NotFoundError, RouterError
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
 from router.core.health import FailureReason
-from router.core.queue import HoldParameters, HoldQueue, Ticket
+from router.core.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
 from router.core.replica import MOST_STREAMED
 from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
@@ -242,9 +242,43 @@ def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
     assert isinstance(world.offer("c", 8000, 200.0), Ticket)
 
 
-def test_other_routers_load_holds_nobody() -> None:
+def test_other_routers_prompts_are_waited_for_as_own_ones() -> None:
     world = World()
-    world.fleet.note_foreign(world.fleet.replicas[ReplicaId("r0")], (0, 50, 0, 0, 1_000_000, 9000, 0.0), 0.0)
+    replica = world.fleet.replicas[ReplicaId("r0")]
+    world.fleet.note_foreign(replica, (0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
+    assert isinstance(world.offer("a", 8000, 0.0), Ticket)
+    world.queue.release(1.0)
+    assert world.names == []
+    world.fleet.note_foreign(replica, (0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
+    world.queue.release(1.0)
+    assert world.names == ["a"]
+
+
+def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_moment() -> None:
+    world = World()
+    replica = world.fleet.replicas[ReplicaId("r0")]
+    world.fleet.note_foreign(replica, (0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
+    assert isinstance(world.offer("a", 8000, 0.0), Ticket)
+    world.fleet.note_foreign(replica, (0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
+    world.fleet.rivals = [-1.0, 0.5, 100.0]
+    again_s = world.queue.release(1.0)
+    assert world.names == []
+    assert again_s is not None
+    assert again_s <= 2.1 * STAGGER_S
+    world.goes_between("a", 1.0 + 1.9 * STAGGER_S, 1.0 + 2.1 * STAGGER_S)
+    world.fleet.validate()
+
+
+def test_a_replica_that_has_long_been_free_is_left_to_nobody() -> None:
+    world = World()
+    world.fleet.rivals = [-1.0] * 9
+    assert isinstance(world.offer("a", 8000, 5.0), Decision)
+
+
+def test_other_routers_prompts_whose_end_nobody_hears_hold_nobody() -> None:
+    world = World()
+    replica = world.fleet.replicas[ReplicaId("r0")]
+    world.fleet.note_foreign(replica, (0, 50, 0, 0, 1_000_000, 9000, 0.0, 0), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Decision)
 
 

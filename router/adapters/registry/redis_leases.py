@@ -2,8 +2,9 @@
 
 A stream because each router then reads each notice once, whole fleets' worth in one reply: with a key a router, a
 hundred routers would read each other's thousand replicas anew twenty times a second. Only commands on one key, so that
-a Cluster needs nothing special. The connection is this board's own: a lookup never waits behind it. What is kept is
-bounded (`KEPT`), and gone a minute after the last router.
+a Cluster needs nothing special. The connections are this board's own: a lookup never waits behind them. One carries the
+notices; on the other a blocking read stands between exchanges, so that news are told when they come and idle routers
+need not ask. What is kept is bounded (`KEPT`), and gone a minute after the last router.
 
 Reads no notice. Whoever falls behind by more than what is kept is told nothing of it: notices are numbered.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.adapters.registry.redis_commands import pack
@@ -29,6 +30,9 @@ KEPT = 4096
 _READ_AT_ONCE = 1000
 _LIFETIME_MS = 60_000
 _CONNECT_S = 2.0
+
+_BELL_MS = 1000
+"""How long one blocking read stands."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -57,6 +61,11 @@ class RedisLoadBoard:
         self._deadline_s = deadline_s
         self._rng = rng if rng is not None else random.Random()
         self._pipe: Pipe | None = None
+        self._bell: Pipe | None = None
+        """The connection of the blocking read."""
+        self._ring: Callable[[], None] | None = None
+        self._listening = False
+        """Whether a blocking read stands."""
         self._read_to: bytes | None = None
         """Id of the last notice read; `None` before this connection's first own one, where reading begins."""
         self._lost = asyncio.Event()
@@ -81,6 +90,10 @@ class RedisLoadBoard:
         self._drop()
         await asyncio.sleep(0)  # The transport finishes closing in the loop's next round.
 
+    def listen(self, ring: Callable[[], None]) -> None:
+        """Ring as soon as there is something to read, once until the next exchange."""
+        self._ring = ring
+
     async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
         """Append and read in one round trip. After a new connection reading begins with the first own notice."""
         pipe = self._pipe
@@ -92,6 +105,7 @@ class RedisLoadBoard:
             notices = self._read(replies, posted=notice is not None)
             self._served = True
             self._announced_trouble = False
+            self._wait_for_news()
             return notices
         except (OSError, RedisError, TimeoutError) as error:
             self.errors += 1
@@ -102,6 +116,32 @@ class RedisLoadBoard:
             if pipe is self._pipe:
                 self._drop()
             return None
+
+    def _wait_for_news(self) -> None:
+        """Have a blocking read stand, if it is wanted; one that stands may be from before what was just read."""
+        bell, read_to = self._bell, self._read_to
+        if self._ring is None or self._listening or read_to is None or bell is None or not bell.open:
+            return
+        self._listening = True
+        bell.send(
+            pack("XREAD", "COUNT", 1, "BLOCK", _BELL_MS, "STREAMS", self._key, read_to), 1, self._on_news
+        )
+
+    def _on_news(self, replies: Replies | None) -> None:
+        self._listening = False
+        if replies is None:
+            return
+        reply = replies[0]
+        if isinstance(reply, Exception):
+            self._bell = None  # a proxy that knows no blocking reads, for one: the board is read now and then
+        elif not reply:
+            self._wait_for_news()
+        elif self._ring is not None:
+            entry_id = reply[0][1][0][0]
+            if self._read_to is not None and _id(entry_id) > _id(self._read_to):
+                self._ring()
+            else:
+                self._wait_for_news()
 
     def _commands(self, notice: bytes | None) -> tuple[bytes, int]:
         words: list[bytes] = []
@@ -149,24 +189,37 @@ class RedisLoadBoard:
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
 
     async def _connect(self) -> None:
+        self._drop()
+        pipe = await self._open()
+        self._read_to = None
+        self._pipe = pipe
+        self._bell = await self._open()
+
+    async def _open(self) -> Pipe:
+        """A connection to the server that keeps the key."""
         nodes = await find_nodes(self._target, self._on_lost)
         keeper = nodes.keeper(self._key)
-        self._pipe = keeper
-        self._read_to = None
         for pipe in nodes.pipes:
             if pipe is not keeper:
                 pipe.close()
         if keeper is None:
             raise RedisError("no server keeps the leases' key")
+        return keeper
 
     def _on_lost(self, pipe: Pipe) -> None:
-        if pipe is self._pipe:
-            self._pipe = None
+        if pipe is self._pipe or pipe is self._bell:
+            self._drop()
             self._lost.set()
 
     def _drop(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
+        if self._pipe is not None or self._bell is not None:
+            self._lost.set()
+        pipe, self._pipe = self._pipe, None
+        bell, self._bell = self._bell, None
+        self._listening = False
+        for one in (pipe, bell):
+            if one is not None:
+                one.close()
 
 
 class NoBoard:
@@ -176,6 +229,9 @@ class NoBoard:
 
     async def start(self) -> None:
         """Nothing to connect to."""
+
+    def listen(self, ring: Callable[[], None]) -> None:
+        """There is never any news."""
 
     async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
         """Nobody listens, nobody speaks."""
