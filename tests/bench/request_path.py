@@ -1,11 +1,12 @@
 """CPU time of the router's own code for one proxied request: everything but the kernel and the event loop.
 
-    python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile] [--policy prefix-cost]
+    python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile | --instructions] [--policy prefix-cost]
 
 Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes
 go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine;
-compare two figures of one run. Bodies are like those of the overhead benchmark: three quarters of each are one of 16
-shared system prompts.
+compare two figures of one run. `--instructions` counts what valgrind's callgrind sees executed instead, which no other
+work on the machine changes: the difference of two runs, so without the start. Bodies are like those of the overhead
+benchmark: three quarters of each are one of 16 shared system prompts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import cProfile
 import json
 import pstats
 import random
+import re
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 from router.app import Worker
 from router.config.load import load
@@ -87,6 +93,29 @@ def requests(size: int, count: int) -> list[bytes]:
     return made
 
 
+def instructions(kb: int, policy: str) -> int:
+    """Instructions of one request, by callgrind."""
+    few, many = 500, 2500
+    counts = []
+    for count in (few, many):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder, "out")
+            command = [
+                "valgrind",
+                "--tool=callgrind",
+                f"--callgrind-out-file={out}",
+                sys.executable,
+                "-P",
+                "-m",
+            ]
+            command += ["tests.bench.request_path", f"--kb={kb}", f"--requests={count}", f"--policy={policy}"]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            found = re.search(r"^totals: (\d+)$", out.read_text(), re.MULTILINE)
+            assert found is not None, "callgrind wrote no total"
+            counts.append(int(found[1]))
+    return round((counts[1] - counts[0]) / (many - few))
+
+
 async def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser()
@@ -94,7 +123,12 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--policy", default="prefix-cost")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--instructions", action="store_true", help="count instructions (needs valgrind)")
+    parser.add_argument("--requests", type=int, default=0, help="so many, instead of --seconds")
     arguments = parser.parse_args()
+    if arguments.instructions:
+        print(f"{arguments.kb} KB: {instructions(arguments.kb, arguments.policy):,} instructions a request")
+        return
     urls = [f"http://127.0.0.1:{9101 + index}" for index in range(4)]
     config = load([], environ={"WARMROUTE_REPLICAS": ",".join(urls), "WARMROUTE_POLICY": arguments.policy})
     worker = Worker(config)
@@ -118,7 +152,6 @@ async def main() -> None:
         exchange = client.exchange
         assert exchange is not None
         assert exchange.connection is not None
-        assert exchange.connection is not None
         exchange.connection.data_received(ANSWER)
 
     def many(seconds: float) -> int:
@@ -130,6 +163,10 @@ async def main() -> None:
             count += len(made)
         return count
 
+    if arguments.requests:
+        for number in range(arguments.requests):
+            once(made[number % len(made)])
+        return
     many(0.5)
     profiler = cProfile.Profile()
     if arguments.profile:
