@@ -4,8 +4,9 @@ Decides from which moment on a prefix that was last used before it is taken for 
 go is; knows no prefixes. The engine keeps what was used last: counted by time of last use, the newest tokens that fill
 its cache are resident, and the time of the oldest of them is the horizon.
 
-Blind to other routers' requests, whose share of the cache it takes for free: then it errs towards "still there", which
-costs what not asking would cost. Answers that report cached tokens correct the count (`touch` with the difference).
+Other routers tell what they add (`Fleet.note_foreign`); where they do not, their share of the cache is taken for free:
+it errs towards "still there", which costs what not asking would cost. Answers that report cached tokens correct the
+count (`touch` with the difference).
 """
 
 from __future__ import annotations

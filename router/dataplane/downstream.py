@@ -184,6 +184,8 @@ class ClientConnection:
     def _begin_found(self, found: Found, data: bytes) -> bool:
         """Begin a request whose head is known. False if the parser must see it after all."""
         head, body_at, length_bytes = found
+        if length_bytes > self._gateway.limits.body_bytes:
+            return False
         missing_bytes = length_bytes - len(data) + body_at
         body = data[body_at:]
         if not missing_bytes:
@@ -193,12 +195,13 @@ class ClientConnection:
             request.reserved_bytes, self._reserved_bytes = self._reserved_bytes, 0
             self._begin(request)
             return True
-        if missing_bytes < LARGE_BYTES or length_bytes > self._gateway.limits.body_bytes:
+        if missing_bytes < LARGE_BYTES:
             return False
         if not self._reserve(length_bytes):
             return False
         self.waiting = Waiting.BODY
         self.since_s = monotonic()
+        self._between = False
         self._head = head
         self._body = [body]
         self._body_length = length_bytes
@@ -506,7 +509,3 @@ def _body_too_large(limit_bytes: int) -> ClientError:
 
 def _buffers_full() -> OverloadError:
     return OverloadError("the router holds too many request bodies: retry later", code="buffers_full")
-
-
-def _unsupported_coding() -> ClientError:
-    return ClientError("only Transfer-Encoding: chunked is understood", code="unsupported_coding")

@@ -87,13 +87,11 @@ class Exchange:
         "_head",
         "_held",
         "_manner",
-        "_model",
         "_pinned",
         "_records",
         "_refusal",
         "_relay",
         "_request",
-        "_retry_reason",
         "_seen",
         "_status",
         "_ticket",
@@ -293,6 +291,7 @@ class Exchange:
         now_s = gateway.clock()
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
+            self._records = ticket.records  # with what was noted while it waited
             self.held_s = max(0.0, now_s - ticket.arrival_s)
             gateway.metrics.held(self.held_s)
         return now_s
@@ -427,7 +426,6 @@ class Exchange:
                 return
             relay = self._begin_relay(held or b"")
         relay.end()
-        self.body_bytes = relay.body_bytes
         self._status_seen()
         self._finish(keep_alive=relay.keep_alive, seen=relay.usage_bytes())
 
@@ -555,10 +553,11 @@ class Exchange:
         """Take back what was noted at dispatch: a replica that failed has not computed the prompt."""
         incarnation = failed.incarnation
         rungs = shape.rungs
-        if incarnation is None or not rungs:
-            return
+        records = self._records
+        if incarnation is None or not rungs or records is None:
+            return  # what was there before is not known, and stays
         kept = 0
-        for depth, record in enumerate(self._records or ()):
+        for depth, record in enumerate(records):
             if record is not None and any(holder[0] == incarnation for holder in record):
                 kept = depth + 1
         if kept < len(rungs):
@@ -600,7 +599,6 @@ class Exchange:
 
     def _break_off(self, relay: Relay, error: RouterError) -> None:
         """End an answer under way: a stream with its API's error event, anything else by closing."""
-        self.body_bytes = relay.body_bytes
         if relay.end_broken(local.stream_error(self._api, error, self.request_id)):
             self._finish(keep_alive=relay.keep_alive, code=error.code)
         else:
@@ -620,6 +618,8 @@ class Exchange:
         if connection is not None:
             connection.abandon()
         over, self._done = self._done, True
+        if self._relay is not None:
+            self.body_bytes = self._relay.body_bytes
         self._gateway.drop_body(self._request)
         self._settle()
         client = self.client
@@ -709,6 +709,8 @@ class Exchange:
     def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
         """End, once. `seen` is where the answer's usage is looked for."""
         self._done = True
+        if self._relay is not None:
+            self.body_bytes = self._relay.body_bytes
         self._gateway.drop_body(self._request)
         decision = self.decision
         self._settle()

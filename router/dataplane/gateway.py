@@ -149,11 +149,12 @@ class Gateway:
             parsed.prompt_bytes,
             parsed.tokens_known,
         )
-        # The first event of `/v1/responses` comes before anything is computed (vLLM's `response.created`).
-        found = request.head.route
-        shape.streams = parsed.stream and (found is None or found.api is not Api.RESPONSES)
         shape.tokens_known = parsed.tokens_known is not None
-        shape.single = parsed.prompt_bytes == len(parsed.canonical)
+        shape.single = single = parsed.prompt_bytes == len(parsed.canonical)
+        # The first event of `/v1/responses` comes before anything is computed (vLLM's `response.created`), that of a
+        # batch when one of its prompts is.
+        found = request.head.route
+        shape.streams = parsed.stream and single and (found is None or found.api is not Api.RESPONSES)
         return shape
 
     def load_shape(self, api: Api, request: Request) -> RequestShape:
@@ -278,7 +279,7 @@ class Gateway:
                 decision,
                 shape,
                 usage.prompt_tokens if usage is not None else 0,
-                cached_tokens,
+                cached_tokens if shape.single else None,
                 completion_tokens,
             )
         if self.access_log is not None:

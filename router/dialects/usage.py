@@ -42,10 +42,13 @@ class Usage:
         return f"Usage({self.prompt_tokens}, {self.cached_tokens}, {self.completion_tokens})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Usage) and repr(self) == repr(other)
+        return isinstance(other, Usage) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.prompt_tokens, self.cached_tokens, self.completion_tokens))
+        return hash(self._key())
+
+    def _key(self) -> tuple[int, int | None, int]:
+        return self.prompt_tokens, self.cached_tokens, self.completion_tokens
 
 
 def find_usage(api: Api, data: bytes) -> Usage | None:

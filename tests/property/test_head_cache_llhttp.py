@@ -280,3 +280,22 @@ def run(reads: list[bytes], *, cached: bool) -> tuple[bytes, bytes, bool]:
     assert connection.exchange is None
     assert REPLICA in wire.worker.fleet.replicas
     return result
+
+
+def test_a_body_over_the_limit_is_refused_behind_a_known_head_too() -> None:
+    wire = Wire(LimitsConfig(body_bytes=2000))
+    client = wire.connect()
+    for size in (100, 100, 5000):
+        connection, transport = wire.add_upstream()
+        body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"x" * size)
+        client.feed(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        if size == 100:
+            connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            assert client.output.endswith(b"{}")
+            wire.drop_upstreams()
+    assert not transport.written
+    assert client.output.rpartition(b"HTTP/1.1 ")[2].startswith(b"413")
+    assert wire.at_rest()
