@@ -10,7 +10,8 @@ import hiredis
 
 from router.adapters.registry.redis_batch import Lookups
 from router.adapters.registry.redis_commands import Commands
-from router.adapters.registry.redis_writes import Write, Writes
+from router.adapters.registry.redis_queue import Write
+from router.adapters.registry.redis_writes import Writes
 from router.core.types import FingerprintHash, Incarnation, Record, Records
 
 COMMANDS = Commands("w", b"")
@@ -434,6 +435,33 @@ def test_a_moved_note_waits_for_the_new_servers() -> None:
     writing.loop.run(0.01)
     assert told(even) == [([1], 7)]
     assert writing.lost == []
+
+
+def test_what_a_cluster_that_is_down_refuses_is_bounded_and_written_when_it_is_up() -> None:
+    even, odd = Server(), Server()
+    writing = Writing(even, odd)
+    for number in range(700):
+        writing.note(7, 1e9 + number, *range(number * 100, number * 100 + 100))
+        writing.loop.run(0.005)
+        for server in (even, odd):
+            while server.asked:
+                server.reply(*[hiredis.ReplyError("CLUSTERDOWN The cluster is down")] * server.asked[0][1])
+    assert writing.writes.pending_rungs == 65_536
+    assert writing.writes.dropped == 70_000 - 65_536
+    assert writing.lost == [1e9 + lost // 100 for lost in range(70_000 - 65_536)], "the oldest go first"
+    assert writing.writes.unwritten_s() == 1e9 + 44
+    writing.note(8, 2e9, 1)
+    writing.use(even)
+    written: list[tuple[list[int], int]] = []
+    for _ in range(200):
+        writing.loop.run(0.005)
+        while even.asked:
+            written += told(even)
+            even.reply(*[1] * even.asked[0][1])
+    assert len(written) == 65_536
+    assert written[-1] == ([1], 8), "in the order in which they were made"
+    assert writing.writes.pending_rungs == 0
+    assert writing.writes.unwritten_s() == math.inf
 
 
 def test_a_lost_connection_reports_what_was_not_confirmed_and_what_waited() -> None:

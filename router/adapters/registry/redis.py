@@ -22,9 +22,10 @@ from router.adapters.registry.redis_commands import Commands, pack
 from router.adapters.registry.redis_keeper import Keeper
 from router.adapters.registry.redis_overlay import Overlay
 from router.adapters.registry.redis_pipe import Replies
+from router.adapters.registry.redis_queue import Write
 from router.adapters.registry.redis_topology import Nodes
 from router.adapters.registry.redis_url import parse_redis_url
-from router.adapters.registry.redis_writes import Write, Writes
+from router.adapters.registry.redis_writes import Writes
 from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 
 _START_S = 0.9

@@ -1,21 +1,20 @@
 """Placements and withdrawals on their way to Redis.
 
 Written a few milliseconds after they were made, many at once, in the order in which they were made. Each record is
-merged by a script on its server, so two routers never overwrite each other. What waits is bounded: the oldest goes
-first, and the owner is told that Redis no longer knows everything. The registry's size is bounded here as well: as it
-fills, records live shorter, and when it is full nothing new is noted until some have expired.
+merged by a script on its server, so two routers never overwrite each other. What waits is bounded, also what a Cluster
+that is down refuses: the oldest goes first, and the owner is told that Redis no longer knows everything. The registry's
+size is bounded here as well: as it fills, records live shorter, and when it is full nothing new is noted until some
+have expired.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from router.adapters.registry.redis_commands import Commands
 from router.adapters.registry.redis_pipe import Pipe, Replies
+from router.adapters.registry.redis_queue import Queue, Write
 from router.adapters.registry.redis_topology import ELSEWHERE, Nodes
 from router.core.types import FingerprintHash, Incarnation
 
@@ -32,18 +31,6 @@ _MAX_RETRIES = 3
 _MIN_LIFETIME_MS = 60_000
 _TOGETHER_S = 0.1
 """Notes of one incarnation no further apart than stored times can tell are written as one."""
-
-
-class Write(NamedTuple):
-    """One thing to tell Redis."""
-
-    rungs: Sequence[FingerprintHash]
-    incarnation: Incarnation
-    at_s: float | None
-    """When the holder was noted, Unix seconds; `None` withdraws it."""
-    retries: int = 0
-    until_s: float = math.inf
-    """A withdrawal leaves what was noted later."""
 
 
 class Writes:
@@ -81,22 +68,21 @@ class Writes:
         self._on_withdrawn = on_withdrawn
         self._on_moved = on_moved
         self._loop: asyncio.AbstractEventLoop
-        self._pending: deque[Write] = deque()
-        self._pending_rungs = 0
-        self._moved: list[Write] = []
+        self._pending = Queue()
+        self._moved = Queue()
+        """Sent to a server that does not keep them; wait for `use`. Older than all that is pending."""
         self._flying: list[float] = []
-        self._oldest_pending_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._progress = asyncio.Event()
 
     @property
     def pending_rungs(self) -> int:
-        """Rungs that wait to be written."""
-        return self._pending_rungs
+        """Rungs that wait to be written, to the servers known now or to those found next."""
+        return self._pending.rungs + self._moved.rungs
 
     def unwritten_s(self) -> float:
         """Time of the oldest placement that is not confirmed; infinity when all are."""
-        return min(self._oldest_pending_s, *self._flying) if self._flying else self._oldest_pending_s
+        return min(self._pending.oldest_s, self._moved.oldest_s, *self._flying)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop; before, nothing may be written."""
@@ -105,26 +91,23 @@ class Writes:
     def use(self, nodes: Nodes | None) -> None:
         """Name whom to tell, `None` while nobody is there. What was sent to the wrong server is sent once more."""
         self._nodes = nodes
-        moved, self._moved = self._moved, []
-        for write in moved:
-            self.add(write)
+        if self._moved:
+            later, self._pending, self._moved = self._pending, self._moved, Queue()
+            while later:
+                self._pending.push(later.pop())
+            self._flush_soon()
         if nodes is None:
             self._drop_all()
 
     def add(self, write: Write) -> None:
         """Queue a write."""
-        self._pending.append(write)
-        self._pending_rungs += len(write.rungs)
-        if write.at_s is not None and write.at_s < self._oldest_pending_s:
-            self._oldest_pending_s = write.at_s
-        if self._pending_rungs > _MAX_PENDING_RUNGS:
-            self._drop(self._pending.popleft())
-        if self._timer is None and len(self._flying) < _MAX_FLYING:
-            self._timer = self._loop.call_later(DELAY_S, self.flush)
+        self._pending.push(write)
+        self._keep_bound()
+        self._flush_soon()
 
     async def wait_room(self, rungs: int) -> None:
-        """Wait until at most so many rungs wait to be written."""
-        while self._pending_rungs > rungs:
+        """Wait until at most so many rungs wait to be written to the servers known now."""
+        while self._pending.rungs > rungs:
             self._progress.clear()
             await self._progress.wait()
 
@@ -136,10 +119,17 @@ class Writes:
                 self.flush()
             await self._progress.wait()
 
+    def _flush_soon(self) -> None:
+        if self._timer is None and len(self._flying) < _MAX_FLYING:
+            self._timer = self._loop.call_later(DELAY_S, self.flush)
+
+    def _keep_bound(self) -> None:
+        while self._pending.rungs + self._moved.rungs > _MAX_PENDING_RUNGS:
+            self._give_up((self._moved or self._pending).pop())
+
     def _drop_all(self) -> None:
         while self._pending:
-            self._drop(self._pending.popleft())
-        self._oldest_pending_s = math.inf
+            self._give_up(self._pending.pop())
         self._progress.set()
 
     def stop(self) -> None:
@@ -172,29 +162,24 @@ class Writes:
             return
         pending = self._pending
         budget = _FLUSH_RUNGS
+        oldest_s = pending.oldest_s
         together: list[Write] = []
         while pending and budget > 0:
-            write = pending.popleft()
+            write = pending.pop()
             if write.at_s is not None and self._room < len(write.rungs):
-                self._drop(write)
+                self._give_up(write)
                 continue
-            self._pending_rungs -= len(write.rungs)
             self._room -= len(write.rungs)
             budget -= len(write.rungs)
             together.append(write)
-        oldest_s = self._oldest_pending_s
-        waiting = (*pending, *self._moved)
-        self._oldest_pending_s = min(
-            [write.at_s for write in waiting if write.at_s is not None], default=math.inf
-        )
         if together:
             pipe = nodes.single
             if pipe is None:
                 self._send_parts(nodes, together, oldest_s)
             else:
                 self._send(pipe, _grouped(together), oldest_s)
-        if pending and self._timer is None and len(self._flying) < _MAX_FLYING:
-            self._timer = self._loop.call_later(DELAY_S, self.flush)
+        if self._pending:
+            self._flush_soon()
 
     def _send_parts(self, nodes: Nodes, writes: list[Write], oldest_s: float) -> None:
         """In a Cluster a script may touch one slot: one command a rung, to the server that keeps it."""
@@ -246,8 +231,8 @@ class Writes:
             if reply is not None and words.startswith("NOSCRIPT") and script_loads:
                 unknown.append(write)
             elif words.startswith(ELSEWHERE) and write.retries < _MAX_RETRIES:
-                self._moved.append(write._replace(retries=write.retries + 1))
-                self._oldest_pending_s = min(self._oldest_pending_s, write.at_s or math.inf)
+                self._moved.push(write._replace(retries=write.retries + 1))
+                self._keep_bound()
                 self._on_moved()
             else:
                 self.errors += reply is not None
@@ -260,10 +245,6 @@ class Writes:
         if self._pending and self._timer is None:
             self._timer = self._loop.call_later(DELAY_S, self.flush)
         self._progress.set()
-
-    def _drop(self, write: Write) -> None:
-        self._pending_rungs -= len(write.rungs)
-        self._give_up(write)
 
     def _give_up(self, write: Write) -> None:
         if write.at_s is None:
