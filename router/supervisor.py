@@ -39,6 +39,9 @@ SERVING = ".serving"
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
+NO_ROOM_PAUSE_S = 1.0
+"""From one attempt at a worker's process that the system has no room for to the next; a spare's come less often."""
+
 STEADY_S = 10.0
 """A worker that lived this long is started again without the pauses that earlier deaths had added up to."""
 
@@ -68,17 +71,26 @@ SPARE_PAUSE_S = 2.0
 
 
 class _Process:
-    """A Python process that has loaded the router, or is about to, and waits for settings."""
+    """A Python process that has loaded the router, or is about to, and waits for settings.
+
+    Raises:
+        OSError: The system has no room for it.
+    """
 
     def __init__(self) -> None:
         self._beats, beating = os.pipe()
         os.set_blocking(self._beats, False)
         os.set_blocking(beating, False)
         self._beating = beating
-        self._popen = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE, pass_fds=[beating]
-        )
-        os.close(beating)
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE, pass_fds=[beating]
+            )
+        except OSError:
+            os.close(self._beats)
+            raise
+        finally:
+            os.close(beating)
         self.pid = self._popen.pid
         self._missed = HUNG_BEATS - FIRST_BEATS
         """Looks in a row without a sign of life; negative, the more there may be, before the first."""
@@ -123,6 +135,15 @@ class _Process:
             with contextlib.suppress(BrokenPipeError):  # it died already, and is found dead
                 pipe.write(pickle.dumps(value))
                 pipe.flush()
+
+
+def _new_process(pause_s: float) -> _Process | None:
+    """A process, if the system has room for one; otherwise the next attempt is `pause_s` away."""
+    try:
+        return _Process()
+    except OSError as error:
+        log.error("no_process", extra=fields(error=error, again_in_s=pause_s))
+        return None
 
 
 class _Worker:
@@ -177,18 +198,21 @@ class Supervisor:
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
         try:
-            with reserve(*split_address(self._config.listen)) as (host, port):
-                admin_port = await self._front.start(*split_address(self._config.admin))
+            with contextlib.ExitStack() as held:
+                try:
+                    host, port = held.enter_context(reserve(*split_address(self._config.listen)))
+                    admin_port = await self._front.start(*split_address(self._config.admin))
+                except OSError as error:
+                    log.error("cannot_start", extra=fields(error=error))
+                    return 1
                 config = dataclasses.replace(self._config, listen=Address(f"{host}:{port}"))
                 log.info(
                     "supervising", extra=fields(workers=config.workers, data=config.listen, admin=admin_port)
                 )
-                status = await self._keep(config)
-                await self._stop()
-                return status
-        except OSError as error:
-            log.error("cannot_start", extra=fields(error=error))
-            return 1
+                try:
+                    return await self._keep(config)
+                finally:
+                    await self._stop()
         finally:
             await self._front.stop()
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -203,7 +227,11 @@ class Supervisor:
                     # Its settings or its machine cannot be served with; starting it again would hide that.
                     return status
                 if worker.process is None and worker.due_s <= now_s:
-                    worker.start(self._take_spare() or _Process(), config)
+                    process = self._take_spare() or _new_process(NO_ROOM_PAUSE_S)
+                    if process is None:
+                        worker.due_s = now_s + NO_ROOM_PAUSE_S
+                        continue
+                    worker.start(process, config)
                     self._spare_due_s = now_s + SPARE_PAUSE_S
             due_s = self._keep_spare(now_s)
             due_s += [worker.due_s for worker in self._workers if worker.process is None]
@@ -235,7 +263,9 @@ class Supervisor:
             self._spare = None
             self._spare_due_s = now_s + LONGEST_PAUSE_S
         if self._spare is None and self._spare_due_s <= now_s:
-            self._spare = _Process()
+            self._spare = _new_process(LONGEST_PAUSE_S)
+            if self._spare is None:
+                self._spare_due_s = now_s + LONGEST_PAUSE_S
         return [] if self._spare is not None else [self._spare_due_s]
 
     def _reap(self, worker: _Worker, now_s: float) -> int | None:

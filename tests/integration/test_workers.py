@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -150,6 +151,37 @@ def test_a_hung_worker_is_killed_and_replaced(router: RouterProcess) -> None:
     with clients_of_both(router):
         pass
     assert router.output.count("worker_hung") == 1
+
+
+def test_workers_serve_on_while_there_is_no_room_for_another_process(router: RouterProcess) -> None:
+    supervisor = router.process.pid
+    wait_until(lambda: len(router.children()) == 3)
+    pids = router.worker_pids()
+    before = _open_files(supervisor)
+    limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    # One free, and two that the killed worker leaves: enough for a process's first pipe, not for its second.
+    most = next(n for n in range(len(before), 4096) if len(set(range(n)) - before) == 1)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (most, limits[1]))
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: "no_process" in router.output)  # The spare has its place, and there is no other.
+    wait_until(lambda: router.output.count(" listening ") == 3, 60)
+    os.kill(router.worker_pids()[0], signal.SIGKILL)
+    wait_until(lambda: router.output.count("no_process") >= 3)
+    assert router.process.poll() is None
+    assert alive(pids[1])
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: router.output.count(" listening ") == 4, 60)
+    wait_until(lambda: len(router.children()) == 3, 60)
+    assert router.worker_pids()[1] == pids[1]
+    with clients_of_both(router):
+        pass
+    wait_until(lambda: len(_open_files(supervisor)) <= len(before))
+    assert router.terminate() == 0
+    assert "cannot_start" not in router.output
+
+
+def _open_files(pid: int) -> set[int]:
+    return {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
 
 
 def _fresh_statuses(router: RouterProcess) -> list[int]:
