@@ -56,6 +56,9 @@ BEYOND_WEIGHT: Final = 1 / 64
 TICK_S: Final = 1.0
 """How often crowding fades; its horizon is far longer."""
 
+FOUND_WEIGHT: Final = 1 / 256
+"""Of one request in `Fleet.found_ratio`."""
+
 _NOTHING: Final[dict[Replica, int]] = {}
 
 
@@ -84,6 +87,8 @@ class Fleet:
         self._learner = learner
         self._joined = 0
         self._seen = Seen()
+        self.found_ratio = 1.0
+        """Mean share of a prompt that was seen before, over the last few hundred; all of it until shown otherwise."""
         self._eligibility = Eligibility(self._replicas, rng)
         self._beyond = 0.0
         """How much of the way to the next rung is found too, where all is that is believed to be there. No choice goes
@@ -144,6 +149,7 @@ class Fleet:
         view = self._eligibility.view_without(model, tried) if tried else self._eligibility.view(model)
         view.now_s = now_s
         view.queued_price = self._queued_price(model, view)
+        view.found_ratio = self.found_ratio
         return view
 
     def _queued_price(self, model: str, view: View) -> float:
@@ -282,6 +288,7 @@ class Fleet:
                     decision.known_tokens = tokens
             if shape.reusable_tokens < 0:
                 shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
+                self.found_ratio += (shape.reusable_tokens / prompt_tokens - self.found_ratio) * FOUND_WEIGHT
         if used is not None:
             self._note_uses(decision, used, shape)
         if uncached_tokens > MOVED_TOKENS and self.moved is not None:

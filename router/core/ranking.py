@@ -34,6 +34,7 @@ class View:
         "_ring",
         "by_incarnation",
         "eligible",
+        "found_ratio",
         "members",
         "now_s",
         "queued_price",
@@ -66,6 +67,8 @@ class View:
         """Time of the choice; set by the fleet."""
         self.queued_price = 0.0
         """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
+        self.found_ratio = 1.0
+        """How much of what prompts bring was seen before, by anybody; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:
@@ -105,6 +108,7 @@ class View:
         view = View(members, lambda: self.ring, self.rng, self.turn)
         view.now_s = self.now_s
         view.queued_price = self.queued_price
+        view.found_ratio = self.found_ratio
         return view
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from router.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from router.core.types import DecisionKind, FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
 from tests.support.fleet_simulation import Simulation, prompt, ready_fleet
 
 
@@ -91,6 +91,36 @@ def test_a_warm_replica_keeps_its_conversation_while_the_queue_is_shorter_than_t
     decision = fleet.choose_and_reserve(shape(), warm, 1.0)
     assert decision.replica.id != "r2"
     assert decision.kind is DecisionKind.SPILL
+
+
+@pytest.mark.parametrize("found_ratio", [0.0, 1.0])
+def test_the_ring_is_worth_some_waiting_only_where_prompts_come_back(found_ratio: float) -> None:
+    everybody = [holders(*range(1, 9))]
+    asked = shape(tokens=60_000)
+    fleet = ready_fleet(8)
+    first = fleet.choose_and_reserve(asked, everybody, 1.0)
+    fleet.settle(first, 1.0)
+    first.replica.fade(0.0)
+    busy(fleet, first.replica.id, 1500)
+    fleet.found_ratio = found_ratio
+    again = fleet.choose_and_reserve(asked, everybody, 1.0)
+    assert (again.replica is first.replica) == (found_ratio == 1.0)
+
+
+def test_a_fleet_learns_how_much_of_its_prompts_comes_back() -> None:
+    fleet = ready_fleet(2)
+
+    def ask(first_rung: int) -> None:
+        rungs = [FingerprintHash(first_rung + depth) for depth in range(8)]
+        asked = RequestShape("m", rungs, 8 * 256, 512, first_rung, first_rung)
+        fleet.settle(fleet.choose_and_reserve(asked, None, 1.0), 1.0)
+
+    for number in range(400):
+        ask(1000 * number)
+    assert fleet.found_ratio < 0.3
+    for _ in range(400):
+        ask(1000)
+    assert fleet.found_ratio > 0.6
 
 
 def test_a_spill_counts_the_whole_prompt_as_work() -> None:

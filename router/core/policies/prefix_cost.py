@@ -7,6 +7,9 @@ cost cold are equal, and among equals the ring decides, so that routers which kn
 - Nobody does: the same, but only while it has fewer than `bounded_load_factor` times the mean in flight. If none of the
   equals has, the smallest cost wins after all, and the ring decides between costs that are exactly the same.
 
+Where less than half of what prompts bring was ever seen before (`View.found_ratio`), going home is worth little: of a
+prompt of more than `LONG_S` of prefill only those are equals then that also wait equally, to `EVEN_WAIT_S`.
+
 What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
 that it draws (`crowd_weight`).
@@ -34,6 +37,10 @@ _SPILL: Final = DecisionKind.SPILL
 
 EXACT: Final = 32
 """Up to so many replicas, all are candidates: about 0.2 µs each."""
+EVEN_WAIT_S: Final = 0.05
+"""An engine step and two hops: waits that differ by no more are equal."""
+LONG_S: Final = 1.0
+LOYAL_RATIO: Final = 0.5
 RING_HEAD: Final = 8
 SAMPLE: Final = 8
 
@@ -67,11 +74,18 @@ class PrefixCost:
                 least, second, best = cost, least, replica
             elif cost < second:
                 second = cost
-        own_s = best.base_latency_s + (best.price + queued) * best.prefill_s(tokens, overlaps.get(best, 0))
-        limit = least + self._tie_ratio * own_s
+        prefill_s = best.prefill_s(tokens, overlaps.get(best, 0))
+        limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * prefill_s)
+        most_wait_s = inf
+        if prefill_s > LONG_S and view.found_ratio < LOYAL_RATIO:
+            most_wait_s = best.wait_s(now_s) + EVEN_WAIT_S
         if overlaps:
             if second <= limit:
-                near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit]
+                near = [
+                    r
+                    for r, cost in zip(pool, costs, strict=True)
+                    if cost <= limit and r.wait_s(now_s) <= most_wait_s
+                ]
                 key = shape.rungs[-1] if shape.rungs else view.key(shape)
                 # Siblings under one shared prompt meet at its holders; which of these, their own text decides.
                 best = near[0] if large else (view.ring.first_of(key, near) or best)
@@ -79,13 +93,17 @@ class PrefixCost:
         key = view.key(shape)
         first = pool[0] if large else view.first(key)
         in_flight = first.in_flight
-        fits = costs[pool.index(first)] <= limit
+        fits = costs[pool.index(first)] <= limit and first.wait_s(now_s) <= most_wait_s
         if fits and in_flight == 0:
             return first, _RING
         most = capacity(sum([r.in_flight for r in pool]), len(pool), self._factor)
         if fits and in_flight < most:
             return first, _RING
-        near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.in_flight < most]
+        near = [
+            r
+            for r, cost in zip(pool, costs, strict=True)
+            if cost <= limit and r.in_flight < most and r.wait_s(now_s) <= most_wait_s
+        ]
         if not near:
             near = [r for r, cost in zip(pool, costs, strict=True) if cost == least]
         best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
