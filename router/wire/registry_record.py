@@ -43,11 +43,6 @@ def pack_time(at_s: float) -> bytes:
     return int(min(max((at_s - EPOCH_S) * 10, 0), _MAX_TENTHS)).to_bytes(4, "big")
 
 
-def pack_record(record: Record) -> bytes:
-    """A record as bytes; only the `MAX_HOLDERS` most recent are kept."""
-    return b"".join([pack_entry(incarnation, at_s) for incarnation, at_s in record[-MAX_HOLDERS:]])
-
-
 def unpack_record(raw: bytes, oldest_s: float) -> Record | None:
     """The record's holders no older than `oldest_s`, in stored order.
 

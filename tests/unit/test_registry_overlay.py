@@ -7,7 +7,7 @@ import math
 from router.adapters.registry.memory import MemoryRegistry
 from router.adapters.registry.redis_overlay import Overlay
 from router.core.types import FingerprintHash, Incarnation
-from router.wire.registry_record import pack_record
+from tests.support.registry_records import pack_record
 
 NOW_S = 1_800_000_000.0
 

@@ -12,9 +12,9 @@ from router.wire.registry_record import (
     MAX_HOLDERS,
     pack_entry,
     pack_incarnation,
-    pack_record,
     unpack_record,
 )
+from tests.support.registry_records import pack_record
 
 GOLDEN = [
     (((0x0000_0000_0001, EPOCH_S + 0.0),), "00000000000100000000"),

@@ -51,7 +51,7 @@ class Pipe(asyncio.Protocol):
         self.misses = 0
         """Deadlines missed since the last sign of life."""
         self.first_miss_s = 0.0
-        """Loop time of the first of them."""
+        """When the first of them was, by the clock of whoever counts them."""
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[tuple[int, Callable[[Replies | None], None]]] = deque()
