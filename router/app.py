@@ -19,8 +19,8 @@ import uvloop
 
 from router.adapters.discovery.static import StaticDiscovery
 from router.adapters.engine.probe import HttpEngine
-from router.adapters.registry.memory import MemoryRegistry
-from router.adapters.registry.redis import RedisRegistry
+from router.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
+from router.adapters.registry.redis import LOCAL_ENTRIES, RedisRegistry
 from router.adapters.registry.redis_leases import NoBoard, RedisLoadBoard
 from router.config.errors import ConfigError
 from router.config.schema import Config, PolicyConfig, split_address
@@ -330,13 +330,16 @@ def _learner(config: Config) -> Learner | None:
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:
     settings = config.registry
     if settings.url == "memory":
-        return MemoryRegistry(idle_s=settings.idle_max_s, max_entries=settings.max_entries, clock=clock)
+        return MemoryRegistry(
+            idle_s=settings.idle_max_s, max_entries=settings.max_entries or MEMORY_ENTRIES, clock=clock
+        )
     try:
         return RedisRegistry(
             settings.url,
             idle_s=settings.idle_max_s,
             lookup_deadline_s=settings.lookup_deadline_s,
             namespace=settings.namespace,
+            local_entries=settings.max_entries or LOCAL_ENTRIES,
             clock=clock,
         )
     except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read

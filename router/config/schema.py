@@ -59,8 +59,9 @@ class RegistryConfig:
     idle_max_s: PositiveSeconds = 3600.0
     """A prefix unused for this long is forgotten. As answers show that the engines' caches keep prefixes for less, so
     does the registry: four times what they do, not less than `idle_min_s`. Equal to that: a fixed time."""
-    max_entries: PositiveCount = 1_000_000
-    """Most records kept in this process; the longest unused go first. A Redis is bounded by its own `maxmemory`."""
+    max_entries: Annotated[int, Range(2, 1_000_000_000)] | None = None
+    """Most records kept in this process, in 512 MiB at most; the longest unused go first. Absent: 1,000,000, or
+    100,000 beside a Redis, which answers for the rest. A Redis is bounded by its own `maxmemory`."""
     lookup_deadline_s: PositiveSeconds = 0.005
     """A request waits at most this long for the registry, then goes on with what this process knows itself."""
     namespace: str = "w"

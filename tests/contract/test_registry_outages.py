@@ -24,6 +24,7 @@ from tests.support.registry_calls import (
     rungs_of,
     settled,
     shows,
+    wait_until,
 )
 
 
@@ -200,6 +201,43 @@ def test_a_full_redis_refuses_writes_and_lookups_go_on_with_what_is_known_here()
             assert registry.healthy
 
     with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_redis_of_any_size_is_written_to_for_the_whole_idle_time() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+
+            async def has_seen_the_size() -> bool:
+                return registry.statistics()["bytes"] > 0
+
+            await wait_until(has_seen_the_size)
+            registry._note_size(20_000_000, 3 << 30)
+            registry.touch(rungs_of(1), life(7), time.time())
+            await settled(registry)
+            assert registry.statistics()["evictions_total"] == 0
+            assert server.command("PTTL", b"w:" + (1).to_bytes(8, "big")) > 1_800_000 - 60_000
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_redis_that_is_full_forgets_the_longest_unused_under_its_own_policy() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            for number in range(200):
+                first = number * 100
+                registry.touch(rungs_of(*range(first, first + 100)), life(7), time.time())
+                await settled(registry)
+            assert registry.statistics()["evictions_total"] == 0
+            assert registry.statistics()["errors_total"] == 0
+            assert 0 < server.command("DBSIZE") < 20_000
+            assert server.command("EXISTS", "w:secret") == 1
+
+    with RedisServer() as server:
+        used = int(server.command("INFO", "memory")["used_memory"])
+        server.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+        server.command("CONFIG", "SET", "maxmemory", used + 1_500_000)
         uvloop.run(main(server))
 
 

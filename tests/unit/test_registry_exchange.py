@@ -294,7 +294,7 @@ def test_in_a_cluster_a_moved_rung_is_answered_locally_and_reported() -> None:
 class Writing:
     """Writes to pretended servers."""
 
-    def __init__(self, *servers: Server, max_entries: int = 1_000_000) -> None:
+    def __init__(self, *servers: Server) -> None:
         self.loop = Loop()
         self.lost: list[float] = []
         self.withdrawn: list[tuple[list[int], int]] = []
@@ -302,7 +302,6 @@ class Writing:
         self.writes = Writes(
             COMMANDS,
             1800.0,
-            max_entries,
             on_lost=self.lost.append,
             on_withdrawn=lambda rungs, life: self.withdrawn.append((list(rungs), life)),
             on_moved=self._on_moved,
@@ -488,46 +487,15 @@ def test_a_demoted_primary_is_left() -> None:
     assert writing.lost == [1e9]
 
 
-def test_as_the_registry_fills_records_live_shorter_and_a_full_one_takes_no_notes_but_withdrawals() -> None:
+def test_a_changed_idle_time_is_the_lifetime_of_what_is_noted_from_then_on() -> None:
     server = Server()
-    writing = Writing(server, max_entries=1_000)
+    writing = Writing(server)
     lifetimes = []
-    for entries in (0, 500, 750, 990):
-        writing.writes.set_entries(entries, entries / 1_000)
+    for idle_s in (None, 3600.0, 30.0, 400.0):
+        if idle_s is not None:
+            writing.writes.expire_after(idle_s)
         writing.note(7, 1e9, 1)
         writing.loop.run(0.01)
         lifetimes.append(int(server.asked[0][0][0][-1]))
         server.reply(1)
-    assert lifetimes == [1_800_000, 1_800_000, 900_000, 60_000]
-    writing.writes.set_entries(1_000, 1.0)
-    writing.note(7, 1e9, 1)
-    writing.withdraw(7, 2)
-    writing.loop.run(0.01)
-    assert [len(command[4]) for command in server.asked[0][0]] == [6]
-    assert writing.lost == [1e9]
-
-
-def test_a_changed_idle_time_and_a_filling_registry_both_shorten_lives() -> None:
-    server = Server()
-    writing = Writing(server, max_entries=1_000)
-    lifetimes = []
-    for idle_s, entries in ((3600.0, 0), (3600.0, 750), (400.0, 750), (30.0, 750), (400.0, 0)):
-        writing.writes.expire_after(idle_s)
-        writing.writes.set_entries(entries, entries / 1_000)
-        writing.writes.expire_after(idle_s)
-        writing.note(7, 1e9, 1)
-        writing.loop.run(0.01)
-        lifetimes.append(int(server.asked[0][0][0][-1]))
-        server.reply(1)
-    assert lifetimes == [3_600_000, 1_800_000, 200_000, 30_000, 400_000]
-
-
-def test_between_two_polls_of_the_size_no_more_than_the_room_is_written() -> None:
-    server = Server()
-    writing = Writing(server, max_entries=1_000)
-    for number in range(300):
-        writing.note(7, 1e9, *range(number * 10, number * 10 + 10))
-        writing.loop.run(0.005)
-        while server.asked:
-            server.reply(*[1] * server.asked[0][1])
-    assert writing.writes.dropped == 2_000
+    assert lifetimes == [1_800_000, 3_600_000, 30_000, 400_000]

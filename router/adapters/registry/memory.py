@@ -32,6 +32,9 @@ only. `core.overlap.STALE_S` allows for it where a record's time is held against
 SLOT_BYTES: Final = 122
 """Memory of one rung without its record: measured over a growing dictionary, integer key included."""
 
+MEMORY_ENTRIES: Final = 1_000_000
+"""Rungs kept unless told otherwise."""
+
 _RECORD_BYTES: Final = sys.getsizeof((0,)) + sys.getsizeof((0, 0.0)) + sys.getsizeof(0.5)
 _HOLDER_BYTES: Final = 8
 _GIVE_UP_PER_RUNG: Final = 3
@@ -55,7 +58,7 @@ class MemoryRegistry:
         self,
         *,
         idle_s: float = 1800.0,
-        max_entries: int = 1_000_000,
+        max_entries: int = MEMORY_ENTRIES,
         max_bytes: int = 512 * 1024 * 1024,
         clock: Callable[[], float] = time.time,
         secret: bytes | None = None,

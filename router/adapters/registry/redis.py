@@ -28,6 +28,9 @@ from router.adapters.registry.redis_url import parse_redis_url
 from router.adapters.registry.redis_writes import Writes
 from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 
+LOCAL_ENTRIES = 100_000
+"""Own placements kept unless told otherwise; Redis answers for the rest."""
+
 _START_S = 0.9
 _FLUSH_S = 1.0
 _REFILL_AT_ONCE = 2_000
@@ -40,8 +43,6 @@ class RedisRegistry:
         url: See `redis_url`.
         idle_s: A record that nobody touches for this long is forgotten, until `expire_after` says otherwise; a
             response always.
-        max_entries: Bound of records in Redis, all routers together.
-        max_bytes: Bound of the server's used memory, if the operator wants one here beside Redis' own `maxmemory`.
         lookup_deadline_s: After this a lookup is answered without Redis.
         namespace: Prefix of all keys.
         local_entries: Bound of own placements kept in this process.
@@ -57,11 +58,9 @@ class RedisRegistry:
         url: str,
         *,
         idle_s: float = 1800.0,
-        max_entries: int = 10_000_000,
-        max_bytes: int | None = None,
         lookup_deadline_s: float = 0.005,
         namespace: str = "w",
-        local_entries: int = 100_000,
+        local_entries: int = LOCAL_ENTRIES,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -70,8 +69,6 @@ class RedisRegistry:
         self._response_ms = max(int(idle_s * 1000), 1)
         self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
         self._deadline_s = lookup_deadline_s
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
         self._clock = clock
         self._local = MemoryRegistry(idle_s=idle_s, max_entries=local_entries, clock=clock)
         self._overlay = Overlay(self._local, idle_s, lambda: self._writes.unwritten_s(), clock)
@@ -86,7 +83,6 @@ class RedisRegistry:
         self._writes = Writes(
             self._commands,
             idle_s,
-            max_entries,
             on_lost=self._distrust,
             on_withdrawn=self._overlay.withdrawal_ended,
             on_moved=lambda: self._keeper.look_again(),
@@ -253,10 +249,6 @@ class RedisRegistry:
     def _note_size(self, entries: int, used_bytes: int) -> None:
         self._entries = entries
         self._bytes = used_bytes
-        fill_ratio = entries / self._max_entries
-        if self._max_bytes is not None:
-            fill_ratio = max(fill_ratio, used_bytes / self._max_bytes)
-        self._writes.set_entries(entries, fill_ratio)
 
     def _use(self, nodes: Nodes | None) -> None:
         self._lookups.nodes = nodes

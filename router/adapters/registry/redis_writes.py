@@ -2,9 +2,8 @@
 
 Written a few milliseconds after they were made, many at once, in the order in which they were made. Each record is
 merged by a script on its server, so two routers never overwrite each other. What waits is bounded, also what a Cluster
-that is down refuses: the oldest goes first, and the owner is told that Redis no longer knows everything. The registry's
-size is bounded here as well: as it fills, records live shorter, and when it is full nothing new is noted until some
-have expired.
+that is down refuses: the oldest goes first, and the owner is told that Redis no longer knows everything. How much Redis
+keeps is not decided here: records expire, and its own `maxmemory` bounds them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ _COMMAND_RUNGS = 128
 _MAX_PENDING_RUNGS = 65_536
 _MAX_FLYING = 8
 _MAX_RETRIES = 3
-_MIN_LIFETIME_MS = 60_000
 _TOGETHER_S = 0.1
 """Notes of one incarnation no further apart than stored times can tell are written as one."""
 
@@ -38,7 +36,6 @@ class Writes:
 
     Args:
         idle_s: Lifetime of a record that nobody touches, until `expire_after`.
-        max_entries: Records above which nothing new is noted.
         on_lost: A note of this time was dropped or refused: Redis does not know all our placements.
         on_withdrawn: A withdrawal has reached Redis, or never will.
         on_moved: A server says that a key is kept elsewhere.
@@ -48,7 +45,6 @@ class Writes:
         self,
         commands: Commands,
         idle_s: float,
-        max_entries: int,
         *,
         on_lost: Callable[[float], None],
         on_withdrawn: Callable[[Sequence[FingerprintHash], Incarnation], None],
@@ -60,10 +56,7 @@ class Writes:
         """Rungs whose note was given up."""
         self._nodes: Nodes | None = None
         self._commands = commands
-        self._max_entries = max_entries
-        self._room = max_entries
-        self._fill_ratio = 0.0
-        self._idle_ms = self._lifetime_ms = max(int(idle_s * 1000), 1)
+        self._lifetime_ms = max(int(idle_s * 1000), 1)
         self._on_lost = on_lost
         self._on_withdrawn = on_withdrawn
         self._on_moved = on_moved
@@ -138,20 +131,9 @@ class Writes:
             self._timer.cancel()
             self._timer = None
 
-    def set_entries(self, entries: int, fill_ratio: float) -> None:
-        """Take note of the registry's size: from half full on records live shorter, full means no new notes."""
-        self._room = self._max_entries - entries if fill_ratio < 1.0 else 0
-        self._fill_ratio = fill_ratio
-        self._set_lifetime()
-
     def expire_after(self, idle_s: float) -> None:
         """Lifetime of what is written from now on."""
-        self._idle_ms = max(int(idle_s * 1000), 1)
-        self._set_lifetime()
-
-    def _set_lifetime(self) -> None:
-        share = min(max(2.0 * (1.0 - self._fill_ratio), 0.0), 1.0)
-        self._lifetime_ms = max(int(self._idle_ms * share), min(self._idle_ms, _MIN_LIFETIME_MS))
+        self._lifetime_ms = max(int(idle_s * 1000), 1)
 
     def flush(self) -> None:
         """Send the oldest of what waits."""
@@ -166,10 +148,6 @@ class Writes:
         together: list[Write] = []
         while pending and budget > 0:
             write = pending.pop()
-            if write.at_s is not None and self._room < len(write.rungs):
-                self._give_up(write)
-                continue
-            self._room -= len(write.rungs)
             budget -= len(write.rungs)
             together.append(write)
         if together:
