@@ -45,7 +45,6 @@ class Relay:
     """Writes one answer. Created when its first byte is about to be passed on."""
 
     __slots__ = (
-        "_alert",
         "_alike",
         "_chunked",
         "_client",
@@ -95,8 +94,6 @@ class Relay:
             added += b"connection: keep-alive\r\n"
         self._gate = EventGate() if self.streaming else None
         self._alike = Alike()
-        self._alert = False
-        """The watch has to see the next piece, whatever is in it."""
         if first:
             self._note(first)
             first = self._framed(first)
@@ -150,8 +147,10 @@ class Relay:
 
     def _framed(self, piece: bytes) -> bytes:
         gate = self._gate
-        if gate is not None and not (piece in self._alike and gate.idle and not self._alert):
-            piece = self._searched(gate, piece)
+        if gate is not None:
+            watch = self._watch
+            if not (piece in self._alike and gate.idle and (watch is None or not watch.alert)):
+                piece = self._searched(gate, piece)
         size = len(piece)
         if not self._chunked or not size:
             return piece
@@ -170,5 +169,4 @@ class Relay:
             return piece
         if watch is not None:
             piece = watch.feed(piece)
-            self._alert = watch.alert
         return piece

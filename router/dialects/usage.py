@@ -66,7 +66,7 @@ def find_usage(api: Api, data: bytes) -> Usage | None:
 def _read_plain(data: bytes, at: int) -> Usage | None:
     """A report written as vLLM writes it, without blanks; None if it is another or goes on behind the data's end.
 
-    Source: vLLM 0.32.0, tests/golden/vllm. A pattern would cost three times as much.
+    Source: vLLM 0.32.0, tests/golden/vllm. A pattern would cost more than twice as much.
     """
     prompt_tokens, at = _number(data, _PROMPT, at)
     total_tokens, after_total = _number(data, _TOTAL, at)

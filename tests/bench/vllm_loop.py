@@ -33,13 +33,12 @@ from loadtest.simulate.simulation import FleetConfig, simulate
 from loadtest.simulate.warm import warm
 from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
 from replica.sim.step_time import StepTime
-from replica.vllm.launch import Fleet, Options
+from replica.vllm.launch import Fleet
+from tests.bench.vllm_order import BLOCK_TOKENS, POOL_BLOCKS, engines
 from tests.support.replay import TokenIds
 from tests.support.vllm_fleet import RouterProcess, call, wait_until
 
 REPLICAS = 2
-BLOCK_TOKENS = 32
-POOL_BLOCKS = 256
 BELIEVED_RATIO = 4
 PREFILL_TOKENS_PER_S = 2500.0
 """About what one replica of two computes on two cores."""
@@ -307,17 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{'simulated, ' + _name(closed):18s} {simulated(workload, closed)}", flush=True)
     if asked.only_simulated:
         return
-    options = Options(
-        kv_bytes="64M",
-        max_model_len=4096,
-        block_size=BLOCK_TOKENS,
-        dev_mode=True,
-        extra=("--num-gpu-blocks-override", str(POOL_BLOCKS)),
-    )
-    fleet = Fleet(
-        REPLICAS, print, preset=asked.preset, options=options, start_timeout_s=asked.start_timeout_s
-    )
-    with fleet:
+    with engines(REPLICAS, asked.preset, asked.start_timeout_s) as fleet:
         for closed in loops:
             started_s = time.monotonic()
             shares, state = served(workload, fleet, closed, asked.settle)

@@ -55,6 +55,18 @@ def conversations(count: int, seed: int = 1) -> Workload:
     return Workload("conversations", BLOCK_TOKENS, interleave(sessions))
 
 
+def engines(replicas: int, preset: str, start_timeout_s: float) -> Fleet:
+    """Real engines with pools of `POOL_BLOCKS`, to be entered."""
+    options = Options(
+        kv_bytes="64M",
+        max_model_len=4096,
+        block_size=BLOCK_TOKENS,
+        dev_mode=True,
+        extra=("--num-gpu-blocks-override", str(POOL_BLOCKS)),
+    )
+    return Fleet(replicas, print, preset=preset, options=options, start_timeout_s=start_timeout_s)
+
+
 def served(workload: Workload, fleet: Fleet, policy: str) -> float:
     """Cached share over the real engines, from empty caches."""
     for url in fleet.urls:
@@ -95,17 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--start-timeout-s", type=float, default=600.0)
     asked = parser.parse_args(argv)
     workload = conversations(asked.conversations)
-    options = Options(
-        kv_bytes="64M",
-        max_model_len=4096,
-        block_size=BLOCK_TOKENS,
-        dev_mode=True,
-        extra=("--num-gpu-blocks-override", str(POOL_BLOCKS)),
-    )
-    fleet = Fleet(
-        asked.replicas, print, preset=asked.preset, options=options, start_timeout_s=asked.start_timeout_s
-    )
-    with fleet:
+    with engines(asked.replicas, asked.preset, asked.start_timeout_s) as fleet:
         print(f"{workload.requests} requests, {workload.prompt_tokens} prompt tokens")
         print(f"{'policy':14s} {'cached, vLLM':>13s} {'simulated':>10s}")
         for policy in asked.policy or POLICIES:
