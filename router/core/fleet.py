@@ -261,11 +261,14 @@ class Fleet:
         prompt_tokens = shape.prompt_tokens
         residency = replica.residency
         used: Uses | None = None
+        depths_tokens: list[int] = []
+        times_s: list[float] = []
         if records:
-            used = uses(records, replica.incarnation, residency.horizon_s, now_s)
-            if used.believed >= 0:
-                residency.reuse(tokens_at(shape, self._grid[used.believed]), used.believed_s)
-        residency.touch(prompt_tokens, now_s)
+            used = uses(records, replica.incarnation, residency, now_s)
+            times_s = used.times_s
+            grid = self._grid
+            depths_tokens = [tokens_at(shape, grid[depth]) for depth in used.depths]
+        residency.begin(prompt_tokens, depths_tokens, times_s, now_s)
         replica.evictions_worth = residency.eviction_ratio(now_s, self._parameters.eviction_memory_s)
         uncached_tokens = prompt_tokens - predicted_tokens
         replica.in_flight += 1
@@ -315,7 +318,7 @@ class Fleet:
         if used.believed >= 0:
             decision.believed_tokens = tokens_at(shape, grid[used.believed])
             decision.believed_s = used.believed_s
-            decision.doubtful = used.believed_s < decision.replica.residency.full_s
+            decision.doubtful = decision.replica.residency.doubtful(used.believed_s)
             if used.remembered < 0:
                 self._expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
         if used.fresh >= 0:
@@ -327,7 +330,7 @@ class Fleet:
         decision.gap_tokens = gap_tokens
         beyond = self._beyond
         if beyond > 0.0 and decision.predicted_tokens:
-            share = decision.replica.survival.share(decision.reserved_s - decision.believed_s)
+            share = decision.predicted_tokens / decision.believed_tokens
             expected_tokens = decision.predicted_tokens + int(beyond * share * gap_tokens)
             decision.expected_tokens = min(expected_tokens, prompt_tokens - 1)
 
@@ -388,7 +391,9 @@ class Fleet:
         change = output_tokens or 0
         if cached_tokens is not None:
             replica.added_tokens += change + decision.predicted_tokens - cached_tokens
-            change += decision.believed_tokens - cached_tokens
+            beyond_tokens = cached_tokens - decision.believed_tokens
+            if beyond_tokens > 0 and decision.believed_tokens:
+                residency.reuse(beyond_tokens, decision.believed_s)  # the way to the next rung
             self._learn_survival(decision, cached_tokens)
         else:
             replica.added_tokens += change
@@ -397,25 +402,30 @@ class Fleet:
 
     def _learn_survival(self, decision: Decision, cached_tokens: int) -> None:
         """Each part of the prompt by its own age: what was found of it."""
-        learn = decision.replica.survival.learn
-        residency = decision.replica.residency
+        replica = decision.replica
+        learn = replica.survival.learn
+        residency = replica.residency
         at_s = decision.reserved_s
         fresh_tokens = decision.fresh_tokens
         believed_tokens = decision.believed_tokens
         if fresh_tokens > 0:
-            learn(at_s - decision.fresh_s, _share(cached_tokens, fresh_tokens))
+            age_s = at_s - decision.fresh_s
+            share = _share(cached_tokens, fresh_tokens)
+            learn(age_s, share)
+            replica.trust.learn(age_s, share)
         if believed_tokens > fresh_tokens and cached_tokens >= fresh_tokens:
             share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
             learn(at_s - decision.believed_s, share)
-            if decision.doubtful:
-                residency.learn(share >= 0.5)
+            residency.learn(share >= 0.5, decision.doubtful)
+            if not decision.doubtful:
+                replica.trust.learn(at_s - decision.believed_s, share)
             if share >= KEPT_RATIO and decision.gap_tokens > 0:
                 self._learn_beyond(decision, cached_tokens)
         if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
             share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
             learn(at_s - decision.remembered_s, share)
             if share >= 0.5:
-                residency.learn(there=True)
+                residency.found()
 
     def _learn_beyond(self, decision: Decision, cached_tokens: int) -> None:
         """Of a prompt of which all was there that was believed to be: how much more was."""
@@ -434,6 +444,13 @@ class Fleet:
         decision.phase = SETTLED
         replica = decision.replica
         replica.in_flight -= 1
+        if decision.incarnation == replica.incarnation:
+            replica.residency.end(
+                decision.predicted_tokens + decision.uncached_tokens,
+                decision.reserved_s,
+                now_s,
+                phase != RESERVED,
+            )
         if phase == RESERVED:
             replica.waiting -= 1
             replica.waiting_tokens -= decision.uncached_tokens
@@ -528,6 +545,7 @@ class Fleet:
                 # Another engine, with an empty cache: nothing was ever computed on it.
                 replica.residency.clear()
                 replica.survival.clear()
+                replica.trust.clear()
                 replica.evictions_worth = 0.0
                 replica.fade(0.0)
                 replica.speed.restarted()

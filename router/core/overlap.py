@@ -1,21 +1,16 @@
 """How much of a prompt each replica is believed to hold, from what the registry knows of its rungs.
 
-A record is taken at its word unless the replica has, by what it was sent since, evicted what was last used then
-(`residency`); where answers have shown that less of what is so old is found, it counts for that share (`survival`).
+A record is taken at its word as far as the replica, by what it was sent since, still has what was last used then
+(`residency`); where answers have shown that less of what is so old is found, it counts for that share (`trust`).
 The rule it keeps: an engine reuses whole blocks only, and never the whole prompt, since it computes at least the last
 token.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from router.core.replica import Replica
+from router.core.residency import Residency
 from router.core.types import Incarnation, Record, Records, RequestShape
-
-STALE_S: Final = 2.5
-"""How much later than its record says a rung may have been used: registries note a use at most every 2 s, and Redis a
-few milliseconds after it."""
 
 
 def overlaps(
@@ -54,27 +49,27 @@ def overlaps(
             if replica in found:
                 if uncertain is not None and replica in uncertain:
                     # What lies less deep was used later, and more of it is there.
-                    share = replica.survival.share(now_s - used_s)
+                    share = _share(replica, used_s, now_s)
                     gain = share - uncertain[replica]
                     if gain > 0.0:
                         found[replica] += int(grid[depth] * prompt_tokens // prompt_bytes * gain)
                         uncertain[replica] = share
-            elif used_s + STALE_S >= replica.residency.horizon_s:
-                tokens = grid[depth] * prompt_tokens // prompt_bytes
-                if tokens >= prompt_tokens:
-                    tokens = prompt_tokens - 1
-                if not replica.survival.certain:
-                    share = replica.survival.share(now_s - used_s)
-                    tokens = int(tokens * share)
-                    if share < 1.0:
-                        if uncertain is None:
-                            uncertain = {}
-                        uncertain[replica] = share
-                        found[replica] = tokens
-                        continue
-                tokens -= tokens % replica.overlap_block_tokens
-                if tokens:
-                    found[replica] = tokens
+                continue
+            share = _share(replica, used_s, now_s)
+            if share <= 0.0:
+                continue
+            tokens = grid[depth] * prompt_tokens // prompt_bytes
+            if tokens >= prompt_tokens:
+                tokens = prompt_tokens - 1
+            if share < 1.0:
+                if uncertain is None:
+                    uncertain = {}
+                uncertain[replica] = share
+                found[replica] = int(tokens * share)
+                continue
+            tokens -= tokens % replica.overlap_block_tokens
+            if tokens:
+                found[replica] = tokens
     if uncertain is not None:
         for replica in uncertain:
             tokens = found[replica]
@@ -84,6 +79,13 @@ def overlaps(
             else:
                 del found[replica]
     return found
+
+
+def _share(replica: Replica, used_s: float, now_s: float) -> float:
+    """How much of what was last used then is counted on."""
+    share = replica.residency.kept_ratio(used_s)
+    trust = replica.trust
+    return share if trust.certain or share <= 0.0 else share * trust.share(now_s - used_s)
 
 
 def tokens_at(shape: RequestShape, depth_bytes: int) -> int:
@@ -105,7 +107,16 @@ def gap_tokens(shape: RequestShape, depth: int, grid: tuple[int, ...]) -> int:
 class Uses:
     """What the records of one prompt say of one replica."""
 
-    __slots__ = ("believed", "believed_s", "fresh", "fresh_s", "remembered", "remembered_s")
+    __slots__ = (
+        "believed",
+        "believed_s",
+        "depths",
+        "fresh",
+        "fresh_s",
+        "remembered",
+        "remembered_s",
+        "times_s",
+    )
 
     def __init__(self) -> None:
         self.remembered = -1
@@ -117,11 +128,16 @@ class Uses:
         self.fresh = -1
         """The deepest above that, if it was used clearly later."""
         self.fresh_s = 0.0
+        self.depths: list[int] = []
+        """The rungs at which the time of last use changes among what is believed to be there, deepest first."""
+        self.times_s: list[float] = []
+        """Those times: each holds down to the next rung."""
 
 
-def uses(records: Records, incarnation: Incarnation | None, horizon_s: float, now_s: float) -> Uses:
+def uses(records: Records, incarnation: Incarnation | None, residency: Residency, now_s: float) -> Uses:
     """Read the records, deepest first, for what may be learnt from an answer."""
     found = Uses()
+    latest_s = 0.0
     depth = len(records)
     last: Record | None = None
     while depth > 0:
@@ -133,12 +149,18 @@ def uses(records: Records, incarnation: Incarnation | None, horizon_s: float, no
         for holder, used_s in record:
             if holder == incarnation:
                 if found.believed < 0:
-                    if used_s + STALE_S >= horizon_s:
+                    if residency.kept_ratio(used_s) > 0.0:
                         found.believed, found.believed_s = depth, used_s
-                    elif found.remembered < 0:
-                        found.remembered, found.remembered_s = depth, used_s
-                elif 2.0 * (now_s - used_s) < now_s - found.believed_s:
+                    else:
+                        if found.remembered < 0:
+                            found.remembered, found.remembered_s = depth, used_s
+                        break
+                elif used_s <= latest_s:
+                    break
+                elif found.fresh < 0 and 2.0 * (now_s - used_s) < now_s - found.believed_s:
                     found.fresh, found.fresh_s = depth, used_s
-                    return found
+                latest_s = used_s
+                found.depths.append(depth)
+                found.times_s.append(used_s)
                 break
     return found

@@ -87,6 +87,7 @@ class Replica:
         "streamed",
         "survival",
         "trials",
+        "trust",
         "url",
         "wait_token_s",
         "waiting",
@@ -146,6 +147,9 @@ class Replica:
         """Trust that streams begin before they end: one more for each that did, one less for each that did not."""
         self.residency = Residency()
         self.survival = Survival()
+        """How much was found of what was used how long ago: how long prefixes live there."""
+        self.trust = Survival()
+        """The same of what was believed to be there without doubt: how far such beliefs are to be counted on."""
         self.evictions_worth = 0.0
         """`Residency.eviction_ratio` as of the last tick or reservation."""
         self.foreign_in_flight = 0
@@ -426,7 +430,7 @@ class Replica:
             "speed_confidence": round(self.speed.confidence, 3),
             "speed_stretches": self.speed.count,
             "delay_s": round(self.delay_s + self.wait_s(now_s), 6),
-            "resident_tokens": self.residency.tokens,
+            "resident_tokens": self.residency.tokens + self.residency.pinned_tokens,
             "cache_lifetime_s": self.survival.lifetime_s(),
             "cache_found_age_s": self.survival.found_age_s(),
             "crowding_s": round(self.crowding_s, 6),

@@ -31,6 +31,7 @@ def one() -> Fleet:
 
 def ask(fleet: Fleet, now_s: float, *parts: tuple[int, float]) -> Decision:
     decision = fleet.choose_and_reserve(SHAPE, records(SHAPE, *parts), now_s)
+    fleet.started(decision, now_s)
     fleet.settle(decision, now_s)
     return decision
 
@@ -81,9 +82,9 @@ def test_what_was_given_up_and_is_found_is_learnt_too() -> None:
     decision = ask(fleet, 1020.0, (8, 900.0))
     assert decision.predicted_tokens == 0
     assert decision.remembered_tokens > 0
-    before = replica.residency.optimism_ratio
+    before = replica.residency.size_ratio
     fleet.confirm(decision, decision.remembered_tokens, 0, 1021.0)
-    assert replica.residency.optimism_ratio > before
+    assert replica.residency.size_ratio > before
     assert replica.survival.found_age_s() >= 120
 
 

@@ -8,76 +8,172 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.residency import MAX_BUCKETS, MOST_OPTIMISM_RATIO, OPTIMISM_RATIO, Residency
+from router.core.residency import (
+    LEAST_SIZE_RATIO,
+    MAX_BUCKETS,
+    MOST_SIZE_RATIO,
+    SIZE_RATIO,
+    Residency,
+)
 
 
 def residency(tokens: int) -> Residency:
+    """One in which exactly so many tokens fit."""
     one = Residency()
     one.resize(tokens)
+    one.size_ratio = 1.0
     return one
+
+
+def serve(one: Residency, tokens: int, at_s: float, *parts: tuple[int, float]) -> None:
+    """A request that is over at once; `parts`: how deep its prompt was used before, and when, deepest first."""
+    one.begin(tokens, [depth for depth, _ in parts], [used_s for _, used_s in parts], at_s)
+    one.end(tokens, at_s, at_s, computed=True)
 
 
 def test_nothing_is_believed_evicted_while_the_cache_size_is_unknown() -> None:
     one = Residency()
     for second in range(100):
-        one.touch(1_000_000, float(second))
+        serve(one, 1_000_000, float(second))
     assert one.horizon_s == -inf
+    assert one.kept_ratio(0.0) == 1.0
     assert one.eviction_ratio(100.0, 60.0) == 0.0
 
 
-def test_what_was_used_longest_ago_goes_first() -> None:
+def test_what_was_used_longest_ago_goes_first_and_in_part() -> None:
     one = residency(1000)
-    for second in range(5):
-        one.touch(500, float(second))
-    assert one.tokens <= 1000 * OPTIMISM_RATIO
-    assert one.full_s == 3.0
-    assert one.horizon_s == 3.0
+    for second in range(4):
+        serve(one, 400, float(second))
+    assert [one.kept_ratio(float(second)) for second in range(4)] == [0.0, 0.5, 1.0, 1.0]
+    assert one.tokens == 1000
+    assert one.horizon_s == 1.0
 
 
 def test_what_is_used_again_does_not_count_twice() -> None:
     one = residency(1000)
-    one.touch(900, 0.5)
+    serve(one, 900, 0.5)
     for second in range(1, 50):
-        one.reuse(900, second - 0.5)
-        one.touch(950, second + 0.5)
-        one.touch(-50, second + 0.5)
-    assert one.tokens == 900
+        serve(one, 950, second + 0.5, (950, second - 0.5))
+    assert one.tokens == 950
     assert one.horizon_s == -inf
+
+
+def test_what_two_prompts_begin_with_counts_once_and_as_last_used() -> None:
+    one = residency(1000)
+    serve(one, 500, 1.0)
+    serve(one, 500, 2.0, (300, 1.0))
+    assert one.tokens == 700
+    serve(one, 600, 3.0, (500, 1.0), (300, 2.0))
+    assert one.tokens == 800, "the first one's end, the second one's end, and what is new"
+    serve(one, 400, 4.0)
+    assert one.kept_ratio(2.0) == 0.0
+    assert one.kept_ratio(3.0) == 1.0
+
+
+def test_what_is_in_use_is_never_evicted_and_leaves_less_room() -> None:
+    one = residency(1000)
+    one.begin(600, [], [], 0.0)
+    serve(one, 300, 1.0)
+    serve(one, 300, 2.0)
+    assert one.kept_ratio(0.0) == 1.0
+    assert one.kept_ratio(1.0) == pytest.approx(1 / 3)
+    one.end(600, 0.0, 3.0, computed=True)
+    assert one.pinned_tokens == 0
+    serve(one, 300, 4.0)
+    assert one.kept_ratio(2.0) == pytest.approx(1 / 3), (
+        "older than the end of the one that was sent before it"
+    )
+    assert one.kept_ratio(0.0) == 1.0
+
+
+def test_what_is_shared_with_one_under_way_counts_once() -> None:
+    one = residency(1000)
+    one.begin(500, [], [], 0.0)
+    one.begin(400, [300], [0.0], 1.0)
+    assert one.pinned_tokens == 600
+    one.end(500, 0.0, 2.0, computed=True)
+    assert (one.pinned_tokens, one.tokens) == (400, 200)
+    one.end(400, 1.0, 3.0, computed=True)
+    assert (one.pinned_tokens, one.tokens) == (0, 600)
+
+
+def test_what_was_never_computed_is_not_there() -> None:
+    one = residency(1000)
+    one.begin(500, [], [], 0.0)
+    one.end(500, 0.0, 1.0, computed=False)
+    assert (one.pinned_tokens, one.tokens) == (0, 0)
 
 
 def test_evicting_fresh_things_is_worth_more_than_evicting_old_ones() -> None:
     one = residency(100)
-    one.touch(100, 0.0)
-    one.touch(100, 1.0)
-    assert one.eviction_ratio(1.0, 60.0) == pytest.approx(1.0)
-    assert one.eviction_ratio(61.0, 60.0) == pytest.approx(0.3679, abs=1e-3)
+    serve(one, 100, 0.0)
+    serve(one, 50, 1.0)
+    assert one.eviction_ratio(0.0, 60.0) == pytest.approx(1.0)
+    assert one.eviction_ratio(60.0, 60.0) == pytest.approx(0.3679, abs=1e-3)
 
 
-def test_answers_teach_how_long_prefixes_last() -> None:
+def test_answers_teach_how_much_fits() -> None:
     one = residency(100)
-    for _ in range(200):
-        one.learn(there=False)
-    low = one.optimism_ratio
-    for _ in range(200):
-        one.learn(there=True)
-    assert 0 < low < OPTIMISM_RATIO < one.optimism_ratio <= MOST_OPTIMISM_RATIO
+    for _ in range(100):
+        one.learn(there=False, doubtful=False)
+    assert one.size_ratio == LEAST_SIZE_RATIO, "told ten times too much"
+    for _ in range(1000):
+        one.found()
+    assert one.size_ratio == MOST_SIZE_RATIO
+
+
+def test_of_what_is_in_doubt_a_twentieth_may_be_missing() -> None:
+    one = residency(100)
+    for _ in range(100):
+        for _ in range(19):
+            one.learn(there=True, doubtful=True)
+        one.learn(there=False, doubtful=True)
+    assert one.size_ratio == pytest.approx(1.0, rel=0.05)
+
+
+def test_prompts_that_are_missing_whatever_their_age_do_not_make_a_cache_small() -> None:
+    one = residency(100)
+    for number in range(2000):
+        one.learn(there=number % 10 != 0, doubtful=number % 3 == 0)
+    assert one.size_ratio > 0.7 * SIZE_RATIO
 
 
 def test_a_restart_forgets_everything() -> None:
     one = residency(100)
-    one.touch(500, 0.0)
-    one.touch(500, 1.0)
+    serve(one, 500, 0.0)
+    one.begin(500, [], [], 1.0)
     one.clear()
-    assert (one.tokens, one.horizon_s) == (0, -inf)
+    assert (one.tokens, one.pinned_tokens, one.horizon_s, one.kept_ratio(0.0)) == (0, 0, -inf, 1.0)
 
 
-@given(st.lists(st.tuples(st.integers(-500, 5000), st.floats(0, 5000)), max_size=60))
-def test_whatever_comes_it_stays_bounded_and_its_sum_right(touches: list[tuple[int, float]]) -> None:
+REQUESTS = st.lists(
+    st.tuples(st.integers(1, 5000), st.floats(0, 3000), st.floats(0, 50), st.booleans(), st.booleans()),
+    max_size=60,
+)
+
+
+@given(REQUESTS)
+def test_whatever_comes_it_stays_bounded_and_its_sums_right(
+    requests: list[tuple[int, float, float, bool, bool]],
+) -> None:
     one = residency(10_000)
-    for tokens, at_s in touches:
+    events: list[tuple[float, int, int]] = []
+    for number, (_, at_s, lasts_s, _, _) in enumerate(requests):
+        events += [(at_s, 0, number), (at_s + lasts_s, 1, number)]
+    before_s = 0.0
+    for at_s, over, number in sorted(events):
+        tokens, begun_s, _, shares, computed = requests[number]
+        if over:
+            one.end(tokens, begun_s, at_s, computed)
+        else:
+            one.begin(tokens, [tokens // 2, tokens // 4] if shares else [], [before_s, begun_s], at_s)
+            before_s = at_s
         one.reuse(100, at_s - 3)
-        one.touch(tokens, at_s)
         assert len(one._buckets) <= MAX_BUCKETS
+        assert len(one._ended) <= MAX_BUCKETS
         assert one.tokens == sum(one._buckets.values())
-        assert one.fresh_tokens == sum(one._buckets[bucket] for bucket in one._fresh)
-        assert one.fresh_tokens <= one.cache_tokens or len(one._fresh) == 1
+        assert one.inner_tokens == sum(one._buckets[bucket] for bucket in one._inner)
+        assert all(0.0 <= one.kept_ratio(at_s - age_s) <= 1.0 for age_s in (0, 1, 5, 100))
+    assert one.pinned_tokens == 0
+    assert not one._under_way
+    assert not one._lent
