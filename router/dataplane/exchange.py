@@ -314,7 +314,7 @@ class Exchange:
         shape = self.shape
         assert shape is not None
         if shape.rungs and incarnation is not None:
-            self._gateway.registry.touch(shape.rungs, incarnation, now_s)
+            self._gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s)
         self._dispatch()
 
     # -- dispatching --------------------------------------------------------------------------------------------

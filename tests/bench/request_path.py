@@ -31,6 +31,7 @@ from router.core.types import Incarnation, ReplicaId
 from router.dataplane.downstream import ClientConnection
 from router.dataplane.upstream import ReplicaConnection
 
+CACHE_TOKENS = 1_000_000
 ANSWER_BODY = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
     b'{"role":"assistant","content":"Hello there, this is a fixed answer."},"finish_reason":"stop"}],"usage":'
@@ -136,7 +137,9 @@ async def main() -> None:
     for index, url in enumerate(urls):
         name = ReplicaId(url[7:])
         worker.fleet.apply(ReplicaAdded(name, url))
-        worker.fleet.apply(ProbeSucceeded(name, Incarnation(index + 1), {"m": {}}, None, None, time.time()))
+        worker.fleet.apply(
+            ProbeSucceeded(name, Incarnation(index + 1), {"m": {}}, 16, CACHE_TOKENS, time.time())
+        )
     for replica in worker.fleet.replicas.values():
         pool = gateway.pool(replica)
         connection = ReplicaConnection(pool)

@@ -25,6 +25,7 @@ ROWS: list[Mapping[str, object]] = [
         "interference_s": 0.0005,
         "speed_confidence": 0.8,
         "cache_lifetime_s": 64.0,
+        "cache_fits_ratio": 0.25,
     },
     {"id": "b:1", "state": "ejected", "in_flight": 0, "waiting_tokens": 0, "engine_running": None},
 ]
