@@ -541,9 +541,10 @@ class Fleet:
         incarnation: Incarnation | None = event.incarnation
         restarted = incarnation is not None and incarnation != replica.incarnation
         if restarted:
+            # Another engine, with an empty cache, or the first that says who it is.
+            replica.residency.clear()
             if replica.incarnation is not None:
-                # Another engine, with an empty cache: nothing was ever computed on it.
-                replica.residency.clear()
+                # Nothing was ever computed on it.
                 replica.survival.clear()
                 replica.trust.clear()
                 replica.evictions_worth = 0.0

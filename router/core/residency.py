@@ -135,7 +135,8 @@ class Residency:
                 self.pinned_tokens -= part
         second = int(now_s / BUCKET_S)
         self._under_way[second] = self._under_way.get(second, 0) + 1
-        self._ended.pop(second, None)
+        if second in self._ended:
+            del self._ended[second]
         self.pinned_tokens += tokens
         self._evict()
 
@@ -161,6 +162,9 @@ class Residency:
                 del self._lent[second]
             tokens -= shared
         self.pinned_tokens -= tokens
+        if not self._under_way:
+            self.pinned_tokens = 0  # what began before the size was known ended after
+            self._lent.clear()
         if computed:
             ended = self._ended
             ended[second] = int(now_s / BUCKET_S)

@@ -104,6 +104,16 @@ def test_what_was_never_computed_is_not_there() -> None:
     assert (one.pinned_tokens, one.tokens) == (0, 0)
 
 
+def test_what_began_before_the_size_was_known_leaves_nothing_pinned() -> None:
+    one = Residency()
+    one.begin(500, [], [], 0.0)
+    one.resize(1000)
+    one.begin(100, [], [], 0.5)
+    one.end(500, 0.0, 1.0, computed=True)
+    one.end(100, 0.5, 1.5, computed=True)
+    assert one.pinned_tokens == 0
+
+
 def test_evicting_fresh_things_is_worth_more_than_evicting_old_ones() -> None:
     one = residency(100)
     serve(one, 100, 0.0)
