@@ -23,6 +23,7 @@ from router.core.overlap import Uses, gap_tokens, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.seen import Seen
+from router.core.survival import YOUNG_S
 from router.core.types import DecisionKind, Incarnation, Records, ReplicaId, RequestShape
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ class Fleet:
             times_s = used.times_s
             grid = self._grid
             depths_tokens = [tokens_at(shape, grid[depth]) for depth in used.depths]
-        residency.begin(prompt_tokens, depths_tokens, times_s, now_s)
+        counted = residency.begin(prompt_tokens, depths_tokens, times_s, now_s)
         replica.evictions_worth = residency.eviction_ratio(now_s, self._parameters.eviction_memory_s)
         uncached_tokens = prompt_tokens - predicted_tokens
         replica.in_flight += 1
@@ -285,6 +286,7 @@ class Fleet:
             self._health_changed()
         decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
         decision.reserved_s = now_s
+        decision.counted = counted
         if shape.rungs:
             for tokens in held.values():
                 if tokens > decision.known_tokens:
@@ -345,7 +347,7 @@ class Fleet:
         decision.phase = STARTED
         decision.started_s = now_s
         if not computed:
-            decision.tells = False
+            decision.tells = decision.computed = False
         replica = decision.replica
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
@@ -415,10 +417,13 @@ class Fleet:
             replica.trust.learn(age_s, share)
         if believed_tokens > fresh_tokens and cached_tokens >= fresh_tokens:
             share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
-            learn(at_s - decision.believed_s, share)
-            residency.learn(share >= 0.5, decision.doubtful)
+            age_s = at_s - decision.believed_s
+            learn(age_s, share)
+            if age_s > YOUNG_S:
+                expected = KEPT_RATIO * decision.predicted_tokens / believed_tokens
+                residency.learn(share >= 0.5 or share >= expected, decision.doubtful, age_s)
             if not decision.doubtful:
-                replica.trust.learn(at_s - decision.believed_s, share)
+                replica.trust.learn(age_s, share)
             if share >= KEPT_RATIO and decision.gap_tokens > 0:
                 self._learn_beyond(decision, cached_tokens)
         if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
@@ -444,13 +449,11 @@ class Fleet:
         decision.phase = SETTLED
         replica = decision.replica
         replica.in_flight -= 1
+        computed = phase != RESERVED and decision.computed
+        if not computed:
+            replica.added_tokens -= decision.uncached_tokens
         if decision.incarnation == replica.incarnation:
-            replica.residency.end(
-                decision.predicted_tokens + decision.uncached_tokens,
-                decision.reserved_s,
-                now_s,
-                phase != RESERVED,
-            )
+            replica.residency.end(decision.counted, decision.reserved_s, now_s, computed)
         if phase == RESERVED:
             replica.waiting -= 1
             replica.waiting_tokens -= decision.uncached_tokens

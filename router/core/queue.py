@@ -34,7 +34,7 @@ from router.core.types import Records, RequestShape
 
 AGEING_RATIO: Final = 0.5
 
-MOST_LENGTH_S: Final = 0.9
+MOST_LENGTH_S: Final = 0.8
 """Longer prompts go like this long ones: they would be overtaken for too long."""
 
 MAX_LOOKED_AT: Final = 64

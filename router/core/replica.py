@@ -469,6 +469,8 @@ class Decision:
     __slots__ = (
         "believed_s",
         "believed_tokens",
+        "computed",
+        "counted",
         "doubtful",
         "expected_tokens",
         "fresh_s",
@@ -524,6 +526,10 @@ class Decision:
         """Leading tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0
         """Leading tokens that the records say it holds; more than `predicted_tokens` where not all is counted on."""
+        self.counted: tuple[int, int] = (0, 0)
+        """What the replica's `residency` counts for it."""
+        self.computed = True
+        """False if its first byte came without a prefill."""
         self.gap_tokens = 0
         """Tokens from there to the next rung, which may be there in part; 0 if more is remembered."""
         self.doubtful = False

@@ -15,7 +15,6 @@ How much fits is taken from the engine's word at first; answers teach it (`learn
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from math import exp, inf
 from typing import Final
 
@@ -23,8 +22,8 @@ BUCKET_S: Final = 1.0
 MAX_BUCKETS: Final = 1024
 """About that many seconds of traffic; what is older goes as if evicted."""
 
-MOST_LOOKED_AT: Final = 16
-"""Buckets looked through for what was not found where it should be."""
+MOST_ENDED: Final = 256
+"""Seconds whose ends are remembered though what was used then is evicted."""
 
 STALE_BUCKETS: Final = 3
 """How much later than noted something may have been used: registries note a use at most every 2 s."""
@@ -43,6 +42,8 @@ raised the mean time to first token by 5 %, 12 % by 9 %; 5 % too little was no w
 MISSED_RATIO: Final = 0.2
 """If so much is missing of what is surely there, far less fits than is told: prompts given up half computed, and
 preempted ones, make less."""
+OLDER_RATIO: Final = 1.3
+"""And if what is missing was used so much longer ago than what is found."""
 _STEP: Final = 0.02
 _LARGE_STEP: Final = 0.05
 _FOUND_STEP: Final = 0.01
@@ -58,12 +59,13 @@ class Residency:
         "_edge",
         "_ended",
         "_inner",
-        "_lent",
         "_newest",
         "_under_way",
         "cache_tokens",
+        "found_age_s",
         "horizon_s",
         "inner_tokens",
+        "missed_age_s",
         "missed_ratio",
         "pinned_tokens",
         "size_ratio",
@@ -78,6 +80,10 @@ class Residency:
         self.size_ratio = SIZE_RATIO
         self.missed_ratio = 0.0
         """How often what is surely there was missing, lately."""
+        self.missed_age_s = 0.0
+        """How long ago that was last used, in the mean."""
+        self.found_age_s = 0.0
+        """The same of what is surely there and was found."""
         self.tokens = 0
         """Resident and not in use."""
         self.pinned_tokens = 0
@@ -94,8 +100,6 @@ class Residency:
         """Tokens that went of it."""
         self._under_way: dict[int, int] = {}
         """Requests under way, by the second in which they were sent."""
-        self._lent: dict[int, int] = {}
-        """How many of their tokens later ones share, and count."""
         self._ended: dict[int, int] = {}
         """When the last of a second's requests ended."""
 
@@ -108,69 +112,79 @@ class Residency:
         self._buckets.clear()
         self._inner.clear()
         self._under_way.clear()
-        self._lent.clear()
         self._ended.clear()
         self.tokens = self.inner_tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
         self._edge = -1
         self._cut = 0
+        self.size_ratio = SIZE_RATIO
+        self.missed_ratio = self.missed_age_s = self.found_age_s = 0.0
 
-    def begin(self, tokens: int, depths_tokens: list[int], times_s: list[float], now_s: float) -> None:
+    def begin(
+        self, tokens: int, depths_tokens: list[int], times_s: list[float], now_s: float
+    ) -> tuple[int, int]:
         """A prompt is sent.
 
         Args:
             depths_tokens: Where in the prompt the time of last use changes, deepest first.
             times_s: Those times, of what lies between each depth and the next.
+
+        Returns:
+            What `end` wants to know: how many tokens are counted for it, since nobody else under way does, and how
+            many of those were counted before.
         """
         if self.cache_tokens == inf:
-            return
-        count = len(depths_tokens)
-        for index in range(count):
-            part = depths_tokens[index] - (depths_tokens[index + 1] if index + 1 < count else 0)
-            bucket = int(times_s[index] / BUCKET_S)
-            if bucket in self._ended or bucket not in self._under_way:
-                self._take(part, bucket)
-            else:
-                self._lent[bucket] = self._lent.get(bucket, 0) + part
-                self.pinned_tokens -= part
+            return 0, 0
         second = int(now_s / BUCKET_S)
+        if self._buckets and second < self._newest - STALE_BUCKETS:
+            self.clear()  # a clock set back: nothing could be told apart until it has caught up
+        own_tokens = tokens if tokens <= self.cache_tokens else 0  # what does not fit will be refused
+        reused_tokens = 0
+        if own_tokens:
+            before = self.tokens
+            count = len(depths_tokens)
+            for index in range(count):
+                part = depths_tokens[index] - (depths_tokens[index + 1] if index + 1 < count else 0)
+                bucket = int(times_s[index] / BUCKET_S)
+                if bucket in self._under_way:
+                    own_tokens -= part
+                else:
+                    self._take(part, bucket)
+            reused_tokens = before - self.tokens
         self._under_way[second] = self._under_way.get(second, 0) + 1
         if second in self._ended:
             del self._ended[second]
-        self.pinned_tokens += tokens
+        self.pinned_tokens += own_tokens
         self._evict()
+        return own_tokens, reused_tokens
 
-    def end(self, tokens: int, begun_s: float, now_s: float, computed: bool) -> None:
-        """The request of a `begin` with so many tokens is over. `computed`: as far as is known, its prompt was."""
+    def end(self, counted: tuple[int, int], begun_s: float, now_s: float, computed: bool) -> None:
+        """The request of a `begin` is over. `computed`: as far as is known, its prompt was."""
         if self.cache_tokens == inf:
             return
         second = int(begun_s / BUCKET_S)
         left = self._under_way.get(second, 0) - 1
         if left < 0:
             return  # begun before the size was known
+        own_tokens, reused_tokens = counted
+        self.pinned_tokens -= own_tokens
         if left:
             self._under_way[second] = left
         else:
             del self._under_way[second]
-        lent = self._lent.get(second, 0)
-        if lent:
-            shared = tokens if tokens < lent else lent
-            if left and lent > shared:
-                self._lent[second] = lent - shared
-            else:
-                self.pinned_tokens += lent - shared
-                del self._lent[second]
-            tokens -= shared
-        self.pinned_tokens -= tokens
-        if not self._under_way:
-            self.pinned_tokens = 0  # what began before the size was known ended after
-            self._lent.clear()
-        if computed:
-            ended = self._ended
-            ended[second] = int(now_s / BUCKET_S)
-            if len(ended) > MAX_BUCKETS:
-                del ended[next(iter(ended))]
-            self.touch(tokens, now_s)
+            if not self._under_way:
+                self.pinned_tokens = 0  # what began before the size was known ended after
+        if not computed:
+            if reused_tokens:
+                self.touch(reused_tokens, now_s)
+            return
+        ended = self._ended
+        ended[second] = int(now_s / BUCKET_S)
+        if len(ended) > MOST_ENDED:
+            oldest = next(iter(ended))
+            if ended[oldest] < self._edge or len(ended) > MAX_BUCKETS:
+                del ended[oldest]
+        self.touch(own_tokens, now_s)
 
     def touch(self, tokens: int, now_s: float) -> None:
         """So many tokens are now the last used; negative to take back part of an earlier count."""
@@ -213,28 +227,37 @@ class Residency:
             if bucket <= self._edge:
                 return  # the rest went with the edge
             bucket += 1
-        if left > 0:
+        if left > 0 and buckets:
             self._take_oldest(left)
 
     def _take_oldest(self, tokens: int) -> None:
         """Another router has used them since: they are counted where it was not heard of, so the sum is kept right."""
         buckets = self._buckets
-        first = self._inner[0] if self._inner else 0
+        inner = self._inner
         left = tokens
-        for bucket in list(islice(buckets, MOST_LOOKED_AT)):
-            there = buckets[bucket]
-            if there > 0:
-                taken = left if left < there else there
-                buckets[bucket] = there - taken
+        while left > 0:
+            oldest = next(iter(buckets))
+            there = buckets[oldest]
+            taken = left if left < there else there
+            if taken > 0:
+                buckets[oldest] = there - taken
                 self.tokens -= taken
-                if bucket >= first:
+                if oldest == inner[0]:
                     self.inner_tokens -= taken
                 left -= taken
-                if not left:
-                    return
+            if buckets[oldest] > 0 or len(buckets) == 1:
+                return
+            self.tokens -= buckets[oldest]
+            if oldest == inner[0]:
+                self.inner_tokens -= buckets[oldest]
+                inner.popleft()
+            del buckets[oldest]
 
     def _evict(self) -> None:
-        limit = int(self.cache_tokens * self.size_ratio) - self.pinned_tokens
+        size_tokens = int(self.cache_tokens * self.size_ratio)
+        limit = size_tokens - self.pinned_tokens
+        if limit < size_tokens // 10:
+            limit = size_tokens // 10  # not all that waits in the engine can be in use
         buckets = self._buckets
         inner = self._inner
         inner_limit = limit * INNER_RATIO
@@ -281,8 +304,8 @@ class Residency:
             return False
         return self._ended.get(bucket, bucket) < first
 
-    def learn(self, there: bool, doubtful: bool) -> None:
-        """An answer showed whether most of a prefix that was counted on was there."""
+    def learn(self, there: bool, doubtful: bool, age_s: float) -> None:
+        """An answer showed whether a prefix that was counted on, last used so long ago, was there."""
         if self.cache_tokens == inf:
             return
         factor = 1.0
@@ -294,9 +317,14 @@ class Residency:
                 factor = 1.0 + _STEP * wanted_ratio / (1.0 - wanted_ratio)
             else:
                 factor = 1.0 + _STEP
+        elif there:
+            self.missed_ratio -= self.missed_ratio * _MISSED_WEIGHT
+            self.found_age_s += (age_s - self.found_age_s) * _MISSED_WEIGHT
         else:
-            self.missed_ratio += ((0.0 if there else 1.0) - self.missed_ratio) * _MISSED_WEIGHT
-            if not there and self.missed_ratio > MISSED_RATIO:
+            self.missed_ratio += (1.0 - self.missed_ratio) * _MISSED_WEIGHT
+            self.missed_age_s += (age_s - self.missed_age_s) * _MISSED_WEIGHT
+            # What is missing whatever its age is missing for another reason.
+            if self.missed_ratio > MISSED_RATIO and self.missed_age_s > OLDER_RATIO * self.found_age_s:
                 factor = 1.0 - _LARGE_STEP
         self._resize(factor)
 

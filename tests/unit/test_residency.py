@@ -27,8 +27,8 @@ def residency(tokens: int) -> Residency:
 
 def serve(one: Residency, tokens: int, at_s: float, *parts: tuple[int, float]) -> None:
     """A request that is over at once; `parts`: how deep its prompt was used before, and when, deepest first."""
-    one.begin(tokens, [depth for depth, _ in parts], [used_s for _, used_s in parts], at_s)
-    one.end(tokens, at_s, at_s, computed=True)
+    counted = one.begin(tokens, [depth for depth, _ in parts], [used_s for _, used_s in parts], at_s)
+    one.end(counted, at_s, at_s, computed=True)
 
 
 def test_nothing_is_believed_evicted_while_the_cache_size_is_unknown() -> None:
@@ -72,12 +72,12 @@ def test_what_two_prompts_begin_with_counts_once_and_as_last_used() -> None:
 
 def test_what_is_in_use_is_never_evicted_and_leaves_less_room() -> None:
     one = residency(1000)
-    one.begin(600, [], [], 0.0)
+    counted = one.begin(600, [], [], 0.0)
     serve(one, 300, 1.0)
     serve(one, 300, 2.0)
     assert one.kept_ratio(0.0) == 1.0
     assert one.kept_ratio(1.0) == pytest.approx(1 / 3)
-    one.end(600, 0.0, 3.0, computed=True)
+    one.end(counted, 0.0, 3.0, computed=True)
     assert one.pinned_tokens == 0
     serve(one, 300, 4.0)
     assert one.kept_ratio(2.0) == pytest.approx(1 / 3), (
@@ -86,32 +86,73 @@ def test_what_is_in_use_is_never_evicted_and_leaves_less_room() -> None:
     assert one.kept_ratio(0.0) == 1.0
 
 
-def test_what_is_shared_with_one_under_way_counts_once() -> None:
+def test_what_many_under_way_share_counts_once_whoever_ends_first() -> None:
+    one = residency(10_000)
+    counted = [one.begin(500, [], [], 0.0)]
+    counted += [one.begin(400, [300], [0.0], 1.0 + number) for number in range(5)]
+    assert one.pinned_tokens == 500 + 5 * 100
+    one.end(counted.pop(2), 2.0, 7.0, computed=True)
+    assert (one.pinned_tokens, one.tokens) == (900, 100)
+    one.end(counted.pop(0), 0.0, 8.0, computed=True)
+    assert (one.pinned_tokens, one.tokens) == (400, 600)
+
+
+def test_a_hot_beginning_does_not_fill_the_cache_by_being_used() -> None:
+    """Ten requests a second with one beginning of 8,000 tokens, each under way for 5 s; noted every other second."""
+    one = residency(1_000_000)
+    under_way: list[tuple[float, tuple[int, int]]] = []
+    for number in range(1000):
+        now_s = number / 10
+        while under_way and under_way[0][0] + 5.0 <= now_s:
+            begun_s, counted = under_way.pop(0)
+            one.end(counted, begun_s, now_s, computed=True)
+        under_way.append((now_s, one.begin(8100, [8000] if number else [], [now_s // 2 * 2], now_s)))
+        assert 0 <= one.pinned_tokens <= 8000 + 51 * 8100
+    assert one.tokens + one.pinned_tokens < 3 * (8000 + 1000 * 100)
+    assert one.horizon_s == -inf
+
+
+def test_what_was_never_computed_is_not_there_and_what_it_would_have_used_still_is() -> None:
     one = residency(1000)
-    one.begin(500, [], [], 0.0)
-    one.begin(400, [300], [0.0], 1.0)
-    assert one.pinned_tokens == 600
-    one.end(500, 0.0, 2.0, computed=True)
-    assert (one.pinned_tokens, one.tokens) == (400, 200)
-    one.end(400, 1.0, 3.0, computed=True)
-    assert (one.pinned_tokens, one.tokens) == (0, 600)
+    serve(one, 400, 0.0)
+    counted = one.begin(500, [400], [0.0], 1.0)
+    assert (one.pinned_tokens, one.tokens) == (500, 0)
+    one.end(counted, 1.0, 2.0, computed=False)
+    assert (one.pinned_tokens, one.tokens) == (0, 400)
 
 
-def test_what_was_never_computed_is_not_there() -> None:
+def test_a_prompt_that_does_not_fit_pushes_nothing_out() -> None:
     one = residency(1000)
-    one.begin(500, [], [], 0.0)
-    one.end(500, 0.0, 1.0, computed=False)
-    assert (one.pinned_tokens, one.tokens) == (0, 0)
+    serve(one, 900, 0.0)
+    one.end(one.begin(3000, [], [], 1.0), 1.0, 2.0, computed=True)
+    assert (one.pinned_tokens, one.kept_ratio(0.0)) == (0, 1.0)
 
 
-def test_what_began_before_the_size_was_known_leaves_nothing_pinned() -> None:
+def test_what_begins_before_the_size_is_known_leaves_nothing_pinned() -> None:
     one = Residency()
-    one.begin(500, [], [], 0.0)
+    early = one.begin(500, [], [], 0.0)
     one.resize(1000)
-    one.begin(100, [], [], 0.5)
-    one.end(500, 0.0, 1.0, computed=True)
-    one.end(100, 0.5, 1.5, computed=True)
+    late = one.begin(100, [], [], 0.5)
+    one.end(early, 0.0, 1.0, computed=True)
+    one.end(late, 0.5, 1.5, computed=True)
     assert one.pinned_tokens == 0
+
+
+def test_what_other_routers_have_used_since_leaves_the_sum_right() -> None:
+    one = residency(1_000_000)
+    for second in range(40):
+        serve(one, 100, float(second))
+    for second in range(100, 140):
+        serve(one, 100, float(second), (100, 45.0))
+    assert one.tokens == 4000
+
+
+def test_a_clock_set_back_begins_anew() -> None:
+    one = residency(1000)
+    serve(one, 900, 5000.0)
+    serve(one, 900, 5001.0)
+    serve(one, 300, 10.0)
+    assert (one.tokens, one.kept_ratio(10.0)) == (300, 1.0)
 
 
 def test_evicting_fresh_things_is_worth_more_than_evicting_old_ones() -> None:
@@ -124,8 +165,9 @@ def test_evicting_fresh_things_is_worth_more_than_evicting_old_ones() -> None:
 
 def test_answers_teach_how_much_fits() -> None:
     one = residency(100)
-    for _ in range(100):
-        one.learn(there=False, doubtful=False)
+    for _ in range(200):
+        one.learn(there=True, doubtful=False, age_s=10.0)
+        one.learn(there=False, doubtful=False, age_s=60.0)
     assert one.size_ratio == LEAST_SIZE_RATIO, "told ten times too much"
     for _ in range(1000):
         one.found()
@@ -136,24 +178,28 @@ def test_of_what_is_in_doubt_a_twentieth_may_be_missing() -> None:
     one = residency(100)
     for _ in range(100):
         for _ in range(19):
-            one.learn(there=True, doubtful=True)
-        one.learn(there=False, doubtful=True)
+            one.learn(there=True, doubtful=True, age_s=50.0)
+        one.learn(there=False, doubtful=True, age_s=50.0)
     assert one.size_ratio == pytest.approx(1.0, rel=0.05)
 
 
-def test_prompts_that_are_missing_whatever_their_age_do_not_make_a_cache_small() -> None:
+@pytest.mark.parametrize("every", [3, 10])
+def test_prompts_that_are_missing_whatever_their_age_do_not_make_a_cache_small(every: int) -> None:
     one = residency(100)
-    for number in range(2000):
-        one.learn(there=number % 10 != 0, doubtful=number % 3 == 0)
-    assert one.size_ratio > 0.7 * SIZE_RATIO
+    for number in range(3000):
+        age_s = 5.0 + number * 7 % 60
+        one.learn(there=number % every != 0, doubtful=age_s > 52.0, age_s=age_s)
+    assert one.size_ratio > 0.6 * SIZE_RATIO
 
 
 def test_a_restart_forgets_everything() -> None:
     one = residency(100)
     serve(one, 500, 0.0)
-    one.begin(500, [], [], 1.0)
+    one.begin(50, [], [], 1.0)
+    one.found()
     one.clear()
     assert (one.tokens, one.pinned_tokens, one.horizon_s, one.kept_ratio(0.0)) == (0, 0, -inf, 1.0)
+    assert one.size_ratio == SIZE_RATIO
 
 
 REQUESTS = st.lists(
@@ -171,19 +217,23 @@ def test_whatever_comes_it_stays_bounded_and_its_sums_right(
     for number, (_, at_s, lasts_s, _, _) in enumerate(requests):
         events += [(at_s, 0, number), (at_s + lasts_s, 1, number)]
     before_s = 0.0
+    sent = 0
+    counted: dict[int, tuple[int, int]] = {}
     for at_s, over, number in sorted(events):
         tokens, begun_s, _, shares, computed = requests[number]
         if over:
-            one.end(tokens, begun_s, at_s, computed)
+            one.end(counted.pop(number), begun_s, at_s, computed)
         else:
-            one.begin(tokens, [tokens // 2, tokens // 4] if shares else [], [before_s, begun_s], at_s)
+            depths = [tokens // 2, tokens // 4] if shares else []
+            counted[number] = one.begin(tokens, depths, [before_s, begun_s][: len(depths)], at_s)
             before_s = at_s
+            sent += tokens
         one.reuse(100, at_s - 3)
         assert len(one._buckets) <= MAX_BUCKETS
         assert len(one._ended) <= MAX_BUCKETS
         assert one.tokens == sum(one._buckets.values())
         assert one.inner_tokens == sum(one._buckets[bucket] for bucket in one._inner)
+        assert one.pinned_tokens == sum(own for own, _ in counted.values())
+        assert 0 <= one.tokens + one.pinned_tokens <= sent
         assert all(0.0 <= one.kept_ratio(at_s - age_s) <= 1.0 for age_s in (0, 1, 5, 100))
-    assert one.pinned_tokens == 0
     assert not one._under_way
-    assert not one._lent
