@@ -354,6 +354,7 @@ def _cost_parameters(policy: PolicyConfig) -> CostParameters:
         in_flight_delay_s=policy.in_flight_delay_s,
         miss_weight=policy.miss_weight,
         queued_weight=policy.queued_weight,
+        rare_weight=policy.rare_weight,
         eviction_weight=policy.eviction_weight,
         eviction_memory_s=policy.eviction_memory_s,
         crowd_weight=policy.crowd_weight,

@@ -20,7 +20,7 @@ from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
 from router.core.overlap import Uses, gap_tokens, overlaps, tokens_at, uses
-from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
+from router.core.ranking import LOYAL_RATIO, Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.seen import Seen
 from router.core.survival import YOUNG_S
@@ -98,6 +98,7 @@ class Fleet:
         self._ticked_s = -inf
         """When the last tick was."""
         self._queued_weight = parameters.queued_weight
+        self._rare_weight = parameters.rare_weight
         self.moved: Callable[[], None] | None = None
         """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
         in here. None: nobody wants to know."""
@@ -150,7 +151,8 @@ class Fleet:
         view = self._eligibility.view_without(model, tried) if tried else self._eligibility.view(model)
         view.now_s = now_s
         view.queued_price = self._queued_price(model, view)
-        view.found_ratio = self.found_ratio
+        found_ratio = view.found_ratio = self.found_ratio
+        view.rare_price = self._rare_weight / len(view.members) if found_ratio < LOYAL_RATIO else 0.0
         return view
 
     def _queued_price(self, model: str, view: View) -> float:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Overlaps = dict[Replica, int]
 """Tokens each replica is believed to hold of the prompt, at least one block; only replicas of the view."""
 
+LOYAL_RATIO: Final = 0.5
+"""Of what prompts bring, this much must have been seen before, or prompts seldom come back."""
+
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 
@@ -38,6 +41,7 @@ class View:
         "members",
         "now_s",
         "queued_price",
+        "rare_price",
         "rng",
         "turn",
     )
@@ -67,6 +71,8 @@ class View:
         """Time of the choice; set by the fleet."""
         self.queued_price = 0.0
         """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
+        self.rare_price = 0.0
+        """What a second of prefill of what somebody holds costs besides, where prompts seldom come back; likewise."""
         self.found_ratio = 1.0
         """How much of what prompts bring was seen before, by anybody; set by the fleet."""
 
@@ -108,6 +114,7 @@ class View:
         view = View(members, lambda: self.ring, self.rng, self.turn)
         view.now_s = self.now_s
         view.queued_price = self.queued_price
+        view.rare_price = self.rare_price
         view.found_ratio = self.found_ratio
         return view
 
@@ -153,7 +160,8 @@ def candidate(
     """The row of one replica."""
     predicted_tokens = overlaps.get(replica, 0)
     uncached_tokens = shape.prompt_tokens - predicted_tokens
-    terms = replica.terms(shape.prompt_tokens, predicted_tokens, view.now_s, view.queued_price)
+    rare_price = view.rare_price if overlaps else 0.0
+    terms = replica.terms(shape.prompt_tokens, predicted_tokens, view.now_s, view.queued_price, rare_price)
     return Candidate(replica, kind, predicted_tokens, uncached_tokens, terms)
 
 

@@ -93,6 +93,29 @@ def test_a_warm_replica_keeps_its_conversation_while_the_queue_is_shorter_than_t
     assert decision.kind is DecisionKind.SPILL
 
 
+@pytest.mark.parametrize("replicas", [4, 32])
+@pytest.mark.parametrize("found_ratio", [0.0, 1.0])
+def test_a_rare_hit_is_worth_more_waiting_in_a_small_fleet(found_ratio: float, replicas: int) -> None:
+    warm = [holders(3)] * 8
+    fleet = ready_fleet(replicas)
+    fleet.found_ratio = found_ratio
+    busy(fleet, "r2", 3000 if replicas == 4 else 6000)
+    decision = fleet.choose_and_reserve(shape(), warm, 1.0)
+    assert (decision.replica.id == "r2") == (found_ratio == 0.0 and replicas == 4)
+
+
+def test_what_a_rare_miss_costs_is_told() -> None:
+    fleet = ready_fleet(4)
+    usual = {row.replica.id: row.terms for row in fleet.rank(shape(), [holders(3)] * 8, 1.0).candidates}
+    fleet.found_ratio = 0.0
+    ranking = fleet.rank(shape(), [holders(3)] * 8, 1.0)
+    assert ranking.choice.replica.id == "r2"
+    for row in ranking.candidates:
+        assert row.terms.miss_s == pytest.approx(usual[row.replica.id].miss_s * (1 + 32 / 4))
+    cold = fleet.rank(shape(), None, 1.0)
+    assert all(row.terms.miss_s == row.terms.prefill_s for row in cold.candidates), "nobody holds it"
+
+
 @pytest.mark.parametrize("found_ratio", [0.0, 1.0])
 def test_the_ring_is_worth_some_waiting_only_where_prompts_come_back(found_ratio: float) -> None:
     everybody = [holders(*range(1, 9))]

@@ -7,8 +7,9 @@ cost cold are equal, and among equals the ring decides, so that routers which kn
 - Nobody does: the same, but only while it has fewer than `bounded_load_factor` times the mean in flight. If none of the
   equals has, the smallest cost wins after all, and the ring decides between costs that are exactly the same.
 
-Where less than half of what prompts bring was ever seen before (`View.found_ratio`), going home is worth little: of a
-prompt of more than `LONG_S` of prefill only those are equals then that also wait equally, to `EVEN_WAIT_S`.
+Where less than half of what prompts bring was ever seen before (`View.found_ratio`), to miss what somebody holds is
+dearer (`View.rare_price`), and going home is worth little: of a prompt of more than `LONG_S` of prefill only those are
+equals then that also wait equally, to `EVEN_WAIT_S`.
 
 What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
@@ -27,7 +28,7 @@ from typing import Final
 
 from router.core.bounded_load import capacity
 from router.core.cost import CostParameters
-from router.core.ranking import Overlaps, View
+from router.core.ranking import LOYAL_RATIO, Overlaps, View
 from router.core.replica import Replica
 from router.core.types import DecisionKind, RequestShape
 
@@ -40,7 +41,6 @@ EXACT: Final = 32
 EVEN_WAIT_S: Final = 0.05
 """An engine step and two hops: waits that differ by no more are equal."""
 LONG_S: Final = 1.0
-LOYAL_RATIO: Final = 0.5
 RING_HEAD: Final = 8
 SAMPLE: Final = 8
 
@@ -61,7 +61,7 @@ class PrefixCost:
         pool = self._pool(shape, overlaps, view) if large else members
         tokens = shape.prompt_tokens
         now_s = view.now_s
-        queued = view.queued_price
+        queued = view.queued_price + view.rare_price if overlaps else view.queued_price
         costs: list[float] = []
         best = pool[0]
         least = second = inf
