@@ -29,6 +29,7 @@ COMPILED = [
     "router/core/policies/prefix_cost.py",
     "router/core/queue.py",
     "router/core/ranking.py",
+    "router/core/rarity.py",
     "router/core/replica.py",
     "router/core/residency.py",
     "router/core/ring.py",

@@ -23,6 +23,10 @@ SHARES = (0.5, 0.9)
 SIZES = {4: 0.8, 32: 0.8}
 """Other fleet sizes for the first workload, at this share of its knee, scaled by size."""
 
+RATE_STEP = 3e-4
+"""By how much the rates of a cell's draws differ: nothing to anybody, but another run. The order of two arrivals and an
+answer's end decide where a conversation lives, and with it a p99."""
+
 LOST_RATIO = 1.03
 """A cell is lost where TTFT is above this multiple of the best rival's."""
 
@@ -31,12 +35,13 @@ TIMES = ("ttft_mean_s", "ttft_p90_s", "ttft_p99_s")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One workload at one rate on one fleet, under one seed."""
+    """One workload at one rate on one fleet, under one seed; `draw` counts runs that differ in nothing else."""
 
     name: str
     source: Source
     rate: float
     fleet: FleetConfig
+    draw: int = 0
 
 
 @dataclass(slots=True)
@@ -99,12 +104,19 @@ def cells(
                 yield Cell(_label(name, own, share), source, rate, own)
 
 
+def draws(cell: Cell, count: int) -> Iterator[Cell]:
+    """The cell at `count` rates, its own first, the others `RATE_STEP` and multiples of it above and below."""
+    for draw in range(count):
+        steps = (draw + 1) // 2 * (1 if draw % 2 else -1)
+        yield replace(cell, rate=cell.rate * (1.0 + RATE_STEP * steps), draw=draw)
+
+
 def _label(name: str, fleet: FleetConfig, share: float) -> str:
     return f"{name} {fleet.replicas}x{fleet.cache_tokens // 1000}k {share:.0%}"
 
 
 def mean_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """One outcome a cell: each figure's mean over the seeds."""
+    """One outcome a cell: each figure's mean over seeds and draws."""
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.cell.name, []).append(outcome)

@@ -107,6 +107,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"for --cells: every cell under each seed, figures averaged (default {FIRST_SEED}); "
         "another seed is another draw of a generator and the next slice of a trace",
     )
+    do.add_argument(
+        "--draws",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="for --cells: every cell N times at rates that differ by parts in 10,000, figures averaged; a single run "
+        "depends on accidents (default 1)",
+    )
     do.add_argument("--jobs", type=_positive, default=1, metavar="N", help="worker processes (default 1)")
     out = parser.add_argument_group("output")
     out.add_argument("--json", type=Path, metavar="FILE", help="figures as JSON (`-`: standard output)")
@@ -242,6 +250,7 @@ def _play_grid(arguments: argparse.Namespace) -> int:
         _fleet(arguments),
         policies,
         [int(part) for part in (arguments.seeds or str(arguments.seed)).split(",")],
+        repeats=arguments.draws,
         only=arguments.only,
         processes=arguments.jobs,
         knees_path=arguments.knees,

@@ -17,7 +17,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome, cells, wanted_knees
+from loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome, cells, draws, wanted_knees
 from loadtest.simulate.jobs import Bounds, FindKnee, Play, Played, run_all
 from loadtest.simulate.metrics import Figures
 from loadtest.simulate.rivals import RIVALS
@@ -33,12 +33,15 @@ def play_grid(
     policies: Sequence[str],
     seeds: Sequence[int],
     *,
+    repeats: int = 1,
     only: Sequence[str] = (),
     processes: int = 1,
     knees_path: Path | None = None,
     json_path: Path | None = None,
 ) -> list[Outcome]:
     """Every policy, and every rival, in every cell whose name holds one of `only` (all, where it is empty).
+
+    Each is played `repeats` times, see `draws`.
 
     Raises:
         ValueError: No cell is left, or a file of an earlier run is not one.
@@ -56,7 +59,13 @@ def play_grid(
     used = {name.split(" ")[0] for name in names}
     _find_knees({n: s for n, s in sources.items() if n in used}, fleet, seeds, knees, processes, knees_path)
     whole = knees | dict.fromkeys(set(wanted_knees(sources, fleet, seeds)) - set(knees), 1.0)
-    chosen = [c for seed in seeds for c in cells(sources, whole, fleet, seed) if c.name in names]
+    chosen = [
+        draw
+        for seed in seeds
+        for cell in cells(sources, whole, fleet, seed)
+        if cell.name in names
+        for draw in draws(cell, repeats)
+    ]
     return _play(chosen, list(dict.fromkeys([*policies, *RIVALS])), processes, json_path)
 
 
@@ -65,8 +74,8 @@ def _play(
 ) -> list[Outcome]:
     earlier = _rows(json_path)
     kept = _kept(earlier)
-    here = {(cell.name, cell.fleet.seed) for cell in chosen}
-    elsewhere = [row for row in earlier if (row["cell"], row["seed"]) not in here]
+    here = {(cell.name, cell.fleet.seed, cell.draw) for cell in chosen}
+    elsewhere = [row for row in earlier if (row["cell"], row["seed"], row.get("draw", 0)) not in here]
     plays = [Play(cell.source, cell.rate, cell.fleet, policy) for cell in chosen for policy in policies]
     run_of = {play: play.identity for play in plays}
     missing = [play for play in plays if run_of[play] not in kept]
@@ -167,6 +176,7 @@ def _as_row(outcome: Outcome, run_of: Mapping[Play, str]) -> dict[str, Any]:
     return {
         "cell": cell.name,
         "seed": cell.fleet.seed,
+        "draw": cell.draw,
         "rate": cell.rate,
         "requests": cell.source.requests,
         **outcome.bounds,

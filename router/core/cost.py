@@ -1,14 +1,14 @@
 """What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
-    cost = base + wait + running + crowding + price x prefill
-    price = 1 + miss_weight + rare_weight / replicas + queued_weight x queued + eviction_weight x worth
+    cost = base + wait + running + crowding + rare + price x prefill
+    price = 1 + miss_weight + queued_weight x queued + eviction_weight x worth
     prefill = uncached / rate x (1 + mean context / attention_context)
 
 Decides nothing: policies compare. The mean context of a prompt's uncached part is half of cached plus whole prompt.
-`rare_weight` counts where prompts seldom come back; `queued` is how many requests are held at the router for each
-replica; `worth` is how lately what the prompt's blocks push out of the replica's cache was used. The request path
-computes the sum from what each replica keeps (`delay_s`, `wait_s`, `price`); `CostTerms` is the same sum taken apart
-for people.
+`rare` is the price of a rare hit that this replica would miss (`router.core.rarity`); `queued` is how many requests are
+held at the router for each replica; `worth` is how lately what the prompt's blocks push out of the replica's cache was
+used. The request path computes the sum from what each replica keeps (`delay_s`, `wait_s`, `price`); `CostTerms` is the
+same sum taken apart for people.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ class CostParameters:
     queued_weight: float = 1.0
     """Weight of the same for those held at the router: each second of prefill anywhere makes each of them wait a
     replica's share of it, so their number for each replica is its price. The longer the queue, the dearer a miss."""
-    rare_weight: float = 32.0
-    """Weight of the same, shared out among all replicas, for what somebody holds where less than half of what prompts
-    bring was ever seen before: there a hit is rare, and the work that it saves is what the fleet is short of. The
-    larger the fleet, the likelier a replica is idle, and the less is saved by waiting for one that is not."""
+    rare_weight: float = 10.0
+    """Weight of the prefill of what somebody holds and this replica does not, in a fleet of eight, where less than half
+    of what prompts bring was ever seen before (`router.core.rarity`)."""
     eviction_weight: float = 2.0
     """Weight of what a miss pushes out of the replica's cache, if that was used just now; it fades with age."""
     eviction_memory_s: float = 120.0
@@ -92,7 +91,9 @@ class CostTerms:
     prefill_s: float
     """This request's own uncached tokens."""
     miss_s: float
-    """The same tokens' price to everyone else, `rare_weight` included."""
+    """The same tokens' price to everyone else."""
+    rare_s: float = 0.0
+    """Price of a rare hit that would be missed here."""
     queued_s: float = 0.0
     """Their price to those held at the router."""
     eviction_s: float = 0.0
@@ -108,6 +109,7 @@ class CostTerms:
             + self.crowding_s
             + self.prefill_s
             + self.miss_s
+            + self.rare_s
             + self.queued_s
             + self.eviction_s
         )

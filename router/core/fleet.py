@@ -20,7 +20,8 @@ from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
 from router.core.overlap import Uses, gap_tokens, overlaps, tokens_at, uses
-from router.core.ranking import LOYAL_RATIO, Overlaps, Policy, Ranking, View, candidate
+from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
+from router.core.rarity import LOYAL_RATIO, rare_price
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.seen import Seen
 from router.core.survival import YOUNG_S
@@ -152,7 +153,9 @@ class Fleet:
         view.now_s = now_s
         view.queued_price = self._queued_price(model, view)
         found_ratio = view.found_ratio = self.found_ratio
-        view.rare_price = self._rare_weight / len(view.members) if found_ratio < LOYAL_RATIO else 0.0
+        view.rare_price = (
+            rare_price(self._rare_weight, len(view.members)) if found_ratio < LOYAL_RATIO else 0.0
+        )
         return view
 
     def _queued_price(self, model: str, view: View) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from router.core.cost import CostTerms
+from router.core.rarity import deep_tokens, rare_s
 from router.core.replica import Replica
 from router.core.ring import Ring
 from router.core.types import DecisionKind, Incarnation, RequestShape
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 Overlaps = dict[Replica, int]
 """Tokens each replica is believed to hold of the prompt, at least one block; only replicas of the view."""
-
-LOYAL_RATIO: Final = 0.5
-"""Of what prompts bring, this much must have been seen before, or prompts seldom come back."""
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
@@ -72,7 +70,7 @@ class View:
         self.queued_price = 0.0
         """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
         self.rare_price = 0.0
-        """What a second of prefill of what somebody holds costs besides, where prompts seldom come back; likewise."""
+        """`router.core.rarity`'s price, 0 where prompts come back; likewise."""
         self.found_ratio = 1.0
         """How much of what prompts bring was seen before, by anybody; set by the fleet."""
 
@@ -159,10 +157,13 @@ def candidate(
 ) -> Candidate:
     """The row of one replica."""
     predicted_tokens = overlaps.get(replica, 0)
-    uncached_tokens = shape.prompt_tokens - predicted_tokens
-    rare_price = view.rare_price if overlaps else 0.0
-    terms = replica.terms(shape.prompt_tokens, predicted_tokens, view.now_s, view.queued_price, rare_price)
-    return Candidate(replica, kind, predicted_tokens, uncached_tokens, terms)
+    prompt_tokens = shape.prompt_tokens
+    rare_cost_s = 0.0
+    if view.rare_price > 0.0:
+        deepest = deep_tokens(overlaps, prompt_tokens)
+        rare_cost_s = rare_s(replica, prompt_tokens, predicted_tokens, deepest, view.rare_price)
+    terms = replica.terms(prompt_tokens, predicted_tokens, view.now_s, view.queued_price, rare_cost_s)
+    return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
 
 
 @dataclass(frozen=True, slots=True)

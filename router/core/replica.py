@@ -396,7 +396,7 @@ class Replica:
         held_tokens: int,
         now_s: float,
         queued_price: float = 0.0,
-        rare_price: float = 0.0,
+        rare_s: float = 0.0,
     ) -> CostTerms:
         """The cost of a request of which so many leading tokens are held, taken apart."""
         prefill_s = self.prefill_s(prompt_tokens, held_tokens)
@@ -407,7 +407,8 @@ class Replica:
             + (self.in_flight - self.waiting) * self.interference_s,
             crowding_s=self.crowding_s,
             prefill_s=prefill_s,
-            miss_s=prefill_s * (self.miss_weight + rare_price),
+            miss_s=prefill_s * self.miss_weight,
+            rare_s=rare_s,
             queued_s=prefill_s * queued_price,
             eviction_s=prefill_s * self.eviction_weight * self.evictions_worth,
         )

@@ -282,7 +282,7 @@ def test_ranking_tells_every_term_and_reserves_nothing() -> None:
     rows = explained["candidates"]
     assert isinstance(rows, list)
     assert {row["replica"] for row in rows} == set(fleet.replicas)
-    parts = ("base_s", "wait_s", "running_s", "crowding_s", "prefill_s", "miss_s")
+    parts = ("base_s", "wait_s", "running_s", "crowding_s", "prefill_s", "miss_s", "rare_s")
     for row in rows:
         assert row["total_s"] == pytest.approx(sum(row[part] for part in parts), abs=1e-5)
 

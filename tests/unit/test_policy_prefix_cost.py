@@ -104,16 +104,60 @@ def test_a_rare_hit_is_worth_more_waiting_in_a_small_fleet(found_ratio: float, r
     assert (decision.replica.id == "r2") == (found_ratio == 0.0 and replicas == 4)
 
 
+@pytest.mark.parametrize(("tokens", "waits"), [(2_500, True), (2_700, False)])
+def test_what_many_may_share_is_no_rare_hit(tokens: int, waits: bool) -> None:
+    fleet = ready_fleet(4)
+    fleet.found_ratio = 0.0
+    busy(fleet, "r2", 12_000)
+    ranking = fleet.rank(shape(tokens=tokens), [holders(3)] * 8, 1.0)
+    assert max(row.predicted_tokens for row in ranking.candidates) == 1024, "41 % and 38 % of the prompts"
+    assert (ranking.choice.replica.id == "r2") == waits
+
+
+@pytest.mark.parametrize(("ahead_s", "waits"), [(15.0, True), (17.5, False)])
+def test_nobody_waits_more_than_16_s_for_a_rare_hit(ahead_s: float, waits: bool) -> None:
+    fleet = ready_fleet(2)
+    fleet.found_ratio = 0.0
+    fleet.replicas[ReplicaId("r1")].planned_s = ahead_s
+    decision = fleet.choose_and_reserve(shape(), [holders(2)] * 8, 1.0)
+    assert (decision.replica.id == "r1") == waits, "the miss would cost 20 s"
+
+
 def test_what_a_rare_miss_costs_is_told() -> None:
     fleet = ready_fleet(4)
-    usual = {row.replica.id: row.terms for row in fleet.rank(shape(), [holders(3)] * 8, 1.0).candidates}
+    warm = [holders(3), holders(3)] + [holders(3, 4)] * 2 + [holders(3)] * 4
+    usual = {row.replica.id: row.terms for row in fleet.rank(shape(), warm, 1.0).candidates}
+    assert all(terms.rare_s == 0.0 for terms in usual.values())
     fleet.found_ratio = 0.0
-    ranking = fleet.rank(shape(), [holders(3)] * 8, 1.0)
+    ranking = fleet.rank(shape(), warm, 1.0)
     assert ranking.choice.replica.id == "r2"
+    home_s = usual[ReplicaId("r2")].prefill_s
     for row in ranking.candidates:
-        assert row.terms.miss_s == pytest.approx(usual[row.replica.id].miss_s * (1 + 32 / 4))
+        before = usual[row.replica.id]
+        assert row.terms.rare_s == pytest.approx(10 * 4 * (before.prefill_s - home_s))
+        assert row.terms.total_s == pytest.approx(before.total_s + row.terms.rare_s)
+    assert len({row.terms.rare_s for row in ranking.candidates}) == 3, "all, a part, nothing"
     cold = fleet.rank(shape(), None, 1.0)
-    assert all(row.terms.miss_s == row.terms.prefill_s for row in cold.candidates), "nobody holds it"
+    assert all(row.terms.rare_s == 0.0 for row in cold.candidates), "nobody holds it"
+
+
+@pytest.mark.parametrize("held", [None, [holders(*range(1, 9))]])
+@pytest.mark.parametrize(
+    ("found_ratio", "tokens", "meet"), [(0.0, 45_000, True), (0.0, 20_000, False), (1.0, 45_000, False)]
+)
+def test_long_prompts_meet_at_one_end_of_the_fleet_where_prompts_seldom_come_back(
+    held: list[Record | None] | None, found_ratio: float, tokens: int, meet: bool
+) -> None:
+    fleet = ready_fleet(8)
+    fleet.found_ratio = found_ratio
+    rng = random.Random(3)
+    chosen = Counter()
+    for _ in range(30):
+        decision = fleet.choose_and_reserve(shape(rng.getrandbits(64), tokens), held, 1.0)
+        fleet.settle(decision, 1.0)
+        decision.replica.fade(0.0)
+        chosen[decision.replica.id] += 1
+    assert (len(chosen) == 1) == meet
 
 
 @pytest.mark.parametrize("found_ratio", [0.0, 1.0])

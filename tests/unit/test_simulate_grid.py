@@ -62,6 +62,21 @@ def test_what_is_done_is_not_computed_again_unless_the_code_changed(
     assert ran == ["prefix-cost"] * 4
 
 
+def test_draws_are_other_runs_at_nearly_the_same_rate(
+    traces: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "grid.json"
+    asked = [*traces, "--requests", "8", "--json", str(out), "--only", "hot-keys 8x300k 50%"]
+    assert main([*asked, "--draws", "3"]) == 0
+    rows: list[dict[str, Any]] = json.loads(out.read_text())["cells"]
+    assert [(row["seed"], row["draw"]) for row in rows] == [(7, 0), (7, 1), (7, 2)]
+    rate = rows[0]["rate"]
+    assert [row["rate"] / rate - 1 for row in rows] == pytest.approx([0, 3e-4, -3e-4], abs=1e-9)
+    own = [row["policies"][0]["ttft_mean_s"] for row in rows]
+    assert len({row["policies"][0]["run"] for row in rows}) == 3
+    assert f"{sum(own) / 3:.3f}" in capsys.readouterr().out
+
+
 def test_an_interrupted_grid_keeps_what_it_has(
     traces: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,13 @@ cost cold are equal, and among equals the ring decides, so that routers which kn
 - Nobody does: the same, but only while it has fewer than `bounded_load_factor` times the mean in flight. If none of the
   equals has, the smallest cost wins after all, and the ring decides between costs that are exactly the same.
 
-Where less than half of what prompts bring was ever seen before (`View.found_ratio`), to miss what somebody holds is
-dearer (`View.rare_price`), and going home is worth little: of a prompt of more than `LONG_S` of prefill only those are
-equals then that also wait equally, to `EVEN_WAIT_S`.
+Where less than half of what prompts bring was ever seen before (`View.found_ratio`):
+
+- To miss what somebody holds is dearer (`router.core.rarity`).
+- The ring's preference is worth little: of a prompt of more than `LONG_S` of prefill only those are equals that also
+  wait equally, to `EVEN_WAIT_S`.
+- Among these, prompts of more than `ONE_END_S` all have the same order of preference. They meet at one end of the
+  fleet, and the homes that grow at the other are not closed for many seconds by what has no home anyway.
 
 What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
@@ -28,7 +32,8 @@ from typing import Final
 
 from router.core.bounded_load import capacity
 from router.core.cost import CostParameters
-from router.core.ranking import LOYAL_RATIO, Overlaps, View
+from router.core.ranking import Overlaps, View
+from router.core.rarity import LOYAL_RATIO, deep_tokens, rare_s
 from router.core.replica import Replica
 from router.core.types import DecisionKind, RequestShape
 
@@ -41,6 +46,9 @@ EXACT: Final = 32
 EVEN_WAIT_S: Final = 0.05
 """An engine step and two hops: waits that differ by no more are equal."""
 LONG_S: Final = 1.0
+ONE_END_S: Final = 6.0
+ONE_END_KEY: Final = 0x9E3779B97F4A7C15
+"""Any point of the ring."""
 RING_HEAD: Final = 8
 SAMPLE: Final = 8
 
@@ -61,7 +69,9 @@ class PrefixCost:
         pool = self._pool(shape, overlaps, view) if large else members
         tokens = shape.prompt_tokens
         now_s = view.now_s
-        queued = view.queued_price + view.rare_price if overlaps else view.queued_price
+        queued = view.queued_price
+        rare_price = view.rare_price
+        deepest = deep_tokens(overlaps, tokens) if overlaps and rare_price > 0.0 else 0
         costs: list[float] = []
         best = pool[0]
         least = second = inf
@@ -69,6 +79,8 @@ class PrefixCost:
             held = overlaps.get(replica, 0) if overlaps else 0
             price = replica.price + queued
             cost = replica.delay_s + replica.wait_s(now_s) + price * replica.prefill_s(tokens, held)
+            if held < deepest:
+                cost += rare_s(replica, tokens, held, deepest, rare_price)
             costs.append(cost)
             if cost < least:
                 least, second, best = cost, least, replica
@@ -77,8 +89,10 @@ class PrefixCost:
         prefill_s = best.prefill_s(tokens, overlaps.get(best, 0))
         limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * prefill_s)
         most_wait_s = inf
+        one_end = False
         if prefill_s > LONG_S and view.found_ratio < LOYAL_RATIO:
             most_wait_s = best.wait_s(now_s) + EVEN_WAIT_S
+            one_end = prefill_s > ONE_END_S and not large
         if overlaps:
             if second <= limit:
                 near = [
@@ -86,11 +100,13 @@ class PrefixCost:
                     for r, cost in zip(pool, costs, strict=True)
                     if cost <= limit and r.wait_s(now_s) <= most_wait_s
                 ]
-                key = shape.rungs[-1] if shape.rungs else view.key(shape)
                 # Siblings under one shared prompt meet at its holders; which of these, their own text decides.
+                key = shape.rungs[-1] if shape.rungs else view.key(shape)
+                if one_end:
+                    key = ONE_END_KEY
                 best = near[0] if large else (view.ring.first_of(key, near) or best)
             return best, _WARM if best in overlaps else _SPILL
-        key = view.key(shape)
+        key = ONE_END_KEY if one_end else view.key(shape)
         first = pool[0] if large else view.first(key)
         in_flight = first.in_flight
         fits = costs[pool.index(first)] <= limit and first.wait_s(now_s) <= most_wait_s
