@@ -15,6 +15,7 @@ from setuptools import setup
 COMPILED = [
     "router/adapters/registry/memory.py",
     "router/core/bounded_load.py",
+    "router/core/cache_fit.py",
     "router/core/cost.py",
     "router/core/eligibility.py",
     "router/core/events.py",

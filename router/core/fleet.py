@@ -424,9 +424,9 @@ class Fleet:
             share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
             age_s = at_s - decision.believed_s
             learn(age_s, share)
-            if age_s > YOUNG_S:
+            if age_s > YOUNG_S and residency.cache_tokens < inf:
                 expected = KEPT_RATIO * decision.predicted_tokens / believed_tokens
-                residency.learn(share >= 0.5 or share >= expected, decision.doubtful, age_s)
+                residency.fit.learn(share >= 0.5 or share >= expected, decision.doubtful, age_s)
             if not decision.doubtful:
                 replica.trust.learn(age_s, share)
             if share >= KEPT_RATIO and decision.gap_tokens > 0:
@@ -435,7 +435,7 @@ class Fleet:
             share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
             learn(at_s - decision.remembered_s, share)
             if share >= 0.5:
-                residency.found()
+                residency.fit.found()
 
     def _learn_beyond(self, decision: Decision, cached_tokens: int) -> None:
         """Of a prompt of which all was there that was believed to be: how much more was."""

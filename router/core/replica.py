@@ -437,7 +437,7 @@ class Replica:
             "speed_stretches": self.speed.count,
             "delay_s": round(self.delay_s + self.wait_s(now_s), 6),
             "resident_tokens": self.residency.tokens + self.residency.pinned_tokens,
-            "cache_fits_ratio": round(self.residency.size_ratio, 3),
+            "cache_fits_ratio": round(self.residency.fit.ratio, 3),
             "cache_lifetime_s": self.survival.lifetime_s(),
             "cache_found_age_s": self.survival.found_age_s(),
             "crowding_s": round(self.crowding_s, 6),

@@ -9,7 +9,7 @@ Each token counts once: while a request is under way (`begin`), or at its last e
 was sent; when that was over is remembered here, second by second. Other routers tell what they add
 (`Fleet.note_foreign`), not what they use again.
 
-How much fits is taken from the engine's word at first; answers teach it (`learn`).
+How much fits is taken from the engine's word at first; answers teach it (`CacheFit`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections import deque
 from math import exp, inf
 from typing import Final
+
+from router.core.cache_fit import CacheFit
 
 BUCKET_S: Final = 1.0
 MAX_BUCKETS: Final = 1024
@@ -28,26 +30,8 @@ MOST_ENDED: Final = 256
 STALE_BUCKETS: Final = 3
 """How much later than noted something may have been used: registries note a use at most every 2 s."""
 
-SIZE_RATIO: Final = 0.97
-LEAST_SIZE_RATIO: Final = 0.1
-MOST_SIZE_RATIO: Final = 2.0
-"""Tokens by this count that fit, as a multiple of the cache's size: the first guess, and its bounds. The count errs
-upwards (what lies between two rungs) and downwards (other routers)."""
 INNER_RATIO: Final = 0.8
 """So much of what fits is surely there; of the rest, answers show whether more would fit."""
-WANTED_RATIO: Final = 0.05
-"""So much of the rest may be missing, beyond what is missing everywhere, before less is taken to fit. To count on what
-is gone costs more than to give up what is there: in simulated fleets of agents whose contexts just fit, 5 % too much
-raised the mean time to first token by 5 %, 12 % by 9 %; 5 % too little was no worse than the truth."""
-MISSED_RATIO: Final = 0.2
-"""If so much is missing of what is surely there, far less fits than is told: prompts given up half computed, and
-preempted ones, make less."""
-OLDER_RATIO: Final = 1.3
-"""And if what is missing was used so much longer ago than what is found."""
-_STEP: Final = 0.02
-_LARGE_STEP: Final = 0.05
-_FOUND_STEP: Final = 0.01
-_MISSED_WEIGHT: Final = 1 / 32
 
 
 class Residency:
@@ -62,13 +46,10 @@ class Residency:
         "_newest",
         "_under_way",
         "cache_tokens",
-        "found_age_s",
+        "fit",
         "horizon_s",
         "inner_tokens",
-        "missed_age_s",
-        "missed_ratio",
         "pinned_tokens",
-        "size_ratio",
         "tokens",
     )
 
@@ -77,13 +58,7 @@ class Residency:
         """Infinite while the cache's size is not known: then nothing is ever believed evicted."""
         self.horizon_s = -inf
         """What was last used before is evicted; minus infinity while nothing had to go."""
-        self.size_ratio = SIZE_RATIO
-        self.missed_ratio = 0.0
-        """How often what is surely there was missing, lately."""
-        self.missed_age_s = 0.0
-        """How long ago that was last used, in the mean."""
-        self.found_age_s = 0.0
-        """The same of what is surely there and was found."""
+        self.fit = CacheFit()
         self.tokens = 0
         """Resident and not in use."""
         self.pinned_tokens = 0
@@ -117,8 +92,7 @@ class Residency:
         self.horizon_s = -inf
         self._edge = -1
         self._cut = 0
-        self.size_ratio = SIZE_RATIO
-        self.missed_ratio = self.missed_age_s = self.found_age_s = 0.0
+        self.fit.clear()
 
     def begin(
         self, tokens: int, depths_tokens: list[int], times_s: list[float], now_s: float
@@ -254,7 +228,7 @@ class Residency:
             del buckets[oldest]
 
     def _evict(self) -> None:
-        size_tokens = int(self.cache_tokens * self.size_ratio)
+        size_tokens = int(self.cache_tokens * self.fit.ratio)
         limit = size_tokens - self.pinned_tokens
         if limit < size_tokens // 10:
             limit = size_tokens // 10  # not all that waits in the engine can be in use
@@ -303,37 +277,6 @@ class Residency:
         if bucket >= first or bucket in self._under_way:
             return False
         return self._ended.get(bucket, bucket) < first
-
-    def learn(self, there: bool, doubtful: bool, age_s: float) -> None:
-        """An answer showed whether a prefix that was counted on, last used so long ago, was there."""
-        if self.cache_tokens == inf:
-            return
-        factor = 1.0
-        if doubtful:
-            wanted_ratio = self.missed_ratio + WANTED_RATIO
-            if not there:
-                factor = 1.0 - _STEP
-            elif wanted_ratio < 0.5:
-                factor = 1.0 + _STEP * wanted_ratio / (1.0 - wanted_ratio)
-            else:
-                factor = 1.0 + _STEP
-        elif there:
-            self.missed_ratio -= self.missed_ratio * _MISSED_WEIGHT
-            self.found_age_s += (age_s - self.found_age_s) * _MISSED_WEIGHT
-        else:
-            self.missed_ratio += (1.0 - self.missed_ratio) * _MISSED_WEIGHT
-            self.missed_age_s += (age_s - self.missed_age_s) * _MISSED_WEIGHT
-            # What is missing whatever its age is missing for another reason.
-            if self.missed_ratio > MISSED_RATIO and self.missed_age_s > OLDER_RATIO * self.found_age_s:
-                factor = 1.0 - _LARGE_STEP
-        self._resize(factor)
-
-    def found(self) -> None:
-        """An answer showed that most of a prefix that was given up was there."""
-        self._resize(1.0 + _FOUND_STEP)
-
-    def _resize(self, factor: float) -> None:
-        self.size_ratio = min(max(self.size_ratio * factor, LEAST_SIZE_RATIO), MOST_SIZE_RATIO)
 
     def eviction_ratio(self, now_s: float, memory_s: float) -> float:
         """Worth of what the next tokens push out, from 0 (free room, or long unused) to 1 (used just now)."""

@@ -8,20 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.residency import (
-    LEAST_SIZE_RATIO,
-    MAX_BUCKETS,
-    MOST_SIZE_RATIO,
-    SIZE_RATIO,
-    Residency,
-)
+from router.core.cache_fit import FIT_RATIO
+from router.core.residency import MAX_BUCKETS, Residency
 
 
 def residency(tokens: int) -> Residency:
     """One in which exactly so many tokens fit."""
     one = Residency()
     one.resize(tokens)
-    one.size_ratio = 1.0
+    one.fit.ratio = 1.0
     return one
 
 
@@ -163,43 +158,14 @@ def test_evicting_fresh_things_is_worth_more_than_evicting_old_ones() -> None:
     assert one.eviction_ratio(60.0, 60.0) == pytest.approx(0.3679, abs=1e-3)
 
 
-def test_answers_teach_how_much_fits() -> None:
-    one = residency(100)
-    for _ in range(200):
-        one.learn(there=True, doubtful=False, age_s=10.0)
-        one.learn(there=False, doubtful=False, age_s=60.0)
-    assert one.size_ratio == LEAST_SIZE_RATIO, "told ten times too much"
-    for _ in range(1000):
-        one.found()
-    assert one.size_ratio == MOST_SIZE_RATIO
-
-
-def test_of_what_is_in_doubt_a_twentieth_may_be_missing() -> None:
-    one = residency(100)
-    for _ in range(100):
-        for _ in range(19):
-            one.learn(there=True, doubtful=True, age_s=50.0)
-        one.learn(there=False, doubtful=True, age_s=50.0)
-    assert one.size_ratio == pytest.approx(1.0, rel=0.05)
-
-
-@pytest.mark.parametrize("every", [3, 10])
-def test_prompts_that_are_missing_whatever_their_age_do_not_make_a_cache_small(every: int) -> None:
-    one = residency(100)
-    for number in range(3000):
-        age_s = 5.0 + number * 7 % 60
-        one.learn(there=number % every != 0, doubtful=age_s > 52.0, age_s=age_s)
-    assert one.size_ratio > 0.6 * SIZE_RATIO
-
-
 def test_a_restart_forgets_everything() -> None:
     one = residency(100)
     serve(one, 500, 0.0)
     one.begin(50, [], [], 1.0)
-    one.found()
+    one.fit.found()
     one.clear()
     assert (one.tokens, one.pinned_tokens, one.horizon_s, one.kept_ratio(0.0)) == (0, 0, -inf, 1.0)
-    assert one.size_ratio == SIZE_RATIO
+    assert one.fit.ratio == FIT_RATIO
 
 
 REQUESTS = st.lists(
