@@ -12,7 +12,7 @@ carry N divided by it.
 - `machine_ratio`: what two processes carry over one where neither does anything but count: 2.0 where cores are whole
   ones, 1.2 to 1.5 where they are two threads of one. `over_one_alone` cannot be expected above it.
 
-Rounds take turns, so that what else the machine does hits all.
+Rounds take turns, so that what else the machine does hits all; each ratio is the median of the rounds' own.
 """
 
 from __future__ import annotations
@@ -124,11 +124,16 @@ def main() -> None:
             for kind, rows in found.items():
                 rows.append(run(kind, urls, redis.url, script, given.seconds))
                 print(kind, {key: round(value, 2) for key, value in rows[-1].items()}, flush=True)
-    cost = {kind: statistics.median(row["cpu_us"] for row in rows) for kind, rows in found.items()}
-    figures = {f"cpu_us {kind}": round(value, 1) for kind, value in cost.items()}
+    cost = {kind: [row["cpu_us"] for row in rows] for kind, rows in found.items()}
+    figures = {f"cpu_us {kind}": round(statistics.median(values), 1) for kind, values in cost.items()}
+
+    def over(kind: str) -> float:
+        pairs = zip(cost[kind], cost[WORKERS], strict=True)
+        return round(statistics.median(2 * alone / shared for alone, shared in pairs), 2)
+
     ratios = {
-        "capacity_ratio": round(2 * cost[ROUTERS] / cost[WORKERS], 2),
-        "over_one_alone": round(2 * cost[ONE] / cost[WORKERS], 2),
+        "capacity_ratio": over(ROUTERS),
+        "over_one_alone": over(ONE),
         "machine_ratio": round(statistics.median(spins), 2),
     }
     print(json.dumps({**figures, **ratios}))
