@@ -59,7 +59,9 @@ TICK_S: Final = 1.0
 """How often crowding fades; its horizon is far longer."""
 
 FOUND_WEIGHT: Final = 1 / 256
-"""Of one request in `Fleet.found_ratio`."""
+"""Of one request in `Fleet.found_ratio`, where there is one router."""
+MOST_FOUND_WEIGHT: Final = 1 / 32
+"""Where there are many, each sees but a part of what comes."""
 
 _NOTHING: Final[dict[Replica, int]] = {}
 
@@ -111,6 +113,8 @@ class Fleet:
         """Requests held at other routers; 0 while nobody tells, and where there are several models."""
         self.rivals: list[float] = []
         """The key of the first request that each of them holds, in order."""
+        self.routers = 1
+        """How many serve these replicas, as far as is known."""
         self._due_s = -inf
         """When there is something to do by the clock: the next tick, or the first backoff that ends before it."""
 
@@ -154,7 +158,9 @@ class Fleet:
         view.queued_price = self._queued_price(model, view)
         found_ratio = view.found_ratio = self.found_ratio
         view.rare_price = (
-            rare_price(self._rare_weight, len(view.members)) if found_ratio < LOYAL_RATIO else 0.0
+            rare_price(self._rare_weight, len(view.members), self.routers)
+            if found_ratio < LOYAL_RATIO
+            else 0.0
         )
         return view
 
@@ -298,7 +304,8 @@ class Fleet:
                     decision.known_tokens = tokens
             if shape.reusable_tokens < 0:
                 shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
-                self.found_ratio += (shape.reusable_tokens / prompt_tokens - self.found_ratio) * FOUND_WEIGHT
+                weight = min(FOUND_WEIGHT * self.routers, MOST_FOUND_WEIGHT)
+                self.found_ratio += (shape.reusable_tokens / prompt_tokens - self.found_ratio) * weight
         if used is not None:
             self._note_uses(decision, used, shape)
         if uncached_tokens > MOVED_TOKENS and self.moved is not None:

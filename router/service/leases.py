@@ -158,6 +158,7 @@ class Leases:
         """What is known of others but their load."""
         fleet, foreign = self._fleet, self._foreign
         fleet.moved = self._moved if foreign.routers else None
+        fleet.routers = 1 + foreign.routers
         fleet.foreign_held = held = foreign.held
         offset_s = AGEING_RATIO * (self._fleet_clock() - now_s)
         fleet.rivals = (

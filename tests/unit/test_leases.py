@@ -320,6 +320,7 @@ def test_others_know_how_many_a_router_holds_and_which_of_all_goes_first() -> No
         held[router] = queue, ticket
     deployment.run(2 * INTERVAL_S)
     assert [router.fleet.foreign_held for router in deployment.routers] == [1, 1, 2]
+    assert [router.fleet.routers for router in deployment.routers] == [3, 3, 3]
     assert two.fleet.rivals == pytest.approx([one.fleet.first_held_s], abs=0.01)
     assert one.fleet.first_held_s < two.fleet.first_held_s == pytest.approx(three.fleet.rivals[1], abs=0.01)
     queue, ticket = held[one]

@@ -309,3 +309,30 @@ def test_a_prefix_that_one_replica_can_serve_stays_there() -> None:
     for i in range(400):
         simulation.send(prompt(("document", 40_000), (f"question {i}", 400)), i * 0.05)
     assert len(simulation.requests) == 1
+
+
+def test_where_others_may_wait_for_the_same_replica_a_rare_hit_is_worth_less_waiting() -> None:
+    fleet = ready_fleet(4)
+    fleet.found_ratio = 0.0
+    alone = fleet.rank(shape(), [holders(3)] * 8, 1.0).candidates[-1].terms.rare_s
+    fleet.routers = 3
+    assert fleet.rank(shape(), [holders(3)] * 8, 1.0).candidates[-1].terms.rare_s == pytest.approx(alone / 2)
+
+
+def test_many_routers_learn_as_fast_as_one_that_little_comes_back() -> None:
+    asked = 0
+
+    def learn(fleet: Fleet, requests: int) -> float:
+        nonlocal asked
+        for _ in range(requests):
+            asked += 1
+            rungs = [FingerprintHash(asked * 8 + depth) for depth in range(8)]
+            decision = fleet.choose_and_reserve(
+                RequestShape("m", rungs, 8 * 256, 512, asked, asked), None, 1.0
+            )
+            fleet.settle(decision, 1.0)
+        return fleet.found_ratio
+
+    alone, one_of_four = ready_fleet(2), ready_fleet(2)
+    one_of_four.routers = 4
+    assert learn(alone, 400) == pytest.approx(learn(one_of_four, 100), rel=0.05)
