@@ -160,6 +160,15 @@ def test_long_prompts_meet_at_one_end_of_the_fleet_where_prompts_seldom_come_bac
     assert (len(chosen) == 1) == meet
 
 
+def test_the_longer_a_prompt_the_less_of_its_cost_may_go_to_the_end_of_the_long_ones() -> None:
+    fleet = ready_fleet(8)
+    fleet.found_ratio = 0.0
+    first = fleet.choose_and_reserve(shape(tokens=45_000), None, 1.0)
+    fleet.settle(first, 1.0)
+    assert fleet.choose_and_reserve(shape(tokens=45_000), None, 1.0).replica is not first.replica
+    assert fleet.choose_and_reserve(shape(tokens=100_000), None, 1.0).replica is not first.replica
+
+
 @pytest.mark.parametrize("found_ratio", [0.0, 1.0])
 def test_the_ring_is_worth_some_waiting_only_where_prompts_come_back(found_ratio: float) -> None:
     everybody = [holders(*range(1, 9))]

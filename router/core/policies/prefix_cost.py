@@ -87,12 +87,15 @@ class PrefixCost:
             elif cost < second:
                 second = cost
         prefill_s = best.prefill_s(tokens, overlaps.get(best, 0))
-        limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * prefill_s)
+        tied_s = prefill_s
         most_wait_s = inf
         one_end = False
         if prefill_s > LONG_S and view.found_ratio < LOYAL_RATIO:
             most_wait_s = best.wait_s(now_s) + EVEN_WAIT_S
-            one_end = prefill_s > ONE_END_S and not large
+            if prefill_s > ONE_END_S:
+                one_end = not large
+                tied_s = ONE_END_S  # or the one end would be given a tenth more work than the other
+        limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * tied_s)
         if overlaps:
             if second <= limit:
                 near = [
