@@ -645,7 +645,7 @@ class Fleet:
             candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen
         ]
         tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
-        return Ranking((*head, *tail))
+        return Ranking((*head, *tail), whole.found_ratio)
 
     def models(self) -> frozenset[str]:
         """All models that a known replica serves."""

@@ -171,6 +171,8 @@ class Ranking:
     """Every eligible replica once; the head is what would be chosen, the next what a retry would be sent to."""
 
     candidates: tuple[Candidate, ...]
+    found_ratio: float = 1.0
+    """How much of what prompts bring was seen before: below `rarity.LOYAL_RATIO` rare hits have a price."""
 
     @property
     def choice(self) -> Candidate:
@@ -184,5 +186,6 @@ class Ranking:
             "replica": head.replica.id,
             "decision": head.kind.value,
             "predicted_cached_tokens": head.predicted_tokens,
+            "found_ratio": round(self.found_ratio, 3),
             "candidates": [candidate.as_dict() for candidate in self.candidates],
         }

@@ -279,6 +279,7 @@ def test_ranking_tells_every_term_and_reserves_nothing() -> None:
     explained = ranking.as_dict()
     assert explained["replica"] == "r4"
     assert explained["decision"] == "warm"
+    assert explained["found_ratio"] == 1.0
     rows = explained["candidates"]
     assert isinstance(rows, list)
     assert {row["replica"] for row in rows} == set(fleet.replicas)
