@@ -90,8 +90,8 @@ class PolicyConfig:
     and replica. Higher: the longer the queue, the more loyalty to warm replicas."""
     rare_weight: Annotated[float, Range(0.0, 10_000.0)] = 10.0
     """Price of missing what some replica holds where less than half of what prompts bring was seen before, in multiples
-    of the time its prefill takes, on eight replicas; on twice as many a quarter of it. Counts for prompts of which two
-    fifths are held, and up to 16 s. Higher: more hits for a little more waiting."""
+    of the time its prefill takes, on eight replicas; on twice as many a quarter of it, with several routers or workers
+    half. Counts for prompts of which two fifths are held, up to 16 s. Higher: more hits for a little more waiting."""
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25

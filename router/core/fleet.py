@@ -155,18 +155,18 @@ class Fleet:
             self._tick(now_s)
         view = self._eligibility.view_without(model, tried) if tried else self._eligibility.view(model)
         view.now_s = now_s
-        view.queued_price = self._queued_price(model, view)
+        # A retry costs the fleet what a first try does, however many were tried.
+        replicas = len(self._eligibility.view(model).members) if tried else len(view.members)
+        view.queued_price = self._queued_price(model, replicas)
         found_ratio = view.found_ratio = self.found_ratio
         view.rare_price = (
-            rare_price(self._rare_weight, len(view.members), self.routers)
-            if found_ratio < LOYAL_RATIO
-            else 0.0
+            rare_price(self._rare_weight, replicas, self.routers) if found_ratio < LOYAL_RATIO else 0.0
         )
         return view
 
-    def _queued_price(self, model: str, view: View) -> float:
+    def _queued_price(self, model: str, replicas: int) -> float:
         count = self.foreign_held + (self.held.get(model, 0) if self.held else 0)
-        return self._queued_weight * count / len(view.members) if count else 0.0
+        return self._queued_weight * count / replicas if count else 0.0
 
     def reserve_if_free(
         self,
@@ -622,7 +622,7 @@ class Fleet:
         """Every eligible replica with its terms; the head is what `choose_and_reserve` would choose. Reserves nothing.
 
         The first `RANKED_BY_POLICY` come from the policy itself, asked as retries would ask; the rest by cost.
-        Dice and turns are as before afterwards.
+        Terms are those of the first choice, so that they say why the head won. Dice and turns are as before afterwards.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.

@@ -6,7 +6,7 @@ and the work that these save is what the fleet is short of. Going elsewhere with
 
 The price of a second is the highest in small fleets: what is computed twice falls to each of n replicas as an n-th, and
 with n grows the chance that one of them is idle and computes it at nobody's cost. So it goes with 1 / n², and
-`policy.rare_weight` is the price on `USUAL_REPLICAS`.
+`policy.rare_weight` is the price on `USUAL_REPLICAS`. Where there are several routers or workers it is half of that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEEP_RATIO: Final = 0.4
 """Who holds this much of a prompt holds what is its own. Less may be an instruction or a document that many share,
 soon to be found everywhere."""
 MOST_RARE_S: Final = 16.0
-"""The most that a miss may cost, and so the most that a request waits for others' sake."""
+"""The most that a miss may cost, and so the most that a request waits for its sake."""
 USUAL_REPLICAS: Final = 8.0
 SHARED_RATIO: Final = 0.5
 """Of the price, where there are several routers: who is held at another one for the same replica is not known, so the

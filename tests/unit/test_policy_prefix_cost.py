@@ -345,3 +345,15 @@ def test_many_routers_learn_as_fast_as_one_that_little_comes_back() -> None:
     alone, one_of_four = ready_fleet(2), ready_fleet(2)
     one_of_four.routers = 4
     assert learn(alone, 400) == pytest.approx(learn(one_of_four, 100), rel=0.05)
+
+
+def test_a_retry_goes_where_the_ranking_says_also_for_a_rare_hit() -> None:
+    for work_s in (1.0, 3.0, 6.0, 9.0, 12.0, 15.0):
+        fleet = ready_fleet(3)
+        fleet.found_ratio = 0.1
+        fleet.replicas[ReplicaId("r1")].planned_s = work_s
+        warm: list[Record | None] = [holders(1, 2)] * 5 + [holders(1)] * 3
+        head, second, _ = fleet.rank(shape(), warm, 1.0).candidates
+        assert head.replica.id == "r0"
+        retried = fleet.choose_and_reserve(shape(), warm, 1.0, tried=[head.replica])
+        assert retried.replica is second.replica

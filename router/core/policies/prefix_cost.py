@@ -12,8 +12,9 @@ Where less than half of what prompts bring was ever seen before (`View.found_rat
 - To miss what somebody holds is dearer (`router.core.rarity`).
 - The ring's preference is worth little: of a prompt of more than `LONG_S` of prefill only those are equals that also
   wait equally, to `EVEN_WAIT_S`.
-- Among these, prompts of more than `ONE_END_S` all have the same order of preference. They meet at one end of the
-  fleet, and the homes that grow at the other are not closed for many seconds by what has no home anyway.
+- Among these, in fleets of up to `EXACT`, prompts of more than `ONE_END_S` all have the same order of preference, and
+  ties as narrow as one of that length. They meet at one end of the fleet, and the homes that grow at the other are not
+  closed for many seconds by what has no home anyway.
 
 What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
@@ -92,8 +93,8 @@ class PrefixCost:
         one_end = False
         if prefill_s > LONG_S and view.found_ratio < LOYAL_RATIO:
             most_wait_s = best.wait_s(now_s) + EVEN_WAIT_S
-            if prefill_s > ONE_END_S:
-                one_end = not large
+            if prefill_s > ONE_END_S and not large:
+                one_end = True
                 tied_s = ONE_END_S  # or the one end would be given a tenth more work than the other
         limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * tied_s)
         if overlaps:
