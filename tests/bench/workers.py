@@ -10,7 +10,7 @@ carry N divided by it.
 - `over_one_alone`: two workers over one that has the machine to itself. It holds besides what any two busy processes
   cost each other there in caches and cores, and what one worker gains by finding the load generator on the other core.
 - `machine_ratio`: what two processes carry over one where neither does anything but count: 2.0 where cores are whole
-  ones, 1.2 to 1.5 where they are two threads of one. `over_one_alone` cannot be expected above it.
+  ones, less where they are threads of one or are shared with other machines.
 
 Rounds take turns, so that what else the machine does hits all; each ratio is the median of the rounds' own.
 """
