@@ -52,6 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--skip", type=int, default=0, help="requests of the trace to leave out first")
     what.add_argument(
+        "--join-tokens",
+        type=_positive,
+        metavar="N",
+        help="join the blocks of a Mooncake-format trace to such of N tokens: faster, and coarser",
+    )
+    what.add_argument(
+        "--open-loop",
+        action="store_true",
+        help="ignore the sessions of a Mooncake-format trace: every request comes by the clock",
+    )
+    what.add_argument(
         "--spread",
         action="store_true",
         help="move requests that start at one moment apart, evenly until the next moment",
@@ -166,9 +177,24 @@ def _source(arguments: argparse.Namespace) -> Source:
     for kind in ("mooncake", "ragpulse", "access-log"):
         path = getattr(arguments, kind.replace("-", "_"))
         if path is not None:
-            return Source(kind, requests, path, arguments.skip, spread=arguments.spread)
-    kind = arguments.generate or "multi-turn"
-    return Source(kind, requests, None, arguments.skip, arguments.seed, arguments.spread)
+            return Source(
+                kind,
+                requests,
+                path,
+                arguments.skip,
+                spread=arguments.spread,
+                join_tokens=arguments.join_tokens,
+                open_loop=arguments.open_loop,
+            )
+    return Source(
+        arguments.generate or "multi-turn",
+        requests,
+        skip=arguments.skip,
+        seed=arguments.seed,
+        spread=arguments.spread,
+        join_tokens=arguments.join_tokens,
+        open_loop=arguments.open_loop,
+    )
 
 
 def _fleet(arguments: argparse.Namespace) -> FleetConfig:

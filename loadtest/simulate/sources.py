@@ -16,11 +16,6 @@ from loadtest.simulate.generators import GENERATORS, generate
 from loadtest.simulate.traces import mooncake, ragpulse
 from loadtest.simulate.workload import Workload
 
-TRACES: dict[str, Callable[[Path], Workload]] = {
-    "mooncake": mooncake,
-    "ragpulse": ragpulse,
-    "access-log": access_log,
-}
 FIRST_SEED = 7
 """The seed of the figures in the docs: generators' own seeds, traces from their start."""
 
@@ -40,6 +35,10 @@ class Source:
     """Of a generated workload."""
     spread: bool = False
     """Whether requests that start at one moment are moved apart."""
+    join_tokens: int | None = None
+    """Of a Mooncake-format trace: size of the blocks that its own are joined to; None leaves them."""
+    open_loop: bool = False
+    """Of a Mooncake-format trace: whether its sessions are ignored, so that all requests come by the clock."""
 
     def load(self) -> Workload:
         """The workload; the last one asked for is kept, so that all policies of a cell share it.
@@ -56,7 +55,19 @@ class Source:
         """What tells it from others: its fields, and the trace's size rather than its place."""
         size = self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
         fields = [self.kind, self.requests, self.skip, self.seed, size]
-        return [*fields, "spread"] if self.spread else [*fields]
+        spread: list[object] = ["spread"] if self.spread else []
+        joined: list[object] = [f"{self.join_tokens} tokens a block"] if self.join_tokens is not None else []
+        alone: list[object] = ["open loop"] if self.open_loop else []
+        return [*fields, *spread, *joined, *alone]
+
+
+TRACES: dict[str, Callable[[Path, Source], Workload]] = {
+    "mooncake": lambda path, source: mooncake(
+        path, join_tokens=source.join_tokens, open_loop=source.open_loop
+    ),
+    "ragpulse": lambda path, source: ragpulse(path),
+    "access-log": lambda path, source: access_log(path),
+}
 
 
 def of_seed(source: Source, seed: int) -> Source:
@@ -77,13 +88,17 @@ def of_seed(source: Source, seed: int) -> Source:
 @lru_cache(maxsize=1)
 def _load(source: Source) -> Workload:
     read = TRACES.get(source.kind)
+    if (source.join_tokens is not None or source.open_loop) and source.kind != "mooncake":
+        raise ValueError(
+            f"only a Mooncake-format trace has blocks to join and sessions to ignore: {source.kind}"
+        )
     if read is None:
         if source.kind not in GENERATORS:
             raise ValueError(f"no workload {source.kind!r}; known: {', '.join(sorted(GENERATORS))}")
         workload = generate(source.kind, source.requests + source.skip, source.seed - FIRST_SEED)
     else:
         assert source.path is not None
-        workload = read(source.path)
+        workload = read(source.path, source)
     workload = workload.slice(source.requests, source.skip)
     if not workload.sessions:
         raise ValueError(f"the {source.kind} workload has nothing after its first {source.skip} requests")

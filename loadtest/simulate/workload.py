@@ -58,6 +58,8 @@ class Workload:
     source: str = ""
     """Where it comes from, for the report."""
     notes: dict[str, float] = field(default_factory=dict)
+    clocked_pauses: bool = False
+    """Whether pauses are of the trace's clock, as starts are, and move with them; else they are people's own."""
 
     @property
     def requests(self) -> int:
@@ -84,10 +86,23 @@ class Workload:
         return min(pauses) if pauses else float("inf")
 
     def at_rate(self, rate: float) -> Workload:
-        """The same requests with starts moved closer or apart, so that `rate` becomes this; pauses stay people's
-        own."""
+        """The same requests with starts moved closer or apart, so that `rate` becomes this, and with them the pauses
+        that are of the trace's clock."""
         factor = self.rate / rate if rate > 0 and self.rate > 0 else 1.0
-        sessions = [Session(session.start_s * factor, session.turns) for session in self.sessions]
+        return self._stretched(factor, factor if self.clocked_pauses else 1.0)
+
+    def _stretched(self, starts: float, pauses: float) -> Workload:
+        """All starts and all pauses that many times as long."""
+        if pauses == 1.0:
+            sessions = [Session(session.start_s * starts, session.turns) for session in self.sessions]
+        else:
+            sessions = [
+                Session(
+                    session.start_s * starts,
+                    [replace(turn, pause_s=turn.pause_s * pauses) for turn in session.turns],
+                )
+                for session in self.sessions
+            ]
         return replace(self, sessions=sessions)
 
     def spread(self) -> Workload:

@@ -94,6 +94,8 @@ def test_rates_move_starts_and_slices_take_whole_sessions() -> None:
     workload = multi_turn(100)
     faster = workload.at_rate(workload.rate * 2)
     assert faster.rate == pytest.approx(workload.rate * 2)
+    pauses = [[turn.pause_s for turn in session.turns] for session in workload.sessions]
+    assert [[turn.pause_s for turn in session.turns] for session in faster.sessions] == pauses
     part = workload.slice(40, skip=20)
     assert 40 <= part.requests < 75
     assert part.sessions[0].start_s == 0.0

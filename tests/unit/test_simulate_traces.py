@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from loadtest.simulate.sources import Source
 from loadtest.simulate.traces import TraceError, mooncake, ragpulse
 from loadtest.simulate.workload import Shaper, Turn
 
@@ -29,6 +31,72 @@ def test_a_mooncake_prompt_keeps_its_full_blocks_only(tmp_path: Path) -> None:
     assert [session.start_s for session in workload.sessions] == [0.0, 0.5]
 
 
+def of_session(at_ms: int, tokens: int, ids: list[int], **more: object) -> dict[str, object]:
+    return {**record(at_ms, tokens, ids), "block": 64, **more}
+
+
+def test_lines_of_one_session_become_turns_that_pause_as_recorded(tmp_path: Path) -> None:
+    workload = mooncake(
+        write(
+            tmp_path / "t.jsonl",
+            of_session(1000, 130, [0, 1, 2], session=4),
+            of_session(3500, 200, [0, 1, 7, 8], session=4),
+            of_session(2000, 64, [0], session="b"),
+            of_session(1500, 64, [9]),
+            of_session(9000, 64, [5], session=4),
+            of_session(9500, 64, [9]),
+        )
+    )
+    assert workload.block_tokens == 64
+    assert [[turn.id for turn in session.turns] for session in workload.sessions] == [
+        ["m1", "m2", "m5"], ["m4"], ["m3"], ["m6"],
+    ]  # fmt: skip
+    assert [session.start_s for session in workload.sessions] == [1.0, 1.5, 2.0, 9.5]
+    first, second, third = workload.sessions[0].turns
+    assert [turn.pause_s for turn in (first, second, third)] == [0.0, 2.5, 5.5]
+    assert second.keys[:2] == first.keys
+    assert len(second.keys) == 3
+    assert len({turn.user_key for turn in (first, second, third)}) == 1
+    assert [s.turns[0].session for s in workload.sessions] == [0, 1, 2, 3]
+    assert {turn.session for turn in (first, second, third)} == {0}
+    # The unit of load is all requests by the sessions' starts: 6 in 8.5 s.
+    faster = workload.at_rate(6 / 4.25)
+    assert [session.start_s for session in faster.sessions] == [0.5, 0.75, 1.0, 4.75]
+    assert faster.sessions[0].turns[1].pause_s == 1.25
+    assert faster.rate == pytest.approx(6 / 4.25)
+    alone = mooncake(tmp_path / "t.jsonl", open_loop=True).sessions
+    assert [(s.start_s, [turn.id for turn in s.turns]) for s in alone] == [
+        (1.0, ["m1"]), (1.5, ["m4"]), (2.0, ["m3"]), (3.5, ["m2"]), (9.0, ["m5"]), (9.5, ["m6"]),
+    ]  # fmt: skip
+
+
+def test_blocks_are_joined_to_larger_ones_that_agree_where_all_parts_do(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t.jsonl",
+        of_session(0, 64 * 9, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        of_session(1, 64 * 8, [0, 1, 2, 3, 4, 5, 6, 17]),
+        of_session(2, 64 * 3, [0, 1, 2]),
+    )
+    workload = mooncake(path, join_tokens=256)
+    assert workload.block_tokens == 256
+    one, other, short = (session.turns[0] for session in workload.sessions)
+    assert [len(turn.keys) for turn in (one, other, short)] == [2, 2, 0]
+    assert one.keys[0] == other.keys[0]
+    assert one.keys[1] != other.keys[1]
+    assert one.prompt_tokens == 64 * 9
+    with pytest.raises(TraceError, match=r"t\.jsonl:1: .*64 tokens do not make one of 100"):
+        mooncake(path, join_tokens=100)
+    source = Source("mooncake", 3, path)
+    assert replace(source, join_tokens=256).load().sessions == workload.slice(3).sessions
+    assert (
+        replace(source, join_tokens=256).identity != source.identity == Source("mooncake", 3, path).identity
+    )
+    assert replace(source, open_loop=True).identity != source.identity
+    for nonsense in (Source("multi-turn", 3, join_tokens=256), Source("multi-turn", 3, open_loop=True)):
+        with pytest.raises(ValueError, match="multi-turn"):
+            nonsense.load()
+
+
 GOOD = record(0, 1100, [0, 1, 2])
 
 
@@ -47,6 +115,9 @@ GOOD = record(0, 1100, [0, 1, 2])
         {**GOOD, "hash_ids": [1]},
         {**GOOD, "hash_ids": ["x", "y"]},
         {**GOOD, "hash_ids": [-2, 1]},
+        {**GOOD, "block": 64},
+        {**GOOD, "block": "wide"},
+        {**GOOD, "session": [1]},
     ],
 )
 def test_a_mooncake_line_that_is_no_record_is_named(tmp_path: Path, bad: object) -> None:
