@@ -20,10 +20,11 @@ class Site:
     metrics)."""
 
     engines: Sequence[Engine]
-    cache_tokens: int
+    cache_tokens: int | None
+    """Of each replica; None where they do not say."""
     block_tokens: int
     prefill_tokens_per_s: float
-    """Prior for routers that need one; the engines' own in a fleet of equals."""
+    """Prior for routers that need one; right or not."""
     rng: Random
     feedback: bool = True
     """Whether a router that can learn from reports of cached tokens does."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from loadtest.simulate.page import page
 from loadtest.simulate.picture import write_png
 from loadtest.simulate.report import Row, grid_table, table
 from loadtest.simulate.rivals import RIVALS
-from loadtest.simulate.simulation import FleetConfig
+from loadtest.simulate.simulation import FleetConfig, SpeedChange
 from loadtest.simulate.sources import FIRST_SEED, Source
 from replica.sim.step_time import StepTime
 
@@ -74,14 +75,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--replicas", type=int, default=8)
     fleet.add_argument("--cache-tokens", type=int, default=1_000_000, help="KV cache of each replica")
     fleet.add_argument(
-        "--believed-cache-tokens", type=_positive, metavar="N", help="what routers take the cache's size for"
+        "--believed-cache-tokens",
+        type=_told,
+        metavar="N",
+        help="what routers take the cache's size for; `none`: they are not told",
+    )
+    fleet.add_argument(
+        "--prior-ratio",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="what routers take engines' prefill rate for before they learn, over the truth",
     )
     fleet.add_argument(
         "--no-feedback", action="store_true", help="our router hears nothing of what answers report as cached"
     )
     fleet.add_argument("--prefill-tokens-per-s", type=float, default=StepTime().prefill_tokens_per_s)
     fleet.add_argument("--decode-step-s", type=float, default=StepTime().decode_step_s)
-    fleet.add_argument("--speeds", default="", help="speed factor of each replica, comma-separated")
+    fleet.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="all that is of engines and of people F times as fast: steps, arrivals, pauses; rates are of speed 1",
+    )
+    fleet.add_argument(
+        "--speeds",
+        default="",
+        metavar="F[,F...]",
+        help="speed factor of each replica; fewer than replicas are said again: 1,0.5 slows every other one",
+    )
+    fleet.add_argument(
+        "--speed-change",
+        action="append",
+        default=[],
+        type=_speed_change,
+        metavar="REPLICA:F@WHEN",
+        help="a replica's speed changes to F times its own as the WHEN-th request comes, or after WHEN (`300s`) "
+        "seconds; repeatable",
+    )
     fleet.add_argument(
         "--seed", type=int, default=FIRST_SEED, help="of generated workloads and of policies that roll dice"
     )
@@ -158,6 +190,23 @@ def _positive(text: str) -> int:
     return number
 
 
+def _told(text: str) -> int:
+    return 0 if text == "none" else _positive(text)
+
+
+def _speed_change(text: str) -> SpeedChange:
+    match = re.fullmatch(r"(\d+):([\d.]+)@([\d.]+)(s?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"is not like 0:0.5@1500 or 0:0.5@300s: {text}")
+    replica, ratio, when, seconds = match.groups()
+    try:
+        if seconds:
+            return SpeedChange(int(replica), float(ratio), at_s=float(when))
+        return SpeedChange(int(replica), float(ratio), request=int(when))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the module."""
     parser = argparse.ArgumentParser(prog="simulate")
@@ -199,7 +248,7 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 def _fleet(arguments: argparse.Namespace) -> FleetConfig:
     speeds = tuple(float(part) for part in arguments.speeds.split(",") if part)
-    if speeds and len(speeds) != arguments.replicas:
+    if speeds and (len(speeds) > arguments.replicas or arguments.replicas % len(speeds)):
         raise ValueError(f"--speeds names {len(speeds)} replicas, --replicas {arguments.replicas}")
     step = StepTime(
         prefill_tokens_per_s=arguments.prefill_tokens_per_s, decode_step_s=arguments.decode_step_s
@@ -212,6 +261,9 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
         seed=arguments.seed,
         believed_cache_tokens=arguments.believed_cache_tokens,
         feedback=not arguments.no_feedback,
+        prior_ratio=arguments.prior_ratio,
+        speed=arguments.speed,
+        changes=tuple(arguments.speed_change),
     )
 
 
@@ -223,8 +275,11 @@ def _facts(source: Source, fleet: FleetConfig, rate: float | None) -> dict[str, 
         "requests": workload.requests,
         "mean_prompt_tokens": round(workload.prompt_tokens / workload.requests),
         "rate": round(rate or workload.rate, 4),
+        "speed": fleet.speed,
         "replicas": fleet.replicas,
         "cache_tokens": fleet.cache_tokens,
+        "told_cache_tokens": fleet.told_cache_tokens,
+        "prior_tokens_per_s": fleet.prefill_prior,
         **Bounds(source, fleet).run(),
         "target": f"{TARGET_BASE_S} s + {TARGET_TOKEN_S * 1000} ms a prompt token",
         "engine": str(fleet.step_time),

@@ -1,7 +1,7 @@
 """The clockwork: sessions, a router and engines in virtual time.
 
-Decides the order of events and nothing else. A request takes `HOP_S` from the router to the engine, a first byte and
-an end as long back, and both are made at the end of an engine's step.
+Decides the order of events and nothing else. A request takes `FleetConfig.hop_s` from the router to the engine, a
+first byte and an end as long back, and both are made at the end of an engine's step.
 
 Engines run ahead of each other as far as nothing can reach them: to the next event that is known, or to the earliest
 that a step under way can cause (two hops after its end where the router may be holding requests, a hop and the shortest
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
@@ -24,7 +24,7 @@ from replica.sim.step_time import StepTime
 HOP_S = 0.001
 """One way between router and engine: network, event loops, the engine's front end."""
 
-_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE = range(5)
+_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE, _CHANGE = range(6)
 
 
 @dataclass(slots=True)
@@ -53,49 +53,89 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeedChange:
+    """A replica gets slower or faster in the middle of a run: throttled, or no longer alone on its GPU."""
+
+    replica: int
+    ratio: float
+    """Its speed from then on, over the one that it started with."""
+    request: int | None = None
+    """When: as this request comes, counted from 1."""
+    at_s: float | None = None
+    """Or when by the clock, from the run's beginning, at speed 1."""
+
+    def __post_init__(self) -> None:
+        if self.ratio <= 0:
+            raise ValueError(f"a speed must be above 0, got {self.ratio}")
+        if (self.request is None) == (self.at_s is None):
+            raise ValueError("a change of speed comes with a request or at a time, one of them")
+
+
+@dataclass(frozen=True, slots=True)
 class FleetConfig:
-    """The simulated fleet."""
+    """The simulated fleet, and what routers are told of it."""
 
     replicas: int = 8
     cache_tokens: int = 1_000_000
     step_time: StepTime = field(default_factory=StepTime)
     speeds: tuple[float, ...] = ()
-    """Speed factor of each replica; empty: all 1."""
+    """Speed factor of each replica; empty: all 1. Shorter than the fleet: said again until it is as long."""
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     seed: int = 7
     believed_cache_tokens: int | None = None
-    """What routers are told of the cache's size; None: the truth."""
+    """What routers are told of the cache's size; None: the truth; 0: nothing."""
     feedback: bool = True
     """Whether our router learns from what answers report as cached."""
+    prior_ratio: float = 1.0
+    """What routers take the engines' prefill rate for before they learn, over the truth (of a replica of factor 1)."""
+    speed: float = 1.0
+    """How many times as fast everything passes that is of engines and of people: steps, arrivals, pauses, `at_s`. What
+    is of the router's machine stays: hops, timers. Rates of a workload are given at speed 1."""
+    changes: tuple[SpeedChange, ...] = ()
+    """Replicas that change speed."""
+    hop_s: float = HOP_S
+
+    def __post_init__(self) -> None:
+        if self.prior_ratio <= 0 or self.speed <= 0:
+            raise ValueError("prior_ratio and speed must be above 0")
+        if self.speeds and self.replicas % len(self.speeds):
+            raise ValueError(f"{len(self.speeds)} speeds do not make {self.replicas} replicas")
+        for change in self.changes:
+            if not 0 <= change.replica < self.replicas:
+                raise ValueError(f"no replica {change.replica} of {self.replicas}")
+
+    @property
+    def prefill_prior(self) -> float:
+        """Tokens a second that routers are told."""
+        step = self.step_time
+        return step.prefill_tokens_per_s * step.speed * self.speed * self.prior_ratio
+
+    @property
+    def told_cache_tokens(self) -> int | None:
+        """Of each replica, as routers are told."""
+        told = self.cache_tokens if self.believed_cache_tokens is None else self.believed_cache_tokens
+        return told or None
+
+    def speed_of(self, replica: int) -> float:
+        """What its durations are divided by at the beginning."""
+        own = self.speeds[replica % len(self.speeds)] if self.speeds else 1.0
+        return self.step_time.speed * self.speed * own
 
     def engines(self, block_tokens: int) -> list[Engine]:
         """Fresh engines."""
-        base = self.step_time
-        made = []
-        for index in range(self.replicas):
-            speed = base.speed * (self.speeds[index] if self.speeds else 1.0)
-            step = StepTime(
-                base.prefill_tokens_per_s,
-                base.decode_step_s,
-                base.base_s,
-                base.attention_context_tokens,
-                base.decode_sequence_s,
-                base.decode_context_s,
-                speed,
-            )
-            made.append(
-                Engine(
-                    EngineConfig(
-                        cache_tokens=self.cache_tokens,
-                        block_tokens=block_tokens,
-                        max_num_batched_tokens=self.max_num_batched_tokens,
-                        max_num_seqs=self.max_num_seqs,
-                        step_time=step,
-                    )
+        return [
+            Engine(
+                EngineConfig(
+                    cache_tokens=self.cache_tokens,
+                    block_tokens=block_tokens,
+                    max_num_batched_tokens=self.max_num_batched_tokens,
+                    max_num_seqs=self.max_num_seqs,
+                    step_time=replace(self.step_time, speed=self.speed_of(replica)),
                 )
             )
-        return made
+            for replica in range(self.replicas)
+        ]
 
 
 @dataclass(slots=True)
@@ -110,6 +150,8 @@ class Run:
     busy_s: list[float]
     """Time each engine spent in steps."""
     chooser: Chooser
+    speed: float = 1.0
+    """How fast all this was."""
 
 
 def simulate(
@@ -122,36 +164,54 @@ def simulate(
     engines = fleet.engines(workload.block_tokens)
     site = Site(
         engines,
-        fleet.believed_cache_tokens or fleet.cache_tokens,
+        fleet.told_cache_tokens,
         workload.block_tokens,
-        fleet.step_time.prefill_tokens_per_s,
+        fleet.prefill_prior,
         Random(fleet.seed),
         fleet.feedback,
     )
     chooser = make_chooser(site)
-    clock = _Clock(workload, engines, chooser)
+    clock = _Clock(workload.at_speed(fleet.speed), fleet, engines, chooser)
     clock.run(progress)
     served = clock.done
     start_s = min((s.arrival_s for s in served), default=0.0)
     end_s = max((s.end_s for s in served), default=0.0)
-    return Run(chooser.name, served, engines, end_s - start_s, clock.busy_s, chooser)
+    return Run(chooser.name, served, engines, end_s - start_s, clock.busy_s, chooser, fleet.speed)
 
 
 class _Clock:
-    def __init__(self, workload: Workload, engines: Sequence[Engine], chooser: Chooser) -> None:
+    def __init__(
+        self, workload: Workload, fleet: FleetConfig, engines: Sequence[Engine], chooser: Chooser
+    ) -> None:
         self._engines = engines
         self._chooser = chooser
         self._sessions = workload.sessions
-        step = [engine.config.step_time for engine in engines]
-        least_step_s = min((s.base_s + s.decode_step_s) / s.speed for s in step)
-        self._until_next_turn_s = least_step_s + HOP_S + workload.least_pause_s
-        self._until_next_release_s = least_step_s + 2 * HOP_S
+        self._fleet = fleet
+        self._hop_s = fleet.hop_s
+        step = fleet.step_time
+        fastest = max(
+            [
+                *(fleet.speed_of(replica) for replica in range(fleet.replicas)),
+                *(fleet.speed_of(change.replica) * change.ratio for change in fleet.changes),
+            ]
+        )
+        least_step_s = (step.base_s + step.decode_step_s) / fastest
+        self._until_next_turn_s = least_step_s + fleet.hop_s + workload.least_pause_s
+        self._until_next_release_s = least_step_s + 2 * fleet.hop_s
         self._wake_s = float("inf")
         self._order = count()
         # (time, order, kind, payload): arrivals and what engines have produced but the router has not heard.
         self._events: list[tuple[float, int, int, object]] = []
         for number, session in enumerate(workload.sessions):
             self._push(session.start_s, _ARRIVE, (number, 0))
+        # Changes by the request that they come with, and by the clock.
+        self._changes: dict[int, list[SpeedChange]] = {}
+        for change in fleet.changes:
+            if change.request is not None:
+                self._changes.setdefault(change.request, []).append(change)
+            elif change.at_s is not None:
+                self._push(change.at_s / fleet.speed, _CHANGE, change)
+        self._arrived = 0
         self._clocks_s = [0.0] * len(engines)
         self._open: dict[str, tuple[Served, int, int]] = {}
         self._held = 0
@@ -195,9 +255,9 @@ class _Clock:
             self.busy_s[index] += result.duration_s
             clock_s = result.end_s
             for state in result.first:
-                self._push(clock_s + HOP_S, _FIRST, state)
+                self._push(clock_s + self._hop_s, _FIRST, state)
             for state in result.finished:
-                self._push(clock_s + HOP_S, _FINISH, state)
+                self._push(clock_s + self._hop_s, _FINISH, state)
         self._clocks_s[index] = clock_s
 
     def _handle(self, event: tuple[float, int, int, object]) -> None:
@@ -205,6 +265,10 @@ class _Clock:
         if kind == _ARRIVE:
             assert isinstance(payload, tuple)
             number, position = payload
+            if self._changes:
+                self._arrived += 1
+                for change in self._changes.pop(self._arrived, ()):
+                    self._change(change)
             turn = self._sessions[number].turns[position]
             served = Served(turn, now_s)
             self._open[turn.id] = (served, number, position)
@@ -218,6 +282,10 @@ class _Clock:
         if kind == _DELIVER:
             assert isinstance(payload, Served)
             self._deliver(payload, now_s)
+            return
+        if kind == _CHANGE:
+            assert isinstance(payload, SpeedChange)
+            self._change(payload)
             return
         if kind == _WAKE:
             self._wake_s = float("inf")
@@ -240,6 +308,10 @@ class _Clock:
                 self._push(now_s + turns[position + 1].pause_s, _ARRIVE, (number, position + 1))
         self._release(now_s)
 
+    def _change(self, change: SpeedChange) -> None:
+        """From the engine's next step on."""
+        self._engines[change.replica].change_speed(self._fleet.speed_of(change.replica) * change.ratio)
+
     def _release(self, now_s: float) -> None:
         if not self._held:
             return
@@ -256,7 +328,7 @@ class _Clock:
         served.replica = replica
         served.dispatched_s = now_s
         self._chooser.dispatched(turn, replica, now_s)
-        self._push(now_s + HOP_S, _DELIVER, served)
+        self._push(now_s + self._hop_s, _DELIVER, served)
 
     def _deliver(self, served: Served, now_s: float) -> None:
         turn = served.turn

@@ -7,6 +7,7 @@ first-byte times, and the cached tokens that an answer reports at its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 from loadtest.simulate.chooser import Chooser, Site
@@ -24,6 +25,17 @@ IDLE_S = 1800.0
 HOLD = HoldParameters()
 LEARNING = LearningParameters()
 MAX_HOLDERS = 16
+
+
+def told(site: Site) -> CostParameters:
+    """The defaults, with the site's prior: a prefill rate, and a first byte as many times sooner."""
+    usual = CostParameters()
+    faster = site.prefill_tokens_per_s / usual.prefill_tokens_per_s
+    return replace(
+        usual,
+        prefill_tokens_per_s=site.prefill_tokens_per_s,
+        base_latency_s=usual.base_latency_s / faster,
+    )
 
 
 class SimulatedRegistry:
@@ -87,7 +99,7 @@ class Warm(Chooser):
     ) -> None:
         super().__init__(site)
         self.name = policy
-        parameters = parameters or CostParameters()
+        parameters = parameters or told(site)
         self.fleet = Fleet(
             POLICIES[policy](parameters),
             Random(site.rng.random()),

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replica.sim.block_cache import BlockCache
 from replica.sim.step_time import StepTime
@@ -195,6 +195,10 @@ class Engine:
         """Prompt tokens a request would find in the cache if it were scheduled at once."""
         limit = (prompt_tokens - 1) // self.config.block_tokens
         return len(self.cache.match(block_keys, limit)) * self.config.block_tokens
+
+    def change_speed(self, speed: float) -> None:
+        """Divide the durations of steps that start from now on by this: another clock rate, another tenant."""
+        self.config = replace(self.config, step_time=replace(self.config.step_time, speed=speed))
 
     def add(self, request: SimRequest, now_s: float) -> RunState:
         """Queue a request.

@@ -52,7 +52,8 @@ class PrebleE2(Chooser):
 
         def cost(i: int) -> float:
             uncached = turn.prompt_tokens - matched[i]
-            over = max(self._tree.size_tokens(i) + uncached - self.site.cache_tokens, 0)
+            room = self.site.cache_tokens
+            over = max(self._tree.size_tokens(i) + uncached - room, 0) if room is not None else 0
             return self._load[i] + self._prefill_s(uncached) + self._prefill_s(min(over, uncached))
 
         if best > turn.prompt_tokens - best:
