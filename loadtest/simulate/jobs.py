@@ -153,6 +153,14 @@ _RULES = (
     "sources",
     "metrics",
 )
+_SERVICES = (
+    "adapters/registry/memory.py",
+    "config/schema.py",
+    "service/expiry.py",
+    "service/leases.py",
+    "wire/lease.py",
+    "wire/registry_record.py",
+)
 
 
 @lru_cache(maxsize=2)
@@ -165,7 +173,9 @@ def code_digest(rival: bool) -> str:
     if rival:
         files += sorted((_HERE / "rivals").glob("*.py"))
     else:
-        files += [_HERE / "warm.py", _HERE / "routers.py", *sorted((root / "router" / "core").rglob("*.py"))]
+        files += [_HERE / f"{name}.py" for name in ("warm", "routers", "registry")]
+        files += sorted((root / "router" / "core").rglob("*.py"))
+        files += [root / "router" / name for name in _SERVICES]
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())

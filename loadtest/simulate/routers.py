@@ -1,8 +1,8 @@
 """Several routers before one simulated fleet: each decides for itself, and hears of the others as in production.
 
 Decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of each other; what
-they make of it is the core's and `router.service.leases`' own code. Placements reach the shared registry `VISIBLE_S`
-after they were made, the router that made them knows them at once. Load notices are posted and read in steps, when and
+they make of it is the core's and `router.service.leases`' own code. Placements reach the others' registries after
+`registry.VISIBLE_S`. Load notices are posted and read in steps, when and
 as often as in production and at each router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
 """
 
@@ -15,17 +15,13 @@ from random import Random
 from typing import Any
 
 from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.warm import HOLD, LEARNING, SimulatedRegistry, Warm
+from loadtest.simulate.warm import HOLD, LEARNING, Warm
 from loadtest.simulate.workload import Turn
 from router.core.cost import CostParameters
 from router.core.learning.learner import Learner
 from router.core.queue import HoldParameters
-from router.core.types import FingerprintHash, Incarnation, Record
 from router.service.leases import Leases
 from router.service.tasks import Tasks
-
-VISIBLE_S = 0.01
-"""From a placement to its record's being seen by another router: batched for 4 ms, then a write and a read."""
 
 ROUND_TRIP_S = 0.001
 """Of a lease step: what others post meanwhile is read by the next."""
@@ -33,60 +29,6 @@ ROUND_TRIP_S = 0.001
 PUBLISH_INTERVAL_S = 0.05
 EXPIRE_S = 1.0
 """The defaults of `leases`."""
-
-
-class SharedRegistry:
-    """One registry's content, as of any time that does not go back."""
-
-    def __init__(self) -> None:
-        self._settled = SimulatedRegistry()
-        self._coming: deque[tuple[float, Callable[[SimulatedRegistry], None]]] = deque()
-
-    def at(self, now_s: float) -> SimulatedRegistry:
-        """What everybody sees."""
-        coming = self._coming
-        while coming and coming[0][0] <= now_s:
-            coming.popleft()[1](self._settled)
-        return self._settled
-
-    def tell(self, change: Callable[[SimulatedRegistry], None], now_s: float) -> None:
-        """Let a change come."""
-        self._coming.append((now_s + VISIBLE_S, change))
-
-
-class RegistryOfOne(SimulatedRegistry):
-    """One router's view of a shared registry: its own changes are seen at once."""
-
-    def __init__(self, shared: SharedRegistry) -> None:
-        super().__init__()
-        self._shared = shared
-        self._own: deque[tuple[float, Sequence[FingerprintHash], Incarnation, bool]] = deque()
-        self._now_s = 0.0
-
-    def lookup(self, rungs: Sequence[FingerprintHash], now_s: float) -> list[Record | None]:
-        """The shared records with own changes on their way laid over them."""
-        self._now_s = now_s
-        own = self._own
-        while own and own[0][0] + VISIBLE_S <= now_s:
-            own.popleft()
-        found = self._shared.at(now_s).lookup(rungs, now_s)
-        for at_s, changed, incarnation, noted in own:
-            depths = set(changed)
-            for depth, rung in enumerate(rungs):
-                if rung in depths:
-                    others = tuple(h for h in found[depth] or () if h[0] != incarnation)
-                    found[depth] = ((*others, (incarnation, at_s)) if noted else others) or None
-        return found
-
-    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
-        """Note the holder here at once."""
-        self._own.append((now_s, rungs, incarnation, True))
-        self._shared.tell(lambda settled: settled.touch(rungs, incarnation, now_s), now_s)
-
-    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
-        """Withdraw the holder here at once."""
-        self._own.append((self._now_s, rungs, incarnation, False))
-        self._shared.tell(lambda settled: settled.forget(rungs, incarnation), self._now_s)
 
 
 class Board:
@@ -210,7 +152,6 @@ class Routers(Chooser):
         super().__init__(site)
         self.name = f"{policy} x{routers}"
         self._dice = Random(site.rng.random())
-        self._shared = SharedRegistry()
         self._board = Board()
         self._routers = [
             _Router(
@@ -221,13 +162,15 @@ class Routers(Chooser):
                     parameters,
                     hold,
                     learner=Learner(LEARNING) if learns else None,
-                    registry=RegistryOfOne(self._shared),
                 ),
                 self._board,
                 self._dice.random() * PUBLISH_INTERVAL_S,
             )
             for number in range(routers)
         ]
+        registries = [router.chooser.registry for router in self._routers]
+        for registry in registries:
+            registry.share(registries)
         self._steps = [(router.step_s, number) for number, router in enumerate(self._routers)]
         heapq.heapify(self._steps)
         """When each is next due, and earlier times that are none."""

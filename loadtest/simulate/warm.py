@@ -1,4 +1,4 @@
-"""Our router in the simulation: the real `router.core` fleet and policies, with a registry of its own.
+"""Our router in the simulation: the real `router.core` fleet and policies, and the product's embedded registry.
 
 Decides nothing that the core decides. It knows what a router knows: records that it wrote itself at dispatch, counts,
 first-byte times, and the cached tokens that an answer reports at its end.
@@ -6,11 +6,12 @@ first-byte times, and the cached tokens that an answer reports at its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
 from loadtest.simulate.chooser import Chooser, Site
+from loadtest.simulate.registry import VirtualRegistry
 from loadtest.simulate.workload import MODEL, Shaper, Turn
 from router.core.cost import CostParameters
 from router.core.errors import RouterError
@@ -19,12 +20,10 @@ from router.core.health import HealthParameters
 from router.core.learning.learner import Learner, LearningParameters
 from router.core.policies import POLICIES
 from router.core.queue import HoldParameters, HoldQueue
-from router.core.types import FingerprintHash, Holder, Incarnation, Record, ReplicaId, RequestShape
+from router.core.types import Incarnation, Records, ReplicaId, RequestShape
 
-IDLE_S = 1800.0
 HOLD = HoldParameters()
 LEARNING = LearningParameters()
-MAX_HOLDERS = 16
 
 
 def told(site: Site) -> CostParameters:
@@ -38,53 +37,6 @@ def told(site: Site) -> CostParameters:
     )
 
 
-class SimulatedRegistry:
-    """Rung to record, with the semantics of the port: touched at dispatch, forgotten when idle."""
-
-    def __init__(self, refresh_s: float = 1.0) -> None:
-        self._records: dict[FingerprintHash, Record] = {}
-        self._refresh_s = refresh_s
-
-    def lookup(self, rungs: Sequence[FingerprintHash], now_s: float) -> list[Record | None]:
-        """Holders of each rung not idle for too long."""
-        oldest_s = now_s - IDLE_S
-        found: list[Record | None] = []
-        for record in map(self._records.get, rungs):
-            if record is not None and record[0][1] < oldest_s:
-                record = tuple(h for h in record if h[1] >= oldest_s) or None
-            found.append(record)
-        return found
-
-    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
-        """Note the holder as the most recent."""
-        holder: Holder = (incarnation, now_s)
-        alone: Record = (holder,)
-        seen: Record | None = None
-        becomes: Record = alone
-        records = self._records
-        for rung in rungs:
-            record = records.get(rung)
-            if record is None:
-                records[rung] = alone
-                continue
-            if record is not seen:
-                seen = record
-                others = tuple(h for h in record if h[0] != incarnation)
-                becomes = (*others[-MAX_HOLDERS + 1 :], holder) if others else alone
-            records[rung] = becomes
-
-    def forget(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation) -> None:
-        """Withdraw the holder."""
-        for rung in rungs:
-            record = self._records.get(rung)
-            if record is not None:
-                left = tuple(h for h in record if h[0] != incarnation)
-                if left:
-                    self._records[rung] = left
-                else:
-                    del self._records[rung]
-
-
 class Warm(Chooser):
     """A policy of `router.core` behind the simulation's interface."""
 
@@ -95,7 +47,6 @@ class Warm(Chooser):
         parameters: CostParameters | None = None,
         hold: HoldParameters | None = None,
         learner: Learner | None = None,
-        registry: SimulatedRegistry | None = None,
     ) -> None:
         super().__init__(site)
         self.name = policy
@@ -116,7 +67,7 @@ class Warm(Chooser):
                 )
             )
         self._shaper = Shaper(site.block_tokens)
-        self._registry = registry if registry is not None else SimulatedRegistry()
+        self.registry = VirtualRegistry(self.fleet)
         self._open: dict[str, tuple[Decision, RequestShape]] = {}
         self._queue = HoldQueue(self.fleet, hold) if hold is not None else None
         self._granted: list[tuple[Turn, int]] = []
@@ -137,15 +88,15 @@ class Warm(Chooser):
         answer = self._queue.offer(shape, records, now_s, granted)
         return self._accept(turn, shape, answer, now_s) if isinstance(answer, Decision) else None
 
-    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, list[Record | None]]:
+    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, Records]:
         """The request's shape, and what the registry knows of it."""
         shape = self._shaper.shape(turn)
-        return shape, self._registry.lookup(shape.rungs, now_s)
+        return shape, self.registry.lookup(shape.rungs, now_s)
 
     def _accept(self, turn: Turn, shape: RequestShape, decision: Decision, now_s: float) -> int:
         self._open[turn.id] = (decision, shape)
         assert decision.replica.incarnation is not None
-        self._registry.touch(shape.rungs, decision.replica.incarnation, now_s)
+        self.registry.touch(shape.rungs, decision.replica.incarnation, now_s)
         return decision.replica.index
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:

@@ -36,7 +36,7 @@ from router.config.schema import Config
 from router.core.cost import CostParameters
 from router.core.fingerprint import Fingerprinter
 from router.core.learning.learner import Learner
-from router.core.types import Api, Record, RequestShape
+from router.core.types import Api, Records, RequestShape
 from router.dialects import parse
 from tests.support.live_fleet import live
 from tests.support.replay import Replay, Texts
@@ -104,7 +104,7 @@ class AsLive(Warm):
     texts: Texts
     _fingerprinter = Fingerprinter(SECRET.encode())
 
-    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, list[Record | None]]:
+    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, Records]:
         """As the gateway does it."""
         body = json.dumps({"model": "sim", "prompt": self.texts.prompt(turn)}).encode()
         parsed = parse(Api.COMPLETIONS, body)
@@ -118,7 +118,7 @@ class AsLive(Warm):
             parsed.tokens_known,
         )
         shape.model = MODEL
-        return shape, self._registry.lookup(shape.rungs, now_s)
+        return shape, self.registry.lookup(shape.rungs, now_s)
 
 
 def simulated(workload: Workload, fleet: FleetConfig, policy: str, texts: Texts) -> Run:

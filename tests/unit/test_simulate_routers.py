@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from loadtest.simulate.generators import multi_turn
 from loadtest.simulate.metrics import figures
-from loadtest.simulate.routers import VISIBLE_S, RegistryOfOne, SharedRegistry, several
+from loadtest.simulate.registry import VISIBLE_S, VirtualRegistry
+from loadtest.simulate.routers import several
 from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import warm
+from loadtest.simulate.warm import Warm, warm
 from loadtest.simulate.workload import Session, Turn, Workload
+from router.config.schema import RegistryConfig
 from router.core.types import FingerprintHash, Incarnation
+from router.service.expiry import INTERVAL_S
+from tests.support.fleet_simulation import ready_fleet
 
 SMALL = FleetConfig(replicas=4, cache_tokens=400_000)
 RUNGS = [FingerprintHash(1), FingerprintHash(2)]
 
 
+def registries(count: int, **settings: float) -> list[VirtualRegistry]:
+    """That tell each other, of routers with a fleet of two."""
+    made = [VirtualRegistry(ready_fleet(2), replace(RegistryConfig(), **settings)) for _ in range(count)]
+    for registry in made:
+        registry.share(made)
+    return made
+
+
 def test_a_placement_is_seen_at_once_by_its_router_and_a_little_later_by_others() -> None:
-    shared = SharedRegistry()
-    one, two = RegistryOfOne(shared), RegistryOfOne(shared)
+    one, two, three = registries(3)
     assert one.lookup(RUNGS, 1.0) == [None, None]
     one.touch(RUNGS[:1], Incarnation(7), 1.0)
     assert one.lookup(RUNGS, 1.0) == [((7, 1.0),), None]
-    assert two.lookup(RUNGS, 1.0 + VISIBLE_S / 2) == [None, None]
-    assert two.lookup(RUNGS, 1.0 + VISIBLE_S) == one.lookup(RUNGS, 1.0 + VISIBLE_S) == [((7, 1.0),), None]
-    two.forget(RUNGS, Incarnation(7))
-    assert two.lookup(RUNGS, 1.0 + VISIBLE_S) == [None, None]
-    assert one.lookup(RUNGS, 1.0 + VISIBLE_S) == [((7, 1.0),), None]
-    assert one.lookup(RUNGS, 1.0 + 2 * VISIBLE_S) == [None, None]
+    two.touch(RUNGS, Incarnation(8), 1.0 + VISIBLE_S / 2)
+    assert two.lookup(RUNGS, 1.0 + VISIBLE_S / 2) == [((8, 1.0 + VISIBLE_S / 2),)] * 2
+    assert two.lookup(RUNGS[:1], 1.0 + VISIBLE_S) == [((8, 1.0 + VISIBLE_S / 2), (7, 1.0))]
+    assert three.lookup(RUNGS, 1.0 + VISIBLE_S) == [((7, 1.0),), None]
+    assert three.lookup(RUNGS, 1.0 + 2 * VISIBLE_S) == [
+        ((7, 1.0), (8, 1.0 + VISIBLE_S / 2)),
+        ((8, 1.0 + VISIBLE_S / 2),),
+    ]
+
+
+def test_a_registry_alone_tells_nobody_and_forgets_by_the_settings() -> None:
+    (alone,) = registries(1, idle_min_s=60.0, idle_max_s=60.0)
+    alone.touch(RUNGS, Incarnation(7), 5.0)
+    assert alone.lookup(RUNGS, 64.0) == [((7, 5.0),)] * 2
+    assert alone.lookup(RUNGS, 66.0) == [None, None]
+
+
+def test_what_answers_teach_shortens_how_long_placements_are_kept() -> None:
+    fleet = ready_fleet(1)
+    registry = VirtualRegistry(fleet)
+    assert registry.idle_s == RegistryConfig().idle_max_s
+    (replica,) = fleet.replicas.values()
+    for _ in range(20):
+        replica.survival.learn(50.0, 1.0)
+        replica.survival.learn(200.0, 0.0)
+    registry.lookup(RUNGS, INTERVAL_S + 1.0)
+    assert registry.idle_s == 512.0
+    registry.touch(RUNGS, Incarnation(7), 20.0)
+    assert registry.lookup(RUNGS, 531.0) == [((7, 20.0),)] * 2
+    assert registry.lookup(RUNGS, 533.0) == [None, None]
+
+
+def test_a_simulated_router_learns_how_long_to_keep_placements() -> None:
+    run = simulate(
+        multi_turn(600).at_rate(2.0), replace(SMALL, replicas=2, cache_tokens=120_000), warm("prefix-cost")
+    )
+    assert isinstance(run.chooser, Warm)
+    assert RegistryConfig().idle_min_s <= run.chooser.registry.idle_s < RegistryConfig().idle_max_s
 
 
 @pytest.mark.parametrize("policy", ["prefix-cost", "least-loaded"])
