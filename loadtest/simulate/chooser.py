@@ -56,6 +56,10 @@ class Chooser:
         """When to ask `released` again though nothing happens, later than now; None: not at all."""
         return None
 
+    def priority(self, turn: Turn) -> int:
+        """`priority` of the request as it is sent to an engine that may schedule by it; smaller goes first."""
+        return 0
+
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
         """The turn was sent."""
         self.in_flight[replica] += 1

@@ -26,6 +26,7 @@ from loadtest.simulate.report import Row, grid_table, table
 from loadtest.simulate.rivals import RIVALS
 from loadtest.simulate.simulation import FleetConfig, SpeedChange
 from loadtest.simulate.sources import FIRST_SEED, Source
+from replica.sim.engine import SchedulingPolicy
 from replica.sim.step_time import StepTime
 
 REQUESTS = 3000
@@ -92,6 +93,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     fleet.add_argument("--prefill-tokens-per-s", type=float, default=StepTime().prefill_tokens_per_s)
     fleet.add_argument("--decode-step-s", type=float, default=StepTime().decode_step_s)
+    fleet.add_argument(
+        "--long-prefill-token-threshold",
+        type=int,
+        default=0,
+        metavar="N",
+        help="tokens of one prompt that an engine's step computes at most while others are there; 0: no cap",
+    )
+    fleet.add_argument(
+        "--long-prefill-token-threshold-adaptive",
+        action="store_true",
+        help="never cap below a prompt's fair share of a step",
+    )
+    fleet.add_argument(
+        "--scheduling-policy",
+        choices=[policy.value for policy in SchedulingPolicy],
+        default=SchedulingPolicy.FCFS.value,
+        help="engines admit by arrival, or by the priority that routers send",
+    )
     fleet.add_argument(
         "--speed",
         type=float,
@@ -264,6 +283,9 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
         prior_ratio=arguments.prior_ratio,
         speed=arguments.speed,
         changes=tuple(arguments.speed_change),
+        long_prefill_token_threshold=arguments.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive=arguments.long_prefill_token_threshold_adaptive,
+        scheduling_policy=arguments.scheduling_policy,
     )
 
 
@@ -283,7 +305,15 @@ def _facts(source: Source, fleet: FleetConfig, rate: float | None) -> dict[str, 
         **Bounds(source, fleet).run(),
         "target": f"{TARGET_BASE_S} s + {TARGET_TOKEN_S * 1000} ms a prompt token",
         "engine": str(fleet.step_time),
+        "order_in_engine": f"{fleet.scheduling_policy}, {_cap(fleet)}",
     }
+
+
+def _cap(fleet: FleetConfig) -> str:
+    if not fleet.long_prefill_token_threshold:
+        return "long prompts not capped"
+    adaptive = " or a fair share" if fleet.long_prefill_token_threshold_adaptive else ""
+    return f"long prompts capped to {fleet.long_prefill_token_threshold} tokens{adaptive} a step"
 
 
 def _compare(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) -> int:

@@ -202,6 +202,10 @@ class Routers(Chooser):
         steps = [r.step_s for r in self._routers if r.chooser.wake_s(now_s) is not None]
         return min(due + steps, default=None)
 
+    def priority(self, turn: Turn) -> int:
+        """Its router's."""
+        return self._router_of[turn.id].chooser.priority(turn)
+
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
         """Its router hears of it."""
         router = self._at(turn, now_s)

@@ -18,7 +18,7 @@ from random import Random
 
 from loadtest.simulate.chooser import Chooser, Site
 from loadtest.simulate.workload import Turn, Workload
-from replica.sim.engine import Engine, EngineConfig, RunState, SimRequest
+from replica.sim.engine import Engine, EngineConfig, RunState, SchedulingPolicy, SimRequest
 from replica.sim.step_time import StepTime
 
 HOP_S = 0.001
@@ -40,6 +40,8 @@ class Served:
     cached_tokens: int = 0
     predicted_tokens: int = 0
     """What the router believed to be cached; 0 of one that does not say."""
+    priority: int = 0
+    """With which the router sent it."""
 
     @property
     def ttft_s(self) -> float:
@@ -82,6 +84,10 @@ class FleetConfig:
     """Speed factor of each replica; empty: all 1. Shorter than the fleet: said again until it is as long."""
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
+    long_prefill_token_threshold: int = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    scheduling_policy: str = SchedulingPolicy.FCFS.value
+    """These three as in `EngineConfig`; what priority a request has, its router says."""
     seed: int = 7
     believed_cache_tokens: int | None = None
     """What routers are told of the cache's size; None: the truth; 0: nothing."""
@@ -131,6 +137,9 @@ class FleetConfig:
                     block_tokens=block_tokens,
                     max_num_batched_tokens=self.max_num_batched_tokens,
                     max_num_seqs=self.max_num_seqs,
+                    long_prefill_token_threshold=self.long_prefill_token_threshold,
+                    long_prefill_token_threshold_adaptive=self.long_prefill_token_threshold_adaptive,
+                    scheduling_policy=SchedulingPolicy(self.scheduling_policy),
                     step_time=replace(self.step_time, speed=self.speed_of(replica)),
                 )
             )
@@ -327,6 +336,7 @@ class _Clock:
         served = self._open[turn.id][0]
         served.replica = replica
         served.dispatched_s = now_s
+        served.priority = self._chooser.priority(turn)
         self._chooser.dispatched(turn, replica, now_s)
         self._push(now_s + self._hop_s, _DELIVER, served)
 
@@ -335,4 +345,6 @@ class _Clock:
         engine = self._engines[served.replica]
         if engine.idle and self._clocks_s[served.replica] < now_s:
             self._clocks_s[served.replica] = now_s
-        engine.add(SimRequest(turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys), now_s)
+        engine.add(
+            SimRequest(turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys, served.priority), now_s
+        )

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from replica.sim.errors import invalid
-from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, salt_of
+from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, priority_of, salt_of
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import DONE, data_event
 from replica.sim.template import Message, Tool, ToolCall, Turn, content_text, list_field, render, tool_of
@@ -103,6 +103,7 @@ def plan_chat(replica: SimulatedReplica, body: dict[str, Any], request_id: str) 
         salt_of(body),
         n_of(body),
         turn.chosen_tool(),
+        priority=priority_of(body),
     )
     return plan, ChatFormat(plan, body)
 

@@ -20,7 +20,7 @@ from replica.sim.api_chat import (
     usage_of,
 )
 from replica.sim.errors import invalid
-from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, salt_of
+from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, priority_of, salt_of
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import DONE, data_event
 from replica.sim.template import encode
@@ -73,6 +73,7 @@ def plan_completion(
         [limits_of(replica, prompt, max_tokens, stop=body.get("stop")) for prompt in prompts],
         salt_of(body),
         n_of(body),
+        priority=priority_of(body),
     )
     return plan, CompletionFormat(plan, body)
 

@@ -16,7 +16,7 @@ import xxhash
 from replica.sim.api_chat import chat_turn
 from replica.sim.api_completions import prompt_streams
 from replica.sim.errors import invalid
-from replica.sim.generation import Choice, Generation, Plan, limits_of
+from replica.sim.generation import Choice, Generation, Plan, limits_of, priority_of
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.template import content_text, encode, render
 from replica.sim.tokens import count_tokens, text_of_ids, token_ids
@@ -110,7 +110,14 @@ def _unit(data: bytes, index: int) -> float:
 
 def _plan(replica: SimulatedReplica, body: dict[str, Any], request_id: str, prompts: list[bytes]) -> Plan:
     limits = [limits_of(replica, prompt, 1) for prompt in prompts]
-    return Plan(request_id, replica.resolve_model(body.get("model")), prompts, limits, cacheable=False)
+    return Plan(
+        request_id,
+        replica.resolve_model(body.get("model")),
+        prompts,
+        limits,
+        cacheable=False,
+        priority=priority_of(body),
+    )
 
 
 def plan_embeddings(

@@ -11,7 +11,7 @@ from typing import Any
 
 from replica.sim.answers import Finish
 from replica.sim.errors import ApiError, invalid
-from replica.sim.generation import Choice, Generation, Plan, limits_of, salt_of
+from replica.sim.generation import Choice, Generation, Plan, limits_of, priority_of, salt_of
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import event
 from replica.sim.template import Message, Tool, ToolCall, Turn, content_text, list_field, render, tool_of
@@ -110,7 +110,16 @@ def plan_response(
     turn = Turn(prompt_messages, _tools(body), forced)
     prompt = render(turn)
     limits = limits_of(replica, prompt, body.get("max_output_tokens"))
-    plan = Plan(f"resp_{request_id}", model, [prompt], [limits], salt_of(body), 1, turn.chosen_tool())
+    plan = Plan(
+        f"resp_{request_id}",
+        model,
+        [prompt],
+        [limits],
+        salt_of(body),
+        1,
+        turn.chosen_tool(),
+        priority=priority_of(body),
+    )
     return plan, ResponsesFormat(replica, plan, body, messages)
 
 

@@ -116,6 +116,12 @@ class BlockCache:
             if not left:
                 free[block] = None
 
+    def forget(self, blocks: Sequence[int]) -> None:
+        """Take back what `store` said of used blocks: their content was never computed."""
+        for block in blocks:
+            if self._keys[block] is not None:
+                self._forget(block)
+
     def clear(self) -> None:
         """Forget all content; blocks in use stay in use."""
         self._by_key.clear()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import uvloop
 
-from replica.sim.engine import EngineConfig
+from replica.sim.engine import EngineConfig, SchedulingPolicy
 from replica.sim.server import ReplicaServer
 from replica.sim.simulated_replica import ReplicaConfig
 from replica.sim.step_time import StepTime
@@ -59,6 +59,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add(
         "--max-num-seqs", type=int, default=engine.max_num_seqs, metavar="N", help="sequences running at once"
+    )
+    add(
+        "--long-prefill-token-threshold",
+        type=int,
+        default=engine.long_prefill_token_threshold,
+        metavar="N",
+        help="tokens of one sequence that a step computes at most while others are there; 0 for no cap",
+    )
+    add(
+        "--long-prefill-token-threshold-adaptive",
+        action="store_true",
+        help="never cap below the sequence's fair share of a step",
+    )
+    add(
+        "--scheduling-policy",
+        choices=[policy.value for policy in SchedulingPolicy],
+        default=engine.scheduling_policy.value,
+        help="admit by arrival, or by the requests' `priority`, smaller first",
     )
     add("--max-waiting", type=int, metavar="N", help="sequences queued at most, then 503 (default: no limit)")
     add(
@@ -109,6 +127,9 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         block_tokens=args.block_tokens,
         max_num_batched_tokens=args.max_num_batched_tokens,
         max_num_seqs=args.max_num_seqs,
+        long_prefill_token_threshold=args.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive=args.long_prefill_token_threshold_adaptive,
+        scheduling_policy=SchedulingPolicy(args.scheduling_policy),
         step_time=step_time,
     )
     return ReplicaConfig(

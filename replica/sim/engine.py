@@ -1,29 +1,42 @@
 """A vLLM engine as a step machine: what each step computes, how long it takes, who gets a token.
 
 Decides the schedule: continuous batching, prompts chunked under a token budget shared with decoding, first come first
-served, preemption by recomputation. Holds no clock, no sockets, no text: the driver passes `now_s`, and delivers a
-step's tokens when the step ends. Prefix reuse is `block_cache`'s, durations are `step_time`'s.
+served or by priority, preemption by recomputation. Holds no clock, no sockets, no text: the driver passes `now_s`, and
+delivers a step's tokens when the step ends. Prefix reuse is `block_cache`'s, durations are `step_time`'s.
 
 The rules, as in vLLM V1 (`v1/core/sched/scheduler.py`), in the order in which a step applies them:
 
-1. Running sequences first, in order of admission: one token each where decoding, the rest of the prompt where not, as
-   far as the budget goes. Without a free block for it, the sequence admitted last is preempted: it loses its blocks
-   and goes to the head of the waiting queue.
-2. Then, unless something was preempted, waiting ones while there are seats, budget, and free blocks for the *whole*
-   prompt (`scheduler_reserve_full_isl`, vLLM's default). The first that does not fit holds up all behind it.
-3. A block can be hit from the step on that computes it. The last token of a prompt is always computed.
+1. With a long-prefill threshold, and more than one unfinished request, no sequence computes more tokens in this step
+   than the threshold; adaptive, than its fair share of the budget if that is more. One alone is not capped.
+2. Running sequences first, in order of admission: one token each where decoding, the rest of the prompt where not, as
+   far as cap and budget go. Without a free block for it, the sequence admitted last is preempted; by priority, the one
+   of the largest priority, the latest to arrive among those, and what it was to compute in this step is given back. It
+   loses its blocks and goes to the head of the waiting queue; by priority, to its place in it.
+3. Then, unless something was preempted, waiting ones, by arrival or by priority (smaller first) and arrival, while
+   there are seats, budget, and free blocks for the *whole* prompt (`scheduler_reserve_full_isl`, vLLM's default). The
+   first that does not fit holds up all behind it. Priority takes nothing from those that run.
+4. A block can be hit from the step on that computes it. The last token of a prompt is always computed.
 
 One simplification: a sequence that did not fit is not tried again until blocks are freed.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from replica.sim.block_cache import BlockCache
 from replica.sim.step_time import StepTime
+
+
+class SchedulingPolicy(Enum):
+    """Who is admitted first, and preempted first."""
+
+    FCFS = "fcfs"
+    PRIORITY = "priority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,11 @@ class EngineConfig:
     """Tokens a step computes at most, prompts and decoding together."""
     max_num_seqs: int = 256
     """Sequences running at once at most."""
+    long_prefill_token_threshold: int = 0
+    """Tokens of one sequence that a step computes at most while others are there; 0: no cap."""
+    long_prefill_token_threshold_adaptive: bool = False
+    """Whether that cap is never below `max_num_batched_tokens` divided by the number of unfinished requests."""
+    scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     step_time: StepTime = field(default_factory=StepTime)
 
     def __post_init__(self) -> None:
@@ -44,6 +62,8 @@ class EngineConfig:
             raise ValueError("block_tokens must be at least 1, cache_tokens at least block_tokens")
         if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
             raise ValueError("max_num_seqs must be at least 1 and at most max_num_batched_tokens")
+        if self.long_prefill_token_threshold < 0:
+            raise ValueError("long_prefill_token_threshold must not be negative")
 
     @property
     def cache_blocks(self) -> int:
@@ -63,6 +83,8 @@ class SimRequest:
     block_keys: Sequence[Hashable] = ()
     """Key of each full block of the prompt, and as far as known of prompt and output together; a key stands for the
     block and all before it. Blocks past the end are computed and never found again."""
+    priority: int = 0
+    """Smaller goes first where the engine schedules by priority; nothing elsewhere."""
 
 
 class RunState:
@@ -78,12 +100,15 @@ class RunState:
         "generated",
         "id",
         "preemptions",
+        "rank",
         "request",
         "stored",
     )
 
-    def __init__(self, request: SimRequest, now_s: float) -> None:
+    def __init__(self, request: SimRequest, now_s: float, number: int) -> None:
         self.id = request.id
+        self.rank = (request.priority, number)
+        """By which requests are ordered where priorities count; `number` is that of their arrival."""
         self.request = request
         self.arrival_s = now_s
         self.admitted_s: float | None = None
@@ -157,6 +182,8 @@ class Engine:
         self._waiting: deque[RunState] = deque()
         self._running: list[RunState] = []
         self._by_id: dict[str, RunState] = {}
+        self._arrived = 0
+        self._by_priority = config.scheduling_policy is SchedulingPolicy.PRIORITY
         self._stuck = False
         """The head of the queue did not fit, and no block has been freed since."""
         self._plain = False
@@ -212,9 +239,10 @@ class Engine:
             raise ValueError("a request needs at least one prompt token and one output token")
         if request.prompt_tokens + request.output_tokens > self.cache.blocks * self.config.block_tokens:
             raise ValueError("the sequence would not fit into the empty cache")
-        state = RunState(request, now_s)
+        self._arrived += 1
+        state = RunState(request, now_s, self._arrived)
         self._by_id[request.id] = state
-        self._waiting.append(state)
+        self._queue(state)
         return state
 
     def abort(self, request_id: str) -> bool:
@@ -236,26 +264,40 @@ class Engine:
         if not self._by_id:
             return StepResult(now_s, 0.0)
         budget = self.config.max_num_batched_tokens
+        most = self._most_tokens(budget)
         scheduled: list[tuple[RunState, int]] = []
         preempted = 0
         index = 0
         running = self._running
         while index < len(running) and budget > 0:
             state = running[index]
-            new = min(state.tokens - state.computed, budget)
-            while not self._grow(state, state.computed + new):
-                self._preempt(running.pop())
+            new = min(state.tokens - state.computed, most, budget)
+            grown = self._grow(state, state.computed + new)
+            while not grown:
+                victim = self._victim()
+                at = running.index(victim)
+                del running[at]
+                if at < index:
+                    index -= 1
+                    budget += _withdraw(victim, scheduled)
+                self._preempt(victim)
                 preempted += 1
-                if index == len(running):
+                if victim is state:
                     break
-            if index == len(running):
+                grown = self._grow(state, state.computed + new)
+            if not grown:
                 break
             scheduled.append((state, new))
             budget -= new
             index += 1
+        if preempted and not scheduled and running:
+            # By priority the first may have made itself go. The engine's empty step takes no time worth counting.
+            result = self.step(now_s)
+            result.preempted += preempted
+            return result
         if not preempted or not scheduled:
             # Nothing scheduled: the last sequence made itself go, and comes back into the empty cache at once.
-            self._admit(scheduled, budget, now_s)
+            self._admit(scheduled, budget, most, now_s)
         return self._finish_step(scheduled, preempted, now_s)
 
     def advance(self, now_s: float, until_s: float) -> StepResult:
@@ -300,7 +342,31 @@ class Engine:
         assert all(not state.blocks and not state.computed for state in self._waiting)
         assert self.cache.blocks - self.cache.free_blocks == len(used)
 
-    def _admit(self, scheduled: list[tuple[RunState, int]], budget: int, now_s: float) -> None:
+    def _most_tokens(self, budget: int) -> int:
+        """How many tokens of one sequence the next step computes at most."""
+        threshold = self.config.long_prefill_token_threshold
+        eligible = len(self._by_id)
+        if not threshold or eligible < 2:
+            return budget
+        if self.config.long_prefill_token_threshold_adaptive:
+            return max(threshold, budget // eligible)
+        return threshold
+
+    def _victim(self) -> RunState:
+        """The running sequence to preempt."""
+        return max(self._running, key=_rank) if self._by_priority else self._running[-1]
+
+    def _queue(self, state: RunState) -> None:
+        """Put a new sequence where it belongs in the waiting queue."""
+        waiting = self._waiting
+        if not self._by_priority:
+            waiting.append(state)
+            return
+        insort(waiting, state, key=_rank)
+        if waiting[0] is state:
+            self._stuck = False
+
+    def _admit(self, scheduled: list[tuple[RunState, int]], budget: int, most: int, now_s: float) -> None:
         cache = self.cache
         block_tokens = self.config.block_tokens
         while (
@@ -322,7 +388,7 @@ class Engine:
                 state.cached_tokens = state.computed
                 self.totals.queried_tokens += tokens
                 self.totals.hit_tokens += state.computed
-            new = min(tokens - state.computed, budget)
+            new = min(tokens - state.computed, most, budget)
             self._grow(state, state.computed + new)
             self._running.append(state)
             scheduled.append((state, new))
@@ -430,11 +496,16 @@ class Engine:
         return True
 
     def _preempt(self, state: RunState) -> None:
+        # What the step that takes its blocks was still to compute is not there.
+        self.cache.forget(state.blocks[state.computed // self.config.block_tokens : state.stored])
         self.cache.release(state.blocks)
         state.blocks = []
         state.stored = state.computed = 0
         state.preemptions += 1
-        self._waiting.appendleft(state)
+        if self._by_priority:
+            self._queue(state)
+        else:
+            self._waiting.appendleft(state)
         self._stuck = False
         self.totals.preemptions += 1
 
@@ -443,3 +514,16 @@ class Engine:
         del self._by_id[state.id]
         self.cache.release(state.blocks)
         self._stuck = False
+
+
+def _rank(state: RunState) -> tuple[int, int]:
+    return state.rank
+
+
+def _withdraw(state: RunState, scheduled: list[tuple[RunState, int]]) -> int:
+    """Take a sequence out of what a step computes. Returns the tokens that were to be computed."""
+    for index, (other, new) in enumerate(scheduled):
+        if other is state:
+            del scheduled[index]
+            return new
+    return 0

@@ -19,7 +19,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from replica.sim.command import serving
-from replica.sim.engine import EngineConfig
+from replica.sim.engine import EngineConfig, SchedulingPolicy
 from replica.sim.server import ReplicaServer
 from replica.sim.simulated_replica import ReplicaConfig
 from replica.sim.step_time import StepTime
@@ -36,7 +36,9 @@ CHAT_TOOLS = [{"type": "function", "function": {"name": "weather", "parameters":
 
 def config(step_time: StepTime = FAST, **fields: Any) -> ReplicaConfig:
     engine = {
-        name: fields.pop(name) for name in ("cache_tokens", "max_num_seqs", "block_tokens") if name in fields
+        name: fields.pop(name)
+        for name in ("cache_tokens", "max_num_seqs", "block_tokens", "scheduling_policy")
+        if name in fields
     }
     return ReplicaConfig(
         models=("sim", "other"),
@@ -217,6 +219,48 @@ def test_model_adapter_and_salt_have_caches_of_their_own_and_the_routing_key_has
         assert (status, error["error"]["param"]) == (400, "cache_salt")
 
     against(scenario)
+
+
+def test_priority_orders_those_that_wait_where_the_engine_schedules_by_it():
+    bodies = {
+        "/v1/chat/completions": chat(("user", "x"), max_tokens=1),
+        "/v1/completions": {"prompt": "x", "max_tokens": 1},
+        "/v1/responses": {"input": "x", "max_output_tokens": 1},
+    }
+
+    async def scenario(client: Client) -> list[str]:
+        done: list[str] = []
+
+        async def one(name: str, path: str, body: dict[str, Any]) -> None:
+            await client.ok(path, {"model": "sim", **body})
+            done.append(name)
+
+        engine = client.servers[0].replica.engine
+        for path, body in bodies.items():
+            runs = asyncio.ensure_future(
+                one("runs", path, {**body, "max_tokens": 20, "max_output_tokens": 20})
+            )
+            while not engine.running:
+                await asyncio.sleep(0.001)
+            waiting = []
+            for name, priority in (("late", 5), ("usual", 0), ("urgent", -(2**63))):
+                waiting.append(asyncio.ensure_future(one(name, path, {**body, "priority": priority})))
+                while engine.waiting < len(waiting):
+                    await asyncio.sleep(0.001)
+            await asyncio.gather(runs, *waiting)
+        for odd in ("5", True, 1.5, None, 2**63):
+            status, error = await client.post("/v1/completions", {"prompt": "x", "priority": odd})
+            assert (status, error["error"]["param"]) == (400, "priority")
+        return done
+
+    for policy, order in (("fcfs", ["late", "usual", "urgent"]), ("priority", ["urgent", "usual", "late"])):
+        seen: list[list[str]] = []
+
+        async def noting(client: Client, seen: list[list[str]] = seen) -> None:
+            seen.append(await scenario(client))
+
+        against(noting, config(SLOW, max_num_seqs=1, scheduling_policy=SchedulingPolicy(policy)))
+        assert seen == [["runs", *order] * len(bodies)]
 
 
 def test_completions_take_text_lists_and_token_ids_of_the_same_cache():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replica.sim.engine import Engine, EngineConfig, SimRequest, StepResult
+from replica.sim.engine import Engine, EngineConfig, SchedulingPolicy, SimRequest, StepResult
 from replica.sim.step_time import StepTime
 
 STEP_TIME = StepTime(prefill_tokens_per_s=1000.0, decode_step_s=0.01, base_s=0.001)
@@ -29,6 +29,9 @@ def configs(draw):
         block_tokens=block,
         max_num_batched_tokens=seats + draw(st.integers(0, 40)),
         max_num_seqs=seats,
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 1, 3, 10])),
+        long_prefill_token_threshold_adaptive=draw(st.booleans()),
+        scheduling_policy=draw(st.sampled_from(SchedulingPolicy)),
         step_time=STEP_TIME,
     )
 
@@ -50,7 +53,8 @@ def workloads(draw):
             for depth in range(draw(st.sampled_from([prompt, prompt + output])) // config.block_tokens)
         ]
         abort_after = draw(st.sampled_from([None, None, None, 0, 3]))
-        arrivals.append(Arrival(at_s, SimRequest(str(index), prompt, output, keys), abort_after))
+        priority = draw(st.integers(-1, 1))
+        arrivals.append(Arrival(at_s, SimRequest(str(index), prompt, output, keys, priority), abort_after))
     return config, arrivals
 
 
@@ -130,6 +134,38 @@ def test_advancing_in_bulk_is_exactly_stepping(workload):
     for arrival in workload[1]:
         keys = arrival.request.block_keys
         assert one.overlap_tokens(keys, 10_000) == other.overlap_tokens(keys, 10_000)
+
+
+@given(workloads())
+def test_no_sequence_computes_more_in_a_step_than_its_cap(workload):
+    config, arrivals = workload
+    engine = Engine(config)
+    states = [engine.add(arrival.request, 0.0) for arrival in arrivals]
+    now_s = 0.0
+    while not engine.idle:
+        most = config.max_num_batched_tokens
+        eligible = engine.running + engine.waiting
+        threshold = config.long_prefill_token_threshold
+        if threshold and eligible > 1:
+            fair = most // eligible if config.long_prefill_token_threshold_adaptive else 0
+            most = max(threshold, fair)
+        before = [(state.computed, state.preemptions, state.admitted_s) for state in states]
+        now_s = engine.step(now_s).end_s
+        for state, (computed, preemptions, admitted_s) in zip(states, before, strict=True):
+            if state.preemptions == preemptions and computed:
+                assert 0 <= state.computed - computed <= most
+            elif admitted_s is None and state.admitted_s is not None and not state.preemptions:
+                assert state.computed - state.cached_tokens <= most
+
+
+@given(workloads())
+def test_among_equals_priority_is_the_order_of_arrival(workload):
+    config, arrivals = workload
+    equal = [replace(arrival, request=replace(arrival.request, priority=3)) for arrival in arrivals]
+    traces = [
+        drive((replace(config, scheduling_policy=policy), equal), bulk=True)[0] for policy in SchedulingPolicy
+    ]
+    assert traces[0] == traces[1]
 
 
 @given(workloads())

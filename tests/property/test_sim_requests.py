@@ -33,6 +33,7 @@ COMMON = {
     "n": 2,
     "stop": ["zz"],
     "cache_salt": "s",
+    "priority": -3,
     "stream_options": {"include_usage": True},
 }
 

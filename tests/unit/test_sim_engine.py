@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replica.sim.engine import Engine, EngineConfig, RunState, SimRequest, StepResult
+from replica.sim.engine import Engine, EngineConfig, RunState, SchedulingPolicy, SimRequest, StepResult
 from replica.sim.step_time import StepTime
 
 # 1 ms a prefilled token, 10 ms the shortest step, nothing else: every duration below is mental arithmetic.
@@ -214,3 +214,134 @@ def test_requests_that_could_never_finish_are_refused(request_, message):
 def test_contradictory_limits_are_refused(limits):
     with pytest.raises(ValueError, match="must be at least"):
         engine(**limits)
+
+
+def scheduled(machine: Engine, now_s: float, *states: RunState) -> tuple[list[int], StepResult]:
+    """What one step computes of each, hits not counted, and its result."""
+    before = [state.computed for state in states]
+    result = machine.step(now_s)
+    machine.validate()
+    return [state.computed - was for state, was in zip(states, before, strict=True)], result
+
+
+def test_a_long_prompt_is_capped_only_while_somebody_else_is_there():
+    machine = engine(long_prefill_token_threshold=30)
+    long = machine.add(SimRequest("long", 250, 1), 0.0)
+    assert scheduled(machine, 0.0, long)[0] == [100]
+    short = machine.add(SimRequest("short", 20, 1), 0.0)
+    computed, second = scheduled(machine, 0.1, long, short)
+    assert computed == [30, 20]
+    assert (names(second.finished), second.duration_s) == (["short"], pytest.approx(0.05))
+    assert [r.prefill_tokens for r in run(machine, 0.15)] == [100, 20]
+
+
+def test_without_a_cap_the_short_one_behind_a_long_prompt_waits_for_all_of_it():
+    machine = engine()
+    machine.add(SimRequest("long", 250, 1), 0.0)
+    machine.step(0.0)
+    machine.add(SimRequest("short", 20, 1), 0.0)
+    assert [names(r.finished) for r in run(machine, 0.1)] == [[], ["long", "short"]]
+
+
+def test_capped_prompts_share_a_step_in_order_of_arrival_as_far_as_it_goes():
+    machine = engine(long_prefill_token_threshold=30)
+    states = [machine.add(SimRequest(name, 60, 1), 0.0) for name in "abcd"]
+    assert scheduled(machine, 0.0, *states)[0] == [30, 30, 30, 10]
+    computed, second = scheduled(machine, 0.1, *states)
+    assert computed == [30, 30, 30, 10]
+    assert names(second.finished) == ["a", "b", "c"]
+    assert scheduled(machine, 0.2, states[3])[0] == [40]
+
+
+@pytest.mark.parametrize(("others", "most"), [(1, 50), (2, 33), (3, 30), (5, 30)])
+def test_the_adaptive_cap_is_never_below_a_fair_share(others: int, most: int):
+    machine = engine(long_prefill_token_threshold=30, long_prefill_token_threshold_adaptive=True)
+    long = machine.add(SimRequest("long", 300, 1), 0.0)
+    for number in range(others):
+        machine.add(SimRequest(str(number), 10, 1), 0.0)
+    assert scheduled(machine, 0.0, long)[0] == [most]
+
+
+def test_a_cap_leaves_decoding_and_short_prompts_alone():
+    machine = engine(long_prefill_token_threshold=1)
+    machine.add(SimRequest("old", 1, 4), 0.0)
+    machine.add(SimRequest("new", 3, 1), 0.0)
+    assert [(r.prefill_tokens, names(r.tokens)) for r in run(machine)] == [
+        (2, ["old"]), (1, ["old"]), (1, ["old", "new"]), (0, ["old"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "order"), [("fcfs", "abcd"), ("priority", "dbac")])
+def test_the_smaller_priority_is_admitted_first_and_among_equals_the_first_come(policy: str, order: str):
+    machine = engine(max_num_seqs=1, scheduling_policy=SchedulingPolicy(policy))
+    machine.add(SimRequest("runs", 10, 2), 0.0)
+    machine.step(0.0)
+    for name, priority in (("a", 5), ("b", 0), ("c", 5), ("d", -1)):
+        machine.add(SimRequest(name, 10, 1, priority=priority), 0.01)
+    finished = [name for result in run(machine, 0.01) for name in names(result.finished)]
+    assert finished == ["runs", *order]
+
+
+def test_priority_takes_no_budget_from_what_runs_but_a_cap_does():
+    for threshold, expected in ((0, [100, 0]), (40, [40, 10])):
+        machine = engine(scheduling_policy=SchedulingPolicy.PRIORITY, long_prefill_token_threshold=threshold)
+        long = machine.add(SimRequest("long", 500, 1, priority=9), 0.0)
+        machine.step(0.0)
+        urgent = machine.add(SimRequest("urgent", 10, 1), 0.1)
+        assert scheduled(machine, 0.1, long, urgent)[0] == expected
+
+
+def test_one_that_fits_and_is_more_urgent_passes_one_that_does_not():
+    for policy, passes in (("fcfs", False), ("priority", True)):
+        machine = engine(cache_tokens=40, scheduling_policy=SchedulingPolicy(policy))
+        machine.add(SimRequest("runs", 20, 12), 0.0)
+        machine.add(SimRequest("large", 30, 1), 0.0)
+        machine.step(0.0)
+        machine.add(SimRequest("urgent", 4, 1, priority=-1), 0.0)
+        assert ("urgent" in names(machine.step(0.0).finished)) == passes
+
+
+def test_by_priority_the_least_urgent_is_preempted_and_waits_in_its_place():
+    # Six blocks: with the fourth block that the first needs for its 13th token there is no more room for both.
+    for policy, victim in (("fcfs", "vip"), ("priority", "low")):
+        machine = engine(cache_tokens=24, scheduling_policy=SchedulingPolicy(policy))
+        low = machine.add(SimRequest("low", 8, 8, priority=9), 0.0)
+        vip = machine.add(SimRequest("vip", 8, 8), 0.0)
+        for step in range(5):
+            assert machine.step(float(step)).preempted == 0
+        machine.add(SimRequest("later", 4, 1, priority=5), 5.0)
+        result = machine.step(5.0)
+        machine.validate()
+        assert result.preempted == 1
+        assert [low.preemptions, vip.preemptions] == ([1, 0] if victim == "low" else [0, 1])
+        assert names(result.tokens) == [{"low": "vip", "vip": "low"}[victim]]
+        rest = [name for r in run(machine, 6.0) for name in names(r.finished)]
+        # By arrival `vip` is the next to be admitted, and `later` in the same step, which is all that it needs.
+        assert rest == (["later", "vip", "low"] if victim == "low" else ["low", "later", "vip"])
+
+
+def test_what_a_preempted_sequence_was_to_compute_is_given_back_and_not_found():
+    machine = engine(
+        cache_tokens=32,
+        max_num_batched_tokens=12,
+        long_prefill_token_threshold=8,
+        scheduling_policy=SchedulingPolicy.PRIORITY,
+    )
+    low = machine.add(SimRequest("low", 28, 4, keys("l", 7), priority=1), 0.0)
+    assert scheduled(machine, 0.0, low)[0] == [12]
+    vip = machine.add(SimRequest("vip", 4, 4), 1.0)
+    assert scheduled(machine, 1.0, low, vip)[0] == [8, 4]
+    # Now `low` is to fill its last two blocks of seven; then `vip` needs a second one, and there is one in all.
+    result = machine.step(2.0)
+    machine.validate()
+    assert (result.preempted, result.prefill_tokens, names(result.tokens)) == (1, 0, ["vip"])
+    assert (low.generated, low.blocks, low.computed, vip.generated) == (0, [], 0, 2)
+    assert machine.overlap_tokens(keys("l", 7), 100) == 20
+    results = run(machine, 3.0)
+    assert [name for r in results for name in names(r.finished)] == ["vip", "low"]
+    assert low.cached_tokens == 0
+
+
+def test_a_cap_below_zero_is_refused():
+    with pytest.raises(ValueError, match="long_prefill_token_threshold"):
+        engine(long_prefill_token_threshold=-1)

@@ -120,6 +120,31 @@ def test_speeds_are_said_again_until_every_replica_has_one() -> None:
     assert [engine.config.step_time.speed for engine in site.engines] == [1.0, 0.5, 1.0, 0.5]
 
 
+class Urgent(RIVALS["round-robin"]):  # type: ignore[misc, valid-type]
+    """Sends short prompts as urgent ones."""
+
+    def priority(self, turn: Turn) -> int:
+        return turn.prompt_tokens
+
+
+def test_engines_share_steps_and_order_by_priority_as_the_fleet_says() -> None:
+    sizes = (8192 * 3, 8000, 100)
+    workload = Workload(
+        "test", 512, [Session(0.001 * n, [Turn(str(n), size, 1, ())]) for n, size in enumerate(sizes)]
+    )
+
+    def order(**fields: object) -> list[str]:
+        fleet = replace(FleetConfig(replicas=1), **fields)  # type: ignore[arg-type]
+        return [s.turn.id for s in sorted(simulate(workload, fleet, Urgent).served, key=lambda s: s.first_s)]
+
+    assert order() == ["0", "1", "2"]
+    assert order(scheduling_policy="priority") == ["0", "2", "1"]
+    assert order(long_prefill_token_threshold=1024)[0] == "2"
+    assert order(long_prefill_token_threshold=1024, long_prefill_token_threshold_adaptive=True)[0] == "2"
+    with pytest.raises(ValueError, match="threshold"):
+        order(long_prefill_token_threshold=-1)
+
+
 def test_what_routers_are_told_makes_another_run() -> None:
     def identity(**more: object) -> str:
         return Play(Source("no-reuse", 10), None, replace(SMALL, **more), "waiting+2x").identity  # type: ignore[arg-type]
@@ -128,6 +153,8 @@ def test_what_routers_are_told_makes_another_run() -> None:
         identity(prior_ratio=0.01),
         identity(believed_cache_tokens=0),
         identity(speed=12.5),
+        identity(long_prefill_token_threshold=1024),
+        identity(scheduling_policy="priority"),
         identity(speeds=(1.0, 0.5)),
         identity(changes=(SpeedChange(0, 0.5, request=5),)),
         identity(changes=(SpeedChange(0, 0.5, at_s=5.0),)),
@@ -156,11 +183,14 @@ def test_a_fleet_that_cannot_be_is_refused(nonsense: dict[str, object]) -> None:
 def test_the_command_has_a_flag_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--requests", "40", "--replicas", "2", "--policy", "waiting+2x"]
     asked = [*small, "--prior-ratio", "0.01", "--believed-cache-tokens", "none", "--speed", "2"]
+    asked += ["--long-prefill-token-threshold", "512", "--long-prefill-token-threshold-adaptive"]
+    asked += ["--scheduling-policy", "priority"]
     assert main([*asked, "--speeds", "1", "--speed-change", "1:0.5@20", "--speed-change", "0:0.25@9.5s"]) == 0
     printed = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line)
     assert printed["told_cache_tokens"] == "None"
     assert float(printed["prior_tokens_per_s"]) == 160.0
     assert printed["speed"] == "2.0"
+    assert printed["order_in_engine"] == "priority, long prompts capped to 512 tokens or a fair share a step"
     for wrong in ("0", "1:0@5", "a:1@5", "1:1@5.5", "1:0.5@"):
         with pytest.raises(SystemExit):
             main([*small, "--speed-change", wrong])
