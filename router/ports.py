@@ -125,6 +125,8 @@ class ProbeResult:
     """Why it is not alive; None if it is."""
     incarnation: Incarnation | None = None
     """Which life of the replica answered; known whenever it is alive."""
+    life_told: bool = False
+    """Whether the engine itself tells its lives apart; else a new one is a guess after an outage."""
     models: Mapping[str, object] | None = None
     """Models and LoRA adapters it serves, each with what it says of it (its card in `/v1/models`)."""
     block_tokens: int | None = None

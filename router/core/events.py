@@ -41,6 +41,8 @@ class ProbeSucceeded:
     block_tokens: int | None
     cache_tokens: int | None
     now_s: float
+    life_told: bool = False
+    """The engine says when it began: another incarnation is another process, not a guess after an outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class ProbeFailed:
     reason: str
     """For people."""
     now_s: float
+    refused: bool = False
+    """Its machine refused the connection: nothing listens there."""
 
 
 Event = ReplicaAdded | ReplicaRemoved | DrainStarted | ProbeSucceeded | ProbeFailed

@@ -489,6 +489,14 @@ class Fleet:
         if replica.health.failed(reason, now_s):
             self._health_changed()
 
+    def shown_dead(self, decision: Decision) -> bool:
+        """Whether the life of the replica that has this request is over for sure; an ejection alone says nothing."""
+        replica = decision.replica
+        if replica.health.dead:
+            return True
+        incarnation = decision.incarnation
+        return replica.life_told and incarnation is not None and incarnation != replica.incarnation
+
     def note_foreign(self, replica: Replica, foreign: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
         _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s, awaited_tokens = foreign
@@ -524,7 +532,7 @@ class Fleet:
                 if replica is not None:
                     self._probed(replica, event)
             case ProbeFailed():
-                if replica is not None and replica.health.probe_failed(event.now_s):
+                if replica is not None and replica.health.probe_failed(event.now_s, event.refused):
                     self._health_changed()
             case _:
                 assert_never(event)
@@ -566,6 +574,7 @@ class Fleet:
                 replica.fade(0.0)
                 replica.speed.restarted()
             replica.incarnation = incarnation
+            replica.life_told = event.life_told
         if event.block_tokens is not None and event.block_tokens > 0:
             replica.block_tokens = replica.overlap_block_tokens = event.block_tokens
         if event.cache_tokens is not None and event.cache_tokens > 0:

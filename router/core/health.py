@@ -12,6 +12,9 @@ What leads to which signal:
   whose `/health` is fine and whose requests fail sits its backoff out.
 - When the backoff is over, one trial decides: a request or a probe, whichever comes first.
 - A changed incarnation forgets everything: it is another engine.
+
+Rule 3: a state is about new requests. What a replica has already keeps its limits whatever the state, unless the
+replica is shown to be gone (`Health.dead`, another incarnation).
 """
 
 from __future__ import annotations
@@ -117,6 +120,7 @@ class Health:
     """State and counters of one replica."""
 
     __slots__ = (
+        "dead",
         "ejected_s",
         "failures",
         "parameters",
@@ -133,11 +137,15 @@ class Health:
         self.state = ReplicaState.STARTING
         self.reason: FailureReason | None = None
         """Why it failed last; None after a restart or before any failure."""
+        self.dead = False
+        """Shown to be gone: its machine refused a connection, and nothing was heard of it since. A verdict on what it
+        was sent before, which no other failure is."""
         self.ejected_s = -inf
         """When it was ejected last, or failed last while ejected; orders the fail-open choice."""
         self._reset()
 
     def _reset(self) -> None:
+        self.dead = False
         self.failures = 0
         self.probe_failures = 0
         self.strikes = 0
@@ -173,6 +181,7 @@ class Health:
 
     def succeeded(self, now_s: float) -> bool:
         """A request got its first byte. Like all below: true if the state, or the time of ejection, changed."""
+        self.dead = False
         if self.state is ReplicaState.READY or self.state is ReplicaState.PROBING:
             self.failures = self.strikes = 0
         return self._walk(Signal.SUCCESS, now_s)
@@ -183,6 +192,8 @@ class Health:
             return False
         self.reason = reason
         self.failures += 1
+        if reason is FailureReason.REFUSED:
+            self.dead = True
         self.tainted = True
         ready = self.state is ReplicaState.READY
         if ready and reason not in _CERTAIN and self.failures < self.parameters.failures_to_eject:
@@ -194,6 +205,7 @@ class Health:
         if restarted:
             self._reset()
             self.reason = None
+        self.dead = False
         self.probe_failures = 0
         if (
             self.state is ReplicaState.EJECTED
@@ -206,9 +218,11 @@ class Health:
             return False
         return self._walk(Signal.PROBE_OK, now_s)
 
-    def probe_failed(self, now_s: float) -> bool:
-        """A probe failed."""
+    def probe_failed(self, now_s: float, refused: bool = False) -> bool:
+        """A probe failed; `refused` if its connection was."""
         self.probe_failures += 1
+        if refused:
+            self.dead = True
         self.tainted = True
         if self.state is ReplicaState.READY or self.state is ReplicaState.EJECTED:
             if self.probe_failures < self.parameters.probe_failures_to_eject:
@@ -229,6 +243,7 @@ class Health:
         """Raises AssertionError where the counters contradict the state."""
         assert self.failures >= 0
         assert self.strikes >= 0
+        assert self.tainted or not self.dead
         if self.state is ReplicaState.EJECTED:
             assert self.strikes > 0
         else:

@@ -71,6 +71,7 @@ class Replica:
         "incarnation",
         "index",
         "interference_s",
+        "life_told",
         "miss_weight",
         "models",
         "models_known",
@@ -109,6 +110,8 @@ class Replica:
         self.index = index
         """Order of joining; never used twice by one fleet."""
         self.incarnation: Incarnation | None = None
+        self.life_told = False
+        """Whether the engine told when this life began."""
         self.models: frozenset[str] = frozenset()
         self.models_known = False
         """False until a probe told the models. A working replica that never tells is taken to serve any."""

@@ -586,13 +586,14 @@ class Exchange:
         relay = self._relay
         decision = self.decision
         gateway = self._gateway
-        silent_while_ejected = decision is not None and decision.replica.state is ReplicaState.EJECTED
-        if decision is not None:
+        dead = decision is not None and gateway.fleet.shown_dead(decision)
+        # A time-out says something of its own request first: of the replica only if nobody heard of that meanwhile.
+        if decision is not None and (dead or gateway.pool(decision.replica).heard_s <= self.progress_s):
             gateway.replica_failed(decision.replica, FailureReason.TIMEOUT)
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
         if relay is not None:
             self._break_off(relay, error)
-        elif decision is not None and silent_while_ejected and self._retry(decision, FailureReason.TIMEOUT):
+        elif decision is not None and dead and self._retry(decision, FailureReason.TIMEOUT):
             return  # it was terminated and left this request hanging; another replica has it now
         else:
             self.fail(error)

@@ -33,6 +33,7 @@ class Pool:
         "_tls",
         "all",
         "answers",
+        "heard_s",
         "host_header",
         "idle",
     )
@@ -58,6 +59,8 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self.host_header = parts.netloc.rpartition("@")[2].encode()
         self.answers = AnswerCache()
+        self.heard_s = 0.0
+        """When (monotonic) a piece of a begun answer came, or an answer was complete; half a second late at most."""
         self.idle: list[ReplicaConnection] = []
         self.all: set[ReplicaConnection] = set()
         """Every open connection, idle or not."""
@@ -103,7 +106,7 @@ class Pool:
             exchange.connected(connection)
 
     def release(self, connection: ReplicaConnection) -> None:
-        """Keep a connection whose answer is complete."""
+        """Keep a connection whose answer is complete, or which nobody needed."""
         if len(self.idle) < self._size:
             self.idle.append(connection)
         else:

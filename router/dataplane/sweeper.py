@@ -6,10 +6,12 @@ Decides which limit applies to a connection and whether it has passed. Resolutio
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from router.core.health import ReplicaState
+from router.core.replica import Replica
+from router.core.types import Incarnation
 from router.dataplane.downstream import ClientConnection, Waiting
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ SLOWEST_BODY_BYTES_PER_S = 64 * 1024
 LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off, so that it can read the refusal."""
 
-EJECTED_SILENCE_S = 10.0
-"""How long a replica that refuses connections may stay silent: vLLM leaves some streams open for ever when it is
-terminated. Source: vLLM 0.32.0, SIGTERM without a drain time-out, 3 of 9 runs."""
+DEAD_SILENCE_S = 10.0
+"""How long a request may hear nothing from a replica that is shown to be dead: vLLM leaves some streams open for ever
+when it is terminated. Source: vLLM 0.32.0, SIGTERM without a drain time-out, 3 of 9 runs. An ejection for any other
+reason is about new requests, and shortens nothing."""
 
 
 class Sweeper:
@@ -34,6 +37,10 @@ class Sweeper:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._timer: asyncio.TimerHandle | None = None
+        self._dead_since_s: dict[tuple[Replica, Incarnation | None], float] = {}
+        """Since when requests are seen to be with a life of a replica that is shown to be over."""
+        self._were_dead: dict[tuple[Replica, Incarnation | None], float] = {}
+        """The same as of the sweep before."""
 
     def start(self) -> None:
         """Begin; `stop` ends it."""
@@ -50,6 +57,7 @@ class Sweeper:
 
     def sweep(self, now_s: float) -> None:
         """Apply every limit that has passed at this monotonic time."""
+        self._were_dead, self._dead_since_s = self._dead_since_s, {}
         for connection in list(self._gateway.connections):
             if connection.exchange is not None:
                 self._sweep_exchange(connection, now_s)
@@ -81,20 +89,27 @@ class Sweeper:
         upstream = exchange.connection if exchange is not None else None
         if exchange is None or upstream is None:
             return
+        limits = self._gateway.upstream
+        decision = exchange.decision
         if upstream.progress:
             upstream.progress = False
-            exchange.progress_s = now_s
-            return
-        limits = self._gateway.upstream
+            if exchange.streaming:  # until then what comes is no sign of an answer
+                exchange.progress_s = now_s
+                if decision is not None:
+                    self._gateway.pool(decision.replica).heard_s = now_s
+                return
         if upstream.paused:
             if now_s - exchange.progress_s > limits.stream_idle_timeout_s:
                 connection.abort()  # the client has taken nothing for all this time
             return
         allowed_s = limits.stream_idle_timeout_s if exchange.streaming else limits.first_byte_timeout_s
-        decision = exchange.decision
-        if decision is not None and decision.replica.state is ReplicaState.EJECTED:
-            allowed_s = min(allowed_s, EJECTED_SILENCE_S)
-        if now_s - exchange.progress_s > allowed_s:
+        silent_s = now_s - exchange.progress_s
+        if decision is not None and self._gateway.fleet.shown_dead(decision):
+            life = decision.replica, decision.incarnation
+            since_s = self._dead_since_s[life] = self._were_dead.get(life, now_s)
+            if min(silent_s, now_s - since_s) > DEAD_SILENCE_S:
+                silent_s = inf
+        if silent_s > allowed_s:
             try:
                 exchange.time_out()
             except Exception as error:  # noqa: BLE001 - the other connections' limits hold all the same

@@ -249,7 +249,7 @@ class ReplicaConnection:
             self.used = True
             if self.paused:
                 self.resume()
-            self.idle_since_s = monotonic()
+            self.idle_since_s = self._pool.heard_s = monotonic()
             self._pool.release(self)
         else:
             self._drop()

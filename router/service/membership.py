@@ -164,11 +164,13 @@ class Membership:
                     result.block_tokens,
                     result.cache_tokens,
                     now_s,
+                    result.life_told,
                 )
             )
         else:
             reason = result.failure or FailureReason.PROBE
-            self._fleet.apply(ProbeFailed(member.replica_id, reason, now_s))
+            refused = reason is FailureReason.REFUSED
+            self._fleet.apply(ProbeFailed(member.replica_id, reason, now_s, refused))
 
     def _log_change(self, member: Member, previous: ProbeResult | None, result: ProbeResult) -> None:
         replica = member.replica_id

@@ -26,7 +26,7 @@ from router.config.schema import (
 )
 from router.core.health import FailureReason, ReplicaState
 from router.core.types import ReplicaId
-from router.dataplane.sweeper import EJECTED_SILENCE_S
+from router.dataplane.sweeper import DEAD_SILENCE_S
 from tests.support.recorded import RECORDED
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import (
@@ -551,7 +551,7 @@ def test_a_request_left_hanging_by_a_replica_that_is_gone_is_taken_over_by_anoth
     def eleven_seconds_pass() -> None:
         gateway.fleet.report_failure(replica, FailureReason.REFUSED, gateway.clock())
         sweeper.sweep(time.monotonic())
-        sweeper.sweep(time.monotonic() + EJECTED_SILENCE_S + 1)
+        sweeper.sweep(time.monotonic() + DEAD_SILENCE_S + 1)
 
     pair.router.call(eleven_seconds_pass)  # in one step: a probe would bring it back
     asking.join(60)

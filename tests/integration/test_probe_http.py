@@ -55,6 +55,7 @@ def test_the_first_probe_learns_everything() -> None:
         assert result == ProbeResult(
             alive=True,
             incarnation=incarnation_of(ID, 1_700_000_000.25),
+            life_told=True,
             models={"m": {"id": "m"}, "lora": {"id": "lora"}},
             block_tokens=32,
             cache_tokens=8192,

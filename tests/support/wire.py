@@ -1,6 +1,6 @@
 """The data plane without sockets: real client and replica connections over transports that are plain objects.
 
-A `Wire` has one healthy replica and as many connections to it as are asked for; bytes go in by `ClientWire.feed` and
+A `Wire` has healthy replicas and as many connections to each as are asked for; bytes go in by `ClientWire.feed` and
 `reply`, and come out as `ClientWire.output` and `upstream_requests`. Nothing waits and no loop runs.
 """
 
@@ -105,42 +105,54 @@ class ClientWire:
 
 
 class Wire:
-    """A router's data plane with one replica that serves the models `m` and `tiny`."""
+    """A router's data plane with one replica, or several, that serve the models `m` and `tiny`."""
 
     def __init__(
-        self, limits: LimitsConfig | None = None, *, explain: bool = True, ask_usage: bool = True
+        self,
+        limits: LimitsConfig | None = None,
+        *,
+        explain: bool = True,
+        ask_usage: bool = True,
+        replicas: int = 1,
+        **settings: Any,
     ) -> None:
+        ids = [ReplicaId(f"10.0.0.{number + 1}:8000") for number in range(replicas)]
         config = Config(
             listen=Address("127.0.0.1:0"),
             admin=Address("127.0.0.1:0"),
-            replicas=(ReplicaConfig(url=f"http://{REPLICA}"),),
+            replicas=tuple(ReplicaConfig(url=f"http://{replica_id}") for replica_id in ids),
             limits=limits or LimitsConfig(),
             feedback=FeedbackConfig(ask_usage=ask_usage),
+            **settings,
         )
         self.worker = Worker(config)
         self.gateway = self.worker.gateway
         self.gateway.explain_headers = explain
         fleet = self.worker.fleet
-        fleet.apply(ReplicaAdded(REPLICA, f"http://{REPLICA}"))
         models = {name: {"id": name} for name in ("m", "tiny", "alpha")}
-        fleet.apply(ProbeSucceeded(REPLICA, Incarnation(1), models, None, None, time.time()))
-        self._replica = fleet.replicas[REPLICA]
+        for number, replica_id in enumerate(ids):
+            fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
+            life = Incarnation(number + 1)
+            fleet.apply(ProbeSucceeded(replica_id, life, models, None, None, time.time(), life_told=True))
+        self.replicas = [fleet.replicas[replica_id] for replica_id in ids]
+        self._replica = self.replicas[0]
         self._models = models
         self.upstreams: list[tuple[ReplicaConnection, FakeTransport]] = []
 
-    def restart(self) -> None:
+    def restart(self, number: int = 0) -> None:
         """The replica is found to have another life."""
-        lives = self._replica.incarnation or 0
-        event = ProbeSucceeded(REPLICA, Incarnation(lives + 1), self._models, None, None, time.time())
+        replica = self.replicas[number]
+        life = Incarnation((replica.incarnation or 0) + 1000)
+        event = ProbeSucceeded(replica.id, life, self._models, None, None, time.time(), life_told=True)
         self.worker.fleet.apply(event)
 
     def connect(self) -> ClientWire:
         """A new client."""
         return ClientWire(self)
 
-    def add_upstream(self) -> tuple[ReplicaConnection, FakeTransport]:
-        """An idle connection to the replica, which the next request takes."""
-        pool = self.gateway.pool(self._replica)
+    def add_upstream(self, number: int = 0) -> tuple[ReplicaConnection, FakeTransport]:
+        """An idle connection to the replica, which its next request takes."""
+        pool = self.gateway.pool(self.replicas[number])
         connection = ReplicaConnection(pool)
         transport = FakeTransport()
         connection.connection_made(transport)
@@ -151,21 +163,18 @@ class Wire:
         return connection, transport
 
     def drop_upstreams(self) -> None:
-        """Forget all connections to the replica."""
-        pool = self.gateway.pool(self._replica)
-        pool.idle.clear()
-        pool.all.clear()
+        """Forget all connections to replicas."""
+        for replica in self.replicas:
+            pool = self.gateway.pool(replica)
+            pool.idle.clear()
+            pool.all.clear()
         self.upstreams.clear()
 
     def at_rest(self) -> bool:
         """Whether every counter is back where it was."""
         self.worker.fleet.validate()
-        replica = self._replica
-        return (
-            self.gateway.buffered_bytes == 0
-            and replica.in_flight == 0
-            and replica.waiting == 0
-            and replica.waiting_tokens == 0
+        return self.gateway.buffered_bytes == 0 and not any(
+            replica.in_flight or replica.waiting or replica.waiting_tokens for replica in self.replicas
         )
 
 

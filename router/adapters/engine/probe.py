@@ -142,6 +142,7 @@ class HttpEngine:
         return ProbeResult(
             alive=True,
             incarnation=known.incarnation,
+            life_told=figures.start_time_s is not None,
             models=known.models,
             block_tokens=figures.block_tokens,
             cache_tokens=figures.cache_tokens,
