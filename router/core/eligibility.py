@@ -73,6 +73,10 @@ class Eligibility:
             raise self._refusal(model, serving)
         return View(members, lambda: self._ring(serving), self._rng, self._turns.get(self._key(model), 0))
 
+    def has_other(self, model: str, tried: Sequence[Replica]) -> bool:
+        """Whether a routable replica of the model is left."""
+        return any(r.routable and r not in tried for r in self._serving(model))
+
     def _key(self, model: str) -> str | None:
         return model if model == "" or model in self.models else None
 

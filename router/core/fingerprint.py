@@ -106,11 +106,13 @@ class Fingerprinter:
         if length > HEAD_BYTES:
             head_key = hash64(canonical[:HEAD_BYTES], ring_space)
             view = memoryview(canonical)
+            end = 0
             for start, end in _SEGMENTS[: bisect_right(GRID, length)]:
                 above = hash64(view[start:end], above)
                 rungs.append(above)
+            key = hash64(view[end:], above)
         else:
-            head_key = hash64(canonical, ring_space)
+            key = head_key = hash64(canonical, ring_space)
             for start, end in _SEGMENTS[: length // BLOCK_BYTES]:
                 above = hash64(canonical[start:end], above)
                 rungs.append(above)
@@ -122,7 +124,7 @@ class Fingerprinter:
             prompt_bytes = length
         if prompt_tokens is None:
             prompt_tokens = int(prompt_bytes // bytes_per_token)
-        return RequestShape(
+        shape = RequestShape(
             model,
             cast("list[FingerprintHash]", rungs),
             prompt_bytes,
@@ -130,3 +132,5 @@ class Fingerprinter:
             ring_key,
             head_key,
         )
+        shape.key = key
+        return shape

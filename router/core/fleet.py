@@ -367,8 +367,8 @@ class Fleet:
         if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
             self.moved()
         replica.refresh()
-        if decision.trial:
-            self.report_success(replica, now_s)
+        if decision.trial and (computed or replica.health.reason is not FailureReason.ERROR):
+            self._trial_passed(replica, now_s)
 
     def learn(
         self,
@@ -480,9 +480,50 @@ class Fleet:
             self._health_changed()
 
     def report_success(self, replica: Replica, now_s: float) -> None:
-        """A request was answered."""
+        """A request was answered: its prompt was computed."""
+        replica.errors.good()
+        if replica.health.tainted:
+            self._trial_passed(replica, now_s)
+
+    def _trial_passed(self, replica: Replica, now_s: float) -> None:
         if replica.health.tainted and replica.health.succeeded(now_s):
             self._health_changed()
+
+    def report_refusal(self, replica: Replica, now_s: float) -> None:
+        """A request was answered with an error of the client's: whatever the replica failed of, it reads requests."""
+        if replica.health.reason is not FailureReason.ERROR:
+            self._trial_passed(replica, now_s)
+
+    def report_error(self, decision: Decision) -> bool:
+        """A request was answered with an error that blames nobody.
+
+        Returns whether the replica is suspect (`outliers`): then `try_suspects` is due once another has been given the
+        same request.
+        """
+        replica = decision.replica
+        replica.errors.bad()
+        return decision.trial or replica.errors.suspect(self._fellows_error_ratio(replica))
+
+    def try_suspects(self, suspects: Sequence[Replica], answered: bool, now_s: float) -> None:
+        """A fellow has answered, or also erred, on what these erred on."""
+        for replica in suspects:
+            if answered:
+                replica.errors.convict()
+                self.report_failure(replica, FailureReason.ERROR, now_s)
+            else:
+                replica.errors.acquit(self._fellows_error_ratio(replica))
+
+    def _fellows_error_ratio(self, replica: Replica) -> float:
+        answers = errors = 0.0
+        for fellow in self._replicas.values():
+            if fellow is not replica and fellow.models == replica.models:
+                answers += fellow.errors.answers
+                errors += fellow.errors.errors
+        return errors / answers if answers > 0.0 else 0.0
+
+    def has_other(self, model: str, tried: Sequence[Replica]) -> bool:
+        """Whether a replica that is not known to be unwell could be tried as well."""
+        return self._eligibility.has_other(model, tried)
 
     def report_failure(self, replica: Replica, reason: FailureReason, now_s: float) -> None:
         """A request failed for a reason that may lie with the replica."""
@@ -573,6 +614,7 @@ class Fleet:
                 replica.evictions_worth = 0.0
                 replica.fade(0.0)
                 replica.speed.restarted()
+                replica.errors.clear()
             replica.incarnation = incarnation
             replica.life_told = event.life_told
         if event.block_tokens is not None and event.block_tokens > 0:

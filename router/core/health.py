@@ -10,7 +10,8 @@ What leads to which signal:
 - Probes: `probe_failures_to_eject` failures in a row eject until a probe succeeds. A successful probe ends an ejection
   only where the probe can tell (it was ejected by probes, or refused connections, or is a new incarnation): an engine
   whose `/health` is fine and whose requests fail sits its backoff out.
-- When the backoff is over, one trial decides: a request or a probe, whichever comes first.
+- When the backoff is over, one trial decides: a request or a probe, whichever comes first. An engine that answered with
+  errors (`FailureReason.ERROR`) is given one trial after every successful probe, and only a request decides it.
 - A changed incarnation forgets everything: it is another engine.
 
 Rule 3: a state is about new requests. What a replica has already keeps its limits whatever the state, unless the
@@ -57,6 +58,8 @@ class FailureReason(StrEnum):
     """An answer that blames the server: 502, 503, 504, or the 500 of an engine that is dead."""
     BUSY = "busy"
     """An answer that says the queue is full: worth trying elsewhere, and no sign of ill health."""
+    ERROR = "error"
+    """An answer that blames nobody (a plain 500, 401, 404), where another replica answered the same: see `outliers`."""
     DRAINING = "draining"
     """The engine says that it shuts down (vLLM: "cannot schedule new futures after shutdown")."""
     PROBE = "probe"
@@ -207,6 +210,11 @@ class Health:
             self.reason = None
         self.dead = False
         self.probe_failures = 0
+        if self.reason is FailureReason.ERROR:
+            if self.state is ReplicaState.EJECTED:
+                return self._walk(Signal.BACKOFF_OVER, now_s)
+            if self.state is ReplicaState.PROBING:
+                return False
         if (
             self.state is ReplicaState.EJECTED
             and self.reason is not None

@@ -31,7 +31,7 @@ def overlaps(
     found: dict[Replica, int] = {}
     prompt_bytes = shape.prompt_bytes
     prompt_tokens = shape.prompt_tokens
-    if prompt_bytes <= 0 or prompt_tokens <= 1:
+    if prompt_bytes <= 0 or prompt_tokens <= 1 or not shape.reads_cache:
         return found
     uncertain: dict[Replica, float] | None = None
     depth = len(records)

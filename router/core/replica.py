@@ -17,6 +17,7 @@ from router.core.cost import CostParameters, CostTerms
 from router.core.health import Health, HealthParameters, ReplicaState
 from router.core.learning.speed import SpeedEstimate
 from router.core.learning.stretch import Stretch
+from router.core.outliers import ErrorRate
 from router.core.residency import Residency
 from router.core.survival import Survival
 from router.core.types import DecisionKind, Incarnation, ReplicaId
@@ -54,6 +55,7 @@ class Replica:
         "crowd_weight",
         "crowding_s",
         "delay_s",
+        "errors",
         "eviction_weight",
         "evictions_worth",
         "foreign_awaited_tokens",
@@ -118,6 +120,7 @@ class Replica:
         self.cards: Mapping[str, object] = {}
         """What its `/v1/models` says of each model, where a probe passed that on."""
         self.health = Health(health)
+        self.errors = ErrorRate()
         self.in_flight = 0
         """Requests sent to it and not settled."""
         self.waiting = 0

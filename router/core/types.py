@@ -62,9 +62,11 @@ class RequestShape:
 
     __slots__ = (
         "head_key",
+        "key",
         "model",
         "prompt_bytes",
         "prompt_tokens",
+        "reads_cache",
         "reusable_tokens",
         "ring_key",
         "rungs",
@@ -95,6 +97,10 @@ class RequestShape:
         """Unsigned 64-bit key for the ring: the prompt's head, joined with `prompt_cache_key` or the session header."""
         self.head_key = head_key
         """Unsigned 64-bit hash of (at most) the first 1,024 tokens' bytes; the key of policy `prefix-hash`."""
+        self.key = head_key
+        """Unsigned 64-bit hash of the whole prompt (of a batch, the first): tells requests apart."""
+        self.reads_cache = True
+        """False if an engine computes all of it, whatever it holds: it is neither predicted nor learned from."""
         self.streams = streams
         """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""
         self.tokens_known = False
