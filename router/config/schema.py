@@ -193,6 +193,8 @@ class HealthConfig:
     """Time an ejected replica is left alone, at first; it doubles with each further failure."""
     backoff_max_s: PositiveSeconds = 30.0
     """Longest time an ejected replica is left alone."""
+    deadly_request_s: Seconds = 300.0
+    """A request that two replicas died with, one after the other, is refused (422) for this long. 0: never."""
     api_key: str | None = field(default=None, repr=False)
     """Key sent with probes as `Authorization: Bearer`, for replicas started with `--api-key`. Clients' requests keep
     their own."""

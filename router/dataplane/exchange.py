@@ -6,9 +6,11 @@ choose replicas (`core.fleet`), parse prompts (`dialects`) or frame bytes (`rela
 The rules it keeps:
 1. Nothing has been sent to the client until a replica's first body byte; until then any failure of the replica's may be
    made good by another. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer.
+   What was never delivered is tried again freely; what a replica died with, once (`core.deaths`).
 2. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
 3. Choosing and counting is one synchronous step: no callback runs between `records` and `choose_and_reserve`.
 4. A first choice by prefix may be held (`hold`); it is then made later, and its ticket given back if the client leaves.
+5. What is noted in the registry at dispatch stays only if an answer comes that computed the prompt.
 """
 
 from __future__ import annotations
@@ -21,9 +23,19 @@ from router.core.errors import NotFoundError, ReplicaError, RouterError
 from router.core.fleet import Decision, Replica
 from router.core.health import FailureReason, ReplicaState
 from router.core.queue import Ticket
+from router.core.replica import STARTED
 from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
+from router.dataplane.verdict import (
+    EVENT_ERRORS,
+    HELD_BYTES,
+    NO_VERDICT,
+    REFUSAL_MARKS,
+    REFUSALS,
+    judge,
+    killed,
+)
 from router.dialects import parse
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.usage import find_usage, response_id
@@ -45,30 +57,11 @@ _PREFIX: Final = RouteKind.PREFIX
 _LOAD: Final = RouteKind.LOAD
 _STORED: Final = RouteKind.STORED
 
-RETRIABLE: Final = frozenset((500, 502, 503, 504))
-"""Statuses whose body is read before anything is passed on, up to `HELD_BYTES`."""
-
 ID_BYTES: Final = 4096
 """How far into a response its id is looked for: engines write it first."""
 
-HELD_BYTES: Final = 64 * 1024
-
-REFUSALS: Final = frozenset((400, 422))
-"""How an engine answers that does not know `stream_options`."""
-
-REFUSAL_MARKS: Final = (b"stream_options", b"include_usage")
-
-DRAINING_MARK: Final = b"cannot schedule new futures after shutdown"
-"""vLLM while it drains: a 500 on every new request, /health still 200. Source: vLLM 0.32.0, SIGTERM with a timeout."""
-
-DEAD_MARK: Final = b"EngineCore encountered an issue"
-"""vLLM whose engine process died: a 500, or a stream of one error event. Source: vLLM 0.32.0, worker killed."""
-
-BUSY_MARK: Final = b"currently busy"
-"""vLLM over --max-num-queued-reqs: a 503 that says nothing against the replica's health."""
-
-EVENT_ERRORS: Final = (b'data: {"error"', b"event: error")
-"""How a stream starts whose very first event is an error: nothing of an answer has been made yet."""
+STALE_S: Final = 1.0
+"""A connection used before that is lost so soon after a request was written to it was most likely closed already."""
 
 
 class Exchange:
@@ -80,13 +73,17 @@ class Exchange:
         "_asking_at",
         "_attempts",
         "_connecting",
+        "_deaths",
         "_done",
+        "_event_error",
         "_first_byte_s",
         "_fresh_tried",
         "_gateway",
         "_head",
         "_held",
+        "_kept",
         "_manner",
+        "_noted",
         "_pinned",
         "_records",
         "_refusal",
@@ -94,8 +91,10 @@ class Exchange:
         "_request",
         "_seen",
         "_status",
+        "_suspects",
         "_ticket",
         "_tried",
+        "_withdrawals",
         "body_bytes",
         "client",
         "connection",
@@ -117,13 +116,22 @@ class Exchange:
         """Where the request for usage would be spliced into the body; -1 if it is not to be."""
         self._attempts = 0
         self._connecting = False
+        self._deaths = 0
+        """Attempts that a replica may have died of."""
         self._done = False
+        self._event_error = False
+        """This attempt's answer is a stream whose first event is an error."""
         self._first_byte_s: float | None = None
         self._fresh_tried = False
         self._head: AnswerHead | None = None
         self._held: bytes | None = None
+        """What there is of an error answer, before anything of it is passed on."""
+        self._kept: tuple[AnswerHead, bytes] | None = None
+        """The last error answer that was tried again: the client's if nobody answers after it."""
         self._manner: StreamManner | None = None
         """How this attempt's engine ends such streams; None where nothing is asked."""
+        self._noted = False
+        """This attempt's prompt was noted in the registry."""
         self._pinned: ReplicaId | None = None
         self._records: Records | None = None
         self._refusal = False
@@ -132,9 +140,13 @@ class Exchange:
         self._seen: bytes | None = None
         """The beginning of a response whose id has not come yet."""
         self._status = 0
+        self._suspects: list[Replica] | None = None
+        """Replicas that answered this request with an error, which others are asked about."""
         self._ticket: Ticket | None = None
         """Only while the request is held."""
         self._tried: list[Replica] = []
+        self._withdrawals = -1
+        """`Gateway.withdrawals` as of the note; -1 if nothing was noted."""
         self.body_bytes = 0
         """Body bytes passed on, once the answer is over."""
         self.connection: ReplicaConnection | None = None
@@ -181,7 +193,9 @@ class Exchange:
         request = self._request
         gateway = self._gateway
         parsed = parse(self._api, request.body)
-        self.shape = gateway.shape(parsed, request)
+        shape = self.shape = gateway.shape(parsed, request)
+        if gateway.deaths.remembers:
+            gateway.refuse_deadly(shape, request, self.request_id)
         if parsed.may_ask_usage and gateway.ask_usage:
             self._asking_at = asking_at(request.body)
         if parsed.previous_response_id is not None:
@@ -206,7 +220,10 @@ class Exchange:
             self.crashed(error)
 
     def _choose_by_load(self) -> None:
-        self.shape = self._gateway.load_shape(self._api, self._request)
+        gateway = self._gateway
+        shape = self.shape = gateway.load_shape(self._api, self._request)
+        if gateway.deaths.remembers:
+            gateway.refuse_deadly(shape, self._request, self.request_id)
         self._choose()
 
     def _previous_found(self, replica: ReplicaId | None) -> None:
@@ -310,11 +327,15 @@ class Exchange:
 
     def _decided(self, decision: Decision, now_s: float) -> None:
         self.decision = decision
-        incarnation = decision.replica.incarnation
         shape = self.shape
         assert shape is not None
-        if shape.rungs and incarnation is not None:
-            self._gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s)
+        gateway = self._gateway
+        incarnation = decision.incarnation
+        if shape.rungs and incarnation is not None and self._records is not None:
+            # Siblings of a burst must find it; where it was not looked up, taking it back would take too much.
+            self._noted = True
+            self._withdrawals = gateway.withdrawals
+            gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s)
         self._dispatch()
 
     # -- dispatching --------------------------------------------------------------------------------------------
@@ -322,8 +343,7 @@ class Exchange:
     def _dispatch(self) -> None:
         assert self.decision is not None
         self._attempts += 1
-        self._fresh_tried = False
-        self._refusal = False
+        self._fresh_tried = self._refusal = self._event_error = False
         self._connect(self._gateway.pool(self.decision.replica))
 
     def _connect(self, pool: Pool) -> None:
@@ -351,7 +371,10 @@ class Exchange:
         if self._done:
             return
         try:
-            self._attempt_failed(FailureReason.REFUSED if refused else FailureReason.CONNECT, why)
+            # Behind a connection that was lost with the request on it, what looks stale may have been a death.
+            self._attempt_failed(
+                FailureReason.REFUSED if refused else FailureReason.CONNECT, why, self._fresh_tried
+            )
         except Exception as error:  # noqa: BLE001 - as in `connected`
             self.crashed(error)
 
@@ -380,7 +403,7 @@ class Exchange:
         """The complete answer at once."""
         self.connection = None
         self._status = status = head.status
-        if status in RETRIABLE or head.event_stream or (self._asked and status in REFUSALS):
+        if status >= 400 or head.event_stream:
             self.on_head(head)
             self.on_body(body)
             self.on_end()
@@ -388,7 +411,7 @@ class Exchange:
         added = self._begun(body)
         self.body_bytes = len(body)
         keep_alive = write_whole(self.client, self._request.head, head, added, body)
-        self._status_seen()
+        self._computed()
         self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
 
     def on_head(self, head: AnswerHead) -> None:
@@ -396,7 +419,7 @@ class Exchange:
         self._status = head.status
         self._head = head
         status = head.status
-        self._held = b"" if status in RETRIABLE or (self._asked and status in REFUSALS) else None
+        self._held = b"" if status >= 400 else None
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -411,6 +434,7 @@ class Exchange:
                 self._begin_relay(self._held)
         elif self._status == 200 and piece.startswith(EVENT_ERRORS):
             self._held = piece
+            self._event_error = True
         else:
             self._begin_relay(piece)
 
@@ -420,13 +444,16 @@ class Exchange:
         relay = self._relay
         if relay is None:
             held = self._held
-            if held is not None and (
-                self._refused(held) if self._status in REFUSALS else self._retriable(held)
-            ):
+            if held is not None and self._tried_elsewhere(held):
                 return
             relay = self._begin_relay(held or b"")
+        elif self._status >= 400 and self.decision is not None and self._head is not None:
+            # Too long to be read before it was passed on.
+            if judge(self._status, self._head.lines, b"") is FailureReason.ERROR:
+                self._gateway.fleet.report_error(self.decision)
         relay.end()
-        self._status_seen()
+        if self._status < 400 and not self._event_error:
+            self._computed()
         self._finish(keep_alive=relay.keep_alive, seen=relay.usage_bytes())
 
     def on_lost(self, why: str) -> None:
@@ -437,15 +464,17 @@ class Exchange:
         assert decision is not None
         assert connection is not None
         if relay is None:
-            if connection.used and not connection.answered and not self._fresh_tried:
+            stale = connection.used and not connection.answered
+            if stale and not self._fresh_tried and monotonic() - self.progress_s < STALE_S:
                 # Most likely the replica had closed an idle connection while this request was on its way.
                 self._fresh_tried = True
                 self._connecting = True
                 self._gateway.pool(decision.replica).connect(self)
             else:
-                self._attempt_failed(FailureReason.LOST, why)
+                self._attempt_failed(FailureReason.LOST, why, True)
             return
         gateway = self._gateway
+        gateway.note_death(decision, self.shape, self._request)
         gateway.replica_failed(decision.replica, FailureReason.LOST)
         self._break_off(
             relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
@@ -476,7 +505,13 @@ class Exchange:
         assert decision is not None
         replica = decision.replica
         gateway.drop_body(self._request)
-        gateway.fleet.started(decision, gateway.clock(), self._status == 200)
+        status = self._status
+        computed = status < 300 and not self._event_error
+        gateway.fleet.started(decision, gateway.clock(), computed)
+        if computed and self._withdrawals != gateway.withdrawals:
+            self._note_again(decision)
+        if self._suspects is not None:
+            self._verdict(self._suspects, replica, computed)
         if self._api is Api.RESPONSES and self._status == 200:
             self._find_id(first)
         self._first_byte_s = monotonic()
@@ -509,22 +544,65 @@ class Exchange:
         self._connect(self._gateway.pool(decision.replica))
         return True
 
-    def _retriable(self, body: bytes) -> bool:
-        """Try another replica for an answer that says this one cannot serve. False if it is to be passed on."""
+    def _tried_elsewhere(self, body: bytes) -> bool:
+        """Try another replica for an error answer, if that may help. False if it is to be passed on."""
         status = self._status
+        if self._asked and status in REFUSALS and self._refused(body):
+            return True
         decision = self.decision
+        head = self._head
+        shape = self.shape
         assert decision is not None
-        if status == 503 and BUSY_MARK in body:
-            reason = FailureReason.BUSY
-        elif DRAINING_MARK in body:
-            reason = FailureReason.DRAINING
-        elif DEAD_MARK in body or status in (502, 503, 504):
-            reason = FailureReason.STATUS
-        else:
-            return False
+        assert head is not None
+        assert shape is not None
         gateway = self._gateway
-        gateway.replica_failed(decision.replica, reason)
-        return self._retry(decision, reason)
+        replica = decision.replica
+        reason = judge(status, head.lines, body)
+        if status < 500 and status != 200:
+            gateway.fleet.report_refusal(replica, gateway.clock())
+        if reason is None:
+            return False
+        if reason is FailureReason.BUSY or reason is FailureReason.ERROR:
+            if reason is FailureReason.ERROR and not self._put_before_others(decision):
+                return False
+            if self._pinned is not None or not gateway.fleet.has_other(shape.model, [*self._tried, replica]):
+                return False
+        else:
+            gateway.replica_failed(replica, reason)
+            if killed(status, body) and not self._outlived(decision):
+                return False
+        if not self._retry(decision, reason):
+            return False
+        self._kept = head, body
+        return True
+
+    def _put_before_others(self, decision: Decision) -> bool:
+        """An error that blames nobody: whether the replica is suspect, so that others are to be asked."""
+        gateway = self._gateway
+        if self._pinned is not None:
+            return False  # about what it keeps, or does not
+        fleet = gateway.fleet
+        if not fleet.report_error(decision):
+            return False
+        now_s = gateway.clock()
+        if not gateway.may_compare(now_s):
+            if decision.trial:
+                fleet.report_failure(decision.replica, FailureReason.ERROR, now_s)
+            return False
+        if self._suspects is None:
+            self._suspects = []
+        self._suspects.append(decision.replica)
+        return True
+
+    def _verdict(self, suspects: list[Replica], fellow: Replica, computed: bool) -> None:
+        """Another replica has answered what these erred on."""
+        self._suspects = None
+        if not computed:
+            if self._status in NO_VERDICT:
+                return
+            suspects.append(fellow)  # it erred like them
+        gateway = self._gateway
+        gateway.fleet.try_suspects(suspects, computed, gateway.clock())
 
     # -- failing ------------------------------------------------------------------------------------------------
 
@@ -533,7 +611,6 @@ class Exchange:
         gateway = self._gateway
         shape = self.shape
         assert shape is not None
-        self._withdraw(failed, shape)
         self._tried.append(failed.replica)
         if self._pinned is not None or self._attempts >= gateway.max_attempts:
             return False
@@ -549,34 +626,65 @@ class Exchange:
         self._decided(decision, now_s)
         return True
 
+    def _outlived(self, decision: Decision) -> bool:
+        """A replica failed after it had the request in full: whether that may be given to another one."""
+        gateway = self._gateway
+        if not gateway.note_death(decision, self.shape, self._request):
+            return True  # it was dead already, and this request not the reason
+        self._deaths += 1
+        return self._deaths <= 1 and gateway.may_outlive(decision, self.shape, self._request)
+
     def _withdraw(self, failed: Decision, shape: RequestShape) -> None:
-        """Take back what was noted at dispatch: a replica that failed has not computed the prompt."""
+        """Take back what was noted at dispatch: the prompt was not computed."""
+        gateway = self._gateway
+        self._noted = False
         incarnation = failed.incarnation
         rungs = shape.rungs
         records = self._records
-        if incarnation is None or not rungs or records is None:
-            return  # what was there before is not known, and stays
+        if incarnation is None or records is None:
+            return
         kept = 0
         for depth, record in enumerate(records):
-            if record is not None and any(holder[0] == incarnation for holder in record):
-                kept = depth + 1
+            if record is not None:
+                for holder in record:
+                    if holder[0] == incarnation and not gateway.was_withdrawn(holder):
+                        kept = depth + 1
         if kept < len(rungs):
-            self._gateway.registry.forget(rungs[kept:], incarnation, failed.reserved_s)
+            gateway.withdraw(rungs[kept:], incarnation, failed.reserved_s)
 
-    def _attempt_failed(self, reason: FailureReason, why: str) -> None:
+    def _note_again(self, decision: Decision) -> None:
+        """The prompt was computed, and something noted was taken back meanwhile: perhaps what stood for it too."""
+        shape = self.shape
+        if shape is not None and shape.rungs and decision.incarnation is not None:
+            self._gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+
+    def _attempt_failed(self, reason: FailureReason, why: str, delivered: bool) -> None:
         """The replica failed before its first body byte: the next one, or the end."""
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
         gateway.replica_failed(decision.replica, reason)
         self._held = None
-        if not self._retry(decision, reason):
-            self.fail(
-                ReplicaError(
-                    f"replica {decision.replica.id} failed before it answered ({why});"
-                    f" {self._attempts} attempt(s) made, no replica left to try"
-                )
+        outlived = not delivered or self._outlived(decision)
+        if outlived and self._retry(decision, reason):
+            return
+        kept = self._kept
+        if kept is not None and outlived:
+            self._head, body = kept
+            self._status = self._head.status
+            relay = self._begin_relay(body)
+            relay.end()
+            self._finish(keep_alive=relay.keep_alive, seen=b"")
+            return
+        rest = "no replica left to try"
+        if not outlived:
+            rest = "not tried on another, since the request itself may be the cause"
+        self.fail(
+            ReplicaError(
+                f"replica {decision.replica.id} failed before it answered ({why});"
+                f" {self._attempts} attempt(s) made, {rest}"
             )
+        )
 
     def time_out(self) -> None:
         """The replica has been silent for too long."""
@@ -592,8 +700,15 @@ class Exchange:
             gateway.replica_failed(decision.replica, FailureReason.TIMEOUT)
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
         if relay is not None:
+            if dead and decision is not None:
+                gateway.note_death(decision, self.shape, self._request)
             self._break_off(relay, error)
-        elif decision is not None and dead and self._retry(decision, FailureReason.TIMEOUT):
+        elif (
+            decision is not None
+            and dead
+            and self._outlived(decision)
+            and self._retry(decision, FailureReason.TIMEOUT)
+        ):
             return  # it was terminated and left this request hanging; another replica has it now
         else:
             self.fail(error)
@@ -687,11 +802,14 @@ class Exchange:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def _status_seen(self) -> None:
+    def _computed(self) -> None:
+        """The answer is complete, and no error."""
         gateway = self._gateway
         decision = self.decision
-        if decision is not None and self._status < 500 and decision.replica.health.tainted:
+        if decision is not None:
             gateway.fleet.report_success(decision.replica, gateway.clock())
+            if gateway.deaths.remembers:
+                gateway.outlived(self.shape, self._request)
 
     def _settle(self) -> None:
         gateway = self._gateway
@@ -703,6 +821,9 @@ class Exchange:
         decision, self.decision = self.decision, None
         if decision is not None:
             now_s = gateway.clock()
+            if self._noted and not (decision.phase == STARTED and decision.computed):
+                assert self.shape is not None
+                self._withdraw(decision, self.shape)
             gateway.fleet.settle(decision, now_s)
             if hold is not None and hold.waiting:
                 hold.release(now_s, decision.replica)

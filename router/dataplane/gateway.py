@@ -5,20 +5,23 @@ Decides nothing by itself; `app` builds it, `server` opens its sockets. Everythi
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from router.config.schema import Config
-from router.core.errors import NotFoundError, RouterError
+from router.core.deaths import MOST_LIVES, Deaths
+from router.core.errors import ClientError, NotFoundError, RouterError
 from router.core.fingerprint import Fingerprinter
 from router.core.fleet import Decision, Fleet, Replica
 from router.core.health import FailureReason, ReplicaState
-from router.core.types import Api, Incarnation, ReplicaId, RequestShape
+from router.core.retry_budget import RetryBudget
+from router.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.head_cache import HeadCache
 from router.dataplane.hold import Hold
@@ -30,13 +33,19 @@ from router.ports import Registry
 from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessEntry, AccessLog
 from router.telemetry.log_fingerprints import LogFingerprints
+from router.telemetry.logs import fields
 from router.telemetry.metrics import Metrics
+from router.wire.registry_record import kept_time
 
 if TYPE_CHECKING:
     from router.dataplane.downstream import ClientConnection
     from router.dataplane.exchange import Exchange
     from router.dataplane.upstream import ReplicaConnection
     from router.dialects.usage import Usage
+
+log = logging.getLogger(__name__)
+
+MAX_WITHDRAWN: Final = 1024
 
 HEAD_BYTES: Final = 4096
 """How much of a body that is not routed by prefix enters its ring key."""
@@ -81,6 +90,15 @@ class Gateway:
         self.bytes_per_token = config.policy.bytes_per_token
         self.heads = HeadCache()
         self.draining = False
+        self.answered = 0
+        """Requests that have ended, however."""
+        self.deaths = Deaths(config.health.deadly_request_s)
+        self.withdrawals = 0
+        """How often something noted in the registry was taken back."""
+        self._withdrawn: dict[Holder, None] = {}
+        """What was, lately: at the time at which it was noted, and at the one that a shared registry keeps."""
+        self._budget = RetryBudget()
+        self._deadly_s = config.health.deadly_request_s
         self.buffered_bytes = 0
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientConnection] = set()
@@ -125,6 +143,66 @@ class Gateway:
         self.fleet.report_failure(replica, reason, self.clock())
         if reason is not FailureReason.BUSY:
             self._probe_soon(replica.id)
+
+    # -- requests that came to nothing --------------------------------------------------------------------------
+
+    def was_withdrawn(self, holder: Holder) -> bool:
+        """Whether what was noted of this replica at this time was taken back since."""
+        return holder in self._withdrawn
+
+    def withdraw(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, noted_s: float) -> None:
+        """Take back that this replica was sent a prompt with these rungs: it has not computed it."""
+        self.withdrawals += 1
+        withdrawn = self._withdrawn
+        withdrawn[incarnation, noted_s] = None
+        withdrawn[incarnation, kept_time(noted_s)] = None
+        while len(withdrawn) > MAX_WITHDRAWN:
+            del withdrawn[next(iter(withdrawn))]
+        self.registry.forget(rungs, incarnation, noted_s)
+
+    def may_compare(self, now_s: float) -> bool:
+        """Whether one more request may be tried on another replica only to see whose fault its error is."""
+        return self._budget.take(self.answered, now_s)
+
+    def note_death(self, decision: Decision, shape: RequestShape | None, request: Request) -> bool:
+        """The connection broke, or the engine died, with this request on it. False if that was dead before."""
+        life = decision.replica, decision.incarnation
+        if self.deaths.was_dead(life, decision.reserved_s):
+            return False
+        self.deaths.note(_deadly_key(shape, request), life, self.clock())
+        return True
+
+    def may_outlive(self, decision: Decision, shape: RequestShape | None, request: Request) -> bool:
+        """Whether a request that a replica just failed with may be given to another one."""
+        deaths = self.deaths
+        now_s = self.clock()
+        life = decision.replica, decision.incarnation
+        others = [other for other in deaths.died_with(_deadly_key(shape, request), now_s) if other != life]
+        return not others and deaths.may_try_again(life, now_s, len(self.fleet.replicas))
+
+    def outlived(self, shape: RequestShape | None, request: Request) -> None:
+        """It was answered: it kills nobody."""
+        self.deaths.clear(_deadly_key(shape, request))
+
+    def refuse_deadly(self, shape: RequestShape, request: Request, request_id: bytes) -> None:
+        """Refuse a request that replicas died with.
+
+        Raises:
+            ClientError: 422, `deadly_request`.
+        """
+        lives = self.deaths.died_with(_deadly_key(shape, request), self.clock())
+        if len(lives) < MOST_LIVES:
+            return
+        names = ", ".join([replica.id for replica, _ in lives])
+        log.warning(
+            "deadly_request", extra=fields(request_id=request_id.decode("latin-1"), died_with_it=names)
+        )
+        raise ClientError(
+            f"{len(lives)} replicas died with this very request under way ({names}): it is not given to another."
+            f" It is refused for {self._deadly_s:g} s after the last of them (health.deadly_request_s).",
+            status=422,
+            code="deadly_request",
+        )
 
     def drop_pools(self) -> None:
         """Close what is idle to replicas that have left; requests under way keep their connections."""
@@ -242,6 +320,7 @@ class Gateway:
         usage: Usage | None,
     ) -> None:
         """Count a request that has ended, however it did; the one place."""
+        self.answered += 1
         now_s = monotonic()
         first_byte_s = exchange.first_byte_s
         duration_s = now_s - request.received_s
@@ -312,3 +391,10 @@ class Gateway:
                 ),
                 members,
             )
+
+
+def _deadly_key(shape: RequestShape | None, request: Request) -> int:
+    """Tells requests apart without their bodies: the prompt, and by the length whatever else they ask for."""
+    if shape is None or not shape.key:
+        return 0
+    return shape.key ^ request.body_bytes

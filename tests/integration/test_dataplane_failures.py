@@ -146,6 +146,14 @@ BEFORE_THE_FIRST_BYTE: dict[str, Script] = {
         ),
         then="go on",
     ),
+    "429": sends(plain(error_body("too many", 429), b"429 Too Many Requests"), then="go on"),
+    "paused": sends(
+        plain(
+            error_body("Generation is paused. Please retry after it resumes.", 503),
+            b"503 Unavailable",
+        ),
+        then="go on",
+    ),
     "dead engine": sends(plain(error_body(DEAD), b"500 Internal Server Error"), then="go on"),
     "dead engine in a stream": sends(RECORDED["chat_stream_engine_died"], then="go on")
     if RECORDED["chat_stream_engine_died"].count(b"data: ") == 2
@@ -231,12 +239,21 @@ def test_when_all_replicas_say_503_the_last_one_s_answer_is_passed_on(pair: Pair
     assert pair.received == 2
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 408, 409, 413, 422, 429, 500, 501])
+@pytest.mark.parametrize("status", [400, 401, 404, 408, 409, 413, 422, 500, 501])
 def test_other_errors_are_the_replica_s_answer_and_not_tried_again(pair: Pair, status: int) -> None:
     body = error_body("it is you", status)
     pair.first.script = pair.second.script = sends(plain(body, b"%d Whatever" % status), then="go on")
     assert pair.router.post("/v1/chat/completions", BODY)[::2] == (status, body)
     assert pair.received == 1
+
+
+def test_when_all_replicas_shed_load_the_client_is_told_so(pair: Pair) -> None:
+    said = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\n{}"
+    pair.first.script = pair.second.script = sends(said, then="go on")
+    status, headers, _ = pair.router.post("/v1/chat/completions", BODY)
+    assert (status, headers["retry-after"]) == (429, "7")
+    assert pair.received == 2
+    assert set(states(pair).values()) == {ReplicaState.READY}
 
 
 def raw_request(path: str, extra: str = "", body: Any = None) -> bytes:

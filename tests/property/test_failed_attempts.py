@@ -42,12 +42,12 @@ def test_a_prompt_that_was_refused_is_not_noted() -> None:
 def test_what_was_noted_before_an_attempt_stays() -> None:
     wire = Wire()
     client = wire.connect()
-    wire.add_upstream()
+    connection, _ = wire.add_upstream()
     body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "x" * 3000}]}).encode()
     client.feed(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     )
-    client.lose()
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     assert all(ask(wire, "x" * 3000))
 
 
