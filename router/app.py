@@ -322,9 +322,7 @@ def _learner(config: Config) -> Learner | None:
     settings = config.learning
     if not settings.enabled:
         return None
-    return Learner(
-        LearningParameters(bytes_per_token=config.policy.bytes_per_token, most_ratio=settings.most_ratio)
-    )
+    return Learner(LearningParameters(bytes_per_token=config.policy.bytes_per_token))
 
 
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:
@@ -351,14 +349,11 @@ def _cost_parameters(policy: PolicyConfig) -> CostParameters:
         prefill_tokens_per_s=policy.prefill_tokens_per_s,
         attention_context_tokens=policy.attention_context_tokens,
         base_latency_s=policy.base_latency_s,
-        in_flight_delay_s=policy.in_flight_delay_s,
         miss_weight=policy.miss_weight,
         queued_weight=policy.queued_weight,
-        rare_weight=policy.rare_weight,
         eviction_weight=policy.eviction_weight,
-        eviction_memory_s=policy.eviction_memory_s,
         crowd_weight=policy.crowd_weight,
-        crowd_horizon_s=policy.crowd_horizon_s,
+        crowd_requests=policy.crowd_requests,
         tie_ratio=policy.tie_ratio,
         bounded_load_factor=policy.bounded_load_factor,
     )
@@ -370,8 +365,7 @@ def _hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | No
     if not hold.enabled or config.policy.name != "prefix-cost":
         return None
     parameters = HoldParameters(
-        most_wait_s=hold.most_wait_s,
-        most_ahead_tokens=hold.most_ahead_tokens,
+        ahead_tokens=hold.ahead_tokens,
         max_held=hold.max_requests,
         max_hold_s=hold.max_s,
     )

@@ -78,8 +78,8 @@ class PolicyConfig:
     """`prefix-cost` minimises the expected time to first token. The others are baselines: `prefix-hash` (the first
     1,024 tokens on a bounded-load ring), `round-robin`, `random`, `least-loaded`, `power-of-two`."""
     prefill_tokens_per_s: Rate = 8000.0
-    """Prefill speed a replica is believed to have until it has shown its own (`learning`), in uncached prompt tokens a
-    second."""
+    """Prefill speed a replica is believed to have until the fleet's first answers show one (`learning`), in uncached
+    prompt tokens a second. It need not be right: choices compare replicas that are all believed alike until then."""
     base_latency_s: Seconds = 0.03
     """Time to first token of a fully cached prompt on an idle replica, likewise."""
     miss_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
@@ -88,10 +88,6 @@ class PolicyConfig:
     queued_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Price of a miss to the requests held at the router, in multiples of the time its prefill takes for each of them
     and replica. Higher: the longer the queue, the more loyalty to warm replicas."""
-    rare_weight: Annotated[float, Range(0.0, 10_000.0)] = 10.0
-    """Price of missing what some replica holds where less than half of what prompts bring was seen before, in multiples
-    of the time its prefill takes, on eight replicas; on twice as many a quarter of it, with several routers or workers
-    half. Counts for prompts of which two fifths are held, up to 16 s. Higher: more hits for a little more waiting."""
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
@@ -99,21 +95,18 @@ class PolicyConfig:
     attention_context_tokens: Annotated[float, Range(0.0, 1e9)] = 32_000.0
     """Mean context, in tokens, at which attention makes a token's prefill take twice as long: 32,000 for an 8B model
     with full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
-    in_flight_delay_s: Seconds = 0.02
-    """What each request under way on a replica adds to the expected wait there: its share of every engine step and of
-    the cache."""
-    eviction_weight: Annotated[float, Range(0.0, 1000.0)] = 2.0
-    """Price of what a miss pushes out of a full cache, in multiples of the time its prefill takes, if that was used
-    just now; it fades with age. Higher: new conversations go where the oldest content is."""
-    eviction_memory_s: PositiveSeconds = 120.0
-    """Age at which what is pushed out counts 37 % of that."""
+    eviction_weight: Annotated[float, Range(0.0, 1000.0)] = 4.0
+    """Price of what a miss pushes out of a full cache, in multiples of the time its prefill takes, times the share of it
+    that will be asked for again, which is learned from the ages at which prompts come back. Higher: new conversations
+    go where the least is lost."""
     crowd_weight: Annotated[float, Range(0.0, 1000.0)] = 0.15
     """Price of the prefill work that a replica was given lately, done or not. Higher: prefixes that many share are
     copied to more replicas, and conversations are loyal to theirs for less long."""
-    crowd_horizon_s: PositiveSeconds = 200.0
-    """Time in which that memory fades to 37 %."""
+    crowd_requests: Annotated[float, Range(1.0, 1e9)] = 60.0
+    """Requests for each replica of the fleet after which that memory has faded to 37 %."""
     tie_ratio: Annotated[float, Range(0.0, 1.0)] = 0.05
-    """Costs closer than this share of what the request would cost cold are equal: then the ring decides."""
+    """Costs that exceed the smallest by less than this share of what the request itself costs there are equal: then the
+    fewest requests under way decide, then the ring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +118,10 @@ class HoldConfig:
 
     enabled: bool = True
     """Whether any request waits here. Without it, each is sent at once."""
-    most_wait_s: Seconds = 0.04
-    """A replica that should begin with the next prompt within this time is given it: about an engine step and a hop, so
-    that it never runs dry."""
-    most_ahead_tokens: Count = 512
-    """A replica is given the next prompt, too, while the streamed prompts that it was sent and has not begun to answer
-    have no more uncached tokens than this: so few that an engine computes them beside another prompt in little more
-    than a step. More: closer to an engine's own queue, where the order is that of arrival."""
+    ahead_tokens: Annotated[float, Range(0.0, 1e9)] = 256.0
+    """A replica whose work ahead should be over in the time of this many uncached tokens is given the next prompt, so
+    that it never runs dry: a GPU computes so few in little more than an empty step. More: closer to an engine's own
+    queue, where the order is that of arrival."""
     max_requests: Count = 1024
     """Most requests held at once; more are sent as without holding."""
     max_s: Seconds = 30.0
@@ -261,8 +251,6 @@ class LearningConfig:
     """Learn each replica's prefill speed, base latency and decode interference from first-byte times, and each model's
     bytes per token from reported usage. Off: `policy.prefill_tokens_per_s`, `policy.base_latency_s` and
     `policy.bytes_per_token` hold for all, for ever."""
-    most_ratio: Annotated[float, Range(1.0, 1000.0)] = 16.0
-    """How many times larger or smaller than these settings a replica's figure may become."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

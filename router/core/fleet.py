@@ -8,7 +8,7 @@ is given back exactly once, by `settle`. Replicas change only through the method
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import exp, inf
+from math import inf
 from typing import TYPE_CHECKING, Final, assert_never
 
 from router.core.cost import CostParameters
@@ -19,10 +19,10 @@ from router.core.fingerprint import GRID
 from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
-from router.core.overlap import Uses, gap_tokens, overlaps, tokens_at, uses
+from router.core.overlap import Uses, gap_tokens, note_ages, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
-from router.core.rarity import LOYAL_RATIO, rare_price
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
+from router.core.returns import Returns
 from router.core.seen import Seen
 from router.core.survival import YOUNG_S
 from router.core.types import DecisionKind, Incarnation, Records, ReplicaId, RequestShape
@@ -56,12 +56,14 @@ BEYOND_WEIGHT: Final = 1 / 64
 """Of a new answer in the mean of what is found beyond the deepest common rung, once there were as many."""
 
 TICK_S: Final = 1.0
-"""How often crowding fades; its horizon is far longer."""
+"""How often estimates are renewed: work off the request path, whose price is of the machine."""
 
-FOUND_WEIGHT: Final = 1 / 256
-"""Of one request in `Fleet.found_ratio`, where there is one router."""
-MOST_FOUND_WEIGHT: Final = 1 / 32
-"""Where there are many, each sees but a part of what comes."""
+WORK_WEIGHT: Final = 1 / 256
+"""Of one request in `Fleet.work_tokens`, once there were as many."""
+FOREIGN_REQUESTS: Final = 16.0
+"""As so many, at most, the work that other routers are heard to have given at once lets crowding fade."""
+MOST_UNIT: Final = 1e6
+"""At which the unit of crowding begins anew."""
 
 _NOTHING: Final[dict[Replica, int]] = {}
 
@@ -91,8 +93,14 @@ class Fleet:
         self._learner = learner
         self._joined = 0
         self._seen = Seen()
-        self.found_ratio = 1.0
-        """Mean share of a prompt that was seen before, over the last few hundred; all of it until shown otherwise."""
+        self.returns = Returns()
+        """What comes back, and after how long."""
+        self.work_tokens = 0.0
+        """Mean work of a prompt where it was sent, over the last few hundred, in uncached tokens without context."""
+        self._work_count = 0
+        self._crowd_unit = 1.0
+        """What a token given now counts: instead of making what was given before less, what is given later is made
+        more, so that a request costs nothing for each replica."""
         self._eligibility = Eligibility(self._replicas, rng)
         self._beyond = 0.0
         """How much of the way to the next rung is found too, where all is that is believed to be there. No choice goes
@@ -101,7 +109,6 @@ class Fleet:
         self._ticked_s = -inf
         """When the last tick was."""
         self._queued_weight = parameters.queued_weight
-        self._rare_weight = parameters.rare_weight
         self.moved: Callable[[], None] | None = None
         """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
         in here. None: nobody wants to know."""
@@ -158,10 +165,7 @@ class Fleet:
         # A retry costs the fleet what a first try does, however many were tried.
         replicas = len(self._eligibility.view(model).members) if tried else len(view.members)
         view.queued_price = self._queued_price(model, replicas)
-        found_ratio = view.found_ratio = self.found_ratio
-        view.rare_price = (
-            rare_price(self._rare_weight, replicas, self.routers) if found_ratio < LOYAL_RATIO else 0.0
-        )
+        view.crowd_scale = 1.0 / self._crowd_unit
         return view
 
     def _queued_price(self, model: str, replicas: int) -> float:
@@ -173,8 +177,7 @@ class Fleet:
         shape: RequestShape,
         records: Records | None,
         now_s: float,
-        most_wait_s: float,
-        most_ahead_tokens: int,
+        ahead_tokens: float,
         planned: list[Replica],
         behind_s: float = 0.0,
     ) -> Decision | None:
@@ -190,10 +193,10 @@ class Fleet:
         held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
-        if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s) <= 0.0:
+        if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0:
             view.turn += 1
             return self._reserve(replica, kind, tokens, shape, now_s, records, held)
-        replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens) + replica.in_flight_delay_s
+        replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
         planned.append(replica)
         return None
 
@@ -202,29 +205,33 @@ class Fleet:
         for replica in planned:
             replica.planned_s = 0.0
 
-    def any_free(
-        self, model: str, now_s: float, most_wait_s: float, most_ahead_tokens: int, behind_s: float = 0.0
-    ) -> bool:
+    def any_free(self, model: str, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> bool:
         """Whether any eligible replica is free (`Replica.free_in_s`).
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         for replica in self._eligibility.view(model).members:
-            if replica.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s) <= 0.0:
+            if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0:
                 return True
         return False
 
-    def next_free_s(
-        self, now_s: float, most_wait_s: float, most_ahead_tokens: int, behind_s: float = 0.0
-    ) -> float:
+    def next_free_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
         """Time until the next replica that is not free should be; infinite where all are."""
         soonest_s = inf
         for replica in self._replicas.values():
-            free_in_s = replica.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s)
+            free_in_s = replica.free_in_s(now_s, ahead_tokens, behind_s)
             if 0.0 < free_in_s < soonest_s:
                 soonest_s = free_in_s
         return soonest_s
+
+    def mean_prefill_s(self, model: str) -> float:
+        """Expected time of what a request brought a replica in the mean of the last few hundred.
+
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        return self.work_tokens * self._eligibility.view(model).members[0].wait_token_s
 
     def prefill_s(self, shape: RequestShape, records: Records | None) -> float:
         """Expected prefill time where most of the prompt is held: how short a request is.
@@ -281,14 +288,19 @@ class Fleet:
             grid = self._grid
             depths_tokens = [tokens_at(shape, grid[depth]) for depth in used.depths]
         counted = residency.begin(prompt_tokens, depths_tokens, times_s, now_s)
-        replica.evictions_worth = residency.eviction_ratio(now_s, self._parameters.eviction_memory_s)
+        if prompt_tokens > 0:
+            self._note_work(replica.work_tokens(prompt_tokens, predicted_tokens))
+            self._crowd(replica, prompt_tokens - predicted_tokens, 1.0)
+            self.returns.used(prompt_tokens)
+            if records:
+                note_ages(shape, records, self._grid, now_s, self.returns)
+        replica.eviction_ratio = self._eviction_ratio(replica, now_s)
         uncached_tokens = prompt_tokens - predicted_tokens
         replica.in_flight += 1
         replica.waiting += 1
         replica.waiting_tokens += uncached_tokens
         replica.given_tokens += uncached_tokens
         replica.added_tokens += uncached_tokens
-        replica.crowding_s += uncached_tokens * replica.crowd_token_s
         replica.refresh()
         trial = replica.health.state is not ReplicaState.READY
         if trial:
@@ -304,8 +316,6 @@ class Fleet:
                     decision.known_tokens = tokens
             if shape.reusable_tokens < 0:
                 shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
-                weight = min(FOUND_WEIGHT * self.routers, MOST_FOUND_WEIGHT)
-                self.found_ratio += (shape.reusable_tokens / prompt_tokens - self.found_ratio) * weight
         if used is not None:
             self._note_uses(decision, used, shape)
         if uncached_tokens > MOVED_TOKENS and self.moved is not None:
@@ -313,6 +323,20 @@ class Fleet:
         if uncached_tokens > 0:
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
+
+    def _crowd(self, replica: Replica, tokens: int, requests: float) -> None:
+        """So many requests brought so many uncached tokens to a replica: all that was given before fades by them."""
+        replica.crowd_tokens += tokens * self._crowd_unit
+        self._crowd_unit *= 1.0 + requests / (self._parameters.crowd_requests * len(self._replicas))
+
+    def _note_work(self, work_tokens: float) -> None:
+        self._work_count += 1
+        weight = 1.0 / self._work_count if self._work_count * WORK_WEIGHT < 1.0 else WORK_WEIGHT
+        self.work_tokens += (work_tokens - self.work_tokens) * weight
+
+    def _eviction_ratio(self, replica: Replica, now_s: float) -> float:
+        horizon_s = replica.residency.horizon_s
+        return self.returns.ratio(now_s - horizon_s) if horizon_s > -inf else 0.0
 
     def _reusable_tokens(self, shape: RequestShape, records: Records | None, now_s: float) -> int:
         """Leading tokens that somebody has sent before, wherever they went."""
@@ -547,7 +571,10 @@ class Fleet:
         replica.foreign_head_s = head_tokens * replica.wait_token_s
         replica.foreign_since_s = now_s - age_s
         replica.foreign_awaited_tokens = awaited_tokens
-        replica.crowding_s += given_tokens * replica.crowd_token_s
+        if given_tokens:
+            # They do not say how many requests these were.
+            mean_tokens = self.work_tokens if self.work_tokens > 1.0 else 1.0
+            self._crowd(replica, given_tokens, min(given_tokens / mean_tokens, FOREIGN_REQUESTS))
         if given_tokens and replica.stretch is not None:
             replica.stretch.foreign_sent(now_s)
         if added_tokens:
@@ -585,10 +612,7 @@ class Fleet:
                     self._health_changed()
                 return
             self._remove(known)
-        most_ratio = self._learner.most_ratio if self._learner is not None else 1.0
-        replica = Replica(
-            event.replica_id, event.url, self._joined, self._parameters, self._health, most_ratio
-        )
+        replica = Replica(event.replica_id, event.url, self._joined, self._parameters, self._health)
         self._joined += 1
         self._replicas[event.replica_id] = replica
         self._eligibility.membership_changed()
@@ -611,8 +635,8 @@ class Fleet:
                 # Nothing was ever computed on it.
                 replica.survival.clear()
                 replica.trust.clear()
-                replica.evictions_worth = 0.0
-                replica.fade(0.0)
+                replica.eviction_ratio = replica.crowd_tokens = 0.0
+                replica.refresh()
                 replica.speed.restarted()
                 replica.errors.clear()
             replica.incarnation = incarnation
@@ -644,14 +668,15 @@ class Fleet:
         )
 
     def _tick(self, now_s: float) -> None:
-        """Fade crowding, and end backoffs: all of them if the clock was set back, which would make them last."""
+        """Renew estimates, and end backoffs: all of them if the clock was set back, which would make them last."""
         elapsed_s = now_s - self._ticked_s
         if not 0 <= elapsed_s < TICK_S:
-            factor = exp(-elapsed_s / self._parameters.crowd_horizon_s) if elapsed_s > 0 else 1.0
-            memory_s = self._parameters.eviction_memory_s
+            again = 1.0 / self._crowd_unit if self._crowd_unit > MOST_UNIT else 1.0
+            self._crowd_unit *= again
             for replica in self._replicas.values():
-                replica.evictions_worth = replica.residency.eviction_ratio(now_s, memory_s)
-                replica.fade(factor)
+                replica.crowd_tokens *= again
+                replica.eviction_ratio = self._eviction_ratio(replica, now_s)
+                replica.refresh()
             if self._learner is not None:
                 self._learner.believe(self._replicas.values())
             self._ticked_s = now_s
@@ -696,7 +721,7 @@ class Fleet:
             candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen
         ]
         tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
-        return Ranking((*head, *tail), whole.found_ratio)
+        return Ranking((*head, *tail))
 
     def models(self) -> frozenset[str]:
         """All models that a known replica serves."""

@@ -8,8 +8,11 @@ token.
 
 from __future__ import annotations
 
+from math import inf
+
 from router.core.replica import Replica
 from router.core.residency import Residency
+from router.core.returns import Returns
 from router.core.types import Incarnation, Record, Records, RequestShape
 
 
@@ -94,6 +97,31 @@ def tokens_at(shape: RequestShape, depth_bytes: int) -> int:
         return 0
     tokens = depth_bytes * shape.prompt_tokens // shape.prompt_bytes
     return tokens if tokens < shape.prompt_tokens else shape.prompt_tokens - 1
+
+
+def note_ages(
+    shape: RequestShape, records: Records, grid: tuple[int, ...], now_s: float, returns: Returns
+) -> None:
+    """Tell `returns` how long ago each part of a prompt was last used, by whichever replica."""
+    deeper_tokens = 0
+    latest_s = -inf
+    last: Record | None = None
+    depth = len(records)
+    while depth > 0:
+        depth -= 1
+        record = records[depth]
+        if record is last or record is None:
+            continue
+        last = record
+        used_s = record[-1][1]
+        if used_s > latest_s:
+            here_tokens = tokens_at(shape, grid[depth])
+            if latest_s > -inf:
+                returns.returned(deeper_tokens - here_tokens, now_s - latest_s)
+            deeper_tokens = here_tokens
+            latest_s = used_s
+    if latest_s > -inf:
+        returns.returned(deeper_tokens, now_s - latest_s)
 
 
 def gap_tokens(shape: RequestShape, depth: int, grid: tuple[int, ...]) -> int:

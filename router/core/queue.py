@@ -7,8 +7,8 @@ order is that of arrival. What the registry knew of a prompt when it came is kep
 so that of several prompts with one new prefix only the first is computed whole.
 
 The rules it keeps:
-1. A request waits here only for a replica that has more than a step's prompts to compute and will be heard to end
-   them (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
+1. A request waits here only for a replica that has a prompt to compute and will be heard to end it
+   (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
    without, whatever the rates are believed to be. Only where other routers hold requests that go before does it wait
    up to `MOST_STAGGERED` times `STAGGER_S` longer.
 2. Nobody held is overtaken by a new one except in the order above.
@@ -32,10 +32,10 @@ from router.core.fleet import Fleet
 from router.core.replica import Decision, Replica
 from router.core.types import Records, RequestShape
 
-AGEING_RATIO: Final = 0.5
+AGEING_RATIO: Final = 0.25
 
-MOST_LENGTH_S: Final = 0.8
-"""Longer prompts go like this long ones: they would be overtaken for too long."""
+MOST_LENGTH_RATIO: Final = 4.0
+"""Prompts of more than so many times the mean prefill go like this long ones: they would be overtaken for too long."""
 
 MAX_LOOKED_AT: Final = 64
 """Held requests looked through at one event, best first; those behind them wait for the next."""
@@ -54,16 +54,15 @@ MOST_TIMER_S: Final = 0.5
 class HoldParameters:
     """When to hold, and how much."""
 
-    most_wait_s: float = 0.04
-    """Work ahead at which a replica is as good as free: an engine step and a hop, so that it never runs dry."""
-    most_ahead_tokens: int = 512
-    """Uncached prompt tokens ahead at which it is, too, however long they should take: so few cost an
-    engine hardly more than an empty step, and where the rates are too low this keeps it busy all the same."""
+    ahead_tokens: float = 256.0
+    """Work ahead at which a replica is as good as free, in uncached tokens without context: a GPU computes so many in
+    little more than the time of an empty step, since it reads its weights once either way (its floating-point
+    operations for each byte of memory bandwidth: 150 to 300 for 16-bit weights on A100 to H100)."""
     max_held: int = 1024
     max_hold_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.most_wait_s, self.most_ahead_tokens, self.max_held, self.max_hold_s) < 0:
+        if min(self.ahead_tokens, self.max_held, self.max_hold_s) < 0:
             raise ValueError("the bounds of holding must not be negative")
 
 
@@ -96,8 +95,7 @@ class HoldQueue:
 
     def __init__(self, fleet: Fleet, parameters: HoldParameters) -> None:
         self._fleet = fleet
-        self._most_wait_s = parameters.most_wait_s
-        self._most_ahead_tokens = parameters.most_ahead_tokens
+        self._ahead_tokens = parameters.ahead_tokens
         self._max_held = parameters.max_held
         self._max_hold_s = parameters.max_hold_s
         self._tickets: list[Ticket] = []
@@ -133,16 +131,13 @@ class HoldQueue:
             planned: list[Replica] = []
             behind_s = 0.0
             if fleet.rivals:
-                rank_s = min(fleet.prefill_s(shape, records), MOST_LENGTH_S) + AGEING_RATIO * now_s
-                behind_s = self._behind_s(rank_s)
-            decision = fleet.reserve_if_free(
-                shape, records, now_s, self._most_wait_s, self._most_ahead_tokens, planned, behind_s
-            )
+                behind_s = self._behind_s(self._rank_s(shape, records, now_s))
+            decision = fleet.reserve_if_free(shape, records, now_s, self._ahead_tokens, planned, behind_s)
             if decision is not None:
                 return decision
             fleet.end_plan(planned)
         self._arrivals += 1
-        rank_s = min(fleet.prefill_s(shape, records), MOST_LENGTH_S) + AGEING_RATIO * now_s
+        rank_s = self._rank_s(shape, records, now_s)
         own = None if records is None else list(records)
         ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
@@ -152,6 +147,11 @@ class HoldQueue:
             if fleet.moved is not None:
                 fleet.moved()
         return ticket
+
+    def _rank_s(self, shape: RequestShape, records: Records | None, arrival_s: float) -> float:
+        """The order's key, smallest first: comparable between routers, whose clocks and estimates agree about."""
+        most_s = MOST_LENGTH_RATIO * self._fleet.mean_prefill_s(shape.model)
+        return min(self._fleet.prefill_s(shape, records), most_s) + AGEING_RATIO * arrival_s
 
     def _behind_s(self, rank_s: float) -> float:
         """How much later than at once a request with this key may go, for other routers' sake."""
@@ -180,18 +180,17 @@ class HoldQueue:
         if not self._tickets:
             return None
         fleet = self._fleet
-        most_wait_s = self._most_wait_s
-        most_ahead_tokens = self._most_ahead_tokens
+        ahead_tokens = self._ahead_tokens
         behind_s = self._behind_s(self._tickets[0].key[0])
         answers: list[tuple[Ticket, Decision | RouterError]] = []
         if freed is None:
             answers = self._look(now_s)
-            wait_s = fleet.next_free_s(now_s, most_wait_s, most_ahead_tokens, behind_s)
+            wait_s = fleet.next_free_s(now_s, ahead_tokens, behind_s)
             self._due_s = now_s + (wait_s if wait_s < MOST_TIMER_S else MOST_TIMER_S)
         else:
-            if freed.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s) <= 0.0:
+            if freed.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0:
                 answers = self._look(now_s)
-            wait_s = freed.free_in_s(now_s, most_wait_s, most_ahead_tokens, behind_s)
+            wait_s = freed.free_in_s(now_s, ahead_tokens, behind_s)
             if 0.0 < wait_s < self._due_s - now_s:
                 self._due_s = now_s + wait_s
         if answers:
@@ -209,10 +208,7 @@ class HoldQueue:
 
     def would_hold(self, replica: Replica, now_s: float) -> bool:
         """Whether a request whose choice is this replica would have to wait now."""
-        return (
-            len(self._tickets) < self._max_held
-            and replica.free_in_s(now_s, self._most_wait_s, self._most_ahead_tokens) > 0.0
-        )
+        return len(self._tickets) < self._max_held and replica.free_in_s(now_s, self._ahead_tokens) > 0.0
 
     def _close(self, ticket: Ticket) -> None:
         ticket.open = False
@@ -226,8 +222,6 @@ class HoldQueue:
     def _look(self, now_s: float) -> list[tuple[Ticket, Decision | RouterError]]:
         """Look through the tickets, best first, and reserve for whom there is a replica."""
         fleet = self._fleet
-        most_wait_s = self._most_wait_s
-        most_ahead_tokens = self._most_ahead_tokens
         oldest_s = now_s - self._max_hold_s
         by_age = not self._aged_s <= now_s < self._aged_s + MOST_TIMER_S
         if by_age:
@@ -239,11 +233,11 @@ class HoldQueue:
         busy = 0
         models = len(self._models)
         for ticket in self._tickets:
-            limit_s = most_wait_s
+            limit = self._ahead_tokens
             behind_s = self._behind_s(ticket.key[0])
             try:
                 if by_age and not oldest_s < ticket.arrival_s <= now_s:
-                    limit_s = inf  # held for too long, or the clock was set back
+                    limit = inf  # held for too long, or the clock was set back
                     behind_s = 0.0
                 elif busy == models or len(planned) >= MAX_LOOKED_AT:
                     if by_age:
@@ -253,15 +247,13 @@ class HoldQueue:
                     model = ticket.shape.model
                     known = free.get(model)
                     if known is None:
-                        known = free[model] = fleet.any_free(
-                            model, now_s, most_wait_s, most_ahead_tokens, behind_s
-                        )
+                        known = free[model] = fleet.any_free(model, now_s, limit, behind_s)
                         if not known:
                             busy += 1
                     if not known:
                         continue
                 decision = fleet.reserve_if_free(
-                    ticket.shape, ticket.records, now_s, limit_s, most_ahead_tokens, planned, behind_s
+                    ticket.shape, ticket.records, now_s, limit, planned, behind_s
                 )
             except RouterError as error:
                 answers.append((ticket, error))
@@ -294,5 +286,4 @@ class HoldQueue:
                 depth -= 1
             record = records[depth - 1] or ()
             records[depth - 1] = (*(h for h in record if h[0] != incarnation), (incarnation, now_s))
-            rank_s = min(self._fleet.prefill_s(ticket.shape, records), MOST_LENGTH_S)
-            ticket.key = (rank_s + AGEING_RATIO * ticket.arrival_s, ticket.key[1])
+            ticket.key = (self._rank_s(ticket.shape, records, ticket.arrival_s), ticket.key[1])

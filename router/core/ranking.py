@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from router.core.cost import CostTerms
-from router.core.rarity import deep_tokens, rare_s
 from router.core.replica import Replica
 from router.core.ring import Ring
 from router.core.types import DecisionKind, Incarnation, RequestShape
@@ -34,12 +33,11 @@ class View:
         "_make_ring",
         "_ring",
         "by_incarnation",
+        "crowd_scale",
         "eligible",
-        "found_ratio",
         "members",
         "now_s",
         "queued_price",
-        "rare_price",
         "rng",
         "turn",
     )
@@ -69,10 +67,8 @@ class View:
         """Time of the choice; set by the fleet."""
         self.queued_price = 0.0
         """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
-        self.rare_price = 0.0
-        """`router.core.rarity`'s price, 0 where prompts come back; likewise."""
-        self.found_ratio = 1.0
-        """How much of what prompts bring was seen before, by anybody; set by the fleet."""
+        self.crowd_scale = 1.0
+        """What makes seconds of `Replica.crowd_s`, which is in a growing unit; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:
@@ -112,8 +108,7 @@ class View:
         view = View(members, lambda: self.ring, self.rng, self.turn)
         view.now_s = self.now_s
         view.queued_price = self.queued_price
-        view.rare_price = self.rare_price
-        view.found_ratio = self.found_ratio
+        view.crowd_scale = self.crowd_scale
         return view
 
 
@@ -158,11 +153,7 @@ def candidate(
     """The row of one replica."""
     predicted_tokens = overlaps.get(replica, 0)
     prompt_tokens = shape.prompt_tokens
-    rare_cost_s = 0.0
-    if view.rare_price > 0.0:
-        deepest = deep_tokens(overlaps, prompt_tokens)
-        rare_cost_s = rare_s(replica, prompt_tokens, predicted_tokens, deepest, view.rare_price)
-    terms = replica.terms(prompt_tokens, predicted_tokens, view.now_s, view.queued_price, rare_cost_s)
+    terms = replica.terms(prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.crowd_scale)
     return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
 
 
@@ -171,8 +162,6 @@ class Ranking:
     """Every eligible replica once; the head is what would be chosen, the next what a retry would be sent to."""
 
     candidates: tuple[Candidate, ...]
-    found_ratio: float = 1.0
-    """How much of what prompts bring was seen before: below `rarity.LOYAL_RATIO` rare hits have a price."""
 
     @property
     def choice(self) -> Candidate:
@@ -186,6 +175,5 @@ class Ranking:
             "replica": head.replica.id,
             "decision": head.kind.value,
             "predicted_cached_tokens": head.predicted_tokens,
-            "found_ratio": round(self.found_ratio, 3),
             "candidates": [candidate.as_dict() for candidate in self.candidates],
         }

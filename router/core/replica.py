@@ -27,10 +27,14 @@ STARTED: Final = 1
 SETTLED: Final = 2
 
 LATE_S: Final = 0.03
-"""What is left, at most, of a prefill that should have ended."""
+"""What is left, at most, of a prefill that should have ended: of the machine, as late as a first byte may be heard."""
 
-STREAMED_S: Final = 0.02
-"""An answer that goes on for so long after its first byte was passed on as it was made: an engine step takes less."""
+WAY_S: Final = 0.005
+"""From the router to an engine and back, event loops included: of the machine."""
+
+STREAMED_S: Final = 0.005
+"""An answer that goes on for so long after its first byte was passed on as it was made. Of the machine, not of the
+engine: what is passed on as a whole comes within one or two turns of an event loop."""
 MOST_STREAMED: Final = 8
 LEAST_STREAMED: Final = 4
 """Bounds of the trust that a replica streams: below the lower one, where it also begins, no request waits for it."""
@@ -51,13 +55,13 @@ class Replica:
         "block_tokens",
         "cache_tokens",
         "cards",
-        "crowd_token_s",
+        "crowd_s",
+        "crowd_tokens",
         "crowd_weight",
-        "crowding_s",
         "delay_s",
         "errors",
         "eviction_weight",
-        "evictions_worth",
+        "eviction_ratio",
         "foreign_awaited_tokens",
         "foreign_head_s",
         "foreign_in_flight",
@@ -69,7 +73,6 @@ class Replica:
         "health",
         "id",
         "in_flight",
-        "in_flight_delay_s",
         "incarnation",
         "index",
         "interference_s",
@@ -105,7 +108,6 @@ class Replica:
         index: int,
         cost: CostParameters,
         health: HealthParameters,
-        most_ratio: float = 1.0,
     ) -> None:
         self.id = replica_id
         self.url = url
@@ -143,7 +145,7 @@ class Replica:
         """What is being timed; only while `queue` is not empty."""
         self.silent = 0
         """Prompts in `queue` whose prefill has no audible end."""
-        self.speed = SpeedEstimate(1.0 / cost.prefill_tokens_per_s, cost.base_latency_s, most_ratio)
+        self.speed = SpeedEstimate()
         """What was learned of it; what is believed is below."""
         self.planned_s = 0.0
         """Prefill time of requests held at the router and meant for it; only while they are looked through."""
@@ -156,8 +158,9 @@ class Replica:
         """How much was found of what was used how long ago: how long prefixes live there."""
         self.trust = Survival()
         """The same of what was believed to be there without doubt: how far such beliefs are to be counted on."""
-        self.evictions_worth = 0.0
-        """`Residency.eviction_ratio` as of the last tick or reservation."""
+        self.eviction_ratio = 0.0
+        """Share of what its cache would lose next that will be asked for again (`router.core.returns`), as of the last
+        tick or reservation; 0 while it has room."""
         self.foreign_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.foreign_work_tokens = 0
@@ -176,12 +179,13 @@ class Replica:
         self.cache_tokens: int | None = None
         self.overlap_block_tokens = cost.default_block_tokens
         """`block_tokens`, or the default where unknown."""
-        self.in_flight_delay_s = cost.in_flight_delay_s
         self.miss_weight = cost.miss_weight
         self.eviction_weight = cost.eviction_weight
         self.crowd_weight = cost.crowd_weight
-        self.crowding_s = 0.0
-        """Weighted seconds of prefill given lately; fades, see `fade`."""
+        self.crowd_tokens = 0.0
+        """Uncached tokens given to it lately, in the fleet's growing unit (`Fleet` has it)."""
+        self.crowd_s = 0.0
+        """The same as weighted seconds of prefill, in that unit."""
         self.attention_ratio = (
             0.5 / cost.attention_context_tokens if cost.attention_context_tokens > 0 else 0.0
         )
@@ -203,8 +207,6 @@ class Replica:
         """Seconds of prefill of a token without context."""
         self.attention_s = self.wait_token_s * self.attention_ratio
         """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
-        self.crowd_token_s = self.crowd_weight * self.wait_token_s
-        """Seconds that each token given to it lately adds."""
         self.refresh()
 
     def change_rates(
@@ -218,7 +220,6 @@ class Replica:
             and abs(interference_s - self.interference_s) <= least_ratio * self.interference_s
         ):
             return
-        self.crowding_s *= factor
         queue = self.queue
         for decision in queue:
             queue[decision] *= factor
@@ -229,20 +230,21 @@ class Replica:
         self.set_rates(1.0 / token_s, base_latency_s, interference_s)
 
     def refresh(self) -> None:
-        """Derive `delay_s`, what is the same for every request but not the queue, and `price`."""
-        self.price = 1.0 + self.miss_weight + self.eviction_weight * self.evictions_worth
+        """Derive `delay_s`, what is the same for every request but not the queue, `crowd_s` and `price`."""
+        self.price = 1.0 + self.miss_weight + self.eviction_weight * self.eviction_ratio
         """What a second of own prefill counts."""
-        self.delay_s = (
-            self.base_latency_s
-            + (self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
-            + (self.in_flight - self.waiting) * self.interference_s
-            + self.crowding_s
-        )
+        self.delay_s = self.base_latency_s + self.running * self.interference_s
+        self.crowd_s = self.crowd_weight * self.wait_token_s * self.crowd_tokens
 
-    def fade(self, factor: float) -> None:
-        """Let the memory of work given lately shrink to `factor` of what it was."""
-        self.crowding_s *= factor
-        self.refresh()
+    @property
+    def running(self) -> int:
+        """Requests that are decoding; other routers' count whole, since they do not tell which wait."""
+        return self.in_flight - self.waiting + self.foreign_in_flight
+
+    @property
+    def load(self) -> int:
+        """Requests under way there, whoever sent them."""
+        return self.in_flight + self.foreign_in_flight
 
     def prefill_s(self, prompt_tokens: int, held_tokens: int) -> float:
         """Expected time of a prompt's prefill, of which so many leading tokens are held."""
@@ -354,14 +356,13 @@ class Replica:
         self.work_s -= prefill_s
         self.head_s = queue[next(iter(queue))]
 
-    def free_in_s(
-        self, now_s: float, most_wait_s: float, most_ahead_tokens: int, behind_s: float = 0.0
-    ) -> float:
+    def free_in_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
         """Time until a request held for it should be sent; 0 or less: at once.
 
-        It is held only while more than `most_ahead_tokens` of streamed prompts, whoever sent them, have no first
-        byte: the one sign from outside that the engine has a full step to compute, however wrong the rates are, and
-        its end will be heard. `behind_s` is how much later than others' requests this one may go.
+        It is held only while a streamed prompt, whoever sent it, has no first byte: the one sign from outside that the
+        engine has something to compute, however wrong the rates are, and its end will be heard. It is sent when what is
+        ahead should take no longer than `ahead_tokens` and the way there and back: so the engine never runs dry. `behind_s` is how much later than others' requests this one
+        may go.
         """
         streamed = self.streamed
         if streamed < LEAST_STREAMED or self.health.state is not ReplicaState.READY:
@@ -369,13 +370,13 @@ class Replica:
         since_s = self.since_s
         if self.foreign_since_s > since_s:
             since_s = self.foreign_since_s
-        if self.awaited_tokens + self.foreign_awaited_tokens <= most_ahead_tokens:
+        if self.awaited_tokens + self.foreign_awaited_tokens <= 0:
             return behind_s + since_s - now_s if since_s <= now_s and behind_s > 0.0 else 0.0
         if streamed == LEAST_STREAMED:
             head_s = self.head_s if self.head_s > self.foreign_head_s else self.foreign_head_s
             if now_s - since_s > DOUBTED_RATIO * head_s + DOUBTED_S:
                 return 0.0
-        return self.wait_s(now_s) - most_wait_s + behind_s
+        return self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
 
     def note_streamed(self, after_s: float) -> None:
         """An answer that should be streamed ended so long after its first byte."""
@@ -402,21 +403,23 @@ class Replica:
         held_tokens: int,
         now_s: float,
         queued_price: float = 0.0,
-        rare_s: float = 0.0,
+        crowd_scale: float = 1.0,
     ) -> CostTerms:
-        """The cost of a request of which so many leading tokens are held, taken apart."""
+        """The cost of a request of which so many leading tokens are held, taken apart.
+
+        Args:
+            queued_price, crowd_scale: As in `View`.
+        """
         prefill_s = self.prefill_s(prompt_tokens, held_tokens)
         return CostTerms(
             base_s=self.base_latency_s,
             wait_s=self.wait_s(now_s),
-            running_s=(self.in_flight + self.foreign_in_flight) * self.in_flight_delay_s
-            + (self.in_flight - self.waiting) * self.interference_s,
-            crowding_s=self.crowding_s,
+            running_s=self.running * self.interference_s,
+            crowding_s=self.crowd_s * crowd_scale,
             prefill_s=prefill_s,
             miss_s=prefill_s * self.miss_weight,
-            rare_s=rare_s,
             queued_s=prefill_s * queued_price,
-            eviction_s=prefill_s * self.eviction_weight * self.evictions_worth,
+            eviction_s=prefill_s * self.eviction_weight * self.eviction_ratio,
         )
 
     def as_row(self, now_s: float) -> dict[str, object]:
@@ -446,7 +449,7 @@ class Replica:
             "cache_fits_ratio": round(self.residency.fit.ratio, 3),
             "cache_lifetime_s": self.survival.lifetime_s(),
             "cache_found_age_s": self.survival.found_age_s(),
-            "crowding_s": round(self.crowding_s, 6),
+            "eviction_ratio": round(self.eviction_ratio, 3),
             "failures": health.failures,
             "probe_failures": health.probe_failures,
             "ejections": health.strikes,
@@ -460,7 +463,7 @@ class Replica:
         assert self.waiting_tokens >= 0, (self.id, self.waiting_tokens)
         assert self.waiting > 0 or self.waiting_tokens == 0, (self.id, self.waiting_tokens)
         assert 0 <= self.trials <= self.in_flight, (self.id, self.trials)
-        assert self.crowding_s >= 0, (self.id, self.crowding_s)
+        assert self.crowd_tokens >= 0, (self.id, self.crowd_tokens)
         assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
         awaited_tokens = sum([d.uncached_tokens for d in self.queue if d.streams])
         assert self.awaited_tokens == awaited_tokens, (self.id, self.awaited_tokens)
@@ -471,7 +474,8 @@ class Replica:
         assert self.silent == sum(1 for decision in self.queue if not decision.streams), self.id
         assert self.planned_s == 0.0, (self.id, self.planned_s)
         terms = self.terms(0, 0, inf)
-        assert isclose(self.delay_s + self.wait_s(inf), terms.total_s), (self.id, self.delay_s, terms)
+        total_s = self.delay_s + self.wait_s(inf) + self.crowd_s
+        assert isclose(total_s, terms.total_s), (self.id, total_s, terms)
         assert self.models_known or not self.models, self.id
 
 

@@ -15,7 +15,7 @@ How much fits is taken from the engine's word at first; answers teach it (`Cache
 from __future__ import annotations
 
 from collections import deque
-from math import exp, inf
+from math import inf
 from typing import Final
 
 from router.core.cache_fit import CacheFit
@@ -277,10 +277,3 @@ class Residency:
         if bucket >= first or bucket in self._under_way:
             return False
         return self._ended.get(bucket, bucket) < first
-
-    def eviction_ratio(self, now_s: float, memory_s: float) -> float:
-        """Worth of what the next tokens push out, from 0 (free room, or long unused) to 1 (used just now)."""
-        if self.horizon_s == -inf:
-            return 0.0
-        age_s = now_s - self.horizon_s
-        return exp(-age_s / memory_s) if age_s > 0 else 1.0

@@ -1,9 +1,10 @@
 """What is believed of replicas and models: estimates, weighed against each other.
 
-Decides how far a replica is taken to differ from the others that serve the same models: not at all until
-`LEAST_STRETCHES` are known, hardly while the difference is within what chance makes, fully where it is far beyond. So
-equals stay equal (their order is the ring's business, not noise's), a new replica is believed to be like its fellows,
-and one of twice or half their speed is found by its first few stretches.
+Decides how far a replica is taken to differ from the others that serve the same models: hardly while the difference is
+within what chance makes, fully where it is far beyond. So equals stay equal (their order is the ring's business, not
+noise's), a replica without evidence is believed to be like its fellows from the fleet's first `LEAST_STRETCHES` on,
+whichever replicas these came from, and one of twice or half their speed is found by its first few stretches. No setting
+takes part once anything was measured: a belief that differs from the truth a hundredfold gives way at once.
 
 The rule it keeps: `answered` is on the request path and does next to nothing; `believe` does the arithmetic, once a
 second. At most `MAX_MODELS` models are remembered, and only such as the fleet serves.
@@ -17,12 +18,17 @@ from math import exp, log
 from typing import Final
 
 from router.core.learning.answers import ModelAnswers
+from router.core.learning.speed import Common, weighted_median
 from router.core.replica import Decision, Replica
 from router.core.types import RequestShape
 
 LEAST_STRETCHES: Final = 2.9
-"""Three whole ones, or more that count less. A single one may be a stall; of three, the one that is not like the others
-counts little."""
+"""Three whole ones, or more that count less, from whichever replicas: until then nothing is believed. A single one may
+be a stall."""
+
+SILENT_STRETCHES: Final = 32.0
+"""After so many of its fellows' without one of its own a replica is taken to be like them again, and so tried: what it
+was believed to be may be what keeps requests away from it. The price is one request in as many."""
 
 CHANCE_RATIO: Final = 0.08
 """Difference between replicas' speeds that is taken for chance however sure the estimates are."""
@@ -41,18 +47,14 @@ MAX_MODELS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class LearningParameters:
-    """Priors of models, and bounds."""
+    """Priors of models."""
 
     bytes_per_token: float = 4.0
     answer_tokens: float = 250.0
-    most_ratio: float = 16.0
-    """How many times larger or smaller than its prior a figure may become."""
 
     def __post_init__(self) -> None:
         if not self.bytes_per_token > 0 or not self.answer_tokens > 0:
             raise ValueError("bytes_per_token and answer_tokens must be positive")
-        if not self.most_ratio >= 1:
-            raise ValueError(f"most_ratio must be at least 1, got {self.most_ratio}")
 
 
 class Learner:
@@ -60,7 +62,6 @@ class Learner:
 
     def __init__(self, parameters: LearningParameters) -> None:
         self._parameters = parameters
-        self.most_ratio = parameters.most_ratio
         self._due: dict[Replica, None] = {}
         """Estimates to renew, longest due first."""
         self.models: dict[str, ModelAnswers] = {}
@@ -140,38 +141,57 @@ class Learner:
                 due[replica] = None
         if not due:
             return
-        for replica in list(due)[:MAX_FITS]:
-            del due[replica]
-            replica.speed.fit()
         fellows: dict[frozenset[str], list[Replica]] = {}
         for replica in replicas:
             fellows.setdefault(replica.models, []).append(replica)
+        known = {models: _common(group) for models, group in fellows.items()}
+        for replica in list(due)[:MAX_FITS]:
+            del due[replica]
+            replica.speed.fit(known.get(replica.models))
         for group in fellows.values():
             _weigh(group)
 
 
+def _common(group: list[Replica]) -> Common | None:
+    """What the replicas of a group show together, each as far as it has shown anything; None while that is too little."""
+    known = [replica.speed for replica in group if replica.speed.counted > 0.0]
+    if sum([speed.counted for speed in known]) < LEAST_STRETCHES:
+        return None
+    return Common(
+        weighted_median([(speed.token_s, speed.counted) for speed in known]),
+        weighted_median([(speed.base_s, speed.counted) for speed in known]),
+        weighted_median([(speed.interference_s, speed.counted) for speed in known]),
+    )
+
+
 def _weigh(group: list[Replica]) -> None:
     """Set what is believed of replicas that serve the same models."""
-    known = [replica.speed for replica in group if replica.speed.counted >= LEAST_STRETCHES]
-    if not known:
+    common = _common(group)
+    if common is None:
         return
-    token_s = _median([speed.token_s for speed in known])
-    base_s = _median([speed.base_s for speed in known])
-    interference_s = _median([speed.interference_s for speed in known])
+    total = 0.0
+    for replica in group:
+        total += replica.speed.count
+    total /= len(group)
     for replica in group:
         speed = replica.speed
-        if speed.counted < LEAST_STRETCHES:
-            if 2 * len(known) < len(group):
-                continue  # the first to be known are not yet what is common
-            replica.change_rates(token_s, base_s, interference_s, LEAST_CHANGE_RATIO)
-        else:
-            error = 2.0 * speed.error_ratio
-            replica.change_rates(
-                _between(token_s, speed.token_s, CHANCE_RATIO * CHANCE_RATIO + error * error),
-                _between(base_s, speed.base_s, BASE_CHANCE_RATIO * BASE_CHANCE_RATIO),
-                _between(interference_s, speed.interference_s, BASE_CHANCE_RATIO * BASE_CHANCE_RATIO),
-                LEAST_CHANGE_RATIO,
-            )
+        if speed.counted <= 0.0:
+            replica.change_rates(common.token_s, common.base_s, common.interference_s, LEAST_CHANGE_RATIO)
+            continue
+        if speed.count > speed.heard_count:
+            speed.heard_count = speed.count
+            speed.heard = total
+        silent = (total - speed.heard) / SILENT_STRETCHES
+        error = 2.0 * speed.error_ratio + silent * silent
+        chance = error * error
+        replica.change_rates(
+            _between(common.token_s, speed.token_s, CHANCE_RATIO * CHANCE_RATIO + chance),
+            _between(common.base_s, speed.base_s, BASE_CHANCE_RATIO * BASE_CHANCE_RATIO + chance),
+            _between(
+                common.interference_s, speed.interference_s, BASE_CHANCE_RATIO * BASE_CHANCE_RATIO + chance
+            ),
+            LEAST_CHANGE_RATIO,
+        )
 
 
 def _between(common: float, own: float, chance: float) -> float:
@@ -185,9 +205,3 @@ def _between(common: float, own: float, chance: float) -> float:
     difference = log(own / common)
     squared = difference * difference
     return common * exp(difference * squared / (squared + chance))
-
-
-def _median(values: list[float]) -> float:
-    values.sort()
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else 0.5 * (values[half - 1] + values[half])

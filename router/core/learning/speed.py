@@ -3,9 +3,13 @@
     elapsed = base + tokens / rate + running x interference
 
 Base counts only where a stretch began on an idle prefill queue. The fit is a least-squares one over the last `WINDOW`
-stretches, weighted so that what lies far off counts little (Cauchy): an engine that stalls tenfold now and then does
-not move it, one that has changed for good has by the time half of the window is new. The prior takes part as one weak
-observation of each figure, which decides what the stretches leave open (prompts of one length say nothing about base).
+stretches, newer ones counting more, weighted so that what lies far off counts little (Cauchy): an engine that stalls
+tenfold now and then does not move it, and one that has changed for good is followed within some twenty stretches.
+
+No setting takes part. The fit starts from the median of what the stretches themselves show, never from the estimate
+before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as two of
+its own stretches at the start and as one weak observation of each figure, which decides what the stretches leave open
+(prompts of one length say nothing about base); where there are no fellows the median itself does.
 
 Nothing fades with time: only newer stretches replace older ones. Cost: `observe` is a few stores on the request path;
 `fit` is some 10 us and is called off it.
@@ -20,9 +24,13 @@ from router.core.learning.stretch import Stretch
 
 WINDOW: Final = 32
 
+NEWER: Final = 0.944
+"""What each stretch counts of the next newer one: half as much twelve stretches later."""
+
 RELATIVE_NOISE: Final = 0.2
 NOISE_S: Final = 0.01
-"""How far an honest stretch may lie from what the formula says: what a step's grain and neighbours do to it."""
+"""How far an honest stretch may lie from what the formula says: what a step's grain and neighbours do to it; and
+event loops and the network, which are no faster with a faster engine."""
 
 OUTLIER: Final = 2.0
 """Times that noise at which a stretch counts half."""
@@ -31,18 +39,23 @@ CALM_STRETCHES: Final = 4.0
 """So many that lie as far off as the noise above says are assumed, before errors are taken for smaller or larger."""
 
 ROUNDS: Final = 4
-"""Each round's weights come from the round before; the next fit starts where this one ended."""
+"""Each round's weights come from the round before."""
 
-_BASE_DOUBT: Final = 2.0
-_TOKEN_DOUBT: Final = 3.0
-_INTERFERENCE_DOUBT: Final = 4.0
-"""Standard error of the prior, as a multiple of itself."""
+LEAST_RATIO: Final = 1e-3
+"""Of the median pace, below which no time of a token is believed."""
+
+_DOUBT: Final = 3.0
+"""Standard error of what the fellows show, as a multiple of itself."""
+
+COMMON_STRETCHES: Final = 2.0
+"""What the fellows count at the start of a fit: a single stretch may be a stall, of three the odd one counts little."""
+
+INTERFERENCE_TOKENS: Final = 4.0
+"""Order of magnitude of a decoding request's share of a step, in prompt tokens: 30 us of work and 8,000 tokens of
+context read at 3 TB/s, where a token takes 125 us."""
 
 LEAST_BASE_S: Final = 0.005
-"""Unit in which base is estimated where the prior's is less."""
-
-PRIOR_INTERFERENCE_S: Final = 0.0005
-"""Per decoding request: 30 us of work and 8,000 tokens of context read at 3 TB/s."""
+"""Unit in which base is estimated where less is seen: what the machines in between take."""
 
 RESTART_WEIGHT: Final = 0.25
 """What a stretch before the engine's restart counts: most come back as they were, some on other hardware."""
@@ -57,46 +70,52 @@ def confidence(error_ratio: float) -> float:
     return 1.0 / (1.0 + doubt * doubt)
 
 
+class Common:
+    """What the replicas that serve the same models show together."""
+
+    __slots__ = ("base_s", "interference_s", "token_s")
+
+    def __init__(self, token_s: float, base_s: float, interference_s: float) -> None:
+        self.token_s = token_s
+        self.base_s = base_s
+        self.interference_s = interference_s
+
+
 class SpeedEstimate:
-    """The figures of one replica. `count` is 0 and they are the prior's until `fit` has seen a stretch."""
+    """The figures of one replica; without meaning until `fit` has seen a stretch."""
 
     __slots__ = (
-        "_base_unit_s",
-        "_most",
         "_next",
-        "_token_unit_s",
         "_window",
         "base_s",
         "count",
         "counted",
         "error_ratio",
         "fresh",
+        "heard",
+        "heard_count",
         "interference_s",
         "token_s",
     )
 
-    def __init__(self, token_s: float, base_s: float, most: float) -> None:
-        """Args:
-        token_s: Prior of 1 / rate.
-        base_s: Prior of base.
-        most: How many times larger or smaller than the prior a figure may become.
-        """
-        self._token_unit_s = token_s
-        self._base_unit_s = base_s if base_s > LEAST_BASE_S else LEAST_BASE_S
-        self._most = most
+    def __init__(self) -> None:
         self._window: list[Stretch] = []
         self._next = 0
-        self.token_s = token_s
-        self.base_s = base_s
-        self.interference_s = PRIOR_INTERFERENCE_S
-        self.error_ratio = _TOKEN_DOUBT
+        self.token_s = 0.0
+        self.base_s = 0.0
+        self.interference_s = 0.0
+        self.error_ratio = _DOUBT
         """Standard error of `token_s`, relative to it."""
         self.count = 0
         """Stretches seen, ever."""
         self.counted = 0.0
-        """Sum of what those in the window count."""
+        """Sum of what those in the window count, by age too."""
         self.fresh = False
         """There is something for `fit` to do."""
+        self.heard_count = 0
+        """`count` when the learner last looked."""
+        self.heard = 0.0
+        """How many stretches the mean replica of its group had shown by then."""
 
     def observe(self, stretch: Stretch) -> None:
         """Take note of a closed stretch. It may be corrected later, by whoever sets `fresh` then."""
@@ -117,40 +136,76 @@ class SpeedEstimate:
 
     @property
     def confidence(self) -> float:
-        """0 (the prior) to 1 (no doubt); one half at a standard error of a tenth."""
-        return confidence(self.error_ratio) if self.count else 0.0
+        """0 (nothing was seen) to 1 (no doubt); one half at a standard error of a tenth."""
+        return confidence(self.error_ratio) if self.counted > 0.0 else 0.0
 
-    def fit(self) -> None:
+    def _in_order(self) -> list[Stretch]:
+        """Newest first."""
+        window = self._window
+        at = self._next
+        return (window[at:] + window[:at])[::-1]
+
+    def fit(self, common: Common | None) -> None:
         """Derive the figures from the window."""
         self.fresh = False
-        base_unit_s, token_unit_s, interference_unit_s = (
-            self._base_unit_s,
-            self._token_unit_s,
-            PRIOR_INTERFERENCE_S,
+        stretches: list[Stretch] = []
+        weights: list[float] = []
+        pace: list[tuple[float, float]] = []
+        least_s = 1e9
+        age = 1.0
+        self.counted = 0.0
+        for stretch in self._in_order():
+            if stretch.tokens > 0.0 and stretch.end_s > stretch.start_s:
+                weight = stretch.weight * age
+                stretches.append(stretch)
+                weights.append(weight)
+                self.counted += weight
+                elapsed_s = stretch.end_s - stretch.start_s
+                pace.append((elapsed_s / stretch.tokens, weight))
+                if stretch.from_idle and elapsed_s < least_s:
+                    least_s = elapsed_s
+            age *= NEWER
+        if not stretches:
+            return
+        if common is not None:
+            pace.append((common.token_s, COMMON_STRETCHES))
+        unit_s = weighted_median(pace)
+        prior_s = unit_s if common is None else common.token_s
+        prior_base_s = 0.0 if common is None else common.base_s
+        base_unit_s = least_s if common is None else common.base_s
+        if base_unit_s < LEAST_BASE_S or base_unit_s >= 1e9:
+            base_unit_s = LEAST_BASE_S
+        interference_unit_s = INTERFERENCE_TOKENS * unit_s
+        prior_interference_s = interference_unit_s if common is None else common.interference_s
+        token, base, interference = (
+            1.0,
+            prior_base_s / base_unit_s,
+            prior_interference_s / interference_unit_s,
         )
-        most = self._most
-        least = 1.0 / most
-        base = self.base_s / base_unit_s
-        token = self.token_s / token_unit_s
-        interference = self.interference_s / interference_unit_s
-        base_prior = 1.0 / (_BASE_DOUBT * _BASE_DOUBT)
-        token_prior = 1.0 / (_TOKEN_DOUBT * _TOKEN_DOUBT)
-        interference_prior = 1.0 / (_INTERFERENCE_DOUBT * _INTERFERENCE_DOUBT)
-        error = _TOKEN_DOUBT
+        # In these units; each prior is as doubtful as it or the unit is large.
+        token_0 = prior_s / unit_s
+        base_0, interference_0 = base, interference
+        doubt = _DOUBT * (token_0 if token_0 > 1.0 else 1.0)
+        token_prior = 1.0 / (doubt * doubt)
+        base_prior = 1.0 / (_DOUBT * _DOUBT)
+        doubt = _DOUBT * (interference_0 if interference_0 > 1.0 else 1.0)
+        interference_prior = 1.0 / (doubt * doubt)
+        error = _DOUBT
         for _ in range(ROUNDS):
             misses = counted = 0.0
-            bb, bt, bi, by = base_prior, 0.0, 0.0, base_prior
-            tt, ti, ty = token_prior, 0.0, token_prior
-            ii, iy = interference_prior, interference_prior
-            for stretch in self._window:
+            bb, bt, bi, by = base_prior, 0.0, 0.0, base_prior * base_0
+            tt, ti, ty = token_prior, 0.0, token_prior * token_0
+            ii, iy = interference_prior, interference_prior * interference_0
+            for index in range(len(stretches)):
+                stretch = stretches[index]
                 xb = base_unit_s if stretch.from_idle else 0.0
-                xt = stretch.tokens * token_unit_s
+                xt = stretch.tokens * unit_s
                 xi = stretch.running * interference_unit_s
                 y = stretch.end_s - stretch.start_s
                 expected = base * xb + token * xt + interference * xi
                 noise = NOISE_S + RELATIVE_NOISE * expected
                 off = (y - expected) / (noise * OUTLIER)
-                weight = stretch.weight / (1.0 + off * off)
+                weight = weights[index] / (1.0 + off * off)
                 counted += weight
                 misses += weight * off * off
                 weight /= noise * noise
@@ -174,15 +229,27 @@ class SpeedEstimate:
             z_i = (iy - l_ib * z_b) / l_ii
             z_t = (ty - l_tb * z_b - l_ti * z_i) / l_tt
             token = z_t / l_tt
-            token = least if token < least else most if token > most else token
+            token = LEAST_RATIO if token < LEAST_RATIO else token
             interference = (z_i - l_ti * token) / l_ii
-            interference = 0.0 if interference < 0.0 else most if interference > most else interference
+            interference = 0.0 if interference < 0.0 else interference
             base = (z_b - l_ib * interference - l_tb * token) / l_bb
-            base = 0.0 if base < 0.0 else most if base > most else base
+            base = 0.0 if base < 0.0 else base
             missed = (CALM_STRETCHES + misses * OUTLIER * OUTLIER) / (CALM_STRETCHES + counted)
             error = sqrt(missed) / (l_tt * token)
-        self.counted = sum([stretch.weight for stretch in self._window])
         self.base_s = base * base_unit_s
-        self.token_s = token * token_unit_s
+        self.token_s = token * unit_s
         self.interference_s = interference * interference_unit_s
-        self.error_ratio = error if error < _TOKEN_DOUBT else _TOKEN_DOUBT
+        self.error_ratio = error if error < _DOUBT else _DOUBT
+
+
+def weighted_median(pairs: list[tuple[float, float]]) -> float:
+    """The value at which half of the weight is reached. `pairs` of value and weight, at least one; sorted in place."""
+    pairs.sort()
+    half = 0.0
+    for _, weight in pairs:
+        half += 0.5 * weight
+    for value, weight in pairs:
+        half -= weight
+        if half <= 0.0:
+            return value
+    return pairs[-1][0]
