@@ -1,12 +1,14 @@
 """What of its cache a replica has probably kept, from what this router sent there.
 
 Decides how much of what was last used at some time is still there, and how old the next thing to go is; knows no
-prefixes. The engine keeps what it uses and what it used last: counted by the second in which an answer ended, the
-newest tokens that fill its cache are resident. The oldest second that is still there, or a part of it, is the edge;
-what was last used before is evicted, of the edge itself the ends of prompts first, so that a part of each is left.
+prefixes. The engine keeps what it uses and what it used last: counted by the moment at which an answer ended, the
+newest tokens that fill its cache are resident. Moments are short at first and twice as long whenever there are too many
+of them, so that a cache which turns over within seconds is followed as closely as one that keeps an hour. The oldest
+moment that is still there, or a part of it, is the edge; what was last used before is evicted, of the edge itself the
+ends of prompts first, so that a part of each is left.
 
 Each token counts once: while a request is under way (`begin`), or at its last end (`end`). Records know when a prompt
-was sent; when that was over is remembered here, second by second. Other routers tell what they add
+was sent; when that was over is remembered here, moment by moment. Other routers tell what they add
 (`Fleet.note_foreign`), not what they use again.
 
 How much fits is taken from the engine's word at first; answers teach it (`CacheFit`).
@@ -20,22 +22,23 @@ from typing import Final
 
 from router.core.cache_fit import CacheFit
 
-BUCKET_S: Final = 1.0
+MOMENTS_PER_S: Final = 16.0
+"""Of the finest: no engine's step is much shorter."""
 MAX_BUCKETS: Final = 1024
-"""About that many seconds of traffic; what is older goes as if evicted."""
+"""Moments that are kept apart."""
 
 MOST_ENDED: Final = 256
-"""Seconds whose ends are remembered though what was used then is evicted."""
+"""Moments whose ends are remembered though what was used then is evicted."""
 
-STALE_BUCKETS: Final = 3
-"""How much later than noted something may have been used: registries note a use at most every 2 s."""
+STALE_S: Final = 0.5
+"""How much later than noted something may have been used: registries note a use at most every quarter of a second."""
 
 INNER_RATIO: Final = 0.8
 """So much of what fits is surely there; of the rest, answers show whether more would fit."""
 
 
 class Residency:
-    """Tokens by second of last use, oldest first. All costs are O(1) amortised."""
+    """Tokens by moment of last use, oldest first. All costs are O(1) amortised."""
 
     __slots__ = (
         "_buckets",
@@ -44,6 +47,7 @@ class Residency:
         "_ended",
         "_inner",
         "_newest",
+        "_per_s",
         "_under_way",
         "cache_tokens",
         "fit",
@@ -65,6 +69,8 @@ class Residency:
         """In use."""
         self.inner_tokens = 0
         """Those of `tokens` that are surely there."""
+        self._per_s = MOMENTS_PER_S
+        """Moments in a second: a bucket's number is the time times this."""
         self._buckets: dict[int, int] = {}
         self._inner: deque[int] = deque()
         """The newest buckets: `INNER_RATIO` of what fits."""
@@ -74,9 +80,9 @@ class Residency:
         self._cut = 0
         """Tokens that went of it."""
         self._under_way: dict[int, int] = {}
-        """Requests under way, by the second in which they were sent."""
+        """Requests under way, by the moment at which they were sent."""
         self._ended: dict[int, int] = {}
-        """When the last of a second's requests ended."""
+        """When the last of a moment's requests ended."""
 
     def resize(self, cache_tokens: int | None) -> None:
         """Take over the size of the cache; None: not known."""
@@ -109,8 +115,8 @@ class Residency:
         """
         if self.cache_tokens == inf:
             return 0, 0
-        second = int(now_s / BUCKET_S)
-        if self._buckets and second < self._newest - STALE_BUCKETS:
+        second = int(now_s * self._per_s)
+        if self._buckets and second < self._newest - self._stale:
             self.clear()  # a clock set back: nothing could be told apart until it has caught up
         own_tokens = tokens if tokens <= self.cache_tokens else 0  # what does not fit will be refused
         reused_tokens = 0
@@ -119,7 +125,7 @@ class Residency:
             count = len(depths_tokens)
             for index in range(count):
                 part = depths_tokens[index] - (depths_tokens[index + 1] if index + 1 < count else 0)
-                bucket = int(times_s[index] / BUCKET_S)
+                bucket = int(times_s[index] * self._per_s)
                 if bucket in self._under_way:
                     own_tokens -= part
                 else:
@@ -136,7 +142,7 @@ class Residency:
         """The request of a `begin` is over. `computed`: as far as is known, its prompt was."""
         if self.cache_tokens == inf:
             return
-        second = int(begun_s / BUCKET_S)
+        second = int(begun_s * self._per_s)
         left = self._under_way.get(second, 0) - 1
         if left < 0:
             return  # begun before the size was known
@@ -153,7 +159,7 @@ class Residency:
                 self.touch(reused_tokens, now_s)
             return
         ended = self._ended
-        ended[second] = int(now_s / BUCKET_S)
+        ended[second] = int(now_s * self._per_s)
         if len(ended) > MOST_ENDED:
             oldest = next(iter(ended))
             if ended[oldest] < self._edge or len(ended) > MAX_BUCKETS:
@@ -165,11 +171,13 @@ class Residency:
         if self.cache_tokens == inf:
             return
         buckets = self._buckets
-        bucket = int(now_s / BUCKET_S)
+        bucket = int(now_s * self._per_s)
         if not buckets or bucket > self._newest:
             self._newest = bucket
             buckets[bucket] = 0
             self._inner.append(bucket)
+            if len(buckets) > MAX_BUCKETS:
+                self._coarsen()
         # A clock set back: the newest second takes it.
         buckets[self._newest] += tokens
         self.tokens += tokens
@@ -179,12 +187,12 @@ class Residency:
     def reuse(self, tokens: int, used_s: float) -> None:
         """So many of the tokens last used at `used_s` are in use again, counted by who uses them."""
         if self._buckets:
-            self._take(tokens, int(used_s / BUCKET_S))
+            self._take(tokens, int(used_s * self._per_s))
 
     def _take(self, tokens: int, second: int) -> None:
         bucket = self._ended.get(second, second)
         # What is noted as used then may have been used a little later.
-        last = bucket + STALE_BUCKETS
+        last = bucket + self._stale
         if last > self._newest:
             last = self._newest
         buckets = self._buckets
@@ -227,6 +235,30 @@ class Residency:
                 inner.popleft()
             del buckets[oldest]
 
+    @property
+    def _stale(self) -> int:
+        return int(STALE_S * self._per_s) + 1
+
+    def _coarsen(self) -> None:
+        """Make moments twice as long, so that there are half as many."""
+        self._per_s *= 0.5
+        before, self._buckets = self._buckets, {}
+        buckets = self._buckets
+        for bucket, tokens in before.items():
+            buckets[bucket >> 1] = buckets.get(bucket >> 1, 0) + tokens
+        self._inner = deque(dict.fromkeys([bucket >> 1 for bucket in self._inner]))
+        self.inner_tokens = sum([buckets[bucket] for bucket in self._inner])
+        self._newest >>= 1
+        self._edge >>= 1
+        under_way: dict[int, int] = {}
+        for bucket, count in self._under_way.items():
+            under_way[bucket >> 1] = under_way.get(bucket >> 1, 0) + count
+        self._under_way = under_way
+        ended: dict[int, int] = {}
+        for bucket, end in self._ended.items():
+            ended[bucket >> 1] = max(ended.get(bucket >> 1, 0), end >> 1)
+        self._ended = ended
+
     def _evict(self) -> None:
         size_tokens = int(self.cache_tokens * self.fit.ratio)
         limit = size_tokens - self.pinned_tokens
@@ -235,28 +267,28 @@ class Residency:
         buckets = self._buckets
         inner = self._inner
         inner_limit = limit * INNER_RATIO
-        while len(inner) > 1 and (self.inner_tokens > inner_limit or len(inner) > MAX_BUCKETS):
+        while len(inner) > 1 and self.inner_tokens > inner_limit:
             self.inner_tokens -= buckets[inner.popleft()]
-        while len(buckets) > len(inner) and (self.tokens > limit or len(buckets) > MAX_BUCKETS):
+        while len(buckets) > len(inner) and self.tokens > limit:
             oldest = next(iter(buckets))
             there = buckets[oldest]
             if oldest > self._edge:
                 self._edge = oldest
                 self._cut = 0
             over = self.tokens - limit
-            if there > over > 0 and len(buckets) <= MAX_BUCKETS:
+            if there > over > 0:
                 buckets[oldest] = there - over
                 self.tokens = limit
                 self._cut += over
-                self.horizon_s = oldest * BUCKET_S
+                self.horizon_s = oldest / self._per_s
                 return
             del buckets[oldest]
             self.tokens -= there
-            self.horizon_s = (oldest + 1) * BUCKET_S
+            self.horizon_s = (oldest + 1) / self._per_s
 
     def kept_ratio(self, used_s: float) -> float:
         """Share of what was last used then that is still there."""
-        bucket = int(used_s / BUCKET_S)
+        bucket = int(used_s * self._per_s)
         edge = self._edge
         if bucket > edge or bucket in self._under_way:
             return 1.0
@@ -272,7 +304,7 @@ class Residency:
         """Whether what was last used then lies beyond what is surely there."""
         if not self._inner:
             return False
-        bucket = int(used_s / BUCKET_S)
+        bucket = int(used_s * self._per_s)
         first = self._inner[0]
         if bucket >= first or bucket in self._under_way:
             return False

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Final
 
-OCTAVES: Final = 14
-"""Ages up to 1, 2, 4, … 8192 s; the last is open."""
+OCTAVES: Final = 18
+OCTAVES_PER_S: Final = 16
+"""Ages up to 1/16, 1/8, … 8192 s; the last is open."""
 _LEAST_WEIGHT: Final = 1 / 16
 """Of a new answer, once there were as many."""
-YOUNG_S: Final = 2.5
+YOUNG_S: Final = 0.5
 """What was used more recently is counted on and teaches nothing: it may still wait to be computed, and records tell
-times to two seconds."""
+times to a quarter of a second."""
 LIFETIME_RATIO: Final = 0.5
 """A prefix lives as long as more than this share of it is found."""
 LEAST_LESSONS: Final = 8
@@ -72,7 +73,7 @@ class Survival:
         shares, counts = self._shares, self._counts
         for octave in range(OCTAVES):
             if counts[octave] and shares[octave] < LIFETIME_RATIO:
-                return float(1 << octave) / 2
+                return float(1 << octave) / (2 * OCTAVES_PER_S)
         return None
 
     def gone_s(self) -> float | None:
@@ -88,18 +89,16 @@ class Survival:
                     break
                 lessons += counts[octave]
                 youngest = octave
-        return float(1 << youngest) / 2 if lessons >= LEAST_LESSONS else None
+        return float(1 << youngest) / (2 * OCTAVES_PER_S) if lessons >= LEAST_LESSONS else None
 
     def found_age_s(self) -> float:
         """The age up to which prefixes were found, to an octave; 0 if none was."""
         for octave in range(OCTAVES - 1, -1, -1):
             if self._counts[octave] and self._shares[octave] >= LIFETIME_RATIO:
-                return float(1 << octave)
+                return float(1 << octave) / OCTAVES_PER_S
         return 0.0
 
 
 def _octave(age_s: float) -> int:
-    if age_s <= 1.0:
-        return 0
-    octave = int(age_s).bit_length()
+    octave = int(age_s * OCTAVES_PER_S).bit_length()
     return octave if octave < OCTAVES else OCTAVES - 1

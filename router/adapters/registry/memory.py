@@ -25,7 +25,7 @@ from router.core.types import FingerprintHash, Holder, Incarnation, Record, Reco
 from router.wire.registry_record import MAX_HOLDERS
 
 REFRESH_PARTS: Final = 64
-MAX_REFRESH_S: Final = 2.0
+MAX_REFRESH_S: Final = 0.25
 """A holder noted within this time, or this part of the idle time, is not noted again: a hot system prompt costs reads
 only. `core.residency` allows for it where a record's time is held against what a replica has evicted since."""
 
