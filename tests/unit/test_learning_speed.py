@@ -6,15 +6,8 @@ import random
 
 import pytest
 
-from router.core.learning.speed import PRIOR_INTERFERENCE_S, WINDOW, SpeedEstimate
+from router.core.learning.speed import WINDOW, Common, SpeedEstimate, weighted_median
 from router.core.learning.stretch import Stretch
-
-PRIOR_TOKEN_S = 1 / 8000
-PRIOR_BASE_S = 0.03
-
-
-def estimate(most: float = 16.0) -> SpeedEstimate:
-    return SpeedEstimate(PRIOR_TOKEN_S, PRIOR_BASE_S, most)
 
 
 def stretch(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Stretch:
@@ -35,8 +28,10 @@ def show(
     stalls: float = 0.0,
     seed: int = 1,
     every: int = 1,
+    times: float = 1.0,
+    common: Common | None = None,
 ) -> None:
-    """Stretches of a replica with these figures; a share of them takes ten times as long."""
+    """Stretches of a replica with these figures; a share of them takes ten times as long, and all so many `times`."""
     rng = random.Random(seed)
     for number in range(count):
         tokens = min(rng.lognormvariate(7.5, 1.0), 30_000.0)
@@ -45,34 +40,35 @@ def show(
         elapsed_s *= 1 + rng.uniform(-noise, noise)
         if rng.uniform(0, 1) < stalls:
             elapsed_s *= 10
-        speed.observe(stretch(elapsed_s, tokens, running))
+        speed.observe(stretch(elapsed_s * times, tokens, running))
         if number % every == 0:
-            speed.fit()
-    speed.fit()
+            speed.fit(common)
+    speed.fit(common)
 
 
-def test_nothing_seen_is_the_prior_without_confidence() -> None:
-    speed = estimate()
-    assert (speed.token_s, speed.base_s) == (PRIOR_TOKEN_S, PRIOR_BASE_S)
-    assert speed.interference_s == PRIOR_INTERFERENCE_S
-    assert speed.confidence == 0.0
+def test_nothing_seen_is_nothing_believed() -> None:
+    speed = SpeedEstimate()
+    speed.fit(None)
+    assert (speed.count, speed.counted, speed.confidence) == (0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("rate", [2000.0, 8000.0, 32_000.0])
-def test_a_dozen_stretches_tell_the_speed_whatever_the_prior(rate: float) -> None:
-    speed = estimate()
-    show(speed, 12, rate=rate)
+@pytest.mark.parametrize("rate", [50.0, 2000.0, 8000.0, 32_000.0, 100_000.0])
+def test_a_dozen_stretches_tell_the_speed_whatever_it_is(rate: float) -> None:
+    base_s, interference_s = 160 / rate, 8 / rate
+    speed = SpeedEstimate()
+    show(speed, 12, rate=rate, base_s=base_s, interference_s=interference_s)
     assert 1 / speed.token_s == pytest.approx(rate, rel=0.1)
-    assert speed.confidence > 0.5
-    show(speed, 60, rate=rate, seed=2)
+    # Ten milliseconds of the machine's own noise are more of a fast engine's stretch.
+    assert speed.confidence > (0.5 if rate < 20_000.0 else 0.1)
+    show(speed, 60, rate=rate, base_s=base_s, interference_s=interference_s, seed=2)
     assert 1 / speed.token_s == pytest.approx(rate, rel=0.05)
-    assert speed.base_s == pytest.approx(0.02, abs=0.01)
-    assert speed.interference_s == pytest.approx(0.001, abs=0.0005)
-    assert speed.confidence > 0.7
+    assert speed.base_s == pytest.approx(base_s, rel=0.5)
+    assert speed.interference_s == pytest.approx(interference_s, rel=0.5)
+    assert speed.confidence > (0.7 if rate < 20_000.0 else 0.3)
 
 
 def test_confidence_grows_with_what_was_seen() -> None:
-    speed = estimate()
+    speed = SpeedEstimate()
     seen = []
     for number in range(1, 5):
         show(speed, 4, rate=8000.0, seed=number)
@@ -83,57 +79,115 @@ def test_confidence_grows_with_what_was_seen() -> None:
 
 @pytest.mark.parametrize("stalls", [0.1, 0.25])
 def test_an_engine_that_stalls_tenfold_now_and_then_is_as_fast_as_without(stalls: float) -> None:
-    speed = estimate()
+    speed = SpeedEstimate()
     show(speed, 200, rate=8000.0, stalls=stalls)
     assert 1 / speed.token_s == pytest.approx(8000.0, rel=0.1)
 
 
 def test_a_replica_that_has_changed_for_good_is_followed_within_a_window() -> None:
-    speed = estimate()
+    speed = SpeedEstimate()
     show(speed, 60, rate=8000.0)
     show(speed, WINDOW, rate=2500.0, seed=2, every=4)
     assert 1 / speed.token_s == pytest.approx(2500.0, rel=0.1)
 
 
 def test_after_a_restart_the_estimate_stays_and_gives_way_sooner() -> None:
-    speed = estimate()
+    speed = SpeedEstimate()
     show(speed, 60, rate=8000.0)
     before = speed.confidence
     speed.restarted()
-    speed.fit()
+    speed.fit(None)
     assert 1 / speed.token_s == pytest.approx(8000.0, rel=0.05)
     assert speed.confidence < before
     show(speed, WINDOW // 3, rate=4000.0, seed=2)
     assert 1 / speed.token_s == pytest.approx(4000.0, rel=0.15)
 
 
-def test_prompts_of_one_length_leave_base_to_the_prior_and_still_predict() -> None:
-    speed = estimate()
+def test_prompts_of_one_length_leave_base_to_the_fellows_and_still_predict() -> None:
+    alone, with_fellows = SpeedEstimate(), SpeedEstimate()
+    common = Common(token_s=1 / 5000, base_s=0.05, interference_s=0.001)
     for _ in range(20):
-        speed.observe(stretch(0.25, 1000.0))
-        speed.fit()
+        for speed, known in ((alone, None), (with_fellows, common)):
+            speed.observe(stretch(0.25, 1000.0))
+            speed.fit(known)
+            assert speed.base_s + 1000 * speed.token_s == pytest.approx(0.25, rel=0.05)
+    assert with_fellows.base_s == pytest.approx(0.05, rel=0.1)
+    assert with_fellows.token_s == pytest.approx(1 / 5000, rel=0.1)
+
+
+def test_a_single_stretch_is_believed_at_its_own_pace_where_there_are_no_fellows() -> None:
+    speed = SpeedEstimate()
+    speed.observe(stretch(0.25, 1000.0))
+    speed.fit(None)
     assert speed.base_s + 1000 * speed.token_s == pytest.approx(0.25, rel=0.05)
 
 
-def test_no_figure_leaves_its_bounds() -> None:
-    speed = estimate(most=4.0)
-    for elapsed_s in (1e-6, 500.0):
-        for _ in range(WINDOW):
-            speed.observe(stretch(elapsed_s, 1000.0, running=3))
-            speed.fit()
-            assert PRIOR_TOKEN_S / 4 * 0.999 <= speed.token_s <= PRIOR_TOKEN_S * 4.001
-            assert 0 <= speed.base_s <= 4.001 * PRIOR_BASE_S
-            assert 0 <= speed.interference_s <= 4.001 * PRIOR_INTERFERENCE_S
+@pytest.mark.parametrize("elapsed_s", [1e-6, 500.0])
+def test_every_figure_is_a_time_whatever_comes(elapsed_s: float) -> None:
+    speed = SpeedEstimate()
+    for number in range(3 * WINDOW):
+        speed.observe(stretch(elapsed_s if number % 3 else 0.25, 1000.0, running=number % 5))
+        speed.fit(None)
+        assert speed.token_s > 0.0
+        assert min(speed.base_s, speed.interference_s) >= 0.0
+        assert 0.0 <= speed.confidence <= 1.0
+
+
+@pytest.mark.parametrize("times", [10.0, 0.1])
+@pytest.mark.parametrize("fellows", [False, True])
+def test_an_engine_ten_times_slower_or_faster_is_believed_after_fifty_stretches(
+    times: float, fellows: bool
+) -> None:
+    common = Common(1 / 8000, 0.02, 0.001) if fellows else None
+    speed = SpeedEstimate()
+    show(speed, 60, rate=8000.0, common=common)
+    show(speed, 50, rate=8000.0, seed=2, times=times, common=common)
+    assert 1 / speed.token_s == pytest.approx(8000.0 / times, rel=0.1)
+
+
+@pytest.mark.parametrize("fellows", [False, True])
+def test_an_engine_at_half_its_speed_is_believed_within_a_window(fellows: bool) -> None:
+    common = Common(1 / 8000, 0.02, 0.001) if fellows else None
+    speed = SpeedEstimate()
+    show(speed, 60, rate=8000.0, common=common)
+    show(speed, 32, rate=8000.0, seed=2, times=2.0, common=common)
+    assert 1 / speed.token_s == pytest.approx(4000.0, rel=0.1)
+
+
+@pytest.mark.parametrize("times", [1000.0, 0.001])
+def test_fellows_a_thousand_times_off_do_not_hide_what_is_seen(times: float) -> None:
+    speed = SpeedEstimate()
+    show(speed, WINDOW, rate=8000.0, common=Common(times / 8000, 0.02 * times, 0.001 * times))
+    assert 1 / speed.token_s == pytest.approx(8000.0, rel=0.1)
+
+
+@pytest.mark.parametrize("times", [1 / 8, 12.5])
+@pytest.mark.parametrize("count", [6, 12, 32, 100])
+def test_an_engine_so_many_times_slower_is_estimated_so_many_times_slower(times: float, count: int) -> None:
+    usual, scaled = SpeedEstimate(), SpeedEstimate()
+    show(usual, count, rate=8000.0)
+    show(scaled, count, rate=8000.0, times=times)
+    assert scaled.token_s == pytest.approx(usual.token_s * times, rel=0.05)
+    assert scaled.base_s + 30 * scaled.interference_s == pytest.approx(
+        (usual.base_s + 30 * usual.interference_s) * times, rel=0.25
+    )
+
+
+def test_the_median_is_where_half_of_the_weight_is_reached() -> None:
+    assert weighted_median([(5.0, 1.0)]) == 5.0
+    assert weighted_median([(9.0, 1.0), (1.0, 1.0), (4.0, 1.0)]) == 4.0
+    assert weighted_median([(1.0, 0.1), (2.0, 0.1), (3.0, 1.0)]) == 3.0
+    assert weighted_median([(1.0, 3.0), (2.0, 1.0), (3.0, 1.0)]) == 1.0
 
 
 def test_a_correction_moves_what_was_learned_already() -> None:
-    speed = estimate()
+    speed = SpeedEstimate()
     wrong = [stretch(1.0, 4000.0) for _ in range(8)]
     for one in wrong:
         speed.observe(one)
-    speed.fit()
+    speed.fit(None)
     assert 1 / speed.token_s == pytest.approx(4000.0, rel=0.1)
     for one in wrong:
         one.tokens += 4000.0
-    speed.fit()
+    speed.fit(None)
     assert 1 / speed.token_s == pytest.approx(8000.0, rel=0.1)

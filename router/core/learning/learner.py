@@ -22,9 +22,9 @@ from router.core.learning.speed import Common, weighted_median
 from router.core.replica import Decision, Replica
 from router.core.types import RequestShape
 
-LEAST_STRETCHES: Final = 2.9
-"""Three whole ones, or more that count less, from whichever replicas: until then nothing is believed. A single one may
-be a stall."""
+LEAST_STRETCHES: Final = 2.8
+"""Three whole ones, of which older ones count a little less, or more that count less, from whichever replicas: until
+then nothing is believed. A single one may be a stall."""
 
 SILENT_STRETCHES: Final = 32.0
 """After so many of its fellows' without one of its own a replica is taken to be like them again, and so tried: what it
@@ -153,7 +153,7 @@ class Learner:
 
 
 def _common(group: list[Replica]) -> Common | None:
-    """What the replicas of a group show together, each as far as it has shown anything; None while that is too little."""
+    """What the replicas of a group show together, each as far as it has shown anything; None while that is little."""
     known = [replica.speed for replica in group if replica.speed.counted > 0.0]
     if sum([speed.counted for speed in known]) < LEAST_STRETCHES:
         return None
@@ -169,39 +169,43 @@ def _weigh(group: list[Replica]) -> None:
     common = _common(group)
     if common is None:
         return
-    total = 0.0
+    heard = 0
     for replica in group:
-        total += replica.speed.count
-    total /= len(group)
+        heard += replica.speed.count - replica.speed.heard_count
+    each = heard / len(group)
     for replica in group:
         speed = replica.speed
         if speed.counted <= 0.0:
+            speed.heard_count = speed.count
             replica.change_rates(common.token_s, common.base_s, common.interference_s, LEAST_CHANGE_RATIO)
             continue
         if speed.count > speed.heard_count:
             speed.heard_count = speed.count
-            speed.heard = total
-        silent = (total - speed.heard) / SILENT_STRETCHES
-        error = 2.0 * speed.error_ratio + silent * silent
-        chance = error * error
+            speed.silent = 0.0
+        else:
+            speed.silent += each
+        silent = speed.silent / SILENT_STRETCHES
+        left = 1.0 - silent * silent * silent * silent if silent < 1.0 else 0.0
+        error = 2.0 * speed.error_ratio
+        chance = CHANCE_RATIO * CHANCE_RATIO + error * error
+        base_chance = BASE_CHANCE_RATIO * BASE_CHANCE_RATIO + error * error
         replica.change_rates(
-            _between(common.token_s, speed.token_s, CHANCE_RATIO * CHANCE_RATIO + chance),
-            _between(common.base_s, speed.base_s, BASE_CHANCE_RATIO * BASE_CHANCE_RATIO + chance),
-            _between(
-                common.interference_s, speed.interference_s, BASE_CHANCE_RATIO * BASE_CHANCE_RATIO + chance
-            ),
+            _between(common.token_s, speed.token_s, chance, left),
+            _between(common.base_s, speed.base_s, base_chance, left),
+            _between(common.interference_s, speed.interference_s, base_chance, left),
             LEAST_CHANGE_RATIO,
         )
 
 
-def _between(common: float, own: float, chance: float) -> float:
+def _between(common: float, own: float, chance: float, left: float) -> float:
     """The common figure, moved to the own one as far as their difference (of logarithms) is more than chance.
 
     Args:
         chance: Square of the difference that moves half way.
+        left: Share of that difference that is still believed.
     """
     if common <= 0.0 or own <= 0.0:
         return common
     difference = log(own / common)
     squared = difference * difference
-    return common * exp(difference * squared / (squared + chance))
+    return common * exp(difference * left * squared / (squared + chance))

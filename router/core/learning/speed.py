@@ -28,7 +28,7 @@ NEWER: Final = 0.944
 """What each stretch counts of the next newer one: half as much twelve stretches later."""
 
 RELATIVE_NOISE: Final = 0.2
-NOISE_S: Final = 0.01
+NOISE_S: Final = 0.005
 """How far an honest stretch may lie from what the formula says: what a step's grain and neighbours do to it; and
 event loops and the network, which are no faster with a faster engine."""
 
@@ -92,9 +92,9 @@ class SpeedEstimate:
         "counted",
         "error_ratio",
         "fresh",
-        "heard",
         "heard_count",
         "interference_s",
+        "silent",
         "token_s",
     )
 
@@ -114,8 +114,8 @@ class SpeedEstimate:
         """There is something for `fit` to do."""
         self.heard_count = 0
         """`count` when the learner last looked."""
-        self.heard = 0.0
-        """How many stretches the mean replica of its group had shown by then."""
+        self.silent = 0.0
+        """How many stretches the mean replica of its group has shown since it last showed one."""
 
     def observe(self, stretch: Stretch) -> None:
         """Take note of a closed stretch. It may be corrected later, by whoever sets `fresh` then."""
