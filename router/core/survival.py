@@ -3,7 +3,8 @@
 Decides what share of a record's promise is to be counted on, by its age; knows no sizes and no prefixes. Hits and
 misses are kept by age since last use, in octaves, each as a running share that follows recent answers. Prefixes that
 were given up for evicted and are found all the same count too: both sides are seen. An age of which nothing is known is
-like the next younger one; where no engine reports anything, everything is counted on.
+like the next younger one; where no engine reports anything, everything is counted on. What was believed before weighs
+like many lessons, so that no single answer, and not ten of one client, decide for all.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Final
 OCTAVES: Final = 18
 OCTAVES_PER_S: Final = 16
 """Ages up to 1/16, 1/8, … 8192 s; the last is open."""
-_LEAST_WEIGHT: Final = 1 / 16
-"""Of a new answer, once there were as many."""
+PRIOR_LESSONS: Final = 16
+"""What was believed of an age before its first lesson counts like so many."""
+LEAST_WEIGHT: Final = 1 / 32
+"""Of a new answer, once there were as many with those."""
 YOUNG_S: Final = 0.5
 """What was used more recently is counted on and teaches nothing: it may still wait to be computed, and records tell
 times to a quarter of a second."""
@@ -27,7 +30,7 @@ LEAST_LESSONS: Final = 8
 class Survival:
     """Shares found, by octave of age. A reading is a few operations; memory is fixed."""
 
-    __slots__ = ("_counts", "_shares", "certain", "missed")
+    __slots__ = ("_counts", "_found", "_shares", "certain", "missed")
 
     def __init__(self) -> None:
         self.certain = True
@@ -36,6 +39,8 @@ class Survival:
         """Prefixes of which most was missed."""
         self._shares = [1.0] * OCTAVES
         self._counts = [0] * OCTAVES
+        self._found = [0] * OCTAVES
+        """Lessons in which most was found."""
 
     def clear(self) -> None:
         """Another engine."""
@@ -43,20 +48,33 @@ class Survival:
         self.missed = 0
         for octave in range(OCTAVES):
             self._shares[octave] = 1.0
-            self._counts[octave] = 0
+            self._counts[octave] = self._found[octave] = 0
 
     def learn(self, age_s: float, share: float) -> None:
         """Of a prefix last used so long before it was asked for, this share was found (0 to 1)."""
         if age_s <= YOUNG_S:
             return
         octave = _octave(age_s)
+        if not self._counts[octave]:
+            self._shares[octave] = self.share(age_s)
         count = self._counts[octave] = self._counts[octave] + 1
-        weight = 1.0 / count if count * _LEAST_WEIGHT < 1.0 else _LEAST_WEIGHT
+        weight = 1.0 / (count + PRIOR_LESSONS)
+        if weight < LEAST_WEIGHT:
+            weight = LEAST_WEIGHT
         self._shares[octave] += (share - self._shares[octave]) * weight
         if share < 1.0:
             self.certain = False
-            if share < LIFETIME_RATIO:
-                self.missed += 1
+        if share < LIFETIME_RATIO:
+            self.missed += 1
+        else:
+            self._found[octave] += 1
+
+    def _lives(self, octave: int) -> bool:
+        """Whether most of what is so old is found, by its own lessons alone while they are few."""
+        count = self._counts[octave]
+        if count < PRIOR_LESSONS:
+            return 2 * self._found[octave] >= count
+        return self._shares[octave] >= LIFETIME_RATIO
 
     def share(self, age_s: float) -> float:
         """Expected share found of a prefix last used so long ago."""
@@ -81,11 +99,11 @@ class Survival:
 
         Unlike `lifetime_s` it is not misled by misses among the young, while older ones are found.
         """
-        shares, counts = self._shares, self._counts
+        counts = self._counts
         lessons = youngest = 0
         for octave in range(OCTAVES - 1, -1, -1):
             if counts[octave]:
-                if shares[octave] >= LIFETIME_RATIO:
+                if self._lives(octave):
                     break
                 lessons += counts[octave]
                 youngest = octave
@@ -94,7 +112,7 @@ class Survival:
     def found_age_s(self) -> float:
         """The age up to which prefixes were found, to an octave; 0 if none was."""
         for octave in range(OCTAVES - 1, -1, -1):
-            if self._counts[octave] and self._shares[octave] >= LIFETIME_RATIO:
+            if self._counts[octave] and self._lives(octave):
                 return float(1 << octave) / OCTAVES_PER_S
         return 0.0
 

@@ -38,10 +38,13 @@ def test_a_lifetime_is_learnt_from_hits_and_misses_by_age() -> None:
 
 def test_an_age_of_which_nothing_is_known_is_like_the_next_younger_one() -> None:
     survival = Survival()
-    for _ in range(50):
+    for _ in range(300):
         survival.learn(30.0, 0.25)
-    assert survival.share(1000.0) == pytest.approx(0.25)
+    assert survival.share(1000.0) == pytest.approx(0.25, abs=0.001)
     assert survival.share(1.0) == 1.0
+    survival.learn(1000.0, 1.0)
+    # What is believed of the younger counts like 16 lessons, this one like one.
+    assert survival.share(1000.0) == pytest.approx((16 * 0.25 + 1.0) / 17, abs=0.001)
 
 
 def test_a_change_is_followed_and_an_outlier_forgotten() -> None:
@@ -49,13 +52,49 @@ def test_a_change_is_followed_and_an_outlier_forgotten() -> None:
     for _ in range(100):
         survival.learn(20.0, 1.0)
     survival.learn(20.0, 0.0)
-    assert survival.share(20.0) > 0.9
-    for _ in range(100):
+    assert survival.share(20.0) > 0.96
+    for _ in range(160):
         survival.learn(20.0, 0.0)
     assert survival.share(20.0) < 0.01
-    for _ in range(100):
+    for _ in range(160):
         survival.learn(20.0, 1.0)
     assert survival.share(20.0) > 0.99
+
+
+def test_misses_count_beside_sixteen_lessons_of_what_was_believed() -> None:
+    survival = Survival()
+    for share in (16 / 17, 16 / 18, 16 / 19):
+        survival.learn(20.0, 0.0)
+        assert survival.share(20.0) == pytest.approx(share)
+
+
+def test_what_was_lost_is_believed_again_nearly_as_fast() -> None:
+    survival = Survival()
+    misses = hits = 0
+    while survival.share(20.0) >= 0.5:
+        survival.learn(20.0, 0.0)
+        misses += 1
+    for _ in range(200):
+        survival.learn(20.0, 0.0)
+    while survival.share(20.0) < 0.5:
+        survival.learn(20.0, 1.0)
+        hits += 1
+    assert misses == 17
+    assert hits == 22  # 32 ln 2
+
+
+def test_an_old_age_with_few_lessons_does_not_hide_that_nothing_lives_longer() -> None:
+    survival = Survival()
+    for _ in range(3):
+        survival.learn(200.0, 0.0)
+    for _ in range(40):
+        survival.learn(100.0, 0.0)
+        survival.learn(20.0, 1.0)
+    assert survival.gone_s() == 64.0
+    assert survival.found_age_s() == 32.0
+    survival.learn(1000.0, 1.0)
+    assert survival.gone_s() is None
+    assert survival.found_age_s() == 1024.0
 
 
 def test_a_restart_is_a_clean_slate() -> None:

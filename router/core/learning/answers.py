@@ -1,7 +1,7 @@
 """What answers of one model tell: how many prompt bytes make a token, and how many tokens an answer has.
 
 Both are means over the last few hundred answers. A ratio far from the mean (a prompt that is mostly images, or all
-digits) counts as one at the border of what is near. A prior holds until the first answer.
+digits) counts as one at the border of what is near, and the prior like some prompts, so that no single answer decides.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from router.core.learning.speed import confidence
 MEMORY: Final = 0.995
 """What an older answer counts, for each newer one: the last 200 make up two thirds."""
 
-FIRST_ANSWERS: Final = 3
-"""So many bytes per token are taken as they come."""
-
 PROMPT_TOKENS: Final = 1000.0
-MOST_PROMPTS: Final = 8.0
-"""Bytes per token counts by length, a prompt of so many tokens like one answer, but none like more than so many."""
+MOST_PROMPTS: Final = 2.0
+PRIOR_PROMPTS: Final = 4.0
+"""Bytes per token counts by length, a prompt of so many tokens as one, but none like more than two; the prior as
+four."""
 
 NEAR: Final = 2.0
 """A prompt's bytes per token count for at most so many times the mean, and at least one over that."""
@@ -33,10 +32,13 @@ class Mean:
 
     __slots__ = ("_squares", "_sum", "_weight", "answers", "value")
 
-    def __init__(self, prior: float) -> None:
-        self._weight = 0.0
-        self._sum = 0.0
-        self._squares = 0.0
+    def __init__(self, prior: float, weight: float = 0.0) -> None:
+        """Args:
+        weight: What the prior counts.
+        """
+        self._weight = weight
+        self._sum = prior * weight
+        self._squares = prior * prior * weight
         self.value = prior
         self.answers = 0
 
@@ -64,16 +66,14 @@ class ModelAnswers:
     __slots__ = ("answer_tokens", "bytes_per_token")
 
     def __init__(self, bytes_per_token: float, answer_tokens: float) -> None:
-        self.bytes_per_token = Mean(bytes_per_token)
+        self.bytes_per_token = Mean(bytes_per_token, PRIOR_PROMPTS)
         self.answer_tokens = Mean(answer_tokens)
 
     def answered(self, prompt_bytes: int, prompt_tokens: int, output_tokens: int) -> None:
         """Take note of what an engine reported; `prompt_bytes` is 0 where it is no text."""
         if prompt_bytes > 0:
             mean = self.bytes_per_token
-            ratio = prompt_bytes / prompt_tokens
-            if mean.answers >= FIRST_ANSWERS:
-                ratio = min(max(ratio, mean.value / NEAR), mean.value * NEAR)
+            ratio = min(max(prompt_bytes / prompt_tokens, mean.value / NEAR), mean.value * NEAR)
             mean.add(ratio, min(prompt_tokens / PROMPT_TOKENS, MOST_PROMPTS))
         if output_tokens > 0:
             self.answer_tokens.add(float(output_tokens))
