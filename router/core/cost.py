@@ -6,10 +6,10 @@
 
 Decides nothing: policies compare. Every term is a measured time or a count of requests, and every weight is a pure
 number, so that the rule is the same on engines of any speed. The mean context of a prompt's uncached part is half of
-cached plus whole prompt. `queued` is how many requests are held at the router for each replica; the return ratio is how
-likely what the prompt's blocks push out of the replica's cache is asked for again (`router.core.returns`); `crowding` is
-the prefill work that the replica was given lately. The request path computes the sum from what each replica keeps
-(`delay_s`, `wait_s`, `crowd_s`, `price`); `CostTerms` is the same sum taken apart for people.
+cached plus whole prompt. `queued` is how many requests are held at the router for each replica; the return ratio is
+how likely what the prompt's blocks push out of the replica's cache is asked for again (`router.core.returns`);
+`crowding` is the prefill work that the replica was given lately. The request path computes the sum from what each
+replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`); `CostTerms` is the same sum taken apart for people.
 """
 
 from __future__ import annotations

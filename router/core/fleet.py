@@ -327,7 +327,14 @@ class Fleet:
     def _crowd(self, replica: Replica, tokens: int, requests: float) -> None:
         """So many requests brought so many uncached tokens to a replica: all that was given before fades by them."""
         replica.crowd_tokens += tokens * self._crowd_unit
-        self._crowd_unit *= 1.0 + requests / (self._parameters.crowd_requests * len(self._replicas))
+        # A replica that has left may be told of when none is left.
+        replicas = len(self._replicas) or 1
+        self._crowd_unit *= 1.0 + requests / (self._parameters.crowd_requests * replicas)
+        if self._crowd_unit > MOST_UNIT:
+            for other in self._replicas.values():
+                other.crowd_tokens /= self._crowd_unit
+                other.refresh()
+            self._crowd_unit = 1.0
 
     def _note_work(self, work_tokens: float) -> None:
         self._work_count += 1
@@ -671,10 +678,7 @@ class Fleet:
         """Renew estimates, and end backoffs: all of them if the clock was set back, which would make them last."""
         elapsed_s = now_s - self._ticked_s
         if not 0 <= elapsed_s < TICK_S:
-            again = 1.0 / self._crowd_unit if self._crowd_unit > MOST_UNIT else 1.0
-            self._crowd_unit *= again
             for replica in self._replicas.values():
-                replica.crowd_tokens *= again
                 replica.eviction_ratio = self._eviction_ratio(replica, now_s)
                 replica.refresh()
             if self._learner is not None:

@@ -26,11 +26,9 @@ RESERVED: Final = 0
 STARTED: Final = 1
 SETTLED: Final = 2
 
-LATE_S: Final = 0.03
-"""What is left, at most, of a prefill that should have ended: of the machine, as late as a first byte may be heard."""
-
 WAY_S: Final = 0.005
-"""From the router to an engine and back, event loops included: of the machine."""
+"""From the router to an engine and back, event loops included: of the machine. Also what is left, at most, of a prefill
+that should have ended."""
 
 STREAMED_S: Final = 0.005
 """An answer that goes on for so long after its first byte was passed on as it was made. Of the machine, not of the
@@ -270,7 +268,7 @@ class Replica:
                 if self.foreign_head_s > head_s:
                     head_s = self.foreign_head_s
                 # A prefill that takes longer than expected is taken to be about to end, not to have ended.
-                most_s = head_s - LATE_S if head_s > 20.0 * LATE_S else 0.95 * head_s
+                most_s = head_s - WAY_S if head_s > 20.0 * WAY_S else 0.95 * head_s
                 work_s -= elapsed_s if elapsed_s < most_s else most_s
         return work_s + self.planned_s
 
@@ -361,8 +359,8 @@ class Replica:
 
         It is held only while a streamed prompt, whoever sent it, has no first byte: the one sign from outside that the
         engine has something to compute, however wrong the rates are, and its end will be heard. It is sent when what is
-        ahead should take no longer than `ahead_tokens` and the way there and back: so the engine never runs dry. `behind_s` is how much later than others' requests this one
-        may go.
+        ahead should take no longer than `ahead_tokens` and the way there and back: so the engine never runs dry.
+        `behind_s` is how much later than others' requests this one may go.
         """
         streamed = self.streamed
         if streamed < LEAST_STREAMED or self.health.state is not ReplicaState.READY:

@@ -55,7 +55,7 @@ class Returns:
 
     def ratio(self, age_s: float) -> float:
         """The share, 0 to 1, of what was last used so long ago that will be used again."""
-        if self._prompts <= 0.0:
+        if self._used <= 0.0:
             return PRIOR_RATIO
         place = _place(age_s)
         bucket = int(place)

@@ -67,7 +67,7 @@ class FleetMachine(RuleBasedStateMachine):
             parameters,
             HealthParameters(),
             GRID,
-            Learner(LearningParameters(most_ratio=8.0)),
+            Learner(LearningParameters()),
         )
         self.open: list[Decision] = []
 

@@ -14,6 +14,7 @@ from router.core.cost import CostParameters
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
 from router.core.health import HealthParameters
 from router.core.policies import POLICIES
+from router.core.replica import Replica
 from router.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
 
 GRID = tuple(512 * (i + 1) for i in range(200))
@@ -31,6 +32,12 @@ def ready_fleet(
         fleet.apply(ReplicaAdded(replica_id, f"http://r{i}"))
         fleet.apply(ProbeSucceeded(replica_id, Incarnation(i + 1), ["m"], 16, None, 0.0))
     return fleet
+
+
+def uncrowd(replica: Replica) -> None:
+    """Make it forget the work that it was given, as after many requests elsewhere."""
+    replica.crowd_tokens = 0.0
+    replica.refresh()
 
 
 def prompt(*parts: tuple[str, int]) -> RequestShape:

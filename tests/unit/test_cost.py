@@ -52,7 +52,7 @@ def test_the_context_of_a_prompts_uncached_part_makes_it_slower() -> None:
 
 def test_what_is_pushed_out_of_the_cache_has_a_price() -> None:
     one = replica(eviction_weight=2.0)
-    one.evictions_worth = 0.25
+    one.eviction_ratio = 0.25
     one.refresh()
     terms = one.terms(1000, 0, 0.0)
     assert terms.eviction_s == pytest.approx(terms.prefill_s / 2)
@@ -69,7 +69,7 @@ def test_the_queue_shrinks_with_time_but_never_below_a_prefill_that_is_late() ->
     one.enqueue(first, 2.0, 10.0)
     one.enqueue(second, 1.0, 10.5)
     assert one.wait_s(10.5) == pytest.approx(2.5)
-    assert one.wait_s(60.0) == pytest.approx(1.03)
+    assert one.wait_s(60.0) == pytest.approx(1.005)
     one.dequeue(first, 60.0)
     assert one.wait_s(60.0) == pytest.approx(1.0)
     one.dequeue(second, 61.0)
@@ -86,14 +86,16 @@ def test_answers_that_do_not_stream_leave_the_queue_by_expectation() -> None:
     assert len(one.queue) == 2
 
 
-def test_tokens_that_wait_and_requests_under_way_add_their_time() -> None:
-    one = replica(prefill_tokens_per_s=1000.0, in_flight_delay_s=0.01)
+def test_tokens_that_wait_and_requests_that_decode_add_their_time() -> None:
+    one = replica(prefill_tokens_per_s=1000.0)
+    one.set_rates(1000.0, 0.03, 0.01)
     one.enqueue(decision(one), 0.5, 7.0)
     one.foreign_work_s = 0.25
-    one.in_flight, one.foreign_in_flight = 3, 1
+    one.in_flight, one.waiting, one.foreign_in_flight = 3, 1, 1
+    assert (one.running, one.load) == (3, 4)
     terms = one.terms(0, 0, 7.0)
     assert terms.wait_s == pytest.approx(0.75)
-    assert terms.running_s == pytest.approx(0.04)
+    assert terms.running_s == pytest.approx(0.03)
 
 
 def test_one_prompt_is_prefilled_at_a_time_whoever_sent_it() -> None:
@@ -112,17 +114,20 @@ def test_one_prompt_is_prefilled_at_a_time_whoever_sent_it() -> None:
 
 def test_the_quick_sum_is_the_explained_one() -> None:
     one = replica()
-    one.in_flight, one.waiting, one.waiting_tokens, one.crowding_s = 7, 2, 4000, 0.3
-    one.set_rates(5000.0, 0.02)
-    terms = one.terms(1234, 200, 3.0)
-    assert one.delay_s + one.wait_s(3.0) + one.price * one.prefill_s(1234, 200) == pytest.approx(
-        terms.total_s
-    )
+    one.in_flight, one.waiting, one.waiting_tokens, one.crowd_tokens = 7, 2, 4000, 9000.0
+    one.eviction_ratio = 0.4
+    one.set_rates(5000.0, 0.02, 0.001)
+    terms = one.terms(1234, 200, 3.0, queued_price=1.5, crowd_scale=0.25)
+    price = one.price + 1.5
+    total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.crowd_s + price * one.prefill_s(1234, 200)
+    assert total_s == pytest.approx(terms.total_s)
+    assert terms.crowding_s == pytest.approx(0.25 * 0.15 * 9000 / 5000)
     assert terms.as_dict()["total_s"] == pytest.approx(terms.total_s, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"prefill_tokens_per_s": 0}, {"miss_weight": -1}, {"bounded_load_factor": 0.5}]
+    "bad",
+    [{"prefill_tokens_per_s": 0}, {"crowd_requests": 0}, {"miss_weight": -1}, {"bounded_load_factor": 0.5}],
 )
 def test_senseless_parameters_are_refused_by_name(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):

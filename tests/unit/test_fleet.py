@@ -10,6 +10,8 @@ import pytest
 from router.core.cost import CostParameters
 from router.core.errors import NotFoundError, OverloadError
 from router.core.fleet import (
+    FOREIGN_REQUESTS,
+    MOST_UNIT,
     DrainStarted,
     Fleet,
     ProbeFailed,
@@ -21,7 +23,7 @@ from router.core.fleet import (
 from router.core.health import FailureReason, HealthParameters
 from router.core.policies import POLICIES
 from router.core.types import DecisionKind, Incarnation, ReplicaId, RequestShape
-from tests.support.fleet_simulation import GRID, prompt, ready_fleet
+from tests.support.fleet_simulation import GRID, prompt, ready_fleet, uncrowd
 
 SHAPE = prompt(("hello", 2000))
 ANY = RequestShape(model="")
@@ -128,7 +130,7 @@ def test_a_retry_goes_where_the_ranking_said_and_never_back() -> None:
         decision = fleet.choose_and_reserve(SHAPE, None, 1.0, tried)
         fleet.settle(decision, 1.0)
         # The retries of one request are under way one after the other, but their crowding stays.
-        decision.replica.fade(0.0)
+        uncrowd(decision.replica)
         assert decision.replica is expected
         assert decision.kind is (DecisionKind.RETRY if tried else DecisionKind.RING)
         tried.append(decision.replica)
@@ -258,17 +260,101 @@ def test_a_clock_set_back_does_not_stretch_a_backoff() -> None:
     assert bad.state is ReplicaState.PROBING
 
 
-def test_crowding_fades_with_its_horizon_and_ends_with_the_engine() -> None:
-    fleet = ready_fleet(1, parameters=CostParameters(crowd_horizon_s=10.0, crowd_weight=0.05))
-    replica = fleet.replicas[ReplicaId("r0")]
-    fleet.settle(fleet.choose_and_reserve(SHAPE, None, 100.0), 100.0)
-    fresh_s = replica.crowding_s
-    assert fresh_s == pytest.approx(500 / 8000 * 0.05)
-    fleet.rank(SHAPE, None, 110.0)
-    assert replica.crowding_s == pytest.approx(fresh_s / 2.718281828)
-    fleet.apply(ProbeSucceeded(ReplicaId("r0"), Incarnation(99), None, None, None, 110.0))
-    assert replica.crowding_s == 0.0
+def crowding_s(fleet: Fleet, now_s: float = 100.0) -> dict[str, float]:
+    return {row.replica.id: row.terms.crowding_s for row in fleet.rank(SHAPE, None, now_s).candidates}
+
+
+def give(fleet: Fleet, name: str, tokens: int, count: int = 1) -> None:
+    for _ in range(count):
+        shape = RequestShape("m", prompt_tokens=tokens)
+        fleet.settle(fleet.reserve_on(ReplicaId(name), shape, 100.0), 100.0)
+
+
+def crowded(replicas: int = 2, requests: float = 10.0) -> Fleet:
+    return ready_fleet(replicas, parameters=CostParameters(crowd_requests=requests, crowd_weight=0.05))
+
+
+def test_crowding_fades_with_requests_and_not_with_time() -> None:
+    fleet = crowded()
+    give(fleet, "r0", 500)
+    # 500 tokens at 8,000 a second, a twentieth of that; one of 10 requests for each of two replicas has gone by.
+    assert crowding_s(fleet)["r0"] == pytest.approx(0.003125 / 1.05)
+    assert crowding_s(fleet)["r1"] == 0.0
+    assert crowding_s(fleet, 1e7) == crowding_s(fleet)
+    give(fleet, "r1", 16, count=20)
+    assert crowding_s(fleet)["r0"] == pytest.approx(0.003125 / 2.7860, rel=1e-4)  # 1.05 ** 21
+    assert crowding_s(fleet)["r1"] == pytest.approx(0.0001 * 12.462 / 1.0, rel=1e-4)  # 16 tokens: 0.0001 s
     fleet.validate()
+
+
+def test_requests_without_a_prompt_crowd_nobody() -> None:
+    fleet = crowded()
+    give(fleet, "r0", 500)
+    before = crowding_s(fleet)
+    give(fleet, "r1", 0, count=50)
+    assert crowding_s(fleet) == before
+
+
+def test_a_restarted_engine_is_not_crowded() -> None:
+    fleet = crowded()
+    give(fleet, "r0", 500)
+    fleet.apply(ProbeSucceeded(ReplicaId("r0"), Incarnation(99), None, None, None, 110.0))
+    assert crowding_s(fleet, 110.0)["r0"] == 0.0
+    fleet.validate()
+
+
+def test_crowding_is_the_same_share_of_a_prefill_at_any_speed() -> None:
+    seen = []
+    for rate in (1000.0, 8000.0, 100_000.0):
+        fleet = ready_fleet(2, parameters=CostParameters(prefill_tokens_per_s=rate))
+        give(fleet, "r0", 500, count=3)
+        seen.append(crowding_s(fleet)["r0"] * rate)
+    assert seen == pytest.approx([seen[0]] * 3)
+
+
+def test_the_unit_of_crowding_is_renewed_without_a_trace() -> None:
+    fleet = crowded(requests=1.0)
+    usual = crowded(requests=1.0)
+    give(fleet, "r0", 4000)
+    # Each request makes the unit half as large again: 35 of them are more than the most.
+    give(fleet, "r1", 1000, count=40)
+    assert 1.5**35 > MOST_UNIT
+    assert 1.0 <= fleet._crowd_unit <= MOST_UNIT
+    give(usual, "r0", 4000)
+    give(usual, "r1", 1000, count=20)
+    # After so many only the last ones count: a unit of 2 / 3 + 4 / 9 + … = 2 tokens each.
+    assert crowding_s(fleet)["r1"] == pytest.approx(2000 / 8000 * 0.05, rel=1e-6)
+    assert crowding_s(usual)["r1"] == pytest.approx(2000 / 8000 * 0.05, rel=1e-3)
+    assert crowding_s(fleet)["r0"] == pytest.approx(4000 / 8000 * 0.05 / 1.5**41, rel=1e-6)
+    fleet.validate()
+
+
+def test_no_number_of_requests_in_a_second_makes_crowding_endless() -> None:
+    fleet = crowded(replicas=1, requests=1.0)
+    give(fleet, "r0", 1000, count=3000)
+    assert crowding_s(fleet)["r0"] == pytest.approx(1000 / 8000 * 0.05, rel=1e-6)  # 1 / 2 + 1 / 4 + … = 1
+
+
+def test_what_other_routers_gave_crowds_and_fades_alike() -> None:
+    fleet = crowded()
+    give(fleet, "r0", 500)
+    (work_tokens, before) = (fleet.work_tokens, crowding_s(fleet)["r0"])
+    # Three times the mean work of a prompt: taken for three requests.
+    told = int(3 * work_tokens)
+    fleet.note_foreign(fleet.replicas[ReplicaId("r1")], (0, 1, told, 0, 0, 0, 0.0, 0), 100.0)
+    assert crowding_s(fleet)["r0"] == pytest.approx(before / 1.15, rel=1e-2)
+    assert crowding_s(fleet)["r1"] == pytest.approx(told / 8000 * 0.05 / 1.15, rel=1e-2)
+    between = crowding_s(fleet)["r0"]
+    fleet.note_foreign(fleet.replicas[ReplicaId("r1")], (0, 1, 10_000_000, 0, 0, 0, 0.0, 0), 100.0)
+    assert crowding_s(fleet)["r0"] == pytest.approx(between / (1 + FOREIGN_REQUESTS / 20))
+
+
+def test_a_replica_that_has_left_may_still_be_told_of() -> None:
+    fleet = crowded(replicas=1)
+    replica = fleet.replicas[ReplicaId("r0")]
+    fleet.apply(ReplicaRemoved(ReplicaId("r0")))
+    fleet.note_foreign(replica, (0, 1, 5000, 0, 0, 0, 0.0, 0), 100.0)
+    assert fleet.replicas == {}
 
 
 def test_ranking_tells_every_term_and_reserves_nothing() -> None:
@@ -279,11 +365,10 @@ def test_ranking_tells_every_term_and_reserves_nothing() -> None:
     explained = ranking.as_dict()
     assert explained["replica"] == "r4"
     assert explained["decision"] == "warm"
-    assert explained["found_ratio"] == 1.0
     rows = explained["candidates"]
     assert isinstance(rows, list)
     assert {row["replica"] for row in rows} == set(fleet.replicas)
-    parts = ("base_s", "wait_s", "running_s", "crowding_s", "prefill_s", "miss_s", "rare_s")
+    parts = ("base_s", "wait_s", "running_s", "crowding_s", "prefill_s", "miss_s", "queued_s", "eviction_s")
     for row in rows:
         assert row["total_s"] == pytest.approx(sum(row[part] for part in parts), abs=1e-5)
 

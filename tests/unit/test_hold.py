@@ -19,12 +19,12 @@ SHAPE = RequestShape("m", [], 32_000, 8000, 1, 1)
 
 
 class World:
-    def __init__(self, most_ahead_tokens: int = 0) -> None:
+    def __init__(self, ahead_tokens: float = 256.0) -> None:
         self.now_s = 0.0
         self.fleet = ready_fleet(1)
         for replica in self.fleet.replicas.values():
             replica.streamed = MOST_STREAMED
-        parameters = HoldParameters(most_ahead_tokens=most_ahead_tokens)
+        parameters = HoldParameters(ahead_tokens=ahead_tokens)
         self.hold = Hold(HoldQueue(self.fleet, parameters), lambda: self.now_s)
         self.decisions: list[Decision] = []
         self.depth = self.deepest = 0
@@ -101,5 +101,5 @@ def test_default_settings_are_those_that_the_simulator_plays_with() -> None:
         if field.name != "default_block_tokens":
             assert getattr(policy, field.name) == getattr(cost, field.name), field.name
     hold, queue = HoldConfig(), HoldParameters()
-    assert (hold.most_wait_s, hold.most_ahead_tokens) == (queue.most_wait_s, queue.most_ahead_tokens)
+    assert hold.ahead_tokens == queue.ahead_tokens
     assert (hold.max_requests, hold.max_s) == (queue.max_held, queue.max_hold_s)

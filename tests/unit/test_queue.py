@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from router.core.cost import CostParameters
 from router.core.errors import NotFoundError, RouterError
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
 from router.core.health import FailureReason
 from router.core.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
-from router.core.replica import MOST_STREAMED
+from router.core.replica import MOST_STREAMED, WAY_S
 from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
 
-TO_ORDER = HoldParameters(most_ahead_tokens=0)
-"""Holds however little is ahead, so that few prompts show the order."""
+TO_ORDER = HoldParameters()
+"""256 tokens ahead, and the way, are 37 ms at 8,000 tokens a second."""
 
 
 def prompt(tokens: int, streams: bool = True, model: str = "m") -> RequestShape:
@@ -131,14 +132,14 @@ def test_short_prompts_go_before_long_ones_until_these_have_waited_long_enough()
     assert isinstance(running, Decision)
     world.offer("long", 16_000, 0.1)
     world.offer("short", 800, 0.2)
-    world.offer("late", 800, 9.0)
-    world.fleet.started(running, 10.0)
-    world.queue.release(10.0)
+    world.offer("late", 800, 12.0)
+    world.fleet.started(running, 13.0)
+    world.queue.release(13.0)
     assert world.names == ["short"]
     for _, decision in list(world.granted):
         assert isinstance(decision, Decision)
-        world.fleet.started(decision, 10.2)
-    world.queue.release(10.2)
+        world.fleet.started(decision, 13.2)
+    world.queue.release(13.2)
     assert world.names == ["short", "long"]
 
 
@@ -164,7 +165,7 @@ def test_a_withdrawn_request_is_never_granted() -> None:
 
 
 def test_beyond_the_bounds_requests_go_as_without_a_queue() -> None:
-    world = World(parameters=HoldParameters(most_ahead_tokens=0, max_held=1, max_hold_s=5.0))
+    world = World(parameters=HoldParameters(max_held=1, max_hold_s=5.0))
     world.offer("a", 80_000, 0.0)
     assert isinstance(world.offer("b", 8000, 0.0), Ticket)
     assert isinstance(world.offer("c", 8000, 0.0), Decision)
@@ -184,14 +185,68 @@ def test_who_waits_is_told_when_no_replica_is_left() -> None:
     assert not isinstance(world.granted[0][1], NotFoundError)
 
 
-def test_nobody_is_held_while_less_than_a_step_is_ahead_whatever_the_rates_say() -> None:
-    world = World(parameters=HoldParameters(most_ahead_tokens=2048))
+@pytest.mark.parametrize("rate", [10.0, 8000.0, 100_000.0])
+def test_a_replica_with_few_tokens_ahead_is_as_good_as_free_at_any_speed(rate: float) -> None:
+    world = World(parameters=HoldParameters(ahead_tokens=2048))
     for replica in world.fleet.replicas.values():
-        replica.set_rates(10.0, 0.03)
+        replica.set_rates(rate, 0.03)
     assert isinstance(world.offer("a", 1000, 0.0), Decision)
     assert isinstance(world.offer("b", 1000, 0.0), Decision)
     assert isinstance(world.offer("c", 1000, 0.0), Decision)
-    assert isinstance(world.offer("d", 1000, 0.0), Ticket)
+    assert isinstance(world.offer("d", 1000, 0.0), Ticket), "3,000 tokens are more, by 500 for the way"
+
+
+def test_a_replica_is_free_when_what_is_ahead_takes_no_longer_than_so_many_tokens_and_the_way() -> None:
+    fleet = ready_fleet(1, parameters=CostParameters(attention_context_tokens=0.0))
+    replica = fleet.replicas[ReplicaId("r0")]
+    replica.streamed = MOST_STREAMED
+    assert replica.free_in_s(0.0, 256.0) == 0.0
+    running = fleet.choose_and_reserve(prompt(8000), None, 0.0)
+    # A second of work, less 256 tokens at 8,000 a second and 5 ms of way.
+    assert replica.free_in_s(0.0, 256.0) == pytest.approx(1.0 - 0.032 - 0.005)
+    assert replica.free_in_s(0.0, 256.0, behind_s=0.016) == pytest.approx(1.0 - 0.032 - 0.005 + 0.016)
+    assert replica.free_in_s(0.5, 256.0) == pytest.approx(0.5 - 0.032 - 0.005)
+    assert replica.free_in_s(0.5, 0.0) == pytest.approx(0.5 - WAY_S)
+    assert replica.free_in_s(0.969, 256.0) < 0.0
+    fleet.started(running, 0.7)
+    assert replica.free_in_s(0.7, 256.0) == 0.0, "nothing is awaited, though it decodes"
+
+
+def test_a_prompt_whose_first_byte_nobody_hears_is_not_awaited() -> None:
+    fleet = ready_fleet(1)
+    replica = fleet.replicas[ReplicaId("r0")]
+    replica.streamed = MOST_STREAMED
+    fleet.choose_and_reserve(prompt(80_000, streams=False), None, 0.0)
+    assert replica.wait_s(0.0) > 10.0
+    assert replica.free_in_s(0.0, 256.0) == 0.0
+
+
+@pytest.mark.parametrize("rate", [1000.0, 8000.0, 100_000.0])
+@pytest.mark.parametrize(("later", "order"), [(12.7, ["short", "long"]), (12.9, ["long", "short"])])
+def test_the_longest_prompts_go_like_those_of_four_times_the_mean_and_four_seconds_weigh_one(
+    rate: float, later: float, order: list[str]
+) -> None:
+    # Times in units of the mean prefill, 1,000 tokens: the long prompt counts 4 instead of 80 of them, the short one
+    # 0.8; each that it comes later counts a quarter, so that it goes first up to 3.2 x 4 = 12.8 later.
+    world = World()
+    for replica in world.fleet.replicas.values():
+        replica.attention_ratio = 0.0
+        replica.set_rates(rate, 0.03)
+    unit_s = 1000.0 / rate
+    running = world.offer("a", 400_000, 0.0)
+    assert isinstance(running, Decision)
+    world.fleet.work_tokens = 1000.0
+    world.offer("long", 80_000, 0.0)
+    world.offer("short", 800, later * unit_s)
+    assert world.granted == []
+    names = []
+    for now_s in (20.0 * unit_s, 25.0 * unit_s):
+        world.fleet.started(running, now_s)
+        world.queue.release(now_s)
+        (name, running) = world.granted[-1]
+        assert isinstance(running, Decision)
+        names.append(name)
+    assert names == order
 
 
 def test_nobody_waits_for_the_end_of_answers_that_do_not_stream() -> None:
@@ -256,6 +311,7 @@ def test_other_routers_prompts_are_waited_for_as_own_ones() -> None:
 
 def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_moment() -> None:
     world = World()
+    world.fleet.work_tokens = 8000.0
     replica = world.fleet.replicas[ReplicaId("r0")]
     world.fleet.note_foreign(replica, (0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Ticket)

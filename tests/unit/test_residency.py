@@ -32,7 +32,6 @@ def test_nothing_is_believed_evicted_while_the_cache_size_is_unknown() -> None:
         serve(one, 1_000_000, float(second))
     assert one.horizon_s == -inf
     assert one.kept_ratio(0.0) == 1.0
-    assert one.eviction_ratio(100.0, 60.0) == 0.0
 
 
 def test_what_was_used_longest_ago_goes_first_and_in_part() -> None:
@@ -148,14 +147,6 @@ def test_a_clock_set_back_begins_anew() -> None:
     serve(one, 900, 5001.0)
     serve(one, 300, 10.0)
     assert (one.tokens, one.kept_ratio(10.0)) == (300, 1.0)
-
-
-def test_evicting_fresh_things_is_worth_more_than_evicting_old_ones() -> None:
-    one = residency(100)
-    serve(one, 100, 0.0)
-    serve(one, 50, 1.0)
-    assert one.eviction_ratio(0.0, 60.0) == pytest.approx(1.0)
-    assert one.eviction_ratio(60.0, 60.0) == pytest.approx(0.3679, abs=1e-3)
 
 
 def test_a_restart_forgets_everything() -> None:

@@ -5,9 +5,9 @@ the cheapest are equal:
 
 - Somebody holds part of the prompt: of the equals the one with the fewest requests under way, then the ring's most
   preferred, so that routers which know the same choose the same.
-- Nobody does: the ring's first choice, if it is among the equals and has fewer than `bounded_load_factor` times the mean
-  under way; else the most preferred of the equals that have. If none has, the smallest cost wins after all, and the ring
-  decides between costs that are exactly the same.
+- Nobody does: the ring's first choice, if it is among the equals and has fewer than `bounded_load_factor` times the
+  mean under way; else the most preferred of the equals that have. If none has, the smallest cost wins after all, and
+  the ring decides between costs that are exactly the same.
 
 What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
