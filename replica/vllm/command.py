@@ -55,6 +55,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start.add_argument("--kv-bytes", default=defaults.kv_bytes, help="KV cache of each (default 256M)")
     start.add_argument("--max-model-len", type=int, default=defaults.max_model_len, metavar="TOKENS")
     start.add_argument("--block-size", type=int, default=defaults.block_size, metavar="TOKENS")
+    start.add_argument(
+        "--long-prefill-token-threshold",
+        type=int,
+        default=defaults.long_prefill_token_threshold,
+        metavar="N",
+        help="tokens of one prompt that a step computes at most while others are there (default 0: no cap)",
+    )
+    start.add_argument(
+        "--long-prefill-token-threshold-adaptive",
+        action="store_true",
+        help="never cap below the prompt's fair share of a step",
+    )
+    start.add_argument(
+        "--scheduling-policy",
+        choices=["fcfs", "priority"],
+        default=defaults.scheduling_policy,
+        help="admit by arrival, or by the requests' `priority`, smaller first",
+    )
     start.add_argument("--threads", type=int, default=defaults.threads, help="OpenMP threads of each")
     start.add_argument(
         "--shutdown-timeout", type=int, default=0, metavar="S", help="seconds to finish requests on SIGTERM"
@@ -129,6 +147,9 @@ def _start(args: argparse.Namespace) -> None:
         kv_bytes=args.kv_bytes,
         max_model_len=args.max_model_len,
         block_size=args.block_size,
+        long_prefill_token_threshold=args.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive=args.long_prefill_token_threshold_adaptive,
+        scheduling_policy=args.scheduling_policy,
         threads=args.threads,
         shutdown_timeout_s=args.shutdown_timeout,
         kv_events=args.kv_events,

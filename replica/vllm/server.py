@@ -42,6 +42,12 @@ class Options:
     """Tokens a block; vLLM's CPU attention takes multiples of 32 only."""
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 2048
+    long_prefill_token_threshold: int = 0
+    """Tokens of one prompt that a step computes at most while others are there; 0: vLLM's default, no cap."""
+    long_prefill_token_threshold_adaptive: bool = False
+    """Never cap below a fair share of the step."""
+    scheduling_policy: str = "fcfs"
+    """`priority`: who waits is admitted by the requests' `priority`, smaller first."""
     threads: int = 1
     """OpenMP threads a replica."""
     shutdown_timeout_s: int = 0
@@ -197,6 +203,11 @@ class Replica:
             str(options.max_num_seqs),
         ]
         command += ["--max-num-batched-tokens", str(options.max_num_batched_tokens)]
+        command += ["--scheduling-policy", options.scheduling_policy]
+        if options.long_prefill_token_threshold:
+            command += ["--long-prefill-token-threshold", str(options.long_prefill_token_threshold)]
+        if options.long_prefill_token_threshold_adaptive:
+            command.append("--long-prefill-token-threshold-adaptive")
         command += ["--block-size", str(options.block_size), "--kv-cache-memory-bytes", options.kv_bytes]
         command += ["--shutdown-timeout", str(options.shutdown_timeout_s), "--enforce-eager"]
         command += ["--enable-prefix-caching", "--prefix-caching-hash-algo", "sha256_cbor"]
