@@ -42,6 +42,12 @@ class Cell:
     rate: float
     fleet: FleetConfig
     draw: int = 0
+    knee: str = ""
+    """Key of the knee that its rate is a share of."""
+    routers: int = 1
+    """In how many routers a policy of ours runs."""
+    rivals: tuple[str, ...] = tuple(RIVALS)
+    """Who is played beside."""
 
 
 @dataclass(slots=True)
@@ -54,7 +60,7 @@ class Outcome:
 
     def best(self, measure: str) -> tuple[float, str]:
         """The smallest value of any rival, and whose it is."""
-        return min((float(getattr(self.figures[name], measure)), name) for name in RIVALS)
+        return min((float(getattr(self.figures[name], measure)), name) for name in self.cell.rivals)
 
     def ratios(self, policy: str) -> list[float]:
         """The policy's `TIMES` over the best rival's of this cell."""
@@ -94,14 +100,15 @@ def cells(
         source = of_seed(first, seed)
         for cache_tokens in CACHES:
             own = replace(fleet, cache_tokens=cache_tokens, seed=seed)
-            knee = knees[knee_key(name, cache_tokens, seed)]
+            key = knee_key(name, cache_tokens, seed)
             for share in SHARES:
-                yield Cell(_label(name, own, share), source, knee * share, own)
+                yield Cell(_label(name, own, share), source, knees[key] * share, own, knee=key)
         if number == 0:
             for replicas, share in SIZES.items():
                 own = replace(fleet, cache_tokens=CACHES[-1], replicas=replicas, seed=seed)
-                rate = knees[knee_key(name, CACHES[-1], seed)] * share * replicas / fleet.replicas
-                yield Cell(_label(name, own, share), source, rate, own)
+                key = knee_key(name, CACHES[-1], seed)
+                rate = knees[key] * share * replicas / fleet.replicas
+                yield Cell(_label(name, own, share), source, rate, own, knee=key)
 
 
 def draws(cell: Cell, count: int) -> Iterator[Cell]:
@@ -144,9 +151,13 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
 def geometric_means(outcomes: Sequence[Outcome], policy: str) -> dict[str, float]:
     """Geometric mean over cells of the policy's TTFT mean over each rival's."""
     return {
-        rival: exp(
-            sum(log(o.figures[policy].ttft_mean_s / o.figures[rival].ttft_mean_s) for o in outcomes)
-            / len(outcomes)
+        rival: geometric_mean(
+            [o.figures[policy].ttft_mean_s / o.figures[rival].ttft_mean_s for o in outcomes]
         )
         for rival in RIVALS
     }
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """Of at least one."""
+    return exp(sum(log(ratio) for ratio in ratios) / len(ratios))

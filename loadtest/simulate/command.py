@@ -9,20 +9,20 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.simulate.cells import mean_outcomes
+from loadtest.simulate.cells import Outcome, mean_outcomes
 from loadtest.simulate.contenders import OURS, maker, of_routers
 from loadtest.simulate.explain import explain
 from loadtest.simulate.generators import GENERATORS
-from loadtest.simulate.grid import play_grid
+from loadtest.simulate.grid import AXES, GRID, Design, play_grid
 from loadtest.simulate.jobs import Bounds, FindKnee, Play, run_all
 from loadtest.simulate.metrics import TARGET_BASE_S, TARGET_TOKEN_S
 from loadtest.simulate.page import page
 from loadtest.simulate.picture import write_png
-from loadtest.simulate.report import Row, grid_table, table
+from loadtest.simulate.report import Row, axes_table, grid_table, table
 from loadtest.simulate.rivals import RIVALS
 from loadtest.simulate.simulation import FleetConfig, SpeedChange
 from loadtest.simulate.sources import FIRST_SEED, Source
@@ -32,6 +32,8 @@ from replica.sim.step_time import StepTime
 REQUESTS = 3000
 _GRID = (("multi-turn", 6000), ("agent-loops", 3000), ("hot-keys", 4000), ("no-reuse", 3000))
 """Generated workloads of the grid, and how many requests of each where `--requests` does not say."""
+_AXES = (("multi-turn", 4000), ("agent-loops", 1500), ("hot-keys", 3000), ("no-reuse", 3000), ("mixed", 3000))
+"""Of the axes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,10 +153,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--explain", type=int, metavar="N", help="show every candidate's terms for the N-th request"
     )
     do.add_argument(
-        "--cells", action="store_true", help="play the whole grid (needs --mooncake-file, --ragpulse-dir)"
+        "--cells",
+        nargs="?",
+        const="grid",
+        choices=["grid", "axes"],
+        help="play the whole grid (needs --mooncake-file, --ragpulse-dir), or the set in which one thing at a time "
+        "differs from the plain case (without those files, and --lmcache-file, less of it)",
     )
     do.add_argument("--mooncake-file", type=Path, help="for --cells: the Mooncake conversation trace")
     do.add_argument("--ragpulse-dir", type=Path, help="for --cells: the RAGPulse folder")
+    do.add_argument("--lmcache-file", type=Path, help="for --cells axes: the LMCache agents' trace")
     do.add_argument("--knees", type=Path, help="for --cells: JSON of known knees, read and completed")
     do.add_argument(
         "--only",
@@ -189,8 +197,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for name in arguments.policy or ():
             maker(name)
-        if arguments.cells:
-            return _play_grid(arguments)
+        if arguments.cells is not None:
+            return _play_axes(arguments) if arguments.cells == "axes" else _play_grid(arguments)
         source = _source(arguments)
         fleet = _fleet(arguments)
         if arguments.explain is not None:
@@ -355,6 +363,31 @@ def _play_grid(arguments: argparse.Namespace) -> int:
         "ragpulse": Source("ragpulse", asked or REQUESTS, arguments.ragpulse_dir),
     }
     sources |= {name: Source(name, asked or count) for name, count in _GRID}
+    return _played(arguments, sources, GRID, grid_table)
+
+
+def _play_axes(arguments: argparse.Namespace) -> int:
+    asked = arguments.requests
+    sources: dict[str, Source] = {}
+    if arguments.mooncake_file is not None:
+        sources["conversation"] = Source("mooncake", asked or REQUESTS, arguments.mooncake_file)
+    if arguments.ragpulse_dir is not None:
+        sources["ragpulse"] = Source("ragpulse", asked or REQUESTS, arguments.ragpulse_dir)
+    if arguments.lmcache_file is not None:
+        # Three slices, for three seeds. By the clock: with its sessions a fleet is never full.
+        sources["lmcache"] = Source(
+            "mooncake", asked or 1370, arguments.lmcache_file, join_tokens=512, open_loop=True
+        )
+    sources |= {name: Source(name, asked or count) for name, count in _AXES}
+    return _played(arguments, sources, AXES, axes_table)
+
+
+def _played(
+    arguments: argparse.Namespace,
+    sources: dict[str, Source],
+    design: Design,
+    table_of: Callable[[Sequence[Outcome], str], str],
+) -> int:
     policies = arguments.policy or [OURS]
     outcomes = play_grid(
         sources,
@@ -366,10 +399,11 @@ def _play_grid(arguments: argparse.Namespace) -> int:
         processes=arguments.jobs,
         knees_path=arguments.knees,
         json_path=arguments.json,
+        design=design,
     )
     means = mean_outcomes(outcomes)
     for policy in policies:
-        print(f"{policy}\n\n{grid_table(means, policy)}\n")
+        print(f"{policy}\n\n{table_of(means, policy)}\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Plays the grid of `cells`: finds missing knees, runs every policy in every cell, keeps what is done.
+"""Plays the grid of `cells` or the set of `axes`: finds missing knees, runs all policies, keeps what is done.
 
 Decides the order of work and what is not computed again. A run is kept in the JSON file with the identity of its inputs
 and of the code that made it, so that an interrupted grid goes on, and a changed policy is computed anew beside its
@@ -11,13 +11,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from loadtest.simulate import axes
 from loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome, cells, draws, wanted_knees
+from loadtest.simulate.contenders import of_routers
 from loadtest.simulate.jobs import Bounds, FindKnee, Play, Played, run_all
 from loadtest.simulate.metrics import Figures
 from loadtest.simulate.rivals import RIVALS
@@ -25,6 +27,21 @@ from loadtest.simulate.simulation import FleetConfig
 from loadtest.simulate.sources import Source
 
 SAVE_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A set of cells."""
+
+    cells: Callable[[Mapping[str, Source], Mapping[str, float], FleetConfig, int], Iterator[Cell]]
+    """Under one seed, of these workloads, given their knees."""
+    wanted_knees: Callable[
+        [Mapping[str, Source], FleetConfig, Sequence[int]], dict[str, tuple[Source, FleetConfig]]
+    ]
+
+
+GRID = Design(cells, wanted_knees)
+AXES = Design(axes.axis_cells, axes.wanted_knees)
 
 
 def play_grid(
@@ -38,8 +55,9 @@ def play_grid(
     processes: int = 1,
     knees_path: Path | None = None,
     json_path: Path | None = None,
+    design: Design = GRID,
 ) -> list[Outcome]:
-    """Every policy, and every rival, in every cell whose name holds one of `only` (all, where it is empty).
+    """Every policy, and a cell's rivals, in every cell whose name holds one of `only` (all, where it is empty).
 
     Each is played `repeats` times, see `draws`.
 
@@ -47,26 +65,37 @@ def play_grid(
         ValueError: No cell is left, or a file of an earlier run is not one.
     """
     knees = _known_knees(knees_path)
+    wanted = design.wanted_knees(sources, fleet, seeds)
+    any_rate = dict.fromkeys(wanted, 1.0)
     chosen = [
         cell
         for seed in seeds
-        for cell in cells(sources, dict.fromkeys(wanted_knees(sources, fleet, [seed]), 1.0), fleet, seed)
+        for cell in design.cells(sources, any_rate, fleet, seed)
         if not only or any(part in cell.name for part in only)
     ]
     if not chosen:
         raise ValueError(f"no cell has any of {', '.join(only)} in its name")
     names = {cell.name for cell in chosen}
-    used = {name.split(" ")[0] for name in names}
-    _find_knees({n: s for n, s in sources.items() if n in used}, fleet, seeds, knees, processes, knees_path)
-    whole = knees | dict.fromkeys(set(wanted_knees(sources, fleet, seeds)) - set(knees), 1.0)
+    used = {cell.knee for cell in chosen}
+    _find_knees({key: wanted[key] for key in wanted if key in used}, knees, processes, knees_path)
     chosen = [
         draw
         for seed in seeds
-        for cell in cells(sources, whole, fleet, seed)
+        for cell in design.cells(sources, any_rate | knees, fleet, seed)
         if cell.name in names
         for draw in draws(cell, repeats)
     ]
-    return _play(chosen, list(dict.fromkeys([*policies, *RIVALS])), processes, json_path)
+    return _play(chosen, list(dict.fromkeys(policies)), processes, json_path)
+
+
+def _players(cell: Cell, policies: Sequence[str]) -> list[str]:
+    """The policies under test, and the cell's rivals."""
+    return list(dict.fromkeys([*policies, *cell.rivals]))
+
+
+def _play_of(cell: Cell, policy: str) -> Play:
+    name = policy if policy in RIVALS else of_routers(policy, cell.routers)
+    return Play(cell.source, cell.rate, cell.fleet, name)
 
 
 def _play(
@@ -76,7 +105,7 @@ def _play(
     kept = _kept(earlier)
     here = {(cell.name, cell.fleet.seed, cell.draw) for cell in chosen}
     elsewhere = [row for row in earlier if (row["cell"], row["seed"], row.get("draw", 0)) not in here]
-    plays = [Play(cell.source, cell.rate, cell.fleet, policy) for cell in chosen for policy in policies]
+    plays = [_play_of(cell, policy) for cell in chosen for policy in _players(cell, policies)]
     run_of = {play: play.identity for play in plays}
     missing = [play for play in plays if run_of[play] not in kept]
     _say(f"{len(plays)} runs, {len(plays) - len(missing)} of them done before")
@@ -87,7 +116,7 @@ def _play(
     def outcomes() -> list[Outcome]:
         made = []
         for cell in chosen:
-            runs = {policy: run_of[Play(cell.source, cell.rate, cell.fleet, policy)] for policy in policies}
+            runs = {policy: run_of[_play_of(cell, policy)] for policy in _players(cell, policies)}
             found = {policy: kept[run] for policy, run in runs.items() if run in kept}
             made.append(Outcome(cell, found, bounds[Bounds(cell.source, _bound_fleet(cell.fleet))]))
         return made
@@ -129,14 +158,12 @@ def _known_knees(path: Path | None) -> dict[str, float]:
 
 
 def _find_knees(
-    sources: Mapping[str, Source],
-    fleet: FleetConfig,
-    seeds: Sequence[int],
+    asked: Mapping[str, tuple[Source, FleetConfig]],
     knees: dict[str, float],
     processes: int,
     path: Path | None,
 ) -> None:
-    wanted = {key: v for key, v in wanted_knees(sources, fleet, seeds).items() if key not in knees}
+    wanted = {key: of for key, of in asked.items() if key not in knees}
     keys = list(wanted)
 
     def found(index: int, knee: float) -> None:
@@ -181,7 +208,7 @@ def _as_row(outcome: Outcome, run_of: Mapping[Play, str]) -> dict[str, Any]:
         "requests": cell.source.requests,
         **outcome.bounds,
         "policies": [
-            {**asdict(figures), "run": run_of[Play(cell.source, cell.rate, cell.fleet, policy)]}
+            {**asdict(figures), "run": run_of[_play_of(cell, policy)]}
             for policy, figures in outcome.figures.items()
         ],
     }

@@ -26,8 +26,8 @@ def knee_rate(
 ) -> float:
     """Requests a second, in the unit of `Workload.rate`.
 
-    0 where no rate down to a thousandth of the start holds; infinite where a thousand times the start does, which
-    happens with few sessions, that then all start at once.
+    0 where no rate down to a thousandth of the start holds; infinite where a million times the start does (traces of
+    days start far below), which happens with few sessions, that then all start at once.
     """
 
     def holds(rate: float) -> bool:
@@ -36,7 +36,7 @@ def knee_rate(
 
     rate = start_rate or workload.rate or 1.0
     least = rate / 1000.0
-    most = rate * 1000.0
+    most = rate * 1e6
     if holds(rate):
         low = rate
         while True:

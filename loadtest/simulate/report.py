@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from loadtest.simulate.cells import TIMES, Outcome, geometric_means
+from loadtest.simulate.axes import summaries
+from loadtest.simulate.cells import KNEE_POLICY, TIMES, Outcome, geometric_means
 from loadtest.simulate.metrics import Figures
 
 
@@ -109,6 +110,35 @@ def grid_table(outcomes: Sequence[Outcome], policy: str) -> str:
         f"  {rival:16s} {ratio:.3f}" for rival, ratio in sorted(means.items(), key=lambda item: -item[1])
     ]
     return "\n".join(lines)
+
+
+def axes_table(outcomes: Sequence[Outcome], policy: str) -> str:
+    """One cell a row: the policy's TTFT, its ratio to `KNEE_POLICY`'s and to the best rival's that was played; then
+    one line a case."""
+    cells = [
+        f"cell|rate|TTFT mean|ratio|best|p90|ratio|best|p99|ratio|best|cached|imbalance|{policy} over".split(
+            "|"
+        )
+    ]
+    for outcome in outcomes:
+        own, rival = outcome.figures[policy], outcome.figures[KNEE_POLICY]
+        row = [outcome.cell.name, f"{outcome.cell.rate:.2f}"]
+        for measure, best in zip(TIMES, outcome.ratios(policy), strict=True):
+            value = getattr(own, measure)
+            row += [f"{value:.3f}", f"{value / getattr(rival, measure):.2f}", f"{best:.2f}"]
+        row += [f"{own.cached_ratio:.3f}", f"{own.uncached_imbalance:.2f}", outcome.best("ttft_mean_s")[1]]
+        cells.append(row)
+    lines = [
+        aligned(cells),
+        "",
+        f"geometric means over {KNEE_POLICY}; plain: the same workloads and loads there",
+    ]
+    rows = ["case|cells|mean|p90|p99|plain mean|p90|p99|own over plain|p90|p99|worst mean".split("|")]
+    for one in summaries(outcomes, policy):
+        parts = [one.over_rival, one.plain_over_rival, one.over_plain]
+        figures = [f"{value:.3f}" for part in parts for value in part or ()]
+        rows.append([one.name, str(one.cells), *figures, *[""] * (9 - len(figures)), one.worst])
+    return "\n".join([*lines, "", aligned(rows)])
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
