@@ -55,6 +55,7 @@ COMPILED = [
     "router/dialects/chat.py",
     "router/dialects/parsed.py",
     "router/dialects/sse.py",
+    "router/dialects/terminal.py",
     "router/dialects/usage.py",
     "router/dialects/usage_request.py",
     "router/telemetry/metrics.py",

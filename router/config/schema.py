@@ -210,6 +210,11 @@ class HeadersConfig:
 
     explain: bool = True
     """Add `X-Warmroute-Replica`, `X-Warmroute-Decision` and `X-Warmroute-Predicted-Cached-Tokens`."""
+    early: bool = False
+    """Pass an answer's head on when it comes, not with the first byte of the body: for clients and proxies with a limit
+    on the time to the head, since engines send a stream's at once and its first token after the prefill. What fails
+    after it can no longer be answered with a status of its own: a stream that no replica goes on with ends with an
+    error event, and anything else is cut off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ choose replicas (`core.fleet`), parse prompts (`dialects`) or frame bytes (`rela
 
 The rules it keeps:
 1. Nothing has been sent to the client until a replica's first body byte; until then any failure of the replica's may be
-   made good by another. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer.
+   made good by another. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer;
+   nor is a comment. Those, and with `headers.early` the head, are passed on, and another replica may still go on.
    What was never delivered is tried again freely; what a replica died with, once (`core.deaths`).
 2. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
 3. Choosing and counting is one synchronous step: no callback runs between `records` and `choose_and_reserve`.
@@ -38,6 +39,7 @@ from router.dataplane.verdict import (
 )
 from router.dialects import parse
 from router.dialects.routes import RouteKind, stored_response_id
+from router.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
 from router.dialects.usage import find_usage, response_id
 from router.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, StreamWatch, asking_at
 from router.telemetry.logs import fields
@@ -60,6 +62,9 @@ _STORED: Final = RouteKind.STORED
 ID_BYTES: Final = 4096
 """How far into a response its id is looked for: engines write it first."""
 
+LEADING: Final = frozenset((b":", b"\r", b"\n"))
+"""How a stream begins that begins with a comment, or with nothing."""
+
 STALE_S: Final = 1.0
 """A connection used before that is lost so soon after a request was written to it was most likely closed already."""
 
@@ -81,7 +86,9 @@ class Exchange:
         "_gateway",
         "_head",
         "_held",
+        "_joined",
         "_kept",
+        "_lead",
         "_manner",
         "_noted",
         "_pinned",
@@ -96,6 +103,7 @@ class Exchange:
         "_tried",
         "_withdrawals",
         "body_bytes",
+        "begun",
         "client",
         "connection",
         "decision",
@@ -128,6 +136,10 @@ class Exchange:
         """What there is of an error answer, before anything of it is passed on."""
         self._kept: tuple[AnswerHead, bytes] | None = None
         """The last error answer that was tried again: the client's if nobody answers after it."""
+        self._joined = False
+        """This attempt's stream is the one that the relay passes on."""
+        self._lead = b""
+        """The end of the comments before a stream's first event, if a line of them is not complete."""
         self._manner: StreamManner | None = None
         """How this attempt's engine ends such streams; None where nothing is asked."""
         self._noted = False
@@ -147,6 +159,8 @@ class Exchange:
         self._tried: list[Replica] = []
         self._withdrawals = -1
         """`Gateway.withdrawals` as of the note; -1 if nothing was noted."""
+        self.begun = False
+        """A replica's first body byte has come: no other after it."""
         self.body_bytes = 0
         """Body bytes passed on, once the answer is over."""
         self.connection: ReplicaConnection | None = None
@@ -343,7 +357,8 @@ class Exchange:
     def _dispatch(self) -> None:
         assert self.decision is not None
         self._attempts += 1
-        self._fresh_tried = self._refusal = self._event_error = False
+        self._fresh_tried = self._refusal = self._event_error = self._joined = False
+        self._lead = b""
         self._connect(self._gateway.pool(self.decision.replica))
 
     def _connect(self, pool: Pool) -> None:
@@ -403,13 +418,15 @@ class Exchange:
         """The complete answer at once."""
         self.connection = None
         self._status = status = head.status
-        if status >= 400 or head.event_stream:
+        if status >= 400 or head.event_stream or self._relay is not None:
             self.on_head(head)
             self.on_body(body)
-            self.on_end()
+            if not self._done:
+                self.on_end()
             return
-        added = self._begun(body)
+        self._begin(body)
         self.body_bytes = len(body)
+        added = self._added_lines()
         keep_alive = write_whole(self.client, self._request.head, head, added, body)
         self._computed()
         self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
@@ -419,12 +436,19 @@ class Exchange:
         self._status = head.status
         self._head = head
         status = head.status
-        self._held = b"" if status >= 400 else None
+        relay = self._relay
+        if status >= 400 or (relay is not None and not head.event_stream):
+            self._held = b""
+            return
+        self._held = None
+        if relay is None and self._gateway.early_heads:
+            self._open_relay(b"")
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
-        relay = self._relay
-        if relay is not None:
+        if self.begun:
+            relay = self._relay
+            assert relay is not None
             if self._seen is not None:
                 self._find_id(self._seen + piece)
             relay.body(piece)
@@ -432,7 +456,29 @@ class Exchange:
             self._held += piece
             if len(self._held) > HELD_BYTES:
                 self._begin_relay(self._held)
-        elif self._status == 200 and piece.startswith(EVENT_ERRORS):
+        else:
+            head = self._head
+            assert head is not None
+            if not head.event_stream:
+                self._begin_relay(piece)
+            else:
+                self._first_events(head, piece)
+
+    def _first_events(self, head: AnswerHead, piece: bytes) -> None:
+        """A piece of a stream before its first event: comments, or that."""
+        lead = self._lead
+        if lead or piece[:1] in LEADING:
+            events = lead + piece
+            at = first_data(events)
+            if at < 0 and head.length_bytes is None and len(lead) < MAX_HELD_BYTES:
+                self._lead = unfinished_line(events)
+                self._open_relay(piece)
+                return
+            if at < 0:
+                at = 0
+        else:
+            events, at = piece, 0
+        if events.startswith(EVENT_ERRORS, at) and self._status == 200:
             self._held = piece
             self._event_error = True
         else:
@@ -441,16 +487,18 @@ class Exchange:
     def on_end(self) -> None:
         """The answer is complete."""
         self.connection = None
-        relay = self._relay
-        if relay is None:
+        if not self.begun:
             held = self._held
             if held is not None and self._tried_elsewhere(held):
                 return
-            relay = self._begin_relay(held or b"")
+            if not self._begin_relay(held or b""):
+                return
         elif self._status >= 400 and self.decision is not None and self._head is not None:
             # Too long to be read before it was passed on.
             if judge(self._status, self._head.lines, b"") is FailureReason.ERROR:
                 self._gateway.fleet.report_error(self.decision)
+        relay = self._relay
+        assert relay is not None
         relay.end()
         if self._status < 400 and not self._event_error:
             self._computed()
@@ -463,7 +511,10 @@ class Exchange:
         decision = self.decision
         assert decision is not None
         assert connection is not None
-        if relay is None:
+        if relay is not None and relay.finished:
+            self._finished_early(relay)
+            return
+        if not self.begun:
             stale = connection.used and not connection.answered
             if stale and not self._fresh_tried and monotonic() - self.progress_s < STALE_S:
                 # Most likely the replica had closed an idle connection while this request was on its way.
@@ -473,6 +524,7 @@ class Exchange:
             else:
                 self._attempt_failed(FailureReason.LOST, why, True)
             return
+        assert relay is not None
         gateway = self._gateway
         gateway.note_death(decision, self.shape, self._request)
         gateway.replica_failed(decision.replica, FailureReason.LOST)
@@ -480,8 +532,56 @@ class Exchange:
             relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
         )
 
-    def _begin_relay(self, first: bytes) -> Relay:
+    def _begin_relay(self, first: bytes) -> bool:
+        """The answer's first bytes are there: pass them on. False if that cannot be, and the exchange is over."""
         self._held = None
+        head = self._head
+        assert head is not None
+        relay = self._relay
+        if relay is not None and not (self._joined or (head.event_stream and self._status == 200)):
+            self._unfit(relay)
+            return False
+        self._begin(first)
+        self._open_relay(first)
+        hold = self._gateway.hold
+        if hold is not None and hold.waiting and self.decision is not None:
+            hold.release(self._gateway.clock(), self.decision.replica)
+        return True
+
+    def _unfit(self, relay: Relay) -> None:
+        """Another replica's answer that cannot follow the head which the client has."""
+        status = self._status
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+        self._status = 200
+        self._break_off(
+            relay,
+            ReplicaError(
+                f"the stream's replica failed, and another one answered {status}", code="replica_lost"
+            ),
+        )
+
+    def _open_relay(self, first: bytes) -> None:
+        """Pass on what there is: the head, if the client has none, and these bytes."""
+        relay = self._relay
+        if relay is not None:
+            if not self._joined:
+                self._joined = True
+                relay.restart(self._make_watch())
+            if first:
+                relay.body(first)
+            return
+        head = self._head
+        assert head is not None
+        self._joined = True
+        watch = self._make_watch()
+        self._relay = Relay(
+            self.client, self._request.head, head, self._added_lines(), first, watch, self._api
+        )
+
+    def _make_watch(self) -> StreamWatch | None:
+        """What follows this attempt's stream, if it tells something of usage."""
         head = self._head
         assert head is not None
         manner = self._manner
@@ -492,14 +592,11 @@ class Exchange:
             if head.event_stream and (self._asked or manner.verdict == UNSEEN):
                 manner.accepted = manner.accepted or self._asked
                 watch = StreamWatch(manner, self._asked)
-        relay = self._relay = Relay(self.client, self._request.head, head, self._begun(first), first, watch)
-        hold = self._gateway.hold
-        if hold is not None and hold.waiting and self.decision is not None:
-            hold.release(self._gateway.clock(), self.decision.replica)
-        return relay
+        return watch
 
-    def _begun(self, first: bytes) -> bytes:
-        """The answer's first bytes are there: no replica after this one. Returns the header lines to add."""
+    def _begin(self, first: bytes) -> None:
+        """The answer's first bytes are there: no replica after this one."""
+        self.begun = True
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
@@ -515,8 +612,14 @@ class Exchange:
         if self._api is Api.RESPONSES and self._status == 200:
             self._find_id(first)
         self._first_byte_s = monotonic()
-        if not gateway.explain_headers:
+
+    def _added_lines(self) -> bytes:
+        """Header lines of the router's own."""
+        decision = self.decision
+        assert decision is not None
+        if not self._gateway.explain_headers:
             return b"x-request-id: %b\r\n" % self.request_id
+        replica = decision.replica
         return (
             b"x-request-id: %b\r\nx-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\n"
             b"x-warmroute-predicted-cached-tokens: %d\r\n"
@@ -614,6 +717,9 @@ class Exchange:
         self._tried.append(failed.replica)
         if self._pinned is not None or self._attempts >= gateway.max_attempts:
             return False
+        relay = self._relay
+        if relay is not None and not relay.resumable:
+            return False  # behind an early head, only an event stream can be gone on with
         now_s = gateway.clock()
         try:
             decision = gateway.fleet.choose_and_reserve(shape, self._records, now_s, self._tried)
@@ -672,9 +778,13 @@ class Exchange:
         if kept is not None and outlived:
             self._head, body = kept
             self._status = self._head.status
-            relay = self._begin_relay(body)
-            relay.end()
-            self._finish(keep_alive=relay.keep_alive, seen=b"")
+            self._event_error = self._status == 200
+            self._joined = False
+            if self._begin_relay(body):
+                relay = self._relay
+                assert relay is not None
+                relay.end()
+                self._finish(keep_alive=relay.keep_alive)
             return
         rest = "no replica left to try"
         if not outlived:
@@ -694,12 +804,15 @@ class Exchange:
         relay = self._relay
         decision = self.decision
         gateway = self._gateway
+        if relay is not None and relay.finished:
+            self._finished_early(relay)
+            return
         dead = decision is not None and gateway.fleet.shown_dead(decision)
         # A time-out says something of its own request first: of the replica only if nobody heard of that meanwhile.
         if decision is not None and (dead or gateway.pool(decision.replica).heard_s <= self.progress_s):
             gateway.replica_failed(decision.replica, FailureReason.TIMEOUT)
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
-        if relay is not None:
+        if relay is not None and self.begun:
             if dead and decision is not None:
                 gateway.note_death(decision, self.shape, self._request)
             self._break_off(relay, error)
@@ -712,6 +825,15 @@ class Exchange:
             return  # it was terminated and left this request hanging; another replica has it now
         else:
             self.fail(error)
+
+    def _finished_early(self, relay: Relay) -> None:
+        """The replica does not end the transfer of an answer whose own end the client has."""
+        if relay.endless:
+            relay.end()
+        else:
+            self.client.abort()
+        self._computed()
+        self._finish(keep_alive=relay.keep_alive and relay.endless, seen=relay.usage_bytes())
 
     def _break_off(self, relay: Relay, error: RouterError) -> None:
         """End an answer under way: a stream with its API's error event, anything else by closing."""
@@ -747,7 +869,7 @@ class Exchange:
             return
         internal = RouterError("the router failed on this request; its log says why")
         self._status = internal.status
-        if self._first_byte_s is None:
+        if self._first_byte_s is None and self._relay is None:
             local.write_error(client, self._request.head, self._api, internal, self.request_id, close=True)
         else:
             client.abort()
@@ -756,6 +878,11 @@ class Exchange:
 
     def fail(self, error: RouterError) -> None:
         """Answer with an error of the router's own."""
+        relay = self._relay
+        if relay is not None:  # the client has a stream's head already
+            self._status = 200
+            self._break_off(relay, error)
+            return
         self._status = error.status
         keep_alive = local.write_error(self.client, self._request.head, self._api, error, self.request_id)
         self._finish(keep_alive=keep_alive, code=error.code)
@@ -772,8 +899,16 @@ class Exchange:
         if self._done:
             return
         connection, self.connection = self.connection, None
+        relay = self._relay
+        if relay is not None and relay.finished:
+            if connection is not None:
+                connection.abandon()
+            relay.seen_out()
+            self._computed()
+            self._finish(keep_alive=False, seen=relay.usage_bytes())
+            return
         if connection is not None:
-            phase = "stream" if self._relay is not None else "prefill"
+            phase = "stream" if self.begun else "prefill"
             connection.abandon()
         elif self._ticket is not None:
             phase = "held"
@@ -797,8 +932,8 @@ class Exchange:
 
     @property
     def streaming(self) -> bool:
-        """Whether body bytes have been passed on."""
-        return self._relay is not None
+        """Whether an answer has begun."""
+        return self.begun
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ class Gateway:
         self.upstream = config.upstream
         self.max_attempts = config.max_attempts
         self.explain_headers = config.headers.explain
+        self.early_heads = config.headers.early
         self.ask_usage = config.feedback.ask_usage
         self.bytes_per_token = config.policy.bytes_per_token
         self.heads = HeadCache()
@@ -326,6 +327,7 @@ class Gateway:
         duration_s = now_s - request.received_s
         ttft_s = first_byte_s - request.received_s if first_byte_s is not None and status == 200 else None
         shape = exchange.shape
+        answered = status == 200 and exchange.begun and (decision is None or decision.computed)
         model = shape.model if shape is not None else ""
         replica = decision.replica.id if decision is not None else None
         predicted_tokens = decision.expected_tokens if decision is not None else 0
@@ -335,7 +337,7 @@ class Gateway:
             prompt_tokens = usage.prompt_tokens
             cached_tokens = usage.cached_tokens
             completion_tokens = usage.completion_tokens
-            if status == 200 and decision is not None and shape is not None:
+            if answered and decision is not None and shape is not None:
                 self._confirm(decision, shape, usage)
         self.metrics.observe(
             api,
@@ -351,9 +353,9 @@ class Gateway:
             cached_tokens,
             completion_tokens,
         )
-        if status == 200 and decision is not None and shape is not None and shape.reusable_tokens >= 0:
+        if answered and decision is not None and shape is not None and shape.reusable_tokens >= 0:
             self._funnel(decision, shape, prompt_tokens, cached_tokens)
-        if decision is not None and shape is not None and status == 200:
+        if decision is not None and shape is not None and answered:
             self.fleet.learn(
                 decision,
                 shape,

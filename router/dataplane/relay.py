@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from router.core.types import Api
 from router.dataplane.answer import BODILESS, AnswerHead
 from router.dataplane.request import RequestHead
 from router.dialects.alike import Alike
 from router.dialects.sse import EventGate
+from router.dialects.terminal import ends_answer
 from router.dialects.usage_request import FINISH, USAGE, StreamWatch
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 _SIZES: Final = [b"%x" % size for size in range(4096)]
 """Sizes of chunks, as written."""
+
+LAST_BYTES: Final = 64
+"""How much is kept of the pieces of an event too long to be held: enough for another, short one behind it."""
 
 TAIL_BYTES: Final = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
@@ -42,14 +47,17 @@ def write_whole(
 
 
 class Relay:
-    """Writes one answer. Created when its first byte is about to be passed on."""
+    """Writes one answer. Created when its first byte is about to be passed on, or its head alone, or comments."""
 
     __slots__ = (
         "_alike",
+        "_api",
         "_chunked",
         "_client",
         "_gate",
         "_has_end",
+        "_last",
+        "_open",
         "_tail",
         "_watch",
         "body_bytes",
@@ -65,6 +73,7 @@ class Relay:
         added: bytes,
         first: bytes,
         watch: StreamWatch | None = None,
+        api: Api = Api.OTHER,
     ) -> None:
         """Write the head and what is there of the body, in one write.
 
@@ -72,9 +81,15 @@ class Relay:
             added: Rendered header lines of the router's own.
             first: The first piece of the body, possibly empty.
             watch: What hides that the router asked for usage, or learns the engine's manner; event streams only.
+            api: Tells how the answer's own end is named.
         """
         self._client = client
+        self._api = api
         self._tail = b""
+        self._last = b""
+        """What was passed on last, of an event stream: at least the beginning and the end of its last event."""
+        self._open = False
+        """What was passed on last ends within an event."""
         self.body_bytes = 0
         self.streaming = head.event_stream
         self._watch = watch
@@ -105,6 +120,32 @@ class Relay:
         framed = self._framed(piece)
         if framed:
             self._client.transport.write(framed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the client has the event that ends the answer: what becomes of the connections then is no fault."""
+        return self.streaming and not self._open and ends_answer(self._api, self._last)
+
+    @property
+    def endless(self) -> bool:
+        """Whether it can still be ended properly, wherever it stands: its length was not announced."""
+        return not self._has_end
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another replica's event stream may follow here: nothing but whole comments was passed on."""
+        return self._gate is not None and not self._has_end and self._gate.at_boundary
+
+    def restart(self, watch: StreamWatch | None) -> None:
+        """Another replica goes on with an event stream of which only the head and comments were passed on."""
+        self._gate = EventGate()
+        self._alike = Alike()
+        self._watch = watch
+
+    def seen_out(self) -> None:
+        """The stream is over, and the client gone: what its end teaches."""
+        if self._watch is not None:
+            self._watch.end(b"")
 
     def end(self) -> None:
         """The answer is complete."""
@@ -160,6 +201,9 @@ class Relay:
         """What of an event stream may be passed on now, looked through for what tells usage or ends an answer."""
         piece = gate.feed(piece)
         watch = self._watch
+        if piece:
+            self._last = self._last + piece[-LAST_BYTES:] if self._open else piece
+            self._open = not gate.at_boundary
         if piece.find(USAGE) >= 0:
             if watch is None:
                 self._tail = piece

@@ -1,6 +1,7 @@
 """Ends of server-sent events: what of a stream may be forwarded so that it never stops in the middle of an event.
 
-Decides nothing about the events' content. The rule it keeps: what comes out is what went in, in order, whole.
+Decides nothing about the events' content, but for what is none (`first_data`). The rule it keeps: what comes out is
+what went in, in order, whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,36 @@ from typing import Final
 MAX_HELD_BYTES: Final = 64 * 1024
 """A longer event is let through as it comes, so that a stream's memory stays bounded."""
 
+_LINE_FEED: Final = 10
+_CARRIAGE_RETURN: Final = 13
+_COLON: Final = 58
 _ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def first_data(events: bytes) -> int:
+    """Index of the first line that is neither a comment nor empty; -1 if none has begun.
+
+    Comments (`: keep-alive`) are no part of an answer: engines and proxies send them while nothing is computed yet.
+    """
+    at = 0
+    size = len(events)
+    while at < size:
+        first = events[at]
+        if first == _COLON:
+            line_feed = events.find(b"\n", at)
+            carriage_return = events.find(b"\r", at, line_feed if line_feed >= 0 else size)
+            at = carriage_return if carriage_return >= 0 else line_feed
+            if at < 0:
+                return -1
+        elif first != _LINE_FEED and first != _CARRIAGE_RETURN:
+            return at
+        at += 1
+    return -1
+
+
+def unfinished_line(events: bytes) -> bytes:
+    """What follows the last line end."""
+    return events[max(events.rfind(b"\n"), events.rfind(b"\r")) + 1 :]
 
 
 class EventGate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.dialects.sse import MAX_HELD_BYTES, EventGate
+from router.dialects.sse import MAX_HELD_BYTES, EventGate, first_data, unfinished_line
 
 
 def test_whole_events_pass_as_the_same_object() -> None:
@@ -57,3 +57,19 @@ def test_what_is_held_stays_bounded() -> None:
         out += len(gate.feed(b"x" * 10_000))
         assert len(gate._held) <= MAX_HELD_BYTES
     assert out + len(gate.flush()) == 400_000
+
+
+def test_comments_and_empty_lines_are_no_data() -> None:
+    for events in (b"", b": ping\n\n", b":\n", b"\n\n", b"\r\n: a\r\r: b", b": a\r\n\r\n"):
+        assert first_data(events) == -1, events
+    assert first_data(b"data: a\n\n") == 0
+    assert first_data(b": ping\n\ndata: a\n\n") == 8
+    assert first_data(b": ping\r\revent: a\r\r") == 8
+    assert first_data(b": data: a\n\n:b\r\nid: 1") == 15
+    assert first_data(b" data") == 0
+
+
+def test_the_unfinished_line_is_what_follows_the_last_line_end() -> None:
+    assert unfinished_line(b": ping\n\n") == b""
+    assert unfinished_line(b": ping\r: po") == b": po"
+    assert unfinished_line(b": pi") == b": pi"
