@@ -282,7 +282,7 @@ class Fleet:
         used: Uses | None = None
         depths_tokens: list[int] = []
         times_s: list[float] = []
-        if records:
+        if records and shape.reads_cache:
             used = uses(records, replica.incarnation, residency, now_s)
             times_s = used.times_s
             grid = self._grid
@@ -314,7 +314,9 @@ class Fleet:
             for tokens in held.values():
                 if tokens > decision.known_tokens:
                     decision.known_tokens = tokens
-            if shape.reusable_tokens < 0:
+            if not shape.reads_cache:
+                self._seen.depth(shape.rungs, now_s)
+            elif shape.reusable_tokens < 0:
                 shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
         if used is not None:
             self._note_uses(decision, used, shape)

@@ -234,6 +234,8 @@ class Gateway:
         # batch when one of its prompts is.
         found = request.head.route
         shape.streams = parsed.stream and single and (found is None or found.api is not Api.RESPONSES)
+        if not parsed.reads_cache:
+            shape.reads_cache = shape.streams = False  # what it takes says nothing of others, either
         return shape
 
     def load_shape(self, api: Api, request: Request) -> RequestShape:
@@ -291,8 +293,8 @@ class Gateway:
         cached_tokens = usage.cached_tokens
         if cached_tokens is not None and usage.prompt_tokens > 0:
             cached_tokens = cached_tokens * shape.prompt_tokens // usage.prompt_tokens
-        if not shape.single:
-            cached_tokens = None  # engines tell what they had of one of the prompts
+        if not shape.single or not shape.reads_cache:
+            cached_tokens = None  # engines tell what they had of one of the prompts, or had to leave unread
         self.fleet.confirm(decision, cached_tokens, usage.completion_tokens, self.clock())
 
     def _funnel(
@@ -360,7 +362,7 @@ class Gateway:
                 decision,
                 shape,
                 usage.prompt_tokens if usage is not None else 0,
-                cached_tokens if shape.single else None,
+                cached_tokens if shape.single and shape.reads_cache else None,
                 completion_tokens,
             )
         if self.access_log is not None:

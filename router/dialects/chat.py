@@ -11,7 +11,7 @@ from msgspec import UNSET
 from router.core import prompt
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
 from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
-from router.dialects.fields import ABSENT, ONE
+from router.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE
 from router.dialects.parsed import Parsed, messages_required, model_required
 from router.dialects.parts import Part, add_content
 
@@ -69,7 +69,15 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         None,
         None,
         stream and request.stream_options is UNSET and bytes(request.n) in ONE,
+        (request.prompt_logprobs is ABSENT and request.echo is ABSENT) or _reads_cache(request),
     )
+
+
+def _reads_cache(request: ChatRequest) -> bool:
+    """Source: vLLM's `to_sampling_params`: with `echo`, `prompt_logprobs` is `top_logprobs`, 0 unless given."""
+    if bytes(request.prompt_logprobs) not in NOT_GIVEN:
+        return False
+    return bytes(request.echo) in FALSE or bytes(request.top_logprobs) == b"null"
 
 
 def _add_header(out: list[bytes], request: ChatRequest) -> None:

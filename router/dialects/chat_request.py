@@ -64,6 +64,9 @@ class ChatRequest(msgspec.Struct, gc=False):
     continue_final_message: bool | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: str | None = None
+    prompt_logprobs: msgspec.Raw = ABSENT
+    echo: msgspec.Raw = ABSENT
+    top_logprobs: msgspec.Raw = ABSENT
 
 
 class _RawMessage(msgspec.Struct, gc=False):

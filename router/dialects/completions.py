@@ -10,7 +10,7 @@ from xxhash import xxh3_128_hexdigest
 
 from router.core import prompt
 from router.core.errors import ClientError
-from router.dialects.fields import ABSENT, ONE, Options
+from router.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE, Options
 from router.dialects.parsed import Parsed, model_required
 
 _Prompt = str | list[int | str | list[int]] | None
@@ -30,6 +30,9 @@ class _Request(msgspec.Struct, gc=False):
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: str | None = None
+    prompt_logprobs: msgspec.Raw = ABSENT
+    echo: msgspec.Raw = ABSENT
+    logprobs: msgspec.Raw = ABSENT
 
 
 _decode = msgspec.json.Decoder(_Request).decode
@@ -73,7 +76,15 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         and request.stream_options is msgspec.UNSET
         and bytes(request.n) in ONE
         and _is_single(request.prompt),
+        _reads_cache(request),
     )
+
+
+def _reads_cache(request: _Request) -> bool:
+    """Source: vLLM's `to_sampling_params`: with `echo`, `prompt_logprobs` is `logprobs`."""
+    if bytes(request.prompt_logprobs) not in NOT_GIVEN:
+        return False
+    return bytes(request.echo) in FALSE or bytes(request.logprobs) in NOT_GIVEN
 
 
 def _is_single(value: _Prompt) -> bool:

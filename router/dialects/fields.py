@@ -15,5 +15,9 @@ class StreamOptions(msgspec.Struct, gc=False):
 
 
 Options = StreamOptions | None | msgspec.UnsetType
+NOT_GIVEN = (b"", b"null")
+"""Values of an optional field, as sent, that are none."""
+FALSE = (*NOT_GIVEN, b"false", b"0", b'"false"', b'"0"')
+"""Values of a flag that is off unless given."""
 ONE = (b"", b"1", b"null")
 """Values of `n`, as sent, that ask for one answer."""

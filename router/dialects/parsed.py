@@ -19,6 +19,7 @@ class Parsed:
         "model",
         "previous_response_id",
         "prompt_bytes",
+        "reads_cache",
         "scope_salt",
         "stream",
         "tokens_known",
@@ -35,6 +36,7 @@ class Parsed:
         previous_response_id: str | None = None,
         tokens_known: int | None = None,
         may_ask_usage: bool = False,
+        reads_cache: bool = True,
     ) -> None:
         self.model = model
         """Model or adapter; empty only for `Api.OTHER`."""
@@ -52,6 +54,8 @@ class Parsed:
         """Exact prompt tokens, all prompts of a batch together; `None` unless the prompt is token ids."""
         self.may_ask_usage = may_ask_usage
         """A stream of one answer whose client says nothing of usage, neither yes nor no."""
+        self.reads_cache = reads_cache
+        """False if it asks for the prompt's log probabilities: engines then compute all of it, whatever they hold."""
 
 
 def model_required() -> ClientError:
