@@ -46,14 +46,19 @@ class Deaths:
         self._suspects: dict[int, _Suspect] = {}
         self._lives: dict[Life, float] = {}
         """When each was lost first."""
+        self._engines: dict[Life, float] = {}
+        """Those whose server said that its engine is dead, and when it did first."""
 
     @property
     def remembers(self) -> bool:
         """Whether any request is remembered."""
         return bool(self._suspects)
 
-    def note(self, key: int, life: Life, now_s: float) -> None:
-        """A request was with this life of a replica when the connection broke."""
+    def note(self, key: int, life: Life, now_s: float, engine: bool = False) -> None:
+        """A request was with this life of a replica when the connection broke, or (`engine`) its server said that the
+        engine is dead."""
+        if engine:
+            self._engines.setdefault(life, now_s)
         self._lives.setdefault(life, now_s)
         if not key or self._memory_s <= 0.0:
             return
@@ -68,8 +73,8 @@ class Deaths:
             del self._suspects[next(iter(self._suspects))]
 
     def was_dead(self, life: Life, sent_s: float) -> bool:
-        """Whether this life was lost before then: what was sent to it afterwards reached no engine."""
-        lost_s = self._lives.get(life)
+        """Whether this life's engine was dead before then: what its server was sent afterwards reached none."""
+        lost_s = self._engines.get(life)
         return lost_s is not None and lost_s < sent_s
 
     def may_try_again(self, life: Life, now_s: float, replicas: int) -> bool:
@@ -78,6 +83,7 @@ class Deaths:
         for other, lost_s in list(self._lives.items()):
             if not 0.0 <= now_s - lost_s < BUDGET_S:
                 del self._lives[other]
+                self._engines.pop(other, None)
             elif other != life and other[0].state is not ReplicaState.READY and _over(other):
                 died += 1  # and is not back yet
         return died <= max(LEAST_BUDGET, replicas // 2)

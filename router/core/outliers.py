@@ -42,6 +42,11 @@ class ErrorRate:
         self.probation = 0
         """Good answers that it still owes after a conviction."""
 
+    @property
+    def ratio(self) -> float:
+        """Errors among the recent answers."""
+        return self.errors / self.answers if self.answers > 0.0 else 0.0
+
     def good(self) -> None:
         """A prompt was computed."""
         self.answers += 1.0 - self.answers / WINDOW

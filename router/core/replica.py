@@ -448,6 +448,7 @@ class Replica:
             "cache_lifetime_s": self.survival.lifetime_s(),
             "cache_found_age_s": self.survival.found_age_s(),
             "eviction_ratio": round(self.eviction_ratio, 3),
+            "error_ratio": round(self.errors.ratio, 3),
             "failures": health.failures,
             "probe_failures": health.probe_failures,
             "ejections": health.strikes,

@@ -29,6 +29,7 @@ from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
 from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from router.dataplane.verdict import (
+    DEAD_MARK,
     EVENT_ERRORS,
     HELD_BYTES,
     NO_VERDICT,
@@ -672,7 +673,7 @@ class Exchange:
                 return False
         else:
             gateway.replica_failed(replica, reason)
-            if killed(status, body) and not self._outlived(decision):
+            if killed(status, body) and not self._outlived(decision, DEAD_MARK in body):
                 return False
         if not self._retry(decision, reason):
             return False
@@ -732,10 +733,10 @@ class Exchange:
         self._decided(decision, now_s)
         return True
 
-    def _outlived(self, decision: Decision) -> bool:
-        """A replica failed after it had the request in full: whether that may be given to another one."""
+    def _outlived(self, decision: Decision, engine: bool = False) -> bool:
+        """A replica, or its engine, failed after it had the request in full: whether another may be given it."""
         gateway = self._gateway
-        if not gateway.note_death(decision, self.shape, self._request):
+        if not gateway.note_death(decision, self.shape, self._request, engine):
             return True  # it was dead already, and this request not the reason
         self._deaths += 1
         return self._deaths <= 1 and gateway.may_outlive(decision, self.shape, self._request)

@@ -165,12 +165,15 @@ class Gateway:
         """Whether one more request may be tried on another replica only to see whose fault its error is."""
         return self._budget.take(self.answered, now_s)
 
-    def note_death(self, decision: Decision, shape: RequestShape | None, request: Request) -> bool:
-        """The connection broke, or the engine died, with this request on it. False if that was dead before."""
+    def note_death(
+        self, decision: Decision, shape: RequestShape | None, request: Request, engine: bool = False
+    ) -> bool:
+        """The connection broke with this request on it, or the server says that its engine is dead (`engine`). False if
+        that was dead before."""
         life = decision.replica, decision.incarnation
-        if self.deaths.was_dead(life, decision.reserved_s):
+        if engine and self.deaths.was_dead(life, decision.reserved_s):
             return False
-        self.deaths.note(_deadly_key(shape, request), life, self.clock())
+        self.deaths.note(_deadly_key(shape, request), life, self.clock(), engine)
         return True
 
     def may_outlive(self, decision: Decision, shape: RequestShape | None, request: Request) -> bool:

@@ -162,6 +162,21 @@ def test_broken_connections_to_replicas_that_live_are_no_deaths() -> None:
     assert not fleet.dead
 
 
+def test_a_broken_connection_does_not_excuse_a_death_that_follows() -> None:
+    fleet = poisoned()
+    for number in range(4):
+        fleet.scripts[number] = lambda sent: BREAKS
+    fleet.statuses([f"{number}" for number in range(8)])
+    for number in range(4):
+        fleet.scripts[number] = lambda sent: DIES if POISON.encode() in sent else plain(200, OK)
+    fleet.probe()
+    fleet.statuses([f"later {number}" for number in range(20)])
+    assert fleet.ask(POISON)[0] == 502
+    assert len(fleet.dead) == 2
+    fleet.probe()
+    assert fleet.ask(POISON)[0] == 422
+
+
 def test_a_stale_connection_and_then_nobody_there_may_have_been_a_death() -> None:
     """Engines that answered before: a connection used again is lost as a stale one is."""
     fleet = poisoned()

@@ -97,7 +97,9 @@ def test_the_memory_is_bounded() -> None:
 
 def test_what_is_sent_to_a_dead_engine_did_not_kill_it() -> None:
     deaths, one = Deaths(300.0), life(1)
-    deaths.note(7, one, 10.0)
+    deaths.note(7, one, 5.0)
+    assert not deaths.was_dead(one, 9.0), "a connection that broke is no sign of that"
+    deaths.note(7, one, 10.0, engine=True)
     assert not deaths.was_dead(one, 9.0)
     assert deaths.was_dead(one, 11.0)
     assert not deaths.was_dead((one[0], Incarnation(5)), 11.0)

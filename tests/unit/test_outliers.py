@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router.core.outliers import PROBATION, ErrorRate
 
 
@@ -35,6 +37,12 @@ def test_nobody_is_suspect_of_what_its_fellows_answer_too() -> None:
 def test_a_share_of_errors_that_its_fellows_have_not_makes_suspect() -> None:
     assert after("ggb" * 30).suspect(0.02)
     assert not after(("g" * 30 + "b") * 10).suspect(0.02)
+
+
+def test_the_ratio_is_that_of_recent_answers() -> None:
+    assert after("").ratio == 0.0
+    assert after("gggb").ratio == pytest.approx(0.25, abs=0.01)
+    assert after("b" * 500 + "g" * 500).ratio < 0.01
 
 
 def test_old_errors_fade() -> None:
