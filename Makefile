@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 AS_INSTALLED = PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])'):$(CURDIR)"
 # The compiler that pip will find; without one the package is installed uncompiled and runs as it is.
 EXPECT_COMPILED = $(if $(filter 0,$(WARMROUTE_COMPILE)),0,$(if $(shell command -v gcc),1,0))
+# Whoever calls make may have packages of its own on these; .venv's pip and Python would take them for theirs.
+unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 ENGINE ?= sim
 ONCE ?=
 
@@ -35,7 +37,7 @@ $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
 setup: $(INSTALLED)  ## Make .venv with warmroute, warmroute-replica and the development tools
 
 demo: $(INSTALLED)  ## The router before 4 simulated replicas, beside round robin (ENGINE=vllm: 2 real vLLM; ONCE=1: then exit)
-	@$(AS_INSTALLED) $(BIN)/python -P -m loadtest.demo --engine $(ENGINE) $(if $(ONCE),--once)
+	@$(BIN)/python -P -m loadtest.demo --engine $(ENGINE) $(if $(ONCE),--once)
 
 test: test-source test-installed  ## All tests but those that need vLLM
 

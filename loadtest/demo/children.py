@@ -82,7 +82,7 @@ class Children:
         Args:
             name: For messages and the log file's name.
             command: Program and arguments.
-            environment: Its variables; the demo's own if absent.
+            environment: Its variables; `own_environment()` if absent.
         Raises:
             DemoError: The program is not there.
         """
@@ -94,7 +94,7 @@ class Children:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=environment,
+                    env=own_environment() if environment is None else environment,
                     # Out of the terminal's group: Ctrl-C is ours to pass on, in order.
                     start_new_session=True,
                     preexec_fn=self._die_with_parent,
@@ -149,6 +149,12 @@ def program(name: str) -> str:
     if found is None:
         raise DemoError(f"the command {name} is not installed: run `make setup`")
     return found
+
+
+def own_environment() -> dict[str, str]:
+    """The demo's variables, less those that tell Python where packages are: what it starts brings its own, and may
+    start yet another Python (the engine's installer) that would take ours for its own."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def is_free(port: int) -> bool:

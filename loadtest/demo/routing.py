@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
 
-from loadtest.demo.children import LOCALHOST, Child, Children, DemoError, free_ports, is_free, program
+from loadtest.demo.children import (
+    LOCALHOST,
+    Child,
+    Children,
+    DemoError,
+    free_ports,
+    is_free,
+    own_environment,
+    program,
+)
 
 READY_S = 60.0
 POLL_S = 0.1
@@ -58,7 +66,7 @@ async def start_router(
     for url in replica_urls:
         command += ["--replica", url]
     # Settings of the user's own, of whatever router, are none of the demo's.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WARMROUTE_")}
+    environment = {k: value for k, value in own_environment().items() if not k.startswith("WARMROUTE_")}
     child = await children.start(f"router {policy}", command, environment)
     admin_url = f"http://{LOCALHOST}:{admin}"
     try:

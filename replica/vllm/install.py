@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from replica.vllm.environment import clean_environment
+
 VLLM_VERSION = "0.32.0"
 TORCH_VERSION = "2.13.0"
 NEEDED_BYTES = 5_000_000_000
@@ -215,7 +217,7 @@ class _Installation:
         report = self.venv / "pip-report.json"
         report.unlink(missing_ok=True)
         command = self._pip_command(["install", "-q", "--dry-run", "--report", str(report), *arguments])
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment())
         if done.returncode != 0 or not report.exists():
             lines = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: Location")]
             self.plan_error = "\n".join(lines[-5:])
@@ -253,7 +255,11 @@ class _Installation:
     def _version(self, distribution: str) -> str | None:
         command = f"import importlib.metadata as m; print(m.version({distribution!r}))"
         done = subprocess.run(
-            [str(self.python), "-I", "-c", command], capture_output=True, text=True, check=False
+            [str(self.python), "-I", "-c", command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=clean_environment(),
         )
         return done.stdout.strip() or None
 
@@ -271,7 +277,9 @@ class _Installation:
 
     def _run(self, command: Sequence[str], what: str) -> str:
         """Run, pass on what tells of progress, and return the standard output."""
-        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        environment = clean_environment(
+            {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        )
         lines: list[str] = []
         tail: deque[str] = deque(maxlen=20)
         with subprocess.Popen(

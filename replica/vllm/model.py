@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from replica.vllm.environment import clean_environment
 from replica.vllm.install import InstallError, Progress, cache_dir
 from replica.vllm.tiny_model import PRESETS
 
@@ -84,7 +85,7 @@ def _make(venv: Path, out: Path, arguments: list[str], preset: str, progress: Pr
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     command = [str(venv / "bin" / "python"), "-I", "-W", "ignore", str(_MAKER), str(unfinished), *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = clean_environment({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:

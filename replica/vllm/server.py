@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from replica.vllm.environment import clean_environment
 from replica.vllm.install import cache_dir
 from replica.vllm.model import Model
 from replica.vllm.processes import Process, end_session, kill_session
@@ -237,8 +238,8 @@ class Replica:
         return os.path.relpath(path, self._model.path.parent)
 
     def _environment(self) -> dict[str, str]:
-        unwanted = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "VLLM_CPU_KVCACHE_SPACE")
-        environment = {name: value for name, value in os.environ.items() if name not in unwanted}
+        environment = clean_environment()
+        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
         environment.update(
             PATH=f"{self._venv / 'bin'}:{environment.get('PATH', os.defpath)}",
             HF_HUB_OFFLINE="1",

@@ -33,6 +33,22 @@ def test_a_child_that_ended_is_reported_with_its_last_lines(tmp_path: Path) -> N
         asyncio.run(start())
 
 
+def test_a_child_is_not_told_of_the_packages_of_whoever_started_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DEMO_MARK", "seen")
+
+    async def start() -> str:
+        async with Children(tmp_path) as children:
+            code = "import os; print(os.environ.get('PYTHONPATH'), os.environ['DEMO_MARK'])"
+            child = await children.start("replica 1", [sys.executable, "-c", code])
+            await child.process.wait()
+            return child.log_path.read_text()
+
+    assert asyncio.run(start()) == "None seen\n"
+
+
 def test_children_are_ended_when_the_block_is_left_by_an_error(tmp_path: Path) -> None:
     pids = []
 
