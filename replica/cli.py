@@ -35,9 +35,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def commands_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Names of the subcommands."""
+    return [
+        name
+        for action in parser._actions  # noqa: SLF001 - argparse has no public way to them
+        if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
+        for name in action.choices
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
-    args = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not words or (words[0] not in commands_of(parser) and not words[0].startswith("-")):
+        parser.print_help(sys.stderr)
+        unknown = f"no command {words[0]!r}" if words else "a command is missing"
+        sys.stderr.write(f"warmroute-replica: error: {unknown}\n")
+        return 2
+    args = parser.parse_args(words)
     status: int = args.run(args)
     return status
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from router.config.errors import ConfigError, suggestion
+from router.config.errors import ConfigError, Faults, suggestion
 from router.config.schema import Address, Range, split_address
 from router.config.schema_walk import fields_of, is_section, shorthand_of, shown
 from router.config.sources import keys_of, where
@@ -28,7 +28,7 @@ def convert(node: yaml.Node, annotation: Any, key: str) -> Any:
     """The node's value as the annotated type.
 
     Raises:
-        ConfigError: It has another type, or is out of the type's bounds.
+        ConfigError: It has another type, or is out of the type's bounds; of a list or a section, all that is wrong.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -90,7 +90,15 @@ def _sequence(node: yaml.Node, annotation: Any, key: str) -> tuple[Any, ...]:
         return ()
     if not isinstance(node, yaml.SequenceNode):
         raise ConfigError(where(node), key, "must be a list")
-    return tuple(convert(item, annotation, f"{key}[{index}]") for index, item in enumerate(node.value))
+    faults = Faults()
+    values = []
+    for index, item in enumerate(node.value):
+        try:
+            values.append(convert(item, annotation, f"{key}[{index}]"))
+        except ConfigError as error:
+            faults.add(error)
+    faults.raise_any()
+    return tuple(values)
 
 
 def _section(node: yaml.Node, section: Any, key: str) -> Any:
@@ -100,12 +108,17 @@ def _section(node: yaml.Node, section: Any, key: str) -> Any:
         return section(**{short: convert(node, fields[short][0], key)})
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(where(node), key, "must be a section with keys of its own")
-    values = {
-        name: convert(value, fields[name][0], f"{key}.{name}")
-        for name, value in keys_of(node, section, f"{key}.").items()
-    }
-    if short is not None and short not in values:
-        raise ConfigError(where(node), f"{key}.{short}", "is missing")
+    faults = Faults()
+    nodes = keys_of(node, section, f"{key}.", faults)
+    values = {}
+    for name, value in nodes.items():
+        try:
+            values[name] = convert(value, fields[name][0], f"{key}.{name}")
+        except ConfigError as error:
+            faults.add(error)
+    if short is not None and short not in nodes:
+        faults.add(ConfigError(where(node), f"{key}.{short}", "is missing"))
+    faults.raise_any()
     return section(**values)
 
 

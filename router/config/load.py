@@ -1,7 +1,7 @@
 """From flags, environment and file to one frozen, checked `Config`; a flag wins over a variable over the file.
 
-Parse, check each field, check them together, freeze: in this order, and the first fault ends it. The only place that
-reads the environment. Replica lists are replaced, never joined.
+Parse, check each field, check them together, freeze. All faults are reported at once; those between fields only where
+the fields themselves are right. The only place that reads the environment. Replica lists are replaced, never joined.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from router.config.convert import convert
-from router.config.errors import ConfigError
+from router.config.errors import ConfigError, Faults
 from router.config.rules import faults, normalised
 from router.config.schema import Config
 from router.config.schema_walk import fields_of, is_section, leaves
@@ -34,21 +34,40 @@ def load(
         path: The YAML file; absent, the variable `WARMROUTE_CONFIG` may name it.
         environ: The environment; absent, the process's own.
     Raises:
-        ConfigError: At the first fault, with its place and key.
+        ConfigError: There is a fault; it names all of them, each with its place and key.
     """
     variables = os.environ if environ is None else environ
-    flags = from_flags(settings)
-    environment = from_environment(variables)
+    found = Faults()
+    flags = from_flags(settings, found)
+    environment = from_environment(variables, found)
     file = path or variables.get(CONFIG_VARIABLE)
-    nodes: Nodes = {**(from_file(file) if file else {}), **environment, **flags}
-    values = {
-        key: convert(nodes[key], annotation, key) for key, annotation, _ in leaves(Config) if key in nodes
-    }
+    unread = False
+    in_file: Nodes = {}
+    if file:
+        try:
+            in_file = from_file(file, found)
+        except ConfigError as error:
+            found.add(error)
+            unread = True
+    nodes = {**in_file, **environment, **flags}
+    values = {}
+    for key, annotation, _ in leaves(Config):
+        if key in nodes:
+            try:
+                values[key] = convert(nodes[key], annotation, key)
+            except ConfigError as error:
+                found.add(error)
     config: Config = _build(Config, "", values)
     config = dataclasses.replace(config, replicas=tuple(map(normalised, config.replicas)))
+    together = Faults()
     for fault in faults(config):
+        keys = [key.partition("[")[0] for key in (fault.key, fault.other) if key]
+        if any(found.concern(key) or (unread and key not in nodes) for key in keys):
+            continue  # it may speak of a default that stands in for what could not be read
         place = _place(nodes, fault.key) or _place(nodes, fault.other)
-        raise ConfigError(place, fault.key, fault.message)
+        together.add(ConfigError(place, fault.key, fault.message))
+    found.add_all(together)
+    found.raise_any()
     return config
 
 

@@ -125,9 +125,9 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     if _same_socket(config.listen, config.admin):
         yield Fault("admin", f"{config.admin} is taken by listen ({config.listen})", "listen")
     if tls.cert_file is not None and tls.key_file is None:
-        yield Fault("tls.cert_file", "needs tls.key_file")
+        yield Fault("tls.cert_file", "needs tls.key_file", "tls.key_file")
     if tls.key_file is not None and tls.cert_file is None:
-        yield Fault("tls.key_file", "needs tls.cert_file")
+        yield Fault("tls.key_file", "needs tls.cert_file", "tls.cert_file")
     if tls.upstream_ca_file is not None and not tls.upstream_verify:
         yield Fault(
             "tls.upstream_verify", "is false: tls.upstream_ca_file is of no use", "tls.upstream_ca_file"
@@ -153,7 +153,11 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             "registry.url",
         )
     if config.access_log.fingerprints and not config.access_log.enabled:
-        yield Fault("access_log.fingerprints", "needs access_log.enabled: there is no log to put them in")
+        yield Fault(
+            "access_log.fingerprints",
+            "needs access_log.enabled: there is no log to put them in",
+            "access_log.enabled",
+        )
     if config.leases.expire_s < 4 * config.leases.publish_interval_s:
         yield Fault(
             "leases.expire_s",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import yaml
 
-from router.config.errors import ConfigError, suggestion
+from router.config.errors import ConfigError, Faults, suggestion
 from router.config.schema import Config
 from router.config.schema_walk import (
     ENV_PREFIX,
@@ -46,11 +46,11 @@ def where(node: yaml.Node) -> str:
     return str(mark.name) if mark.line < 0 else f"{mark.name}:{mark.line + 1}"
 
 
-def from_file(path: str) -> Nodes:
-    """Every setting of a YAML file.
+def from_file(path: str, faults: Faults) -> Nodes:
+    """Every setting of a YAML file; keys that are named twice or do not exist are left out and told to `faults`.
 
     Raises:
-        ConfigError: It cannot be read, is not YAML, names a key twice or one that does not exist.
+        ConfigError: It cannot be read or is not YAML.
     """
     try:
         with open(path, "rb") as file:
@@ -59,10 +59,10 @@ def from_file(path: str) -> Nodes:
         raise ConfigError(path, "", f"cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(path, "", f"is longer than {MAX_FILE_BYTES} bytes: not a configuration file")
-    return from_yaml(data, path)
+    return from_yaml(data, path, faults)
 
 
-def from_yaml(data: bytes, name: str) -> Nodes:
+def from_yaml(data: bytes, name: str, faults: Faults) -> Nodes:
     """Every setting of a YAML document; `name` stands for the file in messages."""
     try:
         root = yaml.compose(data.decode(), yaml.SafeLoader)
@@ -80,7 +80,7 @@ def from_yaml(data: bytes, name: str) -> Nodes:
     for node in _walk([root]):
         if node.start_mark is not None:
             node.start_mark.name = name
-    _collect(root, Config, "", found)
+    _collect(root, Config, "", found, faults)
     return found
 
 
@@ -98,43 +98,44 @@ def _walk(pending: list[yaml.Node]) -> Iterable[yaml.Node]:
             pending.extend(node.value)
 
 
-def _collect(node: yaml.Node, section: type, prefix: str, found: Nodes) -> None:
+def _collect(node: yaml.Node, section: type, prefix: str, found: Nodes, faults: Faults) -> None:
     if node.tag == _NULL:
         return
     if not isinstance(node, yaml.MappingNode):
         short = shorthand_of(section)
         if short is None or not prefix or not isinstance(node, yaml.ScalarNode):
             what = "settings, `key: value` each" if not prefix else "a section with keys of its own"
-            raise ConfigError(where(node), prefix.rstrip("."), f"must be {what}")
+            faults.add(ConfigError(where(node), prefix.rstrip("."), f"must be {what}"))
+            return
         found[prefix + short] = node
         return
-    for name, value in keys_of(node, section, prefix).items():
+    for name, value in keys_of(node, section, prefix, faults).items():
         annotation, _ = fields_of(section)[name]
         if is_section(annotation):
-            _collect(value, annotation, f"{prefix}{name}.", found)
+            _collect(value, annotation, f"{prefix}{name}.", found, faults)
         else:
             found[prefix + name] = value
 
 
-def keys_of(node: yaml.MappingNode, section: type, prefix: str) -> dict[str, yaml.Node]:
-    """A mapping's values by name, once every name is known and given once."""
+def keys_of(node: yaml.MappingNode, section: type, prefix: str, faults: Faults) -> dict[str, yaml.Node]:
+    """A mapping's values by name; names that are not known, or were given already, are told to `faults`."""
     known = fields_of(section)
     values: dict[str, yaml.Node] = {}
     for key, value in node.value:
         name = str(key.value) if isinstance(key, yaml.ScalarNode) else "(a key that is not plain text)"
         if name not in known:
-            raise ConfigError(where(key), prefix + name, "unknown key" + suggestion(name, known))
-        if name in values:
-            raise ConfigError(where(key), prefix + name, "is set twice in one place")
-        values[name] = value
+            faults.add(ConfigError(where(key), prefix + name, "unknown key" + suggestion(name, known)))
+        elif name in values:
+            faults.add(ConfigError(where(key), prefix + name, "is set twice in one place"))
+        else:
+            values[name] = value
     return values
 
 
-def from_environment(environ: Mapping[str, str]) -> Nodes:
+def from_environment(environ: Mapping[str, str], faults: Faults) -> Nodes:
     """Every setting among the variables named `WARMROUTE_…`; empty ones count as unset.
 
-    Raises:
-        ConfigError: A variable sets nothing that exists, or two set the same key differently.
+    Told to `faults`: a variable that sets nothing that exists, or the same key differently from another.
     """
     names = environment_names(Config)
     found: Nodes = {}
@@ -146,24 +147,25 @@ def from_environment(environ: Mapping[str, str]) -> Nodes:
         if key is None:
             if _FOREIGN.fullmatch(variable):
                 continue
-            raise ConfigError(variable, "", "sets nothing that exists" + suggestion(variable, names))
+            faults.add(ConfigError(variable, "", "sets nothing that exists" + suggestion(variable, names)))
+            continue
         if key in found and text != environ[where(found[key])]:
-            raise ConfigError(variable, key, f"contradicts {where(found[key])}")
+            faults.add(ConfigError(variable, key, f"contradicts {where(found[key])}"))
         found[key] = text_node(text.split(",") if key == "replicas" else text, variable)
     return found
 
 
-def from_flags(settings: Iterable[Setting]) -> Nodes:
+def from_flags(settings: Iterable[Setting], faults: Faults) -> Nodes:
     """Every setting among the flags; a later flag replaces an earlier one of the same key.
 
-    Raises:
-        ConfigError: A key does not exist.
+    Told to `faults`: a key that does not exist.
     """
     known = {key for key, _, _ in leaves(Config)}
     found: Nodes = {}
     for flag, key, text in settings:
         if key not in known:
-            raise ConfigError(flag, key, "unknown key" + suggestion(key, known))
+            faults.add(ConfigError(flag, key, "unknown key" + suggestion(key, known)))
+            continue
         if key == "replicas" and isinstance(text, str):
             text = text.split(",")
         found[key] = text_node(text, flag)

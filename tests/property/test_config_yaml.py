@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.config.convert import convert
-from router.config.errors import ConfigError
+from router.config.errors import ConfigError, Faults
 from router.config.load import load
 from router.config.schema import Config
-from router.config.schema_walk import environment_names, leaves
-from router.config.sources import from_yaml, text_node
+from router.config.schema_walk import ENV_PREFIX, environment_names, leaves
+from router.config.sources import Nodes, from_yaml, text_node
 
 KEYS = [key for key, _, _ in leaves(Config)]
 ANNOTATIONS = {key: annotation for key, annotation, _ in leaves(Config)}
@@ -37,6 +37,15 @@ TEXT = st.one_of(
         ]
     ),
 )
+
+
+def load_yaml(data: bytes) -> Nodes:
+    faults = Faults()
+    nodes = from_yaml(data, "file", faults)
+    faults.raise_any()
+    return nodes
+
+
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -44,7 +53,7 @@ FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @given(st.binary(max_size=200))
 def test_any_bytes_are_settings_or_an_error(data: bytes) -> None:
     with contextlib.suppress(ConfigError):
-        from_yaml(data, "file")
+        load_yaml(data)
 
 
 @FAST
@@ -59,19 +68,37 @@ def test_any_text_under_a_known_key_is_settings_or_an_error(values: dict[str, st
             "".join(f"{part}: {{" for part in section) + f"{name}: {mark}{text}" + "}" * len(section)
         )
     with contextlib.suppress(ConfigError):
-        for key, node in from_yaml("\n".join(lines).encode(errors="replace"), "file").items():
+        for key, node in load_yaml("\n".join(lines).encode(errors="replace")).items():
             convert(node, ANNOTATIONS[key], key)
+
+
+def messages_of(environ: dict[str, str]) -> tuple[str, ...]:
+    """What is wrong with this environment; nothing where it can be served with."""
+    try:
+        load([("--replica", "replicas", ["http://a:1"])], environ=environ)
+    except ConfigError as error:
+        return error.messages
+    return ()
 
 
 @FAST
 @given(st.dictionaries(st.sampled_from(sorted(environment_names(Config))), TEXT, max_size=4))
 def test_any_environment_is_settings_or_an_error(environ: dict[str, str]) -> None:
-    failure = ""
-    try:
-        load([("--replica", "replicas", ["http://a:1"])], environ=environ)
-    except ConfigError as error:
-        failure = str(error)
-    assert "\n" not in failure
+    messages = messages_of(environ)
+    assert "\n" not in "".join(messages)
+    assert len(set(messages)) == len(messages)
+
+
+@FAST
+@given(st.dictionaries(st.sampled_from(KEYS), TEXT, max_size=4))
+def test_what_is_wrong_alone_is_reported_beside_whatever_else_is_wrong(values: dict[str, str]) -> None:
+    environ = {ENV_PREFIX + key.upper().replace(".", "__"): text for key, text in values.items()}
+    together = messages_of(environ)
+    for variable, text in environ.items():
+        if variable != "WARMROUTE_REPLICAS":  # the flag wins
+            # Two variables may together be right where one alone contradicts a default, and the reverse.
+            alone = [m for m in messages_of({variable: text}) if "must be" in m or "not known" in m]
+            assert set(alone) <= set(together)
 
 
 @FAST

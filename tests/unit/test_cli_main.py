@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from replica.cli import main as replica_main
 from router.cli.main import main
 
 
@@ -22,6 +23,14 @@ def test_a_wrong_setting_is_one_line_and_status_2(capsys: pytest.CaptureFixture[
     assert out == ""
     assert err.startswith("warmroute: --policy: policy.name: 'nearest' is not known")
     assert err.count("\n") == 1
+
+
+def test_all_wrong_settings_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--policy", "nearest", "--workers", "none", "--set", "listn=a:1"]
+    assert main(["serve", "--replica", "http://a:1", *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("warmroute: --") for line in lines)
 
 
 def test_config_prints_what_is_in_effect(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +86,30 @@ def test_version_help_and_a_missing_command() -> None:
     assert "COMMAND" in missing.stderr
     for command in ("serve", "config", "metrics"):
         assert command in run("--help").stdout
+
+
+@pytest.mark.parametrize("words", [[], ["serv"], ["server", "--replica", "http://a:1"], [""]])
+def test_who_names_no_command_that_exists_is_shown_all(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    for command in ("serve", "config", "metrics", "simulate"):
+        assert f"\n    {command}" in err, command
+    last = err.splitlines()[-1]
+    if words and words[0]:
+        assert last == f"warmroute: error: no command {words[0]!r}; did you mean 'serve'?"
+    else:
+        assert last.startswith("warmroute: error: ")
+
+
+@pytest.mark.parametrize("words", [[], ["simulate"]])
+def test_who_names_no_replica_command_that_exists_is_shown_all(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replica_main(words) == 2
+    err = capsys.readouterr().err
+    for command in ("sim", "vllm-install", "vllm-model", "vllm-start", "vllm-stop", "vllm-status"):
+        assert f"\n    {command}" in err, command
+    assert err.splitlines()[-1].startswith("warmroute-replica: error: ")

@@ -302,3 +302,69 @@ def test_addresses_are_split(text: str, expected: tuple[str, int]) -> None:
 def test_other_text_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="HOST"):
         split_address(text)
+
+
+def test_all_faults_are_reported_at_once_each_with_its_place(tmp_path: Path) -> None:
+    text = """\
+registri: memory
+max_attempts: two
+limits:
+  body_byte: 5
+  body_bytes: 0
+health: {backoff_max_s: 0.5}
+replicas:
+- {url: 'http://a:1', ulr: b}
+- {id: c}
+- {url: 5}
+"""
+    with pytest.raises(ConfigError) as caught:
+        load(
+            [("--admin", "admin", "here")],
+            path=write(tmp_path, text),
+            environ={"WARMROUTE_LISTN": "x", "WARMROUTE_POLICY": "nearest"},
+        )
+    messages = [message.replace(f"{tmp_path}/", "") for message in caught.value.messages]
+    assert [message.rpartition(": ")[0] or message for message in messages[:3]] == [
+        "WARMROUTE_LISTN",
+        "w:1: registri",
+        "w:4: limits.body_byte",
+    ]
+    assert {
+        "w:2: max_attempts: must be a whole number, not 'two'",
+        "w:5: limits.body_bytes: must be from 1 to 1,099,511,627,776, not 0",
+        "w:8: replicas[0].ulr: unknown key; did you mean 'url'?",
+        "w:9: replicas[1].url: is missing",
+        "w:10: replicas[2].url: must be text, not '5'; put it in quotes",
+        "--admin: admin: expected HOST:PORT, not 'here'",
+        "w:6: health.backoff_max_s: is less than health.backoff_min_s",
+    } < set(messages)
+    assert any("'nearest' is not known" in message for message in messages)
+    assert len(messages) == 11
+    assert str(caught.value).count("\n") == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "workers: 2\nregistry: {url: 5}\n",  # whether a shared registry is meant cannot be known
+        "workers: 2\nregistry: [redis://h]\n",
+        "access_log: {fingerprints: true, enabled: 3}\n",
+        "replicas: [5]\n",
+    ],
+)
+def test_no_fault_is_invented_from_a_default_that_stands_in_for_what_is_wrong(
+    tmp_path: Path, text: str
+) -> None:
+    assert fault(tmp_path, text).count("\n") == 0
+
+
+def test_an_unreadable_file_does_not_hide_what_is_wrong_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(
+            [("--listen", "listen", "127.0.0.1:8001")],
+            path=str(tmp_path / "none"),
+            environ={"WARMROUTE_MAX_ATTEMPTS": "0"},
+        )
+    first, second = caught.value.messages
+    assert first.endswith("none: cannot be read: No such file or directory")
+    assert second == "WARMROUTE_MAX_ATTEMPTS: max_attempts: must be from 1 to 100, not 0"
