@@ -1,4 +1,4 @@
-"""The one error of configuration: what is wrong, with which key, and where it was set. Several faults make one error."""
+"""The one error of configuration: what is wrong, with which key, and where it was set. Several faults are one error."""
 
 from __future__ import annotations
 
