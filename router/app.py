@@ -103,6 +103,7 @@ class Worker:
             replicas=lambda: len(self.fleet.replicas),
             registry_healthy=lambda: self.registry.healthy,
             draining=lambda: self.gateway.draining,
+            ever_reachable=self.fleet.ever_reachable,
         )
         self.gateway = Gateway(
             config,

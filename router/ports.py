@@ -123,6 +123,8 @@ class ProbeResult:
     """Whether it takes requests, as far as it says itself."""
     failure: FailureReason | None = None
     """Why it is not alive; None if it is."""
+    detail: str | None = None
+    """What happened then, for people: which URL, and its status or what kept it from answering."""
     incarnation: Incarnation | None = None
     """Which life of the replica answered; known whenever it is alive."""
     life_told: bool = False

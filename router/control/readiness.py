@@ -25,12 +25,18 @@ class Readiness:
     """Replicas known."""
     registry_healthy: Callable[[], bool]
     draining: Callable[[], bool]
+    ever_reachable: Callable[[], bool] = lambda: True
+    """Whether any of them was ever seen working."""
 
     def answer(self) -> tuple[int, bytes]:
         """HTTP status (200 or 503) and JSON body."""
         routable, draining = self.routable(), self.draining()
         ready = routable > 0 and not draining
-        reason = None if ready else "draining" if draining else "no_routable_replica"
+        reason = None
+        if draining:
+            reason = "draining"
+        elif not ready:
+            reason = "no_routable_replica" if self.ever_reachable() else "no_replica_reachable_yet"
         body = {
             "status": "ready" if ready else "not_ready",
             "reason": reason,

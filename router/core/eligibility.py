@@ -113,8 +113,14 @@ class Eligibility:
                 code="model_not_found",
                 param="model",
             )
+        replicas = self._replicas.values()
+        if all(r.state is ReplicaState.STARTING for r in replicas):
+            return OverloadError(
+                f"No replica of this fleet ({len(replicas)} known) has been reachable since the router started: they"
+                " are still starting, or are not where the configuration says. GET /replicas on the admin port tells."
+            )
         return OverloadError(
-            f"None of the fleet's {len(self._replicas)} replicas can take this request now; try again shortly."
+            f"None of the fleet's {len(replicas)} replicas can take this request now; try again shortly."
         )
 
     def _ring(self, serving: Sequence[Replica]) -> Ring[Replica]:

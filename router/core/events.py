@@ -51,10 +51,11 @@ class ProbeFailed:
 
     replica_id: ReplicaId
     reason: str
-    """For people."""
     now_s: float
     refused: bool = False
     """Its machine refused the connection: nothing listens there."""
+    detail: str = ""
+    """What happened, for people."""
 
 
 Event = ReplicaAdded | ReplicaRemoved | DrainStarted | ProbeSucceeded | ProbeFailed

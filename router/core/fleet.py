@@ -542,7 +542,7 @@ class Fleet:
         for replica in suspects:
             if answered:
                 replica.errors.convict()
-                self.report_failure(replica, FailureReason.ERROR, now_s)
+                self.report_failure(replica, FailureReason.ERROR, now_s, "it erred where another did not")
             else:
                 replica.errors.acquit(self._fellows_error_ratio(replica))
 
@@ -558,8 +558,10 @@ class Fleet:
         """Whether a replica that is not known to be unwell could be tried as well."""
         return self._eligibility.has_other(model, tried)
 
-    def report_failure(self, replica: Replica, reason: FailureReason, now_s: float) -> None:
-        """A request failed for a reason that may lie with the replica."""
+    def report_failure(self, replica: Replica, reason: FailureReason, now_s: float, detail: str = "") -> None:
+        """A request failed for a reason that may lie with the replica; `detail` is for people."""
+        if reason is not FailureReason.BUSY:
+            replica.note_failure(reason, detail)
         if replica.health.failed(reason, now_s):
             self._health_changed()
 
@@ -609,8 +611,10 @@ class Fleet:
                 if replica is not None:
                     self._probed(replica, event)
             case ProbeFailed():
-                if replica is not None and replica.health.probe_failed(event.now_s, event.refused):
-                    self._health_changed()
+                if replica is not None:
+                    replica.note_failure(event.reason, event.detail)
+                    if replica.health.probe_failed(event.now_s, event.refused):
+                        self._health_changed()
             case _:
                 assert_never(event)
 
@@ -639,6 +643,7 @@ class Fleet:
         restarted = incarnation is not None and incarnation != replica.incarnation
         if restarted:
             # Another engine, with an empty cache, or the first that says who it is.
+            replica.last_failure = None
             replica.residency.clear()
             if replica.incarnation is not None:
                 # Nothing was ever computed on it.
@@ -747,6 +752,10 @@ class Fleet:
     def routable(self) -> int:
         """How many replicas may be sent requests."""
         return sum(1 for r in self._replicas.values() if r.routable)
+
+    def ever_reachable(self) -> bool:
+        """Whether any of the replicas was ever seen working."""
+        return any(r.state is not ReplicaState.STARTING for r in self._replicas.values())
 
     def snapshot(self, now_s: float) -> list[dict[str, object]]:
         """One row a replica, for `/replicas`."""

@@ -74,6 +74,7 @@ class Replica:
         "incarnation",
         "index",
         "interference_s",
+        "last_failure",
         "life_told",
         "miss_weight",
         "models",
@@ -121,6 +122,8 @@ class Replica:
         """What its `/v1/models` says of each model, where a probe passed that on."""
         self.health = Health(health)
         self.errors = ErrorRate()
+        self.last_failure: str | None = None
+        """Why a request or a probe failed last, for people; None before any and after a restart."""
         self.in_flight = 0
         """Requests sent to it and not settled."""
         self.waiting = 0
@@ -420,6 +423,10 @@ class Replica:
             eviction_s=prefill_s * self.eviction_weight * self.eviction_ratio,
         )
 
+    def note_failure(self, reason: str, detail: str) -> None:
+        """A request or a probe failed."""
+        self.last_failure = f"{reason}: {detail}" if detail else str(reason)
+
     def as_row(self, now_s: float) -> dict[str, object]:
         """For `/replicas`."""
         health = self.health
@@ -452,7 +459,7 @@ class Replica:
             "failures": health.failures,
             "probe_failures": health.probe_failures,
             "ejections": health.strikes,
-            "last_failure": None if health.reason is None else health.reason.value,
+            "last_failure": self.last_failure,
             "retry_in_s": round(max(0.0, health.until_s - now_s), 3) if backing_off else None,
         }
 

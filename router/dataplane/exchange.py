@@ -528,7 +528,7 @@ class Exchange:
         assert relay is not None
         gateway = self._gateway
         gateway.note_death(decision, self.shape, self._request)
-        gateway.replica_failed(decision.replica, FailureReason.LOST)
+        gateway.replica_failed(decision.replica, FailureReason.LOST, why)
         self._break_off(
             relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
         )
@@ -672,7 +672,7 @@ class Exchange:
             if self._pinned is not None or not gateway.fleet.has_other(shape.model, [*self._tried, replica]):
                 return False
         else:
-            gateway.replica_failed(replica, reason)
+            gateway.replica_failed(replica, reason, f"it answered {status}")
             if killed(status, body) and not self._outlived(decision, DEAD_MARK in body):
                 return False
         if not self._retry(decision, reason):
@@ -691,7 +691,9 @@ class Exchange:
         now_s = gateway.clock()
         if not gateway.may_compare(now_s):
             if decision.trial:
-                fleet.report_failure(decision.replica, FailureReason.ERROR, now_s)
+                fleet.report_failure(
+                    decision.replica, FailureReason.ERROR, now_s, f"it answered {self._status}"
+                )
             return False
         if self._suspects is None:
             self._suspects = []
@@ -770,7 +772,7 @@ class Exchange:
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
-        gateway.replica_failed(decision.replica, reason)
+        gateway.replica_failed(decision.replica, reason, why)
         self._held = None
         outlived = not delivered or self._outlived(decision)
         if outlived and self._retry(decision, reason):
@@ -811,7 +813,7 @@ class Exchange:
         dead = decision is not None and gateway.fleet.shown_dead(decision)
         # A time-out says something of its own request first: of the replica only if nobody heard of that meanwhile.
         if decision is not None and (dead or gateway.pool(decision.replica).heard_s <= self.progress_s):
-            gateway.replica_failed(decision.replica, FailureReason.TIMEOUT)
+            gateway.replica_failed(decision.replica, FailureReason.TIMEOUT, "silent for too long")
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
         if relay is not None and self.begun:
             if dead and decision is not None:

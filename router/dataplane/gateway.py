@@ -139,9 +139,12 @@ class Gateway:
             known = self._manners[replica] = (replica.incarnation, StreamManner(), StreamManner())
         return known[1] if api is Api.CHAT else known[2]
 
-    def replica_failed(self, replica: Replica, reason: FailureReason) -> None:
-        """A request failed for a reason that may lie with the replica: note it, and have it looked at."""
-        self.fleet.report_failure(replica, reason, self.clock())
+    def replica_failed(self, replica: Replica, reason: FailureReason, detail: str = "") -> None:
+        """A request failed for a reason that may lie with the replica: note it, and have it looked at.
+
+        `detail` says what happened, for people.
+        """
+        self.fleet.report_failure(replica, reason, self.clock(), f"a request: {detail}" if detail else "")
         if reason is not FailureReason.BUSY:
             self._probe_soon(replica.id)
 

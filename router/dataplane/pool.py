@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from router.dataplane.answer import AnswerCache
 from router.dataplane.upstream import ReplicaConnection
 from router.service.tasks import Tasks
+from router.telemetry.reasons import is_refused, why_no_connection
 
 if TYPE_CHECKING:
     from router.dataplane.exchange import Exchange
@@ -94,10 +95,8 @@ class Pool:
                 )
         except TimeoutError:
             exchange.connect_failed(f"no connection within {self._connect_timeout_s:g} s", refused=False)
-        except ConnectionRefusedError:
-            exchange.connect_failed("connection refused", refused=True)
         except OSError as error:
-            exchange.connect_failed(f"cannot connect: {error}", refused=False)
+            exchange.connect_failed(why_no_connection(error, self._host), refused=is_refused(error))
         else:
             if connection.closed:
                 exchange.connect_failed("the replica closed the connection at once", refused=False)

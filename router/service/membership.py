@@ -170,13 +170,16 @@ class Membership:
         else:
             reason = result.failure or FailureReason.PROBE
             refused = reason is FailureReason.REFUSED
-            self._fleet.apply(ProbeFailed(member.replica_id, reason, now_s, refused))
+            self._fleet.apply(ProbeFailed(member.replica_id, reason, now_s, refused, result.detail or ""))
 
     def _log_change(self, member: Member, previous: ProbeResult | None, result: ProbeResult) -> None:
         replica = member.replica_id
         if not result.alive:
-            if previous is None or previous.alive:
-                log.warning("replica_unwell", extra=fields(replica=replica, reason=result.failure))
+            if previous is None or previous.alive or previous.detail != result.detail:
+                log.warning(
+                    "replica_unwell",
+                    extra=fields(replica=replica, reason=result.failure, detail=result.detail),
+                )
         elif previous is None or not previous.alive:
             models = "unknown" if result.models is None else ",".join(sorted(result.models)[:8])
             log.info(

@@ -23,12 +23,17 @@ class Router:
         self.routable = 2
         self.registry_healthy = True
         self.draining = False
+        self.ever_reachable = True
         self.explained: list[tuple[str, str | None, bytes]] = []
         self.failure: Exception | None = None
 
     def deps(self) -> ControlDeps:
         readiness = Readiness(
-            lambda: self.routable, lambda: 3, lambda: self.registry_healthy, lambda: self.draining
+            lambda: self.routable,
+            lambda: 3,
+            lambda: self.registry_healthy,
+            lambda: self.draining,
+            lambda: self.ever_reachable,
         )
         return ControlDeps(
             readiness=readiness,
@@ -101,6 +106,9 @@ def test_ready_needs_a_routable_replica_and_no_drain_but_no_registry() -> None:
         router.draining, router.routable = False, 0
         status, body, _ = await call("GET", "/ready")
         assert (status, body["reason"]) == (503, "no_routable_replica")
+        router.ever_reachable = False
+        status, body, _ = await call("GET", "/ready")
+        assert (status, body["reason"]) == (503, "no_replica_reachable_yet")
 
     play(scenario)
 

@@ -219,6 +219,10 @@ def test_replicas_whose_certificates_nobody_vouches_for_are_not_used(
         asked = strict.worker._membership.latest
         wait_until(lambda: strict.call(lambda: [seen.alive for seen in asked().values()]) == [False])
         assert strict.call(strict.worker.gateway.fleet.routable) == 0
+        (row,) = strict.call(strict.worker._rows)
+        assert row["last_failure"] == (
+            f"connect: {upstream.url}/health: TLS: its certificate is not accepted: self-signed certificate"
+        )
     with running(config(TlsConfig(upstream_verify=False)), 1) as lenient:
         body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
         assert lenient.post("/v1/chat/completions", body)[0] == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -110,6 +111,7 @@ def test_an_outage_is_seen_and_ended_with_a_fresh_look() -> None:
         await world.replica.stop()
         down = await world.probe()
         assert (down.alive, down.failure, down.incarnation) == (False, FailureReason.REFUSED, None)
+        assert down.detail == f"{world.replica.url}/health: connection refused"
         await world.replica.start()
         back = await world.probe()
         assert back == before, "the same process: only the network was away"
@@ -155,7 +157,9 @@ def test_a_server_without_health_is_asked_for_its_models_instead() -> None:
         world.replica.health_status = 404
         assert (await world.probe()).alive
         world.replica.models_status = 503
-        assert (await world.probe()).failure is FailureReason.STATUS
+        unwell = await world.probe()
+        assert unwell.failure is FailureReason.STATUS
+        assert unwell.detail == f"{world.replica.url}/v1/models answered 503"
 
     play(scenario)
 
@@ -164,7 +168,11 @@ def test_a_server_without_health_is_asked_for_its_models_instead() -> None:
 def test_an_engine_that_says_it_is_unwell_is_believed(status: int) -> None:
     async def scenario(world: World) -> None:
         world.replica.health_status = status
-        assert await world.probe() == ProbeResult(alive=False, failure=FailureReason.STATUS)
+        assert await world.probe() == ProbeResult(
+            alive=False,
+            failure=FailureReason.STATUS,
+            detail=f"{world.replica.url}/health answered {status}",
+        )
 
     play(scenario)
 
@@ -176,7 +184,9 @@ def test_silence_is_a_timeout_and_few_of_them_are_no_outage() -> None:
         for silent in (2, 3):
             world.replica.health_delay_s = 30.0
             for _ in range(silent):
-                assert (await world.probe()).failure is FailureReason.TIMEOUT
+                unwell = await world.probe()
+                assert unwell.failure is FailureReason.TIMEOUT
+                assert unwell.detail == f"{world.replica.url}/health: no answer within 1 s"
             world.replica.health_delay_s = 0.0
             after = (await world.probe()).incarnation
             assert (after == before) == (silent == 2)
@@ -266,17 +276,45 @@ def test_servers_that_speak_no_http_and_names_that_do_not_resolve_are_failures()
         async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.close()
 
-        for handler, expected in ((babble, FailureReason.PROBE), (hang_up, FailureReason.LOST)):
+        for handler, expected, said in (
+            (babble, FailureReason.PROBE, "what came is no HTTP answer"),
+            (hang_up, FailureReason.LOST, "the connection broke before the answer was complete"),
+        ):
             server = await asyncio.start_server(handler, "127.0.0.1", 0)
             port = server.sockets[0].getsockname()[1]
             result = await world.engine.probe(ReplicaId("odd"), f"http://127.0.0.1:{port}")
             assert (result.alive, result.failure) == (False, expected)
+            assert result.detail == f"http://127.0.0.1:{port}/health: {said}"
+            tls = await world.engine.probe(ReplicaId("odd"), f"https://127.0.0.1:{port}")
+            assert (tls.alive, tls.failure) == (False, FailureReason.CONNECT)
+            assert tls.detail is not None
+            assert tls.detail.startswith(f"https://127.0.0.1:{port}/health: ")
             server.close()
             await server.wait_closed()
         result = await world.engine.probe(ReplicaId("odd"), "http://name.invalid:1")
         assert (result.alive, result.failure) == (False, FailureReason.CONNECT)
+        assert result.detail is not None
+        assert result.detail.startswith(
+            "http://name.invalid:1/health: the name name.invalid does not resolve: "
+        )
 
     play(scenario)
+
+
+def test_a_connection_that_is_not_answered_is_told_from_a_server_that_is_silent() -> None:
+    async def scenario(world: World) -> None:
+        # A listening socket whose queue is full: connections to it are neither made nor refused.
+        with socket.socket() as full, socket.socket() as first:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            port = full.getsockname()[1]
+            first.setblocking(False)
+            first.connect_ex(("127.0.0.1", port))
+            result = await world.engine.probe(ReplicaId("full"), f"http://127.0.0.1:{port}")
+            assert result.failure is FailureReason.TIMEOUT
+            assert result.detail == f"http://127.0.0.1:{port}/health: no connection within 0.3 s"
+
+    play(scenario, timeout_s=0.3)
 
 
 def test_a_forgotten_replica_is_learned_anew() -> None:

@@ -71,6 +71,46 @@ def test_a_working_replica_that_never_tells_its_models_serves_any() -> None:
     assert fleet.choose_and_reserve(RequestShape("other"), None, 1.0).replica.id == "silent"
 
 
+def test_a_fleet_that_was_never_reachable_says_so_instead_of_asking_for_patience() -> None:
+    fleet = ready_fleet(0)
+    for name in ids("r0", "r1"):
+        fleet.apply(ReplicaAdded(name, f"http://{name}"))
+        fleet.apply(
+            ProbeFailed(name, FailureReason.REFUSED, 1.0, detail=f"http://{name}/health: connection refused")
+        )
+    assert not fleet.ever_reachable()
+    with pytest.raises(OverloadError) as refused:
+        fleet.choose_and_reserve(SHAPE, None, 1.0)
+    assert refused.value.message.startswith("No replica of this fleet (2 known) has been reachable since")
+    assert "try again" not in refused.value.message
+    assert "connection refused" not in refused.value.message, "addresses are the operator's"
+    fleet.apply(ProbeSucceeded(ReplicaId("r0"), None, ["m"], None, None, 2.0))
+    for _ in range(2):
+        fleet.apply(ProbeFailed(ReplicaId("r0"), FailureReason.REFUSED, 3.0))
+    assert fleet.ever_reachable()
+    with pytest.raises(OverloadError, match="try again shortly"):
+        fleet.choose_and_reserve(RequestShape("m"), None, 3.0, list(fleet.replicas.values()))
+
+
+def test_the_last_failure_says_what_happened_until_the_engine_is_another() -> None:
+    fleet = ready_fleet(1)
+    (replica,) = fleet.replicas.values()
+    row = fleet.snapshot(1.0)[0]
+    assert row["last_failure"] is None
+    fleet.apply(ProbeFailed(replica.id, FailureReason.STATUS, 1.0, detail="http://r0/health answered 503"))
+    assert fleet.snapshot(1.0)[0]["last_failure"] == "status: http://r0/health answered 503"
+    fleet.report_failure(replica, FailureReason.LOST, 2.0, "a request: the replica closed the connection")
+    assert fleet.snapshot(2.0)[0]["last_failure"] == "lost: a request: the replica closed the connection"
+    fleet.report_failure(replica, FailureReason.BUSY, 2.5, "it answered 503")
+    assert fleet.snapshot(2.5)[0]["last_failure"] == "lost: a request: the replica closed the connection"
+    fleet.report_failure(replica, FailureReason.TIMEOUT, 3.0)
+    assert fleet.snapshot(3.0)[0]["last_failure"] == "timeout"
+    fleet.apply(ProbeSucceeded(replica.id, replica.incarnation, None, None, None, 4.0))
+    assert fleet.snapshot(4.0)[0]["last_failure"] == "timeout", "kept to be read afterwards"
+    fleet.apply(ProbeSucceeded(replica.id, Incarnation(99), None, None, None, 5.0))
+    assert fleet.snapshot(5.0)[0]["last_failure"] is None
+
+
 def test_a_fleet_that_has_told_no_models_yet_is_busy_rather_than_without_the_model() -> None:
     fleet = ready_fleet(0)
     fleet.apply(ReplicaAdded(ReplicaId("r0"), "http://r0"))

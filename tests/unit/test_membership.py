@@ -306,3 +306,22 @@ def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     play(scenario, A)
     events = [record.message for record in caplog.records if record.name == "router.service.membership"]
     assert events == ["replica_added", "replica_well", "replica_restarted", "replica_unwell", "replica_well"]
+
+
+def test_another_reason_for_being_unwell_is_logged_and_the_same_one_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    details = ["http://a:1/health: connection refused", "http://a:1/health answered 503"]
+
+    async def scenario(world: World) -> None:
+        for failure, detail in zip((FailureReason.REFUSED, FailureReason.STATUS), details, strict=True):
+            world.engine.answers[A.replica_id] = ProbeResult(alive=False, failure=failure, detail=detail)
+            if not world.engine.asked:
+                world.membership.start()
+            await asyncio.sleep(20)
+
+    world = play(scenario, A)
+    unwell = [r for r in caplog.records if r.message == "replica_unwell"]
+    assert [record.fields["detail"] for record in unwell] == details  # type: ignore[attr-defined]
+    assert world.fleet.snapshot(0.0)[0]["last_failure"] == f"status: {details[1]}"

@@ -31,6 +31,7 @@ from router.core.health import FailureReason
 from router.core.types import Incarnation, ReplicaId
 from router.ports import ProbeResult
 from router.telemetry.logs import fields
+from router.telemetry.reasons import is_refused, why_no_connection
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,15 @@ _models = msgspec.json.Decoder(_Models)
 class _Known:
     """What is kept of one replica between probes."""
 
-    __slots__ = ("connected", "down", "figures", "incarnation", "life", "models", "must_scrape", "scraped_s",
-                 "timeouts", "unreadable", "url")  # fmt: skip
+    __slots__ = ("connected", "connecting", "down", "figures", "incarnation", "life", "models", "must_scrape",
+                 "scraped_s", "timeouts", "unreadable", "url")  # fmt: skip
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.connected = False
         """A connection was made since this was last cleared."""
+        self.connecting = False
+        """A connection is being made."""
         self.must_scrape = True
         self.scraped_s = 0.0
         self.down = False
@@ -101,6 +104,7 @@ class HttpEngine:
     async def start(self) -> None:
         """Make the client; connects to nobody."""
         trace = aiohttp.TraceConfig()
+        trace.on_connection_create_start.append(_note_connecting)
         trace.on_connection_create_end.append(_note_connection)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0, ssl=self._tls),
@@ -125,14 +129,15 @@ class HttpEngine:
         known = self._known.get(replica_id)
         if known is None or known.url != url:
             known = self._known[replica_id] = _Known(url)
-        known.connected = False
-        failure = await self._health(known)
-        if failure is not None:
+        known.connected = known.connecting = False
+        unwell = await self._health(known)
+        if unwell is not None:
+            failure, detail = unwell
             known.timeouts += 1
             if failure is not FailureReason.TIMEOUT or known.timeouts >= OUTAGE_TIMEOUTS:
                 known.down = True
             known.must_scrape = True
-            return ProbeResult(alive=False, failure=failure)
+            return ProbeResult(alive=False, failure=failure, detail=detail)
         now_s = self._clock()
         due = now_s - known.scraped_s >= self._scrape_interval_s or now_s < known.scraped_s
         if known.must_scrape or known.connected or due:
@@ -150,23 +155,32 @@ class HttpEngine:
             waiting=figures.waiting,
         )
 
-    async def _health(self, known: _Known) -> FailureReason | None:
+    async def _health(self, known: _Known) -> tuple[FailureReason, str] | None:
+        """Why it is not alive, and what happened; None if it is."""
+        asked = f"{known.url}/health"
         try:
             status, _ = await self._get(known, "/health", MAX_HEALTH_BYTES)
             if status in _NOT_OFFERED:
+                asked = f"{known.url}/v1/models"
                 status, _ = await self._get(known, "/v1/models", MAX_MODELS_BYTES)
                 if status in (401, 403):  # keeps its models to itself, and is alive to say so
                     status = 200
         except TimeoutError:
-            return FailureReason.TIMEOUT
+            what = "no connection" if known.connecting else "no answer"
+            return FailureReason.TIMEOUT, f"{asked}: {what} within {self._timeout_s:g} s"
         except aiohttp.ClientConnectorError as error:
-            refused = isinstance(error.os_error, ConnectionRefusedError)
-            return FailureReason.REFUSED if refused else FailureReason.CONNECT
-        except (aiohttp.ClientResponseError, aiohttp.InvalidURL):
-            return FailureReason.PROBE
+            cause = _cause(error)
+            reason = FailureReason.REFUSED if is_refused(cause) else FailureReason.CONNECT
+            return reason, f"{asked}: {why_no_connection(cause, error.host)}"
+        except aiohttp.ClientResponseError:
+            return FailureReason.PROBE, f"{asked}: what came is no HTTP answer"
+        except aiohttp.InvalidURL:
+            return FailureReason.PROBE, f"{asked}: not a URL"
+        except aiohttp.ClientPayloadError as error:
+            return FailureReason.LOST, f"{asked}: {error}"
         except (aiohttp.ClientError, OSError):
-            return FailureReason.LOST
-        return None if status == 200 else FailureReason.STATUS
+            return FailureReason.LOST, f"{asked}: the connection broke before the answer was complete"
+        return None if status == 200 else (FailureReason.STATUS, f"{asked} answered {status}")
 
     async def _scrape(self, replica_id: ReplicaId, known: _Known, now_s: float) -> None:
         known.must_scrape = True  # until all of it has been read
@@ -237,9 +251,23 @@ def _named(cards: list[dict[str, Any]]) -> dict[str, object]:
     return named
 
 
+def _cause(error: aiohttp.ClientConnectorError) -> OSError:
+    """What the operating system or TLS said; aiohttp keeps that of certificates apart."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        return cause if isinstance(cause, OSError) else error
+    return error.os_error
+
+
+async def _note_connecting(session: aiohttp.ClientSession, context: SimpleNamespace, parameters: Any) -> None:
+    known: _Known = context.trace_request_ctx
+    known.connecting = True
+
+
 async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamespace, parameters: Any) -> None:
     known: _Known = context.trace_request_ctx
     known.connected = True
+    known.connecting = False
 
 
 def incarnation_of(replica_id: ReplicaId, life: float) -> Incarnation:
