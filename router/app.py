@@ -10,7 +10,6 @@ import ctypes
 import gc
 import logging
 import signal
-import ssl
 import time
 from collections.abc import Callable
 from random import Random, SystemRandom
@@ -23,6 +22,7 @@ from router.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
 from router.adapters.registry.redis import LOCAL_ENTRIES, RedisRegistry
 from router.adapters.registry.redis_leases import NoBoard, RedisLoadBoard
 from router.config.errors import ConfigError
+from router.config.reload import reloaded
 from router.config.schema import Config, PolicyConfig, split_address
 from router.control.app import ControlDeps, build_control
 from router.control.readiness import Readiness
@@ -44,6 +44,7 @@ from router.service.expiry import Expiry
 from router.service.leases import Leases
 from router.service.membership import Membership
 from router.service.tasks import Tasks
+from router.service.tls import listening_tls, show_from_now_on, upstream_tls
 from router.telemetry.access_log import AccessLog
 from router.telemetry.build import version
 from router.telemetry.exposition import Exposition, Sources
@@ -80,23 +81,19 @@ class Worker:
             POLICIES[config.policy.name](parameters),
             rng,
             parameters,
-            HealthParameters(
-                failures_to_eject=config.health.failures,
-                backoff_s=config.health.backoff_min_s,
-                max_backoff_s=config.health.backoff_max_s,
-            ),
+            _health_parameters(config),
             learner=_learner(config),
         )
         self.metrics = Metrics(self.fleet.models)
         self.access_log = AccessLog(config.access_log.path) if config.access_log.enabled else None
-        self._upstream_tls = _upstream_tls(config)
-        self._listening_tls = _listening_tls(config)
+        trusting = upstream_tls(config)
+        self._listening_tls = listening_tls(config)
         self._engine = HttpEngine(
             timeout_s=config.health.probe_timeout_s,
             scrape_interval_s=config.health.scrape_interval_s,
             clock=clock,
             api_key=config.health.api_key,
-            tls=self._upstream_tls,
+            tls=trusting,
         )
         readiness = Readiness(
             routable=self.fleet.routable,
@@ -114,17 +111,19 @@ class Worker:
             tasks=self.tasks,
             fingerprinter=Fingerprinter(b""),
             clock=clock,
-            upstream_tls=self._upstream_tls,
+            upstream_tls=trusting,
             readiness=readiness.answer,
             hold=_hold(config, self.fleet, clock),
             probe_soon=lambda replica_id: self._membership.probe_soon(replica_id),
         )
+        self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
             self._use_secret(config.fingerprint.secret.encode())
+        self._discovery = StaticDiscovery(_members(config))
         self._membership = Membership(
             self.fleet,
             self._engine,
-            StaticDiscovery([Member(ReplicaId(replica.id), replica.url) for replica in config.replicas]),
+            self._discovery,
             self.tasks,
             interval_s=config.health.probe_interval_s,
             clock=clock,
@@ -212,6 +211,62 @@ class Worker:
             ),
         )
 
+    def reload(self, new: Config) -> None:
+        """Take over what of these settings can change in a running router, and say so; all of it or nothing.
+
+        Certificates are read again in any case. Call in the router's own event loop.
+
+        Raises:
+            ConfigError: A file that they name cannot be used; everything stays as it was.
+        """
+        config, changed, waiting = reloaded(self.config, new)
+        trusting, shown = upstream_tls(config), listening_tls(config)
+        access_log = self._access_log_for(config)
+        if self._listening_tls is not None and shown is not None:
+            # The socket keeps the context that it was opened with; each new connection is given the latest.
+            show_from_now_on(shown, self._listening_tls)
+        self.config = config
+        if "log_level" in changed:
+            set_up(config.log_level)
+        if access_log is not self.access_log:
+            if self.access_log is not None:
+                self.tasks.spawn(self.access_log.stop(), name="old access log")
+            self.access_log = self.gateway.access_log = access_log
+        self._show_fingerprints()
+        self.gateway.configure(config, trusting)
+        self.fleet.use_health(_health_parameters(config))
+        health = config.health
+        self._engine.configure(
+            timeout_s=health.probe_timeout_s,
+            scrape_interval_s=health.scrape_interval_s,
+            api_key=health.api_key,
+            tls=trusting,
+        )
+        self._membership.interval_s = health.probe_interval_s
+        self._discovery.change(_members(config))
+        log.info(
+            "reloaded",
+            extra=fields(changed=",".join(changed) or "none", needs_restart=",".join(waiting) or "none"),
+        )
+
+    def _access_log_for(self, config: Config) -> AccessLog | None:
+        settings = config.access_log
+        if not settings.enabled:
+            return None
+        if self.access_log is not None and settings.path == self.config.access_log.path:
+            return self.access_log
+        access_log = AccessLog(settings.path)
+        try:
+            access_log.start()
+        except OSError as error:
+            raise ConfigError("", "access_log.path", f"{settings.path!r}: {error.strerror}") from error
+        return access_log
+
+    def reopen_logs(self) -> None:
+        """Go on in a new access log if the old one was moved."""
+        if self.access_log is not None:
+            self.access_log.reopen()
+
     async def stop(self) -> None:
         """Drain, then close everything; what is under way has `drain_grace_s` to finish."""
         cut_off = await self._data.drain(self.config.drain_grace_s)
@@ -244,9 +299,16 @@ class Worker:
             self._use_secret(secret)
 
     def _use_secret(self, secret: bytes) -> None:
+        self._secret = secret
         self.gateway.fingerprinter = Fingerprinter(secret)
-        if self.config.access_log.fingerprints:
-            self.gateway.log_fingerprints = LogFingerprints(secret)
+        self._show_fingerprints()
+
+    def _show_fingerprints(self) -> None:
+        gateway, secret = self.gateway, self._secret
+        if secret is None or not self.config.access_log.fingerprints:
+            gateway.log_fingerprints = None
+        elif gateway.log_fingerprints is None:
+            gateway.log_fingerprints = LogFingerprints(secret)
 
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)
@@ -259,19 +321,26 @@ class Worker:
 
 
 def run(
-    config: Config, control_socket: str | None = None, on_serving: Callable[[], None] | None = None
+    config: Config,
+    control_socket: str | None = None,
+    on_serving: Callable[[], None] | None = None,
+    reload: Callable[[], Config | None] = lambda: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
 
     With a `control_socket` (see `Worker`) the end of standard input, which the supervisor holds, is a signal too.
-    `on_serving` is called once connections are taken.
+    `on_serving` is called once connections are taken; `reload` at SIGHUP, and at the start of one of several workers
+    in case one came before: it gives new settings, if there are any, or raises `ConfigError`.
     """
     set_up(config.log_level)
-    return uvloop.run(_serve(config, control_socket, on_serving))
+    return uvloop.run(_serve(config, control_socket, on_serving, reload))
 
 
 async def _serve(
-    config: Config, control_socket: str | None, on_serving: Callable[[], None] | None = None
+    config: Config,
+    control_socket: str | None,
+    on_serving: Callable[[], None] | None,
+    reload: Callable[[], Config | None],
 ) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -285,6 +354,9 @@ async def _serve(
     except OSError as error:
         log.error("cannot_start", extra=fields(error=error))
         return 1
+    loop.add_signal_handler(signal.SIGHUP, _hang_up, worker, reload)
+    if control_socket is not None:
+        _reload(worker, reload, unless=config)
     if on_serving is not None:
         on_serving()
     _tune_memory()
@@ -294,6 +366,21 @@ async def _serve(
     log.info("draining", extra=fields(grace_s=config.drain_grace_s))
     await worker.stop()
     return 0
+
+
+def _hang_up(worker: Worker, reload: Callable[[], Config | None]) -> None:
+    worker.reopen_logs()
+    _reload(worker, reload)
+
+
+def _reload(worker: Worker, reload: Callable[[], Config | None], unless: Config | None = None) -> None:
+    try:
+        config = reload()
+        if config is not None and config != unless:
+            worker.reload(config)
+    except ConfigError as error:
+        for message in error.messages:
+            log.error("reload_failed", extra=fields(error=message))
 
 
 def _tune_memory() -> None:
@@ -317,6 +404,18 @@ def build_info(config: Config) -> dict[str, str]:
     """Labels of `warmroute_build_info`."""
     registry = config.registry.url.partition(":")[0]
     return {"version": version(), "policy": config.policy.name, "registry": registry}
+
+
+def _members(config: Config) -> list[Member]:
+    return [Member(ReplicaId(replica.id), replica.url) for replica in config.replicas]
+
+
+def _health_parameters(config: Config) -> HealthParameters:
+    return HealthParameters(
+        failures_to_eject=config.health.failures,
+        backoff_s=config.health.backoff_min_s,
+        max_backoff_s=config.health.backoff_max_s,
+    )
 
 
 def _learner(config: Config) -> Learner | None:
@@ -379,26 +478,3 @@ def _load_board(config: Config) -> LoadBoard:
     if settings.url == "memory":
         return NoBoard()
     return RedisLoadBoard(settings.url, namespace=settings.namespace, deadline_s=config.leases.expire_s / 2)
-
-
-def _listening_tls(config: Config) -> ssl.SSLContext | None:
-    if config.tls.cert_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
-    except OSError as error:
-        raise ConfigError("", "tls.cert_file", f"cannot be loaded with tls.key_file: {error}") from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _upstream_tls(config: Config) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=config.tls.upstream_ca_file)
-    except OSError as error:
-        raise ConfigError("", "tls.upstream_ca_file", str(error)) from error
-    if not config.tls.upstream_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

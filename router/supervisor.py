@@ -3,8 +3,9 @@
 Serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one of
 them. The supervisor holds the port's name without listening, answers the admin port (`control.front`), and passes
 SIGTERM on; when it dies itself, the workers see their standard input end and drain. Each worker is a fresh Python
-process, given the checked settings as they are: a file edited meanwhile changes nothing before a restart of all. One
-more process waits with everything loaded and nothing opened, so that a dead worker's place is filled within a moment.
+process, given the checked settings as they are. At SIGHUP the supervisor reads the settings again, leaves what changed
+in a file of its own directory and tells the workers by the same signal, so that all have the same or none has. One more
+process waits with everything loaded and nothing opened, so that a dead worker's place is filled within a moment.
 Each worker gives a sign of life from its event loop every second over a pipe; one that stops is killed and replaced.
 """
 
@@ -23,19 +24,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from router.config.errors import ConfigError
+from router.config.reload import reloaded
 from router.config.schema import Address, Config, split_address
 from router.control.front import AdminFront
+from router.service.tls import listening_tls, upstream_tls
 from router.telemetry import catalogue
+from router.telemetry.access_log import check_path
 from router.telemetry.logs import fields, set_up
 
 log = logging.getLogger(__name__)
 
 SERVING = ".serving"
 """Ends the name of the file that a worker makes when it takes connections."""
+
+SETTINGS = "settings"
+"""Name of the file that has the settings of the last reload, beside the workers' sockets."""
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
@@ -60,6 +67,8 @@ END_S = 5.0
 """Time beyond the drain's grace that a worker has to end."""
 
 _BOOT = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
 from router.supervisor import work
@@ -112,6 +121,10 @@ class _Process:
     def poll(self) -> int | None:
         """Exit status if it has ended."""
         return self._popen.poll()
+
+    def hang_up(self) -> None:
+        """Have it read the settings again; one that does not serve yet reads them when it does."""
+        self._popen.send_signal(signal.SIGHUP)
 
     def end(self) -> None:
         """Ask it to drain and end."""
@@ -177,10 +190,15 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `config.workers` workers until a signal ends them."""
+    """Runs `config.workers` workers until a signal ends them.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        reload: Reads the settings again, or raises `ConfigError`.
+    """
+
+    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
         self._config = config
+        self._reload = reload
         self._directory = tempfile.mkdtemp(prefix="warmroute-")
         self._workers = [_Worker(number, self._directory) for number in range(config.workers)]
         self._front = AdminFront(self._sockets, self._metrics)
@@ -190,12 +208,14 @@ class Supervisor:
         self._looked_s = 0.0
         self._wake = asyncio.Event()
         self._ended = False
+        self._hung_up = False
 
     async def run(self) -> int:
         """Exit status: 0 after a drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
         try:
             with contextlib.ExitStack() as held:
@@ -220,6 +240,9 @@ class Supervisor:
     async def _keep(self, config: Config) -> int:
         while not self._ended:
             now_s = time.monotonic()
+            if self._hung_up:
+                self._hung_up = False
+                config = self._reloaded(config)
             self._kill_hung(now_s)
             for worker in self._workers:
                 status = self._reap(worker, now_s)
@@ -237,6 +260,31 @@ class Supervisor:
             due_s += [worker.due_s for worker in self._workers if worker.process is None]
             await self._sleep(max(min([*due_s, self._looked_s + BEAT_S]) - now_s, 0.0))
         return 0
+
+    def _reloaded(self, config: Config) -> Config:
+        """The settings to run with from now on, also told to the workers; these where there is a fault in the new."""
+        try:
+            following, changed, waiting = reloaded(self._config, self._reload())
+            _check_files(following)
+        except ConfigError as error:
+            for message in error.messages:
+                log.error("reload_failed", extra=fields(error=message))
+        else:
+            self._config = following
+            if "log_level" in changed:
+                set_up(self._config.log_level)
+            log.info(
+                "reloaded",
+                extra=fields(changed=",".join(changed) or "none", needs_restart=",".join(waiting) or "none"),
+            )
+            config = dataclasses.replace(self._config, listen=config.listen)
+            path = os.path.join(self._directory, SETTINGS)
+            Path(path + ".new").write_bytes(pickle.dumps(config))
+            os.replace(path + ".new", path)
+        for worker in self._workers:  # in any case: they open moved logs anew
+            if worker.process is not None:
+                worker.process.hang_up()
+        return config
 
     def _kill_hung(self, now_s: float) -> None:
         """Kill whoever is silent; that they are dead is found as of any other."""
@@ -313,6 +361,10 @@ class Supervisor:
                 await self._wake.wait()
         self._wake.clear()
 
+    def _hang_up(self) -> None:
+        self._hung_up = True
+        self._wake.set()
+
     def _end(self) -> None:
         self._ended = True
         self._wake.set()
@@ -346,14 +398,29 @@ def reserve(host: str, port: int) -> Iterator[tuple[str, int]]:
         yield f"[{host}]" if ":" in host else host, held.getsockname()[1]
 
 
-def run(config: Config) -> int:
+def _check_files(config: Config) -> None:
+    """Load what workers will load: one that started with settings that they refused would never come up.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+    listening_tls(config)
+    upstream_tls(config)
+    if config.access_log.enabled:
+        try:
+            check_path(config.access_log.path)
+        except OSError as error:
+            raise ConfigError("", "access_log.path", f"{error.filename!r}: {error.strerror}") from error
+
+
+def run(config: Config, reload: Callable[[], Config]) -> int:
     """Serve with several workers until SIGTERM or SIGINT. Returns the exit status."""
     set_up(config.log_level)
-    return asyncio.run(_run(config))
+    return asyncio.run(_run(config, reload))
 
 
-async def _run(config: Config) -> int:
-    return await Supervisor(config).run()
+async def _run(config: Config, reload: Callable[[], Config]) -> int:
+    return await Supervisor(config, reload).run()
 
 
 def _beat(loop: asyncio.AbstractEventLoop, beating: int) -> None:
@@ -380,8 +447,16 @@ def work() -> int:
         _mark(socket_path)
         _beat(asyncio.get_running_loop(), beating)
 
+    def reload() -> Config | None:
+        try:
+            data = Path(socket_path).with_name(SETTINGS).read_bytes()
+        except OSError:
+            return None  # nothing was changed since the start, or the supervisor has ended
+        settings: Config = pickle.loads(data)
+        return settings
+
     try:
-        return serve(config, control_socket=socket_path, on_serving=serving)
+        return serve(config, control_socket=socket_path, on_serving=serving, reload=reload)
     except ConfigError as error:  # a file that cannot be loaded, for one
         log.error("cannot_start", extra=fields(error=error))
         return 2

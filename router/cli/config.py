@@ -16,11 +16,17 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--reference", action="store_true", help="print the manual of every setting, as markdown"
     )
+    parser.add_argument("--check", action="store_true", help="print nothing unless something is wrong")
     add_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0; a configuration that cannot be served with raises."""
-    print(markdown() if arguments.reference else effective(load_from(arguments)), end="")
+    if arguments.reference:
+        print(markdown(), end="")
+        return 0
+    settings = effective(load_from(arguments))
+    if not arguments.check:
+        print(settings, end="")
     return 0

@@ -83,7 +83,7 @@ def _build(section: Any, prefix: str, values: dict[str, Any]) -> Any:
 
 def _place(nodes: Nodes, key: str) -> str:
     """Where the key was set; empty for a default. `replicas[2]` is the place of that entry."""
-    entry = re.fullmatch(r"(\w+)\[(\d+)\]", key)
+    entry = re.fullmatch(r"([\w.]+)\[(\d+)\]", key)
     node = nodes.get(entry[1] if entry else key)
     if node is None:
         return ""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from router.config.reload import RELOADABLE
 from router.config.rules import redacted
 from router.config.schema import Address, Config, Range, ReplicaConfig
 from router.config.schema_walk import fields_of, is_section, shown
@@ -38,7 +39,12 @@ settings that contradict each other are errors that name the key and its place. 
 | `--access-log [FILE]` | `WARMROUTE_ACCESS_LOG`, `WARMROUTE_ACCESS_LOG__PATH` | `access_log.enabled`, `.path` |
 | `--set KEY=VALUE`, repeatable | `WARMROUTE_SECTION__KEY` | any: `leases.expire_s` is `WARMROUTE_LEASES__EXPIRE_S` |
 
-`warmroute config` takes the same flags, checks everything, and prints the settings in effect.
+`warmroute config` takes the same flags, checks everything, and prints the settings in effect; with `--check` it prints
+nothing but what is wrong, all of it, and ends with status 2 if something is.
+
+SIGHUP (`systemctl reload warmroute`) makes a running router read them again, all workers alike; nothing changes if anything
+is wrong. Keys marked `reload` take effect at once, the others after a restart; the log (`reloaded`) names both. Certificates
+are read again even if their names are the same; whether the router listens with TLS at all is settled at its start.
 
 ```yaml
 listen: 0.0.0.0:8000
@@ -68,11 +74,13 @@ def markdown() -> str:
 
 def _table(section: type, prefix: str) -> Iterator[str]:
     manual = _manual(section)
-    yield "| key | type | default | meaning |"
-    yield "|---|---|---|---|"
+    yield "| key | type | default | in effect after a | meaning |"
+    yield "|---|---|---|---|---|"
     for name, (annotation, field) in fields_of(section).items():
         if not is_section(annotation):
-            yield f"| `{prefix}{name}` | {_type(annotation)} | {_default(field)} | {manual[name]} |"
+            reloadable = section is ReplicaConfig or prefix + name in RELOADABLE
+            after = "reload" if reloadable else "restart"
+            yield f"| `{prefix}{name}` | {_type(annotation)} | {_default(field)} | {after} | {manual[name]} |"
 
 
 def _manual(section: type) -> dict[str, str]:

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator
+from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from router.config.schema import Config, ReplicaConfig, split_address
@@ -109,6 +110,14 @@ def _values(config: Config) -> Iterator[Fault]:
         yield Fault("health.api_key", "must be printable ASCII without spaces")
     if not config.access_log.path:
         yield Fault("access_log.path", "must name a file, or be - for standard output")
+    for index, network in enumerate(config.access_log.trusted_proxies):
+        try:
+            ip_network(network, strict=False)
+        except ValueError:
+            yield Fault(
+                f"access_log.trusted_proxies[{index}]",
+                f"must be an address or a network, such as 10.0.0.0/8, not {network!r}",
+            )
 
 
 def _files(config: Config) -> Iterator[Fault]:

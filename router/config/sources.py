@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import get_origin
 
 import yaml
 
@@ -151,7 +153,7 @@ def from_environment(environ: Mapping[str, str], faults: Faults) -> Nodes:
             continue
         if key in found and text != environ[where(found[key])]:
             faults.add(ConfigError(variable, key, f"contradicts {where(found[key])}"))
-        found[key] = text_node(text.split(",") if key == "replicas" else text, variable)
+        found[key] = text_node(text.split(",") if key in _lists() else text, variable)
     return found
 
 
@@ -166,10 +168,16 @@ def from_flags(settings: Iterable[Setting], faults: Faults) -> Nodes:
         if key not in known:
             faults.add(ConfigError(flag, key, "unknown key" + suggestion(key, known)))
             continue
-        if key == "replicas" and isinstance(text, str):
+        if key in _lists() and isinstance(text, str):
             text = text.split(",")
         found[key] = text_node(text, flag)
     return found
+
+
+@cache
+def _lists() -> frozenset[str]:
+    """Keys whose variable or flag is a list, divided by commas."""
+    return frozenset(key for key, annotation, _ in leaves(Config) if get_origin(annotation) is tuple)
 
 
 def text_node(text: str | list[str], origin: str) -> yaml.Node:

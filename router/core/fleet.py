@@ -753,6 +753,12 @@ class Fleet:
         """How many replicas may be sent requests."""
         return sum(1 for r in self._replicas.values() if r.routable)
 
+    def use_health(self, parameters: HealthParameters) -> None:
+        """Eject by these rules from now on; ejections under way keep the backoff that they have."""
+        self._health = parameters
+        for replica in self._replicas.values():
+            replica.health.parameters = parameters
+
     def ever_reachable(self) -> bool:
         """Whether any of the replicas was ever seen working."""
         return any(r.state is not ReplicaState.STARTING for r in self._replicas.values())

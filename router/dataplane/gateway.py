@@ -26,6 +26,7 @@ from router.dataplane import local
 from router.dataplane.head_cache import HeadCache
 from router.dataplane.hold import Hold
 from router.dataplane.pool import Pool
+from router.dataplane.proxies import TrustedProxies
 from router.dataplane.request import Request, RequestHead
 from router.dialects import Parsed, multipart_model, parse
 from router.dialects.usage_request import StreamManner
@@ -89,6 +90,8 @@ class Gateway:
         self.early_heads = config.headers.early
         self.ask_usage = config.feedback.ask_usage
         self.bytes_per_token = config.policy.bytes_per_token
+        trusted = config.access_log.trusted_proxies
+        self._proxies = TrustedProxies(trusted) if trusted else None
         self.heads = HeadCache()
         self.draining = False
         self.answered = 0
@@ -111,6 +114,24 @@ class Gateway:
         """Status and body of `/ready`."""
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_count = 0
+
+    def configure(self, config: Config, upstream_tls: ssl.SSLContext | None) -> None:
+        """Serve by these settings from now on, as far as they can change in a running router (`config.reload`)."""
+        self.limits = config.limits
+        self.upstream = upstream = config.upstream
+        self.max_attempts = config.max_attempts
+        self.explain_headers = config.headers.explain
+        self.ask_usage = config.feedback.ask_usage
+        self._upstream_tls = upstream_tls
+        trusted = config.access_log.trusted_proxies
+        self._proxies = TrustedProxies(trusted) if trusted else None
+        for pool in self.pools.values():
+            pool.configure(
+                tls=upstream_tls,
+                size=upstream.pool_size,
+                keepalive_s=upstream.keepalive_s,
+                connect_timeout_s=upstream.connect_timeout_s,
+            )
 
     def new_request_id(self) -> bytes:
         """Unique over all routers: a random prefix a process, then a count."""
@@ -372,6 +393,9 @@ class Gateway:
                 completion_tokens,
             )
         if self.access_log is not None:
+            client = exchange.client.peer.decode()
+            if self._proxies is not None:
+                client = self._proxies.client(exchange.client.peer, request.head.forwarded_for)
             members = b""
             if self.log_fingerprints is not None and shape is not None:
                 members = self.log_fingerprints.members(shape)
@@ -379,7 +403,7 @@ class Gateway:
                 AccessEntry(
                     time=self.clock() - duration_s,
                     request_id=exchange.request_id.decode("latin-1"),
-                    client=exchange.client.peer.decode(),
+                    client=client,
                     method=request.head.method.decode("latin-1"),
                     path=request.head.path.decode("latin-1"),
                     api=api,

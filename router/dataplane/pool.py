@@ -27,6 +27,7 @@ class Pool:
     __slots__ = (
         "_connect_timeout_s",
         "_host",
+        "_https",
         "_keepalive_s",
         "_port",
         "_size",
@@ -50,7 +51,7 @@ class Pool:
         connect_timeout_s: float,
     ) -> None:
         parts = urlsplit(url)
-        https = parts.scheme == "https"
+        self._https = https = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if https else 80)
         self._tls = tls if https else None
@@ -65,6 +66,16 @@ class Pool:
         self.idle: list[ReplicaConnection] = []
         self.all: set[ReplicaConnection] = set()
         """Every open connection, idle or not."""
+
+    def configure(
+        self, *, tls: ssl.SSLContext | None, size: int, keepalive_s: float, connect_timeout_s: float
+    ) -> None:
+        """Make connections in this way from now on; those in use stay, idle ones are made anew."""
+        self._tls = tls if self._https else None
+        self._size = size
+        self._keepalive_s = keepalive_s
+        self._connect_timeout_s = connect_timeout_s
+        self.expire(0.0)
 
     def take(self) -> ReplicaConnection | None:
         """An idle connection that is young enough to be open still, or None."""

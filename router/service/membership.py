@@ -59,7 +59,8 @@ class Membership:
         self._engine = engine
         self._discovery = discovery
         self._tasks = tasks
-        self._interval_s = interval_s
+        self.interval_s = interval_s
+        """Time between two probes of a replica that is well; may be changed at any time."""
         self._clock = clock
         self._rng = rng
         self._on_removed = on_removed
@@ -140,7 +141,7 @@ class Membership:
             await self._sleep(failures, wake)
 
     async def _sleep(self, failures: int, wake: asyncio.Event) -> None:
-        delay_s = self._interval_s
+        delay_s = self.interval_s
         if failures:
             delay_s = min(delay_s, FAST_INTERVAL_S * 2.0 ** min(failures - 1, 16))
         delay_s *= 1.0 + JITTER_RATIO * (2.0 * self._rng.random() - 1.0)

@@ -1,13 +1,14 @@
 """One JSON line a request, written by a thread of its own so that a slow disk or pipe never holds up traffic.
 
 A line costs its encoding (about 1 us) and an append. Full buffers go to the writer every 64 KiB or 100 ms. What the
-writer has not taken is bounded; beyond it lines are dropped and counted. Opened for append, so that a file may be
-rotated by copying and truncating it.
+writer has not taken is bounded; beyond it lines are dropped and counted. Opened for append, and opened anew once the
+file is moved or removed, so that it may be rotated either way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import queue
@@ -34,7 +35,7 @@ class AccessEntry(msgspec.Struct, gc=False, kw_only=True, omit_defaults=False):
     """When it arrived, Unix seconds."""
     request_id: str
     client: str
-    """Address of the client's end of the connection."""
+    """Address of the client's end of the connection, or what trusted proxies say of it."""
     method: str
     path: str
     """Without the query, which may hold keys."""
@@ -74,6 +75,7 @@ class AccessLog:
         self._written_bytes = 0  # only the writer thread changes it
         self._dropped_here = 0
         self._dropped_writing = 0  # only the writer thread changes it
+        self._warned_s = 0.0  # likewise
 
     @property
     def dropped(self) -> int:
@@ -87,12 +89,13 @@ class AccessLog:
             OSError: The file cannot be opened.
         """
         self._loop = asyncio.get_running_loop()
-        if self._path == "-":
-            fd = os.dup(1)
-        else:
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.dup(1) if self._path == "-" else _open(self._path)
         self._thread = threading.Thread(target=self._write_all, args=(fd,), name="access-log", daemon=True)
         self._thread.start()
+
+    def reopen(self) -> None:
+        """Look now whether the file was moved, instead of when there is something to write."""
+        self._queue.put((b"", 0))
 
     def write(self, entry: AccessEntry, members: bytes = b"") -> None:
         """Take one line, with further members of the object (`,"name":value`); never waits."""
@@ -135,19 +138,57 @@ class AccessLog:
         self._lines = 0
 
     def _write_all(self, fd: int) -> None:
-        warned_s = -_WARN_INTERVAL_S
+        self._warned_s = -_WARN_INTERVAL_S
         try:
             while (item := self._queue.get()) is not None:
                 data, lines = item
+                fd = self._followed(fd)
                 try:
                     view = memoryview(data)
                     while view:
                         view = view[os.write(fd, view) :]
                 except OSError as error:
                     self._dropped_writing += lines
-                    if time.monotonic() - warned_s > _WARN_INTERVAL_S:
-                        warned_s = time.monotonic()
-                        log.warning("access_log_failed path=%s error=%s", self._path, error)
+                    self._warn(error)
                 self._written_bytes += len(data)
         finally:
             os.close(fd)
+
+    def _followed(self, fd: int) -> int:
+        """The file of this name: another than was written to before if that was moved away or removed."""
+        if self._path == "-":
+            return fd
+        try:
+            if not _is_same(self._path, fd):
+                fresh = _open(self._path)
+                os.close(fd)
+                return fresh
+        except OSError as error:  # the old one is better than none
+            self._warn(error)
+        return fd
+
+    def _warn(self, error: OSError) -> None:
+        if time.monotonic() - self._warned_s > _WARN_INTERVAL_S:
+            self._warned_s = time.monotonic()
+            log.warning("access_log_failed path=%s error=%s", self._path, error)
+
+
+def check_path(path: str) -> None:
+    """Raises:
+    OSError: No access log can be written to this path.
+    """
+    if path != "-" and not os.path.exists(path):
+        os.close(_open(path))
+    elif path != "-" and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _is_same(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -61,6 +61,89 @@ def test_a_line_reaches_the_file_without_a_stop(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+async def written(log: AccessLog, path: Path, index: int) -> None:
+    """Write one line and wait until the file of this name has it."""
+    log.write(entry(index))
+    async with asyncio.timeout(60):
+        while not path.exists() or f'"request_id":"{index}"' not in path.read_text():
+            await asyncio.sleep(0.02)
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["request_id"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_file_that_is_moved_keeps_its_lines_and_a_new_one_gets_the_next(tmp_path: Path, told: bool) -> None:
+    path, rotated = tmp_path / "access.json", tmp_path / "access.json.1"
+
+    async def scenario() -> None:
+        log = AccessLog(str(path))
+        log.start()
+        await written(log, path, 1)
+        path.rename(rotated)
+        if told:
+            log.reopen()
+            async with asyncio.timeout(60):
+                while not path.exists():
+                    await asyncio.sleep(0.02)
+        await written(log, path, 2)
+        assert (ids(rotated), ids(path)) == (["1"], ["2"])
+        path.unlink()
+        await written(log, path, 3)
+        rotated.write_bytes(path.read_bytes())
+        os.truncate(path, 0)
+        await written(log, path, 4)
+        await log.stop()
+        assert log.dropped == 0
+
+    asyncio.run(scenario())
+    assert ids(rotated) == ["3"]
+    assert ids(path) == ["4"]
+
+
+def test_a_burst_while_the_file_is_moved_again_and_again_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "access.json"
+
+    async def scenario() -> None:
+        log = AccessLog(str(path))
+        log.start()
+        for index in range(4_000):
+            log.write(entry(index))
+            if index % 1_000 == 999:
+                async with asyncio.timeout(60):
+                    while not path.exists():
+                        await asyncio.sleep(0.02)
+                path.rename(tmp_path / f"access.json.{index}")
+        await log.stop()
+        assert log.dropped == 0
+
+    asyncio.run(scenario())
+    seen = [line for part in tmp_path.iterdir() for line in ids(part)]
+    assert sorted(map(int, seen)) == list(range(4_000))
+
+
+def test_a_name_that_can_no_longer_be_opened_leaves_the_old_file_in_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, moved = tmp_path / "logs", tmp_path / "moved"
+    folder.mkdir()
+    path = folder / "access.json"
+
+    async def scenario() -> None:
+        log = AccessLog(str(path))
+        log.start()
+        await written(log, path, 1)
+        folder.rename(moved)
+        await written(log, moved / "access.json", 2)
+        await log.stop()
+        assert log.dropped == 0
+
+    asyncio.run(scenario())
+    assert ids(moved / "access.json") == ["1", "2"]
+    assert [record.message.split()[0] for record in caplog.records] == ["access_log_failed"]
+
+
 def test_a_reader_that_stops_reading_costs_lines_not_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

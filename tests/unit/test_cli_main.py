@@ -59,8 +59,22 @@ def test_config_prints_what_is_in_effect(capsys: pytest.CaptureFixture[str]) -> 
     assert config["registry"]["url"] == "redis://h"
     assert config["registry"]["idle_min_s"] == 60.0
     assert [replica["id"] for replica in config["replicas"]] == ["a:1", "b:1"]
-    assert config["access_log"] == {"enabled": True, "path": "-", "fingerprints": False}
+    assert config["access_log"] == {
+        "enabled": True,
+        "path": "-",
+        "trusted_proxies": [],
+        "fingerprints": False,
+    }
     assert config["log_level"] == "debug"
+
+
+def test_config_check_prints_only_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--check", "--replica", "http://a:1"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["config", "--check", "--replica", "a:1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("warmroute: --replica: replicas[0]: must be http://HOST:PORT")
 
 
 def test_an_access_log_file_switches_it_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,24 @@ from router.core.types import ReplicaId
 from router.ports import Discovery, Member
 
 
-def test_members_are_named_once_and_never_change() -> None:
-    members = [Member(ReplicaId("a:1"), "http://a:1"), Member(ReplicaId("b:1"), "http://b:1")]
-    discovery: Discovery = StaticDiscovery(members)
+A, B = Member(ReplicaId("a:1"), "http://a:1"), Member(ReplicaId("b:1"), "http://b:1")
 
+
+def test_members_are_named_at_once_and_again_when_they_change() -> None:
     async def watched() -> list[tuple[Member, ...]]:
-        return [change async for change in discovery.watch()]
+        static = StaticDiscovery([A, B])
+        discovery: Discovery = static
+        seen = []
+        async for members in discovery.watch():
+            seen.append(members)
+            if len(seen) == 1:
+                asyncio.get_running_loop().call_soon(static.change, [B])
+            elif len(seen) == 2:
+                # Two changes before the watcher looks are one.
+                static.change([A])
+                static.change([])
+            else:
+                break
+        return seen
 
-    assert asyncio.run(watched()) == [tuple(members)]
+    assert asyncio.run(watched()) == [(A, B), (B,), ()]

@@ -91,15 +91,23 @@ class HttpEngine:
         tls: ssl.SSLContext | bool = True,
     ) -> None:
         """`clock` is Unix time; `tls` is for `https://` replicas, False checks no certificate."""
+        self._clock = clock
+        self._known: dict[ReplicaId, _Known] = {}
+        self.configure(timeout_s=timeout_s, scrape_interval_s=scrape_interval_s, api_key=api_key, tls=tls)
+        self._session: aiohttp.ClientSession | None = None
+
+    def configure(
+        self, *, timeout_s: float, scrape_interval_s: float, api_key: str | None, tls: ssl.SSLContext | bool
+    ) -> None:
+        """Probe in this way from now on; everything is read again, since another key may show more."""
         self._timeout_s = timeout_s
         self._scrape_interval_s = scrape_interval_s
-        self._clock = clock
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "warmroute-probe"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._tls = tls
-        self._known: dict[ReplicaId, _Known] = {}
-        self._session: aiohttp.ClientSession | None = None
+        for known in self._known.values():
+            known.must_scrape = True
 
     async def start(self) -> None:
         """Make the client; connects to nobody."""
@@ -107,9 +115,8 @@ class HttpEngine:
         trace.on_connection_create_start.append(_note_connecting)
         trace.on_connection_create_end.append(_note_connection)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0, ssl=self._tls),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=[trace],
         )
@@ -229,7 +236,13 @@ class HttpEngine:
         body = bytearray()
         async with (
             asyncio.timeout(self._timeout_s),
-            self._session.get(known.url + path, allow_redirects=False, trace_request_ctx=known) as response,
+            self._session.get(
+                known.url + path,
+                allow_redirects=False,
+                headers=self._headers,
+                ssl=self._tls,
+                trace_request_ctx=known,
+            ) as response,
         ):
             async for chunk in response.content.iter_chunked(64 << 10):
                 body += chunk

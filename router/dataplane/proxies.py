@@ -1,0 +1,69 @@
+"""Whose `X-Forwarded-For` is believed, and which client it then names.
+
+Decides only what the access log says. Read from the right, where each proxy adds the address that it saw: the first one
+that is no trusted proxy's is the client. What is left of it anybody may have made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+KNOWN = 1024
+"""Pairs of peer and field whose client is remembered."""
+
+
+class TrustedProxies:
+    """Addresses and networks of proxies in front of the router."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        """Args:
+        networks: Each an address or a network, such as `10.0.0.0/8`.
+
+        Raises:
+            ValueError: One is neither.
+        """
+        self._networks = [ip_network(network, strict=False) for network in networks]
+        self._known: dict[tuple[bytes, bytes], str] = {}
+
+    def client(self, peer: bytes, forwarded_for: bytes) -> str:
+        """The client of a request that came from this address with this field (empty if it had none)."""
+        if not forwarded_for:
+            return peer.decode()
+        key = (peer, forwarded_for)
+        client = self._known.get(key)
+        if client is None:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            client = self._known[key] = self._find(peer.decode(), forwarded_for.decode("latin-1"))
+        return client
+
+    def _find(self, client: str, forwarded_for: str) -> str:
+        hops = [hop.strip() for hop in forwarded_for.split(",")]
+        while self._trusted(client):
+            hop = ""
+            while hops and not hop:
+                hop = hops.pop()
+            address = _address(hop)
+            if address is None:
+                break
+            client = str(address)
+        return client
+
+    def _trusted(self, text: str) -> bool:
+        address = _address(text)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address in an element of the field, whose port some proxies add."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped if mapped is not None else address
