@@ -42,9 +42,10 @@ settings that contradict each other are errors that name the key and its place. 
 `warmroute config` takes the same flags, checks everything, and prints the settings in effect; with `--check` it prints
 nothing but what is wrong, all of it, and ends with status 2 if something is.
 
-SIGHUP (`systemctl reload warmroute`) makes a running router read them again, all workers alike; nothing changes if anything
-is wrong. Keys marked `reload` take effect at once, the others after a restart; the log (`reloaded`) names both. Certificates
-are read again even if their names are the same; whether the router listens with TLS at all is settled at its start.
+SIGHUP (`systemctl reload warmroute`) makes a running router read them again, all workers alike; nothing changes if
+anything is wrong. Keys marked `reload` take effect at once, the others after a restart; the log (`reloaded`) names
+both. Certificates are read again even if their names are the same; whether the router listens with TLS at all is
+settled at its start.
 
 ```yaml
 listen: 0.0.0.0:8000

@@ -17,6 +17,7 @@ from router.dialects.routes import route
 from router.telemetry.access_log import AccessEntry
 
 ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "deploy/systemd/warmroute.service"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
 
 
@@ -31,13 +32,19 @@ def test_the_unit_starts_a_command_that_exists_and_waits_for_the_drain(
 ) -> None:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "deploy/systemd/warmroute.service")
+    unit.read(UNIT)
     _, command, *arguments = unit["Service"]["ExecStart"].split()
     assert (command, arguments[0]) == ("serve", "--config")
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
     assert "--config" in capsys.readouterr().out
+    checking = re.search(r"^ExecReload=\S+/warmroute (.*)$", UNIT.read_text(), re.MULTILINE)
+    assert checking is not None
+    words = checking[1].replace("/etc/warmroute/config.yaml", str(ROOT / "deploy/config/example.yaml"))
+    assert main(words.split()) == 0
+    assert capsys.readouterr() == ("", "")
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in UNIT.read_text()
     config = load(path=str(ROOT / "deploy/config/example.yaml"), environ={})
     assert float(unit["Service"]["TimeoutStopSec"]) > config.drain_grace_s
 

@@ -6,7 +6,6 @@ Installs `redis-server` with apt-get where it is missing, and says what to do wh
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
 import signal
@@ -23,6 +22,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.debian import ensure_program
+
 _START_S = 60.0
 
 
@@ -32,24 +33,7 @@ def ensure_redis(program: str = "redis-server") -> str:
     Raises:
         RuntimeError: It is absent and cannot be installed here.
     """
-    path = shutil.which(program)
-    if path is not None:
-        return path
-    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    try:
-        subprocess.run([*prefix, "apt-get", "update", "-q"], check=False, env=environment, timeout=120)
-        install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends", "redis-server"]
-        subprocess.run(install, check=True, env=environment, timeout=300)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise RuntimeError(
-            f"the registry tests need {program} (Redis 6.2 or newer), and apt-get could not install it ({error}): "
-            "install the package redis-server or valkey, and put its programs on PATH"
-        ) from error
-    path = shutil.which(program)
-    if path is None:
-        raise RuntimeError(f"apt-get installed redis-server, but {program} is not on PATH")
-    return path
+    return ensure_program(program, "redis-server", "the registry tests (Redis 6.2 or newer)")
 
 
 def _candidates() -> Iterator[int]:

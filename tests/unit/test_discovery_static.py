@@ -8,7 +8,6 @@ from router.adapters.discovery.static import StaticDiscovery
 from router.core.types import ReplicaId
 from router.ports import Discovery, Member
 
-
 A, B = Member(ReplicaId("a:1"), "http://a:1"), Member(ReplicaId("b:1"), "http://b:1")
 
 
