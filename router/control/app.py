@@ -15,12 +15,16 @@ from aiohttp import web
 
 from router.control.readiness import HEALTH_BODY, Readiness
 from router.core.errors import ClientError, NotFoundError, RouterError
+from router.dialects.guess import likely_paths
 
 log = logging.getLogger(__name__)
 
 Explain = Callable[[str, Mapping[str, str], bytes], Awaitable[Mapping[str, object]]]
 """Path, headers (looked up whatever their case) and body of a request -> its ranking, with every candidate's terms.
 Sends and counts nothing."""
+
+EXPLAINED = "/v1/chat/completions"
+"""What `POST /explain` takes a body for whose path nobody named."""
 
 _ENDPOINTS = {
     "GET /health": "the process is alive",
@@ -78,11 +82,18 @@ def build_control(deps: ControlDeps) -> web.Application:
         )
 
     async def explain(request: web.Request) -> web.Response:
-        path = request.query.get("path", "/v1/chat/completions")
+        path = request.query.get("path", EXPLAINED)
         if not path.startswith("/"):
             raise ClientError("path must begin with /", param="path")
         body = await request.read()
-        return _json(await deps.explain(path, request.headers, body))
+        hint = "" if "path" in request.query else _hint(body)
+        try:
+            explained = await deps.explain(path, request.headers, body)
+        except ClientError as error:
+            if hint:
+                error.message = f"{error.message.rstrip('.')}. {hint}"
+            raise
+        return _json({**explained, "path": path, **({"hint": hint} if hint else {})})
 
     application = web.Application(middlewares=[_errors], client_max_size=deps.max_body_bytes)
     for path, handler in (
@@ -95,6 +106,15 @@ def build_control(deps: ControlDeps) -> web.Application:
         application.router.add_get(path, handler)
     application.router.add_post("/explain", explain)
     return application
+
+
+def _hint(body: bytes) -> str:
+    """What to say of a body without a path that looks like another API's; empty where it does not."""
+    paths = likely_paths(body)
+    if not paths or EXPLAINED in paths:
+        return ""
+    named = " or ".join(f"?path={path}" for path in paths)
+    return f"This was read as a body of {EXPLAINED} and looks like another API's: name it by {named}."
 
 
 @web.middleware

@@ -48,7 +48,8 @@ class DecisionKind(StrEnum):
     RING = "ring"
     """Nobody is believed to hold it: the consistent-hash ring's first choice."""
     SPILL = "spill"
-    """The warm replica, or the ring's first choice, was too busy: the next best by cost."""
+    """Another than a warm replica, or than the ring's first choice, costs less in all, or as little: for what is under
+    way there, what it was given lately, its speed, or what a miss would push out of its cache."""
     RETRY = "retry"
     """An earlier choice failed before its first response byte."""
     LOAD = "load"

@@ -13,7 +13,7 @@ import pytest
 from router.control.app import ControlDeps, build_control
 from router.control.readiness import Readiness
 from router.control.server import ControlServer
-from router.core.errors import NotFoundError
+from router.core.errors import ClientError, NotFoundError
 
 
 class Router:
@@ -143,6 +143,44 @@ def test_explain_passes_path_headers_and_body_and_shows_the_ranking() -> None:
             ("/v1/chat/completions", "s1", b'{"model":"m"}'),
             ("/v1/messages", None, b"{}"),
         ]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"model":"m","prompt":"x"}', "?path=/v1/completions"),
+        (b'{"model":"m","input":"x"}', "?path=/v1/responses or ?path=/v1/embeddings"),
+        (b'{"model":"m","input":"x","instructions":"y"}', "?path=/v1/responses"),
+        (b'{"model":"m","input":[{"role":"user","content":"x"}]}', "?path=/v1/responses"),
+        (b'{"model":"m","query":"x","documents":["y"]}', "?path=/v1/rerank"),
+        (b'{"model":"m","system":"s","messages":[{"role":"user","content":"x"}]}', "?path=/v1/messages"),
+        (
+            b'{"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t"}]}]}',
+            "?path=/v1/messages",
+        ),
+        (b'{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"x"}]}]}', ""),
+        (b'{"model":"m"}', ""),
+        (b'{"model":', ""),
+        (b"[1]", ""),
+        (b"\xff", ""),
+    ],
+)
+def test_explain_names_the_path_of_a_body_that_looks_like_another_apis(body: bytes, named: str) -> None:
+    async def scenario(router: Router, call: Call) -> None:
+        status, answer, _ = await call("POST", "/explain", data=body)
+        assert (status, answer["path"]) == (200, "/v1/chat/completions")
+        hint = answer.get("hint", "")
+        assert hint.endswith(f": name it by {named}." if named else "")
+        router.failure = ClientError("messages: at least one message is required", code="prompt_required")
+        status, answer, _ = await call("POST", "/explain", data=body)
+        assert (status, answer["error"]["code"]) == (400, "prompt_required")
+        wanted = "messages: at least one message is required" + (f". {hint}" if named else "")
+        assert answer["error"]["message"] == wanted
+        router.failure = ClientError("messages: at least one message is required", code="prompt_required")
+        status, answer, _ = await call("POST", "/explain?path=/v1/chat/completions", data=body)
+        assert answer["error"]["message"] == "messages: at least one message is required", "it was named"
 
     play(scenario)
 
