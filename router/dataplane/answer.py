@@ -45,7 +45,7 @@ _CACHED_HEAD_BYTES: Final = 2048
 class AnswerHead:
     """Status and what is passed on of the fields."""
 
-    __slots__ = ("event_stream", "length_bytes", "lines", "status")
+    __slots__ = ("event_stream", "length_bytes", "lines", "names_request", "status")
 
     def __init__(self, status: int, lines: bytes, length_bytes: int | None, *, event_stream: bool) -> None:
         self.status = status
@@ -54,6 +54,8 @@ class AnswerHead:
         self.length_bytes = length_bytes
         """Content-Length; None without one."""
         self.event_stream = event_stream
+        self.names_request = b"\nrequest-id:" in b"\n" + lines.lower()
+        """Whether a `request-id` is among them."""
 
     def rendered(self, added: bytes) -> bytes:
         """Status line, fields and the router's own lines; no framing, no end of the head."""

@@ -237,6 +237,7 @@ class ClientConnection:
         self._between = False
         self._heads_begun += 1
         self._head_bytes = 0
+        self._head = None
         self._fields = []
         self._url = b""
         self._body = []
@@ -474,6 +475,14 @@ class ClientConnection:
     def draining(self) -> bool:
         """Whether the router is about to end: answers then say that the connection closes."""
         return self._gateway.draining
+
+    @property
+    def refused_anthropic(self) -> bool:
+        """Whether the request that could not be read is one of Anthropic's, as far as it was read."""
+        head = self._head
+        if head is not None:
+            return head.anthropic
+        return self._url.startswith(b"/v1/messages") or b"anthropic-version" in dict(self._fields)
 
     @property
     def idle(self) -> bool:

@@ -427,7 +427,7 @@ class Exchange:
             return
         self._begin(body)
         self.body_bytes = len(body)
-        added = self._added_lines()
+        added = self._added_lines(head)
         keep_alive = write_whole(self.client, self._request.head, head, added, body)
         self._computed()
         self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
@@ -578,7 +578,7 @@ class Exchange:
         self._joined = True
         watch = self._make_watch()
         self._relay = Relay(
-            self.client, self._request.head, head, self._added_lines(), first, watch, self._api
+            self.client, self._request.head, head, self._added_lines(head), first, watch, self._api
         )
 
     def _make_watch(self) -> StreamWatch | None:
@@ -614,17 +614,20 @@ class Exchange:
             self._find_id(first)
         self._first_byte_s = monotonic()
 
-    def _added_lines(self) -> bytes:
+    def _added_lines(self, head: AnswerHead) -> bytes:
         """Header lines of the router's own."""
         decision = self.decision
         assert decision is not None
+        ids = self.request_id
+        if self._request.head.anthropic and not head.names_request:
+            ids = b"%b\r\nrequest-id: %b" % (ids, ids)
         if not self._gateway.explain_headers:
-            return b"x-request-id: %b\r\n" % self.request_id
+            return b"x-request-id: %b\r\n" % ids
         replica = decision.replica
         return (
             b"x-request-id: %b\r\nx-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\n"
             b"x-warmroute-predicted-cached-tokens: %d\r\n"
-            % (self.request_id, replica.id.encode(), decision.kind.encode(), decision.expected_tokens)
+            % (ids, replica.id.encode(), decision.kind.encode(), decision.expected_tokens)
         )
 
     def _find_id(self, seen: bytes) -> None:
@@ -840,7 +843,8 @@ class Exchange:
 
     def _break_off(self, relay: Relay, error: RouterError) -> None:
         """End an answer under way: a stream with its API's error event, anything else by closing."""
-        if relay.end_broken(local.stream_error(self._api, error, self.request_id)):
+        api = Api.MESSAGES if self._request.head.anthropic else self._api
+        if relay.end_broken(local.stream_error(api, error, self.request_id)):
             self._finish(keep_alive=relay.keep_alive, code=error.code)
         else:
             self.client.abort()

@@ -299,6 +299,7 @@ class Gateway:
     def refuse(self, client: ClientConnection, error: RouterError) -> None:
         """Answer a request that could not be read; the connection closes after it."""
         head = RequestHead(b"", b"", [], keep_alive=False, minor_version=1)
+        head.anthropic = client.refused_anthropic
         local.write_error(client, head, Api.OTHER, error, self.new_request_id())
         self.metrics.observe(Api.OTHER, "", error.status, error.code, None, None, None, 0.0, 0, 0, None, None)
 

@@ -46,8 +46,15 @@ def answer(exchange: Exchange, gateway: Gateway, head: RequestHead, route: Route
         status, body = gateway.models_answer(head.path)
     else:
         raise MethodError(head.method, route.allow)
-    keep_alive = write(exchange.client, head, status, body, b"x-request-id: %b\r\n" % exchange.request_id)
+    keep_alive = write(exchange.client, head, status, body, id_lines(head, exchange.request_id))
     exchange.answered_locally(status, keep_alive=keep_alive)
+
+
+def id_lines(head: RequestHead, request_id: bytes) -> bytes:
+    """Header lines with the request's id, under the name that Anthropic's clients read too where one may ask."""
+    if head.anthropic:
+        return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (request_id, request_id)
+    return b"x-request-id: %b\r\n" % request_id
 
 
 def write(
@@ -80,13 +87,16 @@ def write_error(
     *,
     close: bool = False,
 ) -> bool:
-    """Write one of the router's own errors. Returns whether the connection stays open."""
-    added = b"x-request-id: %b\r\n" % request_id
+    """Write one of the router's own errors, in the API's shape, or in Anthropic's for whoever speaks it.
+
+    Returns whether the connection stays open.
+    """
+    added = id_lines(head, request_id)
     if error.status in (429, 503):
         added += RETRY_AFTER
     elif isinstance(error, MethodError):
         added += b"allow: %b\r\n" % error.allow
-    body = render_error(api, error, request_id.decode("latin-1"))
+    body = render_error(Api.MESSAGES if head.anthropic else api, error, request_id.decode("latin-1"))
     return write(client, head, error.status, body, added, close=close)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from router.core.types import Api
 from router.dialects.routes import Route, route
 
 HOP_BY_HOP: Final = frozenset(
@@ -41,6 +42,7 @@ class RequestHead:
     """What is known from a request's head alone. Immutable once made: connections share it (see `head_cache`)."""
 
     __slots__ = (
+        "anthropic",
         "content_type",
         "expects_continue",
         "forwarded_for",
@@ -68,6 +70,8 @@ class RequestHead:
         query = self.target.find(b"?")
         self.path = self.target if query < 0 else self.target[:query]
         self.route: Route | None = route(method, self.path)
+        self.anthropic = self.route is not None and self.route.api is Api.MESSAGES
+        """Whether whoever sent it expects Anthropic's errors and `request-id`, wherever it goes."""
         self.content_type = b""
         self.session: str | None = None
         """X-Session-Id or X-Session-Affinity: requests that belong together."""
@@ -97,6 +101,8 @@ class RequestHead:
             self.forwarded_for += value + b", "
         elif name == b"x-session-id" or (name == b"x-session-affinity" and self.session is None):
             self.session = value.decode("latin-1")
+        elif name == b"anthropic-version":
+            self.anthropic = True
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
 

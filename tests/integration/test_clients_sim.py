@@ -160,6 +160,12 @@ def test_errors_arrive_as_the_anthropic_client_knows_them(claude: anthropic.Anth
     with pytest.raises(anthropic.NotFoundError) as missing:
         claude.messages.create(model="nobody", messages=SAID, max_tokens=8)
     assert missing.value.body["type"] == "error"
+    assert missing.value.request_id
+    with pytest.raises(anthropic.NotFoundError) as unknown:
+        claude.models.retrieve("nobody")
+    assert unknown.value.body["type"] == "error"
+    assert unknown.value.request_id
+    assert claude.messages.create(model="sim", messages=SAID, max_tokens=2)._request_id
     with pytest.raises(anthropic.BadRequestError):
         claude.messages.create(model="sim", messages="no list", max_tokens=8)
 

@@ -212,6 +212,7 @@ class ParsedAnswers:
 OURS = frozenset(
     (
         b"x-request-id",
+        b"request-id",
         b"x-warmroute-replica",
         b"x-warmroute-decision",
         b"x-warmroute-predicted-cached-tokens",
