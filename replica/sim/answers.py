@@ -24,6 +24,7 @@ class Finish(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
+    ABORT = "abort"
 
 
 @dataclass(slots=True)
@@ -42,6 +43,13 @@ class Answer:
 
     def __post_init__(self) -> None:
         self.text = "".join(self.pieces)
+
+    def cut_off(self, tokens: int) -> None:
+        """End after so many tokens and one that says nothing, which carries the reason."""
+        self.pieces = [*self.pieces[:tokens], ""]
+        self.text = "".join(self.pieces)
+        self.finish = Finish.ABORT
+        self.stop = None
 
     @property
     def tokens(self) -> int:

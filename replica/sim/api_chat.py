@@ -12,7 +12,17 @@ from typing import Any
 import msgspec
 
 from replica.sim.errors import invalid
-from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, priority_of, salt_of
+from replica.sim.generation import (
+    MAX_SEQUENCES,
+    Choice,
+    Generation,
+    Plan,
+    limits_of,
+    priority_of,
+    prompt_logprobs_list,
+    prompt_logprobs_of,
+    salt_of,
+)
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import DONE, data_event
 from replica.sim.template import Message, Tool, ToolCall, Turn, content_text, list_field, render, tool_of
@@ -104,6 +114,7 @@ def plan_chat(replica: SimulatedReplica, body: dict[str, Any], request_id: str) 
         n_of(body),
         turn.chosen_tool(),
         priority=priority_of(body),
+        reads_cache=prompt_logprobs_of(body, body.get("top_logprobs", 0)) is None,
     )
     return plan, ChatFormat(plan, body)
 
@@ -287,6 +298,7 @@ class ChatFormat:
 
     def body(self, generation: Generation) -> dict[str, Any]:
         """The whole answer."""
+        plan = generation.plan
         return {
             **self._base,
             "object": "chat.completion",
@@ -294,7 +306,7 @@ class ChatFormat:
             "service_tier": None,
             "system_fingerprint": SYSTEM_FINGERPRINT,
             "usage": usage_of(generation),
-            "prompt_logprobs": None,
+            "prompt_logprobs": None if plan.reads_cache else prompt_logprobs_list(plan.prompts[0]),
             "prompt_token_ids": None,
             "prompt_text": None,
             "kv_transfer_params": None,

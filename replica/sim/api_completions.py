@@ -20,7 +20,17 @@ from replica.sim.api_chat import (
     usage_of,
 )
 from replica.sim.errors import invalid
-from replica.sim.generation import MAX_SEQUENCES, Choice, Generation, Plan, limits_of, priority_of, salt_of
+from replica.sim.generation import (
+    MAX_SEQUENCES,
+    Choice,
+    Generation,
+    Plan,
+    limits_of,
+    priority_of,
+    prompt_logprobs_list,
+    prompt_logprobs_of,
+    salt_of,
+)
 from replica.sim.simulated_replica import SimulatedReplica
 from replica.sim.streaming import DONE, data_event
 from replica.sim.template import encode
@@ -74,6 +84,7 @@ def plan_completion(
         salt_of(body),
         n_of(body),
         priority=priority_of(body),
+        reads_cache=prompt_logprobs_of(body, body.get("logprobs")) is None,
     )
     return plan, CompletionFormat(plan, body)
 
@@ -160,7 +171,7 @@ class CompletionFormat:
                     "finish_reason": choice.answer.finish.value,
                     "stop_reason": choice.answer.stop,
                     "token_ids": None,
-                    "prompt_logprobs": None,
+                    "prompt_logprobs": self._prompt_logprobs(generation, choice),
                     "prompt_token_ids": None,
                 }
             )
@@ -172,6 +183,10 @@ class CompletionFormat:
             "usage": usage_of(generation),
             "kv_transfer_params": None,
         }
+
+    def _prompt_logprobs(self, generation: Generation, choice: Choice) -> list[dict[str, Any] | None] | None:
+        plan = generation.plan
+        return None if plan.reads_cache else prompt_logprobs_list(plan.prompts[choice.prompt_index])
 
     def _prompt_text(self, generation: Generation, choice: Choice) -> str:
         return generation.plan.prompts[choice.prompt_index].replace(b"\0", b"").decode("utf-8", "replace")

@@ -20,7 +20,15 @@ from replica.sim.template import Message, ToolCall, Turn, content_text, list_fie
 MAX_TOKENS_CEILING = 1024
 """`max_tokens` is compulsory here, and mostly a generous bound: above this it does not set the length, it limits it."""
 
-_STOP_REASONS = {Finish.STOP: "end_turn", Finish.LENGTH: "max_tokens", Finish.TOOL_CALLS: "tool_use"}
+BILLING = "x-anthropic-billing-header"
+"""How Claude Code's attribution block begins, which vLLM leaves out of the prompt."""
+
+_STOP_REASONS = {
+    Finish.STOP: "end_turn",
+    Finish.LENGTH: "max_tokens",
+    Finish.TOOL_CALLS: "tool_use",
+    Finish.ABORT: "end_turn",
+}
 
 
 def messages_turn(body: dict[str, Any]) -> Turn:
@@ -33,12 +41,19 @@ def messages_turn(body: dict[str, Any]) -> Turn:
     if not isinstance(entries, list) or not entries:
         raise invalid("messages: a list of at least one message is required", param="messages")
     messages: list[Message] = []
-    system = content_text(body.get("system"), "system")
-    if system:
-        messages.append(Message("system", system))
+    system = body.get("system")
+    text = system if isinstance(system, str) else _system_text(system, "system")
+    if text:
+        messages.append(Message("system", text))
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
             raise invalid("each message needs a role", param="messages")
+        if entry["role"] == "system":
+            content = entry.get("content")
+            text = _system_text([content] if isinstance(content, str) else content, "messages")
+            if text:
+                messages.append(Message("system", text))
+            continue
         messages.extend(_messages_of(entry["role"], entry.get("content")))
     tools = [
         tool_of(entry.get("name"), entry.get("description"), entry.get("input_schema"), index=index)
@@ -54,6 +69,14 @@ def messages_turn(body: dict[str, Any]) -> Turn:
         "tool": f"={choice.get('name')}" if isinstance(choice, dict) else "",
     }
     return Turn(messages, tools, forced.get(str(kind)))
+
+
+def _system_text(content: Any, param: str) -> str:
+    """Text of a system prompt's blocks, without the one that differs in every request (vLLM's `serving.py`)."""
+    if not isinstance(content, list):
+        return content_text(content, param)
+    texts = [part_text(part, param) for part in content]
+    return "".join([text for text in texts if not text.startswith(BILLING)])
 
 
 def _messages_of(role: str, content: Any) -> list[Message]:

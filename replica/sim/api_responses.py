@@ -185,7 +185,7 @@ class ResponsesFormat:
     def body(self, generation: Generation) -> dict[str, Any]:
         """The whole answer, kept for later unless the request says otherwise."""
         answer = generation.choices[0].answer
-        status = "incomplete" if answer.finish is Finish.LENGTH else "completed"
+        status = "incomplete" if answer.finish in (Finish.LENGTH, Finish.ABORT) else "completed"
         usage = {
             "input_tokens": generation.total_prompt_tokens,
             "input_tokens_details": {

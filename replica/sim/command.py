@@ -12,9 +12,12 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import uvloop
 
 from replica.sim.engine import EngineConfig, SchedulingPolicy
+from replica.sim.errors import ApiError
+from replica.sim.faults import parse_fault
 from replica.sim.server import ReplicaServer
 from replica.sim.simulated_replica import ReplicaConfig
 from replica.sim.step_time import StepTime
@@ -106,7 +109,39 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--speed", type=float, default=times.speed, metavar="F", help="times faster than the modelled machine"
     )
+    add("--api-key", metavar="KEY", help="key that calls below /v1 must carry (default: none)")
+    add(
+        "--sse-keep-alive-interval",
+        type=float,
+        default=replica.keep_alive_s,
+        metavar="S",
+        help="seconds of silence after which a stream gets a comment; 0 for none",
+    )
+    add("--compress", choices=("gzip", "deflate"), help="coding of all answers (default: none)")
+    add(
+        "--lora-resolver",
+        metavar="PREFIX",
+        help="adapters whose names begin so are found when first asked for (default: none)",
+    )
+    add("--pause-refuses", action="store_true", help="503 while paused, as vLLM 0.33, instead of waiting")
+    add(
+        "--fault",
+        action="append",
+        metavar="JSON",
+        help="repeatable: a failure from the start, as POST /sim/fault takes it (default: none)",
+    )
     add("--seed", type=int, default=replica.seed, metavar="N", help="another seed, other answers")
+
+
+def _check_fault(text: str) -> None:
+    """Raises:
+    ValueError: It is no failure.
+    """
+    try:
+        parse_fault(msgspec.json.decode(text))
+    except (msgspec.DecodeError, ApiError) as error:
+        message = error.message if isinstance(error, ApiError) else error
+        raise ValueError(f"--fault {text}: {message}") from error
 
 
 def config_of(args: argparse.Namespace) -> ReplicaConfig:
@@ -122,6 +157,8 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         attention_context_tokens=args.attention_context_tokens,
         speed=args.speed,
     )
+    for text in args.fault or ():
+        _check_fault(text)
     engine = EngineConfig(
         cache_tokens=args.cache_tokens,
         block_tokens=args.block_tokens,
@@ -139,6 +176,12 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         max_waiting=args.max_waiting,
         max_model_len=args.max_model_len,
         seed=args.seed,
+        api_key=args.api_key,
+        keep_alive_s=args.sse_keep_alive_interval,
+        compress=args.compress,
+        lora_resolver=args.lora_resolver,
+        pause_refuses=args.pause_refuses,
+        faults=tuple(args.fault or ()),
     )
 
 

@@ -46,13 +46,14 @@ class Driver:
         self._timer: asyncio.Handle | None = None
         self._under_way: StepResult | None = None
         self._time_s = 0.0
+        self._paused = False
 
     def submit(self, request: SimRequest, sink: TokenSink) -> RunState:
         """Queue a sequence; `sink` hears of it until its last token or `abort`."""
         now_s = self._loop.time()
         state = self.engine.add(request, now_s)
         self._sinks[request.id] = sink
-        if self._timer is None:
+        if self._timer is None and not self._paused:
             self._time_s = now_s
             # Not at once: what arrives in the same turn of the loop shares the first step.
             self._timer = self._loop.call_soon(self._tick)
@@ -62,6 +63,22 @@ class Driver:
         """Drop a sequence; false if it has already finished in the engine."""
         self._sinks.pop(request_id, None)
         return self.engine.abort(request_id)
+
+    def pause(self) -> None:
+        """Stop the clock: what is queued, and what comes, waits without a sign."""
+        self._paused = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def resume(self) -> None:
+        """Go on after `pause`; harmless without one."""
+        if not self._paused:
+            return
+        self._paused = False
+        if self._under_way is not None or not self.engine.idle:
+            self._time_s = self._loop.time()
+            self._timer = self._loop.call_soon(self._tick)
 
     def stop(self) -> None:
         """Stop the clock for good; no sink hears anything any more."""

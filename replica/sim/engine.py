@@ -85,6 +85,8 @@ class SimRequest:
     block and all before it. Blocks past the end are computed and never found again."""
     priority: int = 0
     """Smaller goes first where the engine schedules by priority; nothing elsewhere."""
+    reads_cache: bool = True
+    """False: nothing is looked up, as for `prompt_logprobs`; what it computes is stored all the same."""
 
 
 class RunState:
@@ -374,7 +376,8 @@ class Engine:
         ):
             state = self._waiting[0]
             tokens = state.tokens
-            hits = cache.match(state.request.block_keys, (tokens - 1) // block_tokens)
+            reads = state.request.reads_cache
+            hits = cache.match(state.request.block_keys, (tokens - 1) // block_tokens) if reads else []
             if -(-tokens // block_tokens) - len(hits) + cache.unused(hits) > cache.free_blocks:
                 self._stuck = True
                 return
@@ -386,7 +389,7 @@ class Engine:
             if state.admitted_s is None:
                 state.admitted_s = now_s
                 state.cached_tokens = state.computed
-                self.totals.queried_tokens += tokens
+                self.totals.queried_tokens += tokens if reads else 0
                 self.totals.hit_tokens += state.computed
             new = min(tokens - state.computed, most, budget)
             self._grow(state, state.computed + new)

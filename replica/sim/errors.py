@@ -14,9 +14,13 @@ QUEUE_FULL = (
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 DRAINING = "cannot schedule new futures after shutdown"
 
+PAUSED = "Generation is paused. Please retry after it resumes."
+"""vLLM 0.33."""
+
 _TYPES = {
     400: "BadRequestError",
     404: "NotFoundError",
+    429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
@@ -51,6 +55,11 @@ def unknown_model(model: str) -> ApiError:
 def invalid(message: str, *, param: str | None = None) -> ApiError:
     """400 for a request that is not what its API expects."""
     return ApiError(400, message, param=param)
+
+
+def invalid_input(message: str) -> ApiError:
+    """400 of the endpoints for adapters."""
+    return ApiError(400, message, kind="InvalidUserInput")
 
 
 def too_long(prompt_tokens: int, max_model_len: int) -> ApiError:

@@ -7,13 +7,17 @@ wait at once.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from replica.sim.errors import invalid
 
 MAX_FAULTS = 64
+
+POLL_S = 0.02
+"""Between two looks whether what hangs may go on."""
 
 HANG_FOREVER_S = 24 * 3600.0
 """Longest a hung request is kept."""
@@ -28,8 +32,15 @@ class FaultKind(StrEnum):
     """Dead engine: status 500, or, in a stream after `after_chunks` chunks, an error event and `[DONE]`."""
     ERROR_503 = "503"
     """Full queue."""
+    STATUS = "status"
+    """Any answer: `status`, `body` (vLLM's error of that status where absent), `headers`."""
+    EMPTY = "empty"
+    """A stream that ends before its first event, status 200."""
     CUT = "cut"
-    """Close the connection: before any byte (`at` "head"), else after `after_chunks` chunks or half a plain body."""
+    """Close the connection: before any byte (`at` "head"), else after `after_chunks` chunks or `after_s` seconds, or
+    half a plain body."""
+    DIE = "die"
+    """A request that kills its engine: all connections are cut, as by `restart`, when it comes."""
     HANG = "hang"
     """Fall silent: before any byte, or after `after_chunks` chunks; until the fault is cleared."""
     DRAINING = "draining"
@@ -56,6 +67,19 @@ class Fault:
     at: str | None = None
     path: str = "/v1/"
     """Start of the paths it applies to; anything not under `/sim` can be made to fail."""
+    after_s: float | None = None
+    """Seconds from a stream's head to `cut`, whether or not tokens have come."""
+    every: int = 1
+    """It strikes each so-many-th request that it applies to."""
+    marker: str | None = None
+    """It applies to requests whose body holds this text."""
+    while_busy: bool = False
+    """It applies while requests are under way; what hangs goes on when none is."""
+    status: int = 500
+    body: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    seen: int = 0
+    """Requests that it applied to, struck or not."""
 
 
 def parse_fault(body: Any) -> Fault:
@@ -66,7 +90,7 @@ def parse_fault(body: Any) -> Fault:
     """
     if not isinstance(body, dict):
         raise invalid("a fault is an object")
-    unknown = set(body) - {"kind", "count", "after_chunks", "delay_s", "down_s", "at", "path", "port"}
+    unknown = set(body) - {entry.name for entry in fields(Fault)} - {"port"} | ({"seen"} & set(body))
     if unknown:
         raise invalid(f"unknown fault fields: {', '.join(sorted(unknown))}")
     try:
@@ -80,9 +104,23 @@ def parse_fault(body: Any) -> Fault:
             down_s=float(body.get("down_s", 1.0 if kind is FaultKind.REFUSE else 0.0)),
             at=None if body.get("at") is None else str(body["at"]),
             path=str(body.get("path", "/v1/")),
+            after_s=None if body.get("after_s") is None else float(body["after_s"]),
+            every=max(1, int(body.get("every", 1))),
+            marker=None if body.get("marker") is None else str(body["marker"]),
+            while_busy=bool(body.get("while_busy", False)),
+            status=_status(body.get("status", 500)),
+            body=None if body.get("body") is None else str(body["body"]),
+            headers={str(name): str(value) for name, value in dict(body.get("headers", {})).items()},
         )
     except (TypeError, ValueError) as error:
         raise invalid(f"no such fault: {error}; kinds are {', '.join(FaultKind)}") from error
+
+
+def _status(value: Any) -> int:
+    status = int(value)
+    if not 200 <= status <= 599:
+        raise ValueError(f"status {status}")
+    return status
 
 
 class Faults:
@@ -110,23 +148,38 @@ class Faults:
         self.cleared.set()
         self.cleared = asyncio.Event()
 
-    def take(self, path: str) -> Fault | None:
+    def reads_body(self, path: str) -> bool:
+        """Whether a fault of this path depends on the body."""
+        return any(fault.marker is not None and path.startswith(fault.path) for fault in self._armed)
+
+    def take(self, path: str, body: bytes = b"", *, busy: bool = False) -> Fault | None:
         """The fault that strikes this request, counted, or `None`."""
         for index, fault in enumerate(self._armed):
-            if path.startswith(fault.path):
-                if fault.count > 0:
-                    fault.count -= 1
-                    if not fault.count:
-                        del self._armed[index]
-                return fault
+            if not path.startswith(fault.path) or (fault.while_busy and not busy):
+                continue
+            if fault.marker is not None and fault.marker.encode("utf-8", "replace") not in body:
+                continue
+            fault.seen += 1
+            if fault.seen % fault.every:
+                continue
+            if fault.count > 0:
+                fault.count -= 1
+                if not fault.count:
+                    del self._armed[index]
+            return fault
         return None
 
-    async def wait_cleared(self) -> None:
-        """Wait for the next `clear`, at most `HANG_FOREVER_S`."""
+    async def wait_cleared(self, over: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the next `clear`, or until it is `over`; at most `HANG_FOREVER_S`."""
         event = self.cleared
         try:
             async with asyncio.timeout(HANG_FOREVER_S):
-                await event.wait()
+                while not event.is_set() and not over():
+                    try:
+                        async with asyncio.timeout(POLL_S):
+                            await event.wait()
+                    except TimeoutError:
+                        continue
         except TimeoutError:
             return
 

@@ -54,7 +54,9 @@ class Plan:
     """Sequences a prompt."""
     tool: Tool | None = None
     cacheable: bool = True
-    """False for what reads no prefix cache: embeddings and scores."""
+    """False for what has no place in the prefix cache: embeddings and scores."""
+    reads_cache: bool = True
+    """False for what is computed whatever is cached, since logprobs of the prompt are wanted; it is cached after."""
     priority: int = 0
     """As in `SimRequest`."""
 
@@ -158,25 +160,32 @@ class Generation:
         self._driver = replica.driver
         self._metrics = replica.metrics
         self._open = True
-        replica.in_flight += 1
+        replica.begin(self)
         plan = self.plan
         block_tokens = replica.config.engine.block_tokens
-        scope = f"{plan.model}\0{plan.cache_salt or ''}".encode("utf-8", "replace")
+        # Where an adapter's weights came from is part of its cache's key; who loads others from the same place meets
+        # what the old ones computed.
+        root = replica.loras.get(plan.model, "")
+        scope = f"{plan.model}\0{root}\0{plan.cache_salt or ''}".encode("utf-8", "replace")
         for choice in self.choices:
             prompt = plan.prompts[choice.prompt_index]
             keys = block_keys(prompt + choice.answer.stream, block_tokens, scope) if plan.cacheable else ()
             choice.engine_id = f"{plan.id}/{replica.next_id()}"
             tokens = self.prompt_tokens[choice.prompt_index]
             choice.state = self._driver.submit(
-                SimRequest(choice.engine_id, tokens, choice.answer.tokens, keys, plan.priority), choice
+                SimRequest(
+                    choice.engine_id, tokens, choice.answer.tokens, keys, plan.priority, plan.reads_cache
+                ),
+                choice,
             )
 
     def on_progress(self, choice: Choice) -> None:
         """A sequence has new tokens."""
         if choice.generated == choice.answer.tokens:
             self._unfinished -= 1
-            finish = "length" if choice.answer.finish is Finish.LENGTH else "stop"
-            self._metrics.finished[finish] += 1
+            if choice.answer.finish is not Finish.ABORT:
+                finish = "length" if choice.answer.finish is Finish.LENGTH else "stop"
+                self._metrics.finished[finish] += 1
         if self.listener is not None:
             self.listener.on_progress(choice)
         if not self._unfinished and not self.done.done():
@@ -185,12 +194,22 @@ class Generation:
             )
             self.done.set_result(None)
 
+    def abort(self) -> None:
+        """End every unfinished sequence where it is, as an engine does that is paused or put to sleep."""
+        for choice in self.choices:
+            if choice.generated < choice.answer.tokens:
+                self._driver.abort(choice.engine_id)
+                choice.answer.cut_off(choice.generated)
+                choice.generated = choice.answer.tokens
+                self._metrics.finished["abort"] += 1
+                self.on_progress(choice)
+
     def close(self) -> None:
         """Drop what is unfinished at once; harmless after the end and when repeated."""
         if not self._open:
             return
         self._open = False
-        self.replica.in_flight -= 1
+        self.replica.end(self)
         if self._unfinished:
             self._metrics.aborted_total += 1
             for choice in self.choices:
@@ -232,6 +251,40 @@ def limits_of(
     return AnswerLimits(room, max_tokens, is_ceiling, [entry for entry in stops if entry])
 
 
+def prompt_logprobs_of(body: dict[str, Any], echoed: Any) -> int | None:
+    """How many logprobs of each prompt token are wanted; `None`: none are, and the cache is read.
+
+    Args:
+        body: The request.
+        echoed: What `echo` asks for where nothing else does.
+
+    Raises:
+        ApiError: 400, no such number, or one that a stream cannot carry.
+    """
+    wanted = body.get("prompt_logprobs")
+    if wanted is None:
+        wanted = echoed if body.get("echo") is True else None
+        return wanted if isinstance(wanted, int) and not isinstance(wanted, bool) else None
+    if not isinstance(wanted, int) or isinstance(wanted, bool):
+        raise invalid("`prompt_logprobs` must be an integer.", param="prompt_logprobs")
+    if wanted < -1:
+        raise invalid("`prompt_logprobs` must be a positive value or -1.", param="prompt_logprobs")
+    if body.get("stream") and wanted != 0:
+        raise invalid("`prompt_logprobs` are not available when `stream=True`.", param="prompt_logprobs")
+    return wanted
+
+
+def prompt_logprobs_list(prompt: bytes) -> list[dict[str, Any] | None]:
+    """Made-up logprobs of a prompt's tokens, in vLLM's shape: none for the first, which nothing precedes."""
+    pieces = [prompt[at : at + 4].decode("utf-8", "replace") for at in range(0, len(prompt), 4)]
+    found: list[dict[str, Any] | None] = [
+        {str(index): {"logprob": -(index % 23) / 16, "rank": 1, "decoded_token": piece}}
+        for index, piece in enumerate(pieces[: count_tokens(prompt)])
+    ]
+    found[0] = None
+    return found
+
+
 def salt_of(body: dict[str, Any]) -> str | None:
     """`cache_salt` of a request.
 
@@ -258,4 +311,15 @@ def priority_of(body: dict[str, Any]) -> int:
     return priority
 
 
-__all__ = ["ApiError", "Choice", "Format", "Generation", "Plan", "limits_of", "priority_of", "salt_of"]
+__all__ = [
+    "ApiError",
+    "Choice",
+    "Format",
+    "Generation",
+    "Plan",
+    "limits_of",
+    "priority_of",
+    "prompt_logprobs_list",
+    "prompt_logprobs_of",
+    "salt_of",
+]

@@ -131,8 +131,15 @@ class Metrics:
         self.computed_tokens.observe(state.request.prompt_tokens - state.cached_tokens)
 
 
-def render_metrics(metrics: Metrics, engine: Engine, model: str, loras: Sequence[str], now_s: float) -> str:
-    """The whole answer to `GET /metrics`."""
+def render_metrics(
+    metrics: Metrics,
+    engine: Engine,
+    model: str,
+    loras: Sequence[str],
+    now_s: float,
+    sleep_level: int | None = None,
+) -> str:
+    """The whole answer to `GET /metrics`; `sleep_level` is `None` while the engine is awake."""
     labels = f'engine="0",model_name="{_escaped(model)}"'
     totals = engine.totals
     config = engine.config
@@ -151,7 +158,11 @@ def render_metrics(metrics: Metrics, engine: Engine, model: str, loras: Sequence
     add("vllm:num_requests_waiting", "gauge", [("", waiting)])
     reasons = [(',reason="capacity"', waiting), (',reason="deferred"', 0)]
     add("vllm:num_requests_waiting_by_reason", "gauge", reasons)
-    awake = [("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)]
+    awake = [
+        ("awake", int(sleep_level is None)),
+        ("weights_offloaded", int(sleep_level == 1)),
+        ("discard_all", int(sleep_level == 2)),
+    ]
     add("vllm:engine_sleep_state", "gauge", [(f',sleep_state="{name}"', value) for name, value in awake])
     add("vllm:kv_cache_usage_perc", "gauge", [("", engine.usage_ratio)])
     add("vllm:prefix_cache_queries", "counter", [("", totals.queried_tokens)])

@@ -20,6 +20,7 @@ from replica.sim.api_messages import messages_turn, plan_message
 from replica.sim.errors import DRAINING, ENGINE_DEAD, QUEUE_FULL, ApiError, invalid
 from replica.sim.faults import Fault, FaultKind, parse_fault
 from replica.sim.generation import Format, Generation, Plan
+from replica.sim.lifecycle import add_lifecycle
 from replica.sim.simulated_replica import ReplicaConfig, SimulatedReplica
 from replica.sim.streaming import respond_plain, respond_stream
 from replica.sim.template import render
@@ -156,6 +157,13 @@ class ReplicaServer:
         self._outage_over.clear()
         self._outage.set()
 
+    def die(self, down_s: float, spared: asyncio.BaseTransport | None) -> None:
+        """Be another process: empty, with a new start time, all connections cut but one, refusing them for a while."""
+        self.replica.restart()
+        self.drop_connections(spared)
+        if down_s:
+            self.go_down(down_s)
+
     def clear_faults(self) -> None:
         """Disarm everything, let go of what hangs, and listen again."""
         self.replica.faults.clear()
@@ -178,10 +186,12 @@ class ReplicaServer:
         router.add_get("/load", self._load)
         router.add_get("/metrics", self._metrics)
         router.add_post("/reset_prefix_cache", self._reset_prefix_cache)
+        add_lifecycle(router, self.replica)
         router.add_post("/sim/fault", self._arm_fault)
         router.add_delete("/sim/fault", self._clear_faults)
         router.add_get("/sim/stats", self._stats)
         router.add_post("/sim/reset", self._reset)
+        self._paths = {resource.canonical for resource in router.resources()}
 
     @web.middleware
     async def _middleware(
@@ -192,8 +202,11 @@ class ReplicaServer:
         if self._listener is None and not control:
             # Connections from before a refusal: the port is closed, so they are too.
             return self._cut(request)
+        refusal = None if control else self._refusal(request)
+        if refusal is not None:
+            return refusal
         try:
-            fault = None if control else self.replica.faults.take(path)
+            fault = None if control else await self._fault(request)
             if request.method == "POST" and not control:
                 self.replica.note_request(request.headers)
             if fault is not None:
@@ -214,7 +227,9 @@ class ReplicaServer:
 
     async def _strike_early(self, request: web.Request, fault: Fault) -> web.StreamResponse | None:
         """Carry out a fault that strikes before the answer begins; `None`: the request goes on."""
-        in_answer = fault.after_chunks is not None or (fault.kind is FaultKind.CUT and fault.at != "head")
+        in_answer = fault.after_chunks is not None or (
+            fault.kind is FaultKind.CUT and (fault.at != "head" or fault.after_s is not None)
+        )
         match fault.kind:
             case FaultKind.DELAY:
                 await asyncio.sleep(fault.delay_s)
@@ -224,14 +239,44 @@ class ReplicaServer:
                 raise ApiError(500, DRAINING)
             case FaultKind.ERROR_503:
                 raise ApiError(503, QUEUE_FULL)
+            case FaultKind.STATUS:
+                return scripted(request, fault)
+            case FaultKind.EMPTY:
+                response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+                await response.prepare(request)
+                await response.write_eof()
+                return response
+            case FaultKind.DIE:
+                self.die(fault.down_s, None)
+                return self._cut(request)
         if in_answer:
             return None
         if fault.kind is FaultKind.ERROR_500:
             raise ApiError(500, ENGINE_DEAD)
         if fault.kind is FaultKind.CUT:
             return self._cut(request)
-        await self.replica.faults.wait_cleared()
+        replica = self.replica
+        await replica.faults.wait_cleared(lambda: fault.while_busy and not replica.in_flight)
         del request[FAULT]
+        return None
+
+    async def _fault(self, request: web.Request) -> Fault | None:
+        """The fault that strikes this request."""
+        faults = self.replica.faults
+        body = await request.read() if faults.reads_body(request.path) else b""
+        return faults.take(request.path, body, busy=self.replica.in_flight > 0)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """What is answered before anything else: no key, or a path that FastAPI knows without its last slash."""
+        key = self.replica.config.api_key
+        path = request.path
+        authorized = request.headers.get("Authorization") == f"Bearer {key}"
+        if key is not None and path.startswith("/v1") and not authorized and request.method != "OPTIONS":
+            return json_response({"error": "Unauthorized"}, status=401)
+        if len(path) > 1 and path.endswith("/") and path.rstrip("/") in self._paths:
+            target = f"http://{request.host}{path.rstrip('/')}"
+            query = f"?{request.query_string}" if request.query_string else ""
+            return web.Response(status=307, headers={"Location": target + query})
         return None
 
     def _cut(self, request: web.Request) -> web.Response:
@@ -256,6 +301,7 @@ class ReplicaServer:
         self, request: web.Request, body: dict[str, Any], plan: Plan, fmt: Format
     ) -> web.StreamResponse:
         stream = body.get("stream") is True and plan.cacheable
+        await self.replica.wait_admission()
         generation = Generation(self.replica, plan)
         fault = request.get(FAULT)
         try:
@@ -285,9 +331,9 @@ class ReplicaServer:
         return json_response(api_pooling.detokenize(self.replica, await read_body(request)))
 
     async def _models(self, _request: web.Request) -> web.StreamResponse:
-        config = self.replica.config
-        entries = [self._model(name, name, None) for name in config.models]
-        entries += [self._model(name, f"/adapters/{name}", config.models[0]) for name in config.loras]
+        models = self.replica.config.models
+        entries = [self._model(name, name, None) for name in models]
+        entries += [self._model(name, root, models[0]) for name, root in self.replica.loras.items()]
         return json_response({"object": "list", "data": entries})
 
     def _model(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
@@ -340,10 +386,7 @@ class ReplicaServer:
         fault = parse_fault(body)
         target = self._sibling(body.get("port"))
         if fault.kind is FaultKind.RESTART:
-            target.replica.restart()
-            target.drop_connections(request.transport)
-            if fault.down_s:
-                target.go_down(fault.down_s)
+            target.die(fault.down_s, request.transport)
         elif fault.kind is FaultKind.REFUSE:
             target.go_down(fault.down_s)
         else:
@@ -384,6 +427,17 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError(400, "Input should be a valid dictionary", kind="Bad Request")
     return body
+
+
+def scripted(request: web.Request, fault: Fault) -> web.Response:
+    """The answer that a fault spells out."""
+    if fault.body is not None:
+        text = fault.body
+    else:
+        error = ApiError(fault.status, "the simulated replica was told to answer so")
+        text = msgspec.json.encode(error.body(anthropic=request.path.startswith("/v1/messages"))).decode()
+    headers = {"Content-Type": "application/json", **fault.headers}
+    return web.Response(status=fault.status, body=text.encode(), headers=headers)
 
 
 def request_id_of(request: web.Request, body: dict[str, Any]) -> str:

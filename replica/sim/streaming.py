@@ -5,6 +5,8 @@ Decides framing, flow control and where a fault strikes. The events' content is 
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from aiohttp import web
 from replica.sim.errors import ENGINE_DEAD, ApiError
 from replica.sim.faults import Fault, FaultKind
 from replica.sim.generation import Choice, Format, Generation
+from replica.sim.simulated_replica import Compression
 
 BUFFER_BYTES = 256 * 1024
 """Unsent bytes beyond which a client's tokens wait in the generation instead of the socket's buffer."""
@@ -20,6 +23,25 @@ BATCH_TOKENS = 256
 """Tokens written at a time to a client that is behind."""
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+"""What vLLM sends on a stream that was idle. Source: vLLM 0.32.0, `entrypoints/serve/utils/sse_keep_alive.py`."""
+
+_WBITS = {"gzip": 31, "deflate": 15}
+
+
+class Coder:
+    """A body in a content coding, each piece so that all of it can be read when it comes."""
+
+    def __init__(self, coding: Compression) -> None:
+        self._compressor = zlib.compressobj(6, zlib.DEFLATED, _WBITS[coding])
+
+    def piece(self, data: bytes) -> bytes:
+        """The next bytes."""
+        return self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+
+    def end(self) -> bytes:
+        """The last bytes."""
+        return self._compressor.flush(zlib.Z_FINISH)
 
 
 def event(name: str, data: Any) -> bytes:
@@ -58,6 +80,11 @@ class EventStream:
         self._held: list[bytes] = []
         """Events that a hanging stream keeps back."""
         self._fault = fault
+        coding = generation.replica.config.compress
+        self._coder = Coder(coding) if coding is not None else None
+        self._loop = asyncio.get_running_loop()
+        self._written_s = 0.0
+        self._comments: asyncio.TimerHandle | None = None
         self._chunks_left = -1
         if fault is not None:
             default = 1 if fault.kind is FaultKind.CUT else 0
@@ -68,18 +95,55 @@ class EventStream:
         generation = self._generation
         generation.start()
         await self._response.prepare(self._request)
+        self._written_s = self._loop.time()
+        self._comment_later()
+        cutting = None
+        if self._fault is not None and self._fault.after_s is not None:
+            cutting = self._loop.call_later(self._fault.after_s, self._cut)
         generation.listener = self
-        await generation.done
+        try:
+            await generation.done
+        finally:
+            for timer in (self._comments, cutting):
+                if timer is not None:
+                    timer.cancel()
         if self._silent and self._fault is not None:
             if self._fault.kind is not FaultKind.HANG:
-                await self._response.write_eof()
+                await self._end(b"")
                 return
             await generation.replica.faults.wait_cleared()
-            await self._response.write(b"".join(self._held))
+            await self._response.write(self._coded(b"".join(self._held)))
         while pending := self._pending(BATCH_TOKENS):
-            await self._response.write(b"".join(pending))
-        await self._response.write(self._format.end(generation))
+            await self._response.write(self._coded(b"".join(pending)))
+        await self._end(self._format.end(generation))
+
+    async def _end(self, last: bytes) -> None:
+        await self._response.write(self._coded(last))
+        if self._coder is not None:
+            await self._response.write(self._coder.end())
         await self._response.write_eof()
+
+    def _coded(self, data: bytes) -> bytes:
+        return self._coder.piece(data) if self._coder is not None and data else data
+
+    def _comment_later(self) -> None:
+        interval_s = self._generation.replica.config.keep_alive_s
+        if interval_s > 0.0:
+            due_s = max(self._written_s + interval_s, self._loop.time() + interval_s / 10.0)
+            self._comments = self._loop.call_at(due_s, self._comment, interval_s)
+
+    def _comment(self, interval_s: float) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or self._silent:
+            return
+        if self._loop.time() - self._written_s >= interval_s and not transport.get_write_buffer_size():
+            self._write([COMMENT])
+        self._comment_later()
+
+    def _cut(self) -> None:
+        self._silent = True
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     def on_progress(self, choice: Choice) -> None:
         """Write what is new; see `generation.ProgressListener`."""
@@ -89,7 +153,7 @@ class EventStream:
         if transport.get_write_buffer_size() > BUFFER_BYTES:
             return
         events = self._pending(BATCH_TOKENS)
-        if self._fault is not None:
+        if self._fault is not None and self._fault.after_s is None:
             self._strike(events)
             return
         self._write(events)
@@ -118,7 +182,8 @@ class EventStream:
         transport = self._request.transport
         if not events or transport is None:
             return
-        payload = events[0] if len(events) == 1 else b"".join(events)
+        self._written_s = self._loop.time()
+        payload = self._coded(events[0] if len(events) == 1 else b"".join(events))
         if self._response.chunked:
             payload = b"%x\r\n%b\r\n" % (len(payload), payload)
         transport.write(payload)
@@ -148,7 +213,8 @@ async def respond_stream(
     request: web.Request, generation: Generation, fmt: Format, fault: Fault | None, headers: dict[str, str]
 ) -> web.StreamResponse:
     """Stream an answer; returns when it is complete."""
-    response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream; charset=utf-8"})
+    fields = {**headers, "Content-Type": "text/event-stream; charset=utf-8", **_coding_field(generation)}
+    response = web.StreamResponse(headers=fields)
     if request.version >= (1, 1):
         response.enable_chunked_encoding()
     await EventStream(request, response, generation, fmt, fault).run()
@@ -164,7 +230,17 @@ async def respond_plain(
     body = msgspec.json.encode(fmt.body(generation))
     if fault is not None:
         return await _respond_broken(request, generation, body, fault, headers)
-    return web.Response(body=body, content_type="application/json", headers=headers)
+    coding = generation.replica.config.compress
+    if coding is not None:
+        coder = Coder(coding)
+        body = coder.piece(body) + coder.end()
+    fields = {**headers, **_coding_field(generation)}
+    return web.Response(body=body, content_type="application/json", headers=fields)
+
+
+def _coding_field(generation: Generation) -> dict[str, str]:
+    coding = generation.replica.config.compress
+    return {} if coding is None else {"Content-Encoding": coding, "Vary": "Accept-Encoding"}
 
 
 async def _respond_broken(

@@ -897,6 +897,11 @@ def test_contradictory_arguments_and_taken_ports_are_errors():
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
     assert "max_num_batched_tokens" in done.stderr
+    for fault in ('{"kind": "implode"}', "{", '{"kind": "status", "status": 42}'):
+        command = [sys.executable, "-m", "replica.cli", "sim", "--port", "0", "--fault", fault]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 2
+        assert f"--fault {fault}" in done.stderr
 
     async def scenario(client: Client) -> None:
         with pytest.raises(OSError, match="in use"):

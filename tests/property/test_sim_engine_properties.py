@@ -54,7 +54,9 @@ def workloads(draw):
         ]
         abort_after = draw(st.sampled_from([None, None, None, 0, 3]))
         priority = draw(st.integers(-1, 1))
-        arrivals.append(Arrival(at_s, SimRequest(str(index), prompt, output, keys, priority), abort_after))
+        reads = draw(st.sampled_from([True, True, True, False]))
+        request = SimRequest(str(index), prompt, output, keys, priority, reads)
+        arrivals.append(Arrival(at_s, request, abort_after))
     return config, arrivals
 
 

@@ -57,14 +57,27 @@ CHAT = {
     "chat_template_kwargs": {"enable_thinking": False},
     "logprobs": True,
     "top_logprobs": 2,
+    "prompt_logprobs": 1,
+    "echo": True,
     "add_generation_prompt": True,
 }
-COMPLETION = {**COMMON, "prompt": [[1, 2, 3], [4]], "max_tokens": 5, "logprobs": 2, "echo": True}
+COMPLETION = {
+    **COMMON,
+    "prompt": [[1, 2, 3], [4]],
+    "max_tokens": 5,
+    "logprobs": 2,
+    "echo": True,
+    "prompt_logprobs": -1,
+}
 MESSAGE = {
     **COMMON,
-    "system": [{"type": "text", "text": "be brief"}],
+    "system": [
+        {"type": "text", "text": "x-anthropic-billing-header: 1"},
+        {"type": "text", "text": "be brief"},
+    ],
     "messages": [
         {"role": "user", "content": "hi"},
+        {"role": "system", "content": [{"type": "text", "text": "and kind"}]},
         {
             "role": "assistant",
             "content": [

@@ -142,3 +142,28 @@ def test_a_stopped_clock_is_silent():
     clock.stop()
     loop.run()
     assert sink.seen == []
+
+
+def test_a_paused_clock_hands_out_nothing_and_goes_on_where_it_was():
+    loop, clock, observer = driver(0.02)
+    first, second = Sink(loop), Sink(loop)
+    clock.submit(SimRequest("a", 500, 4), first)
+    loop.handles.pop().callback()
+    clock.pause()
+    clock.pause()
+    clock.submit(SimRequest("b", 500, 1), second)
+    loop.now_s += 50.0
+    loop.run()
+    assert (first.seen, second.seen) == ([], [])
+    resumed_s = loop.now_s
+    clock.resume()
+    clock.resume()
+    loop.run()
+    assert [generated for _when, generated in first.seen] == [1, 2, 3, 4]
+    assert first.seen[0][0] - resumed_s < 0.01, "the step under way was done when it stopped"
+    assert [generated for _when, generated in second.seen] == [1]
+    assert second.seen[0][0] - resumed_s > 0.4, "what came meanwhile is computed after"
+    clock.pause()
+    clock.resume()
+    loop.run()
+    assert sum(result.prefill_tokens for result in observer.results) == 1000

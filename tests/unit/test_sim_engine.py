@@ -39,6 +39,22 @@ def run(machine: Engine, now_s: float = 0.0) -> list[StepResult]:
     return results
 
 
+def test_a_request_that_reads_no_cache_computes_all_and_leaves_it_to_others():
+    machine = engine()
+    machine.add(SimRequest("first", 40, 1, keys("p", 10)), 0.0)
+    run(machine)
+    blind = machine.add(SimRequest("blind", 40, 1, keys("p", 10), reads_cache=False), 1.0)
+    (step,) = run(machine, 1.0)
+    assert (blind.cached_tokens, step.prefill_tokens) == (0, 40)
+    other = machine.add(SimRequest("unseen", 40, 1, keys("q", 10), reads_cache=False), 2.0)
+    run(machine, 2.0)
+    again = machine.add(SimRequest("again", 40, 1, keys("q", 10)), 3.0)
+    run(machine, 3.0)
+    assert (other.cached_tokens, again.cached_tokens) == (0, 36)
+    assert machine.totals.queried_tokens == 80, "of the two that looked"
+    machine.validate()
+
+
 def test_a_prompt_is_chunked_by_the_budget_and_then_decodes_one_token_a_step():
     machine = engine()
     state = machine.add(SimRequest("a", prompt_tokens=250, output_tokens=3), 5.0)
