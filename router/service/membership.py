@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FAST_INTERVAL_S = 0.25
 JITTER_RATIO = 0.1
 """Probes spread by this much, so that routers and replicas started together do not keep in step."""
+TAKE_OVER_S = 5.0
+"""Longest time that replicas which left still serve while those that came at the same time are asked."""
 MAX_CONCURRENT_PROBES = 64
 """A large fleet's first round must not open a thousand connections in one moment."""
 
@@ -37,6 +39,8 @@ class _Watched:
     wake: asyncio.Event
     task: asyncio.Task[object]
     latest: ProbeResult | None = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it was asked."""
 
 
 class Membership:
@@ -65,6 +69,8 @@ class Membership:
         self._rng = rng
         self._on_removed = on_removed
         self._watched: dict[ReplicaId, _Watched] = {}
+        self._wanted: dict[ReplicaId, Member] = {}
+        """As discovery names them; those who left are watched a little longer where others came."""
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_PROBES)
         self._unasked: set[ReplicaId] = set()
         self._first_round = asyncio.Event()
@@ -97,25 +103,49 @@ class Membership:
             self._change(members)
 
     def _change(self, members: tuple[Member, ...]) -> None:
-        wanted = {member.replica_id: member for member in members}
+        wanted = self._wanted = {member.replica_id: member for member in members}
         for replica_id, watched in list(self._watched.items()):
-            if wanted.get(replica_id) != watched.member:
-                self._remove(replica_id, watched)
+            if replica_id in wanted and wanted[replica_id] != watched.member:
+                self._remove(replica_id, watched)  # it has moved, and takes its own place
         first = not self._first_round.is_set() and not self._watched
+        added = []
         for replica_id, member in wanted.items():
             if replica_id not in self._watched:
-                self._add(member)
+                added.append(self._add(member))
                 if first:
                     self._unasked.add(replica_id)
         if not self._unasked:
             self._first_round.set()
+        if not added or not self._remaining():
+            self._remove_unwanted()
+        else:
+            self._tasks.spawn(self._take_over(added), name="take over")
 
-    def _add(self, member: Member) -> None:
+    def _remaining(self) -> bool:
+        return any(replica_id not in self._wanted for replica_id in self._watched)
+
+    async def _take_over(self, added: list[_Watched]) -> None:
+        """Let go of who left once who came was asked, so that a fleet that is replaced as a whole refuses nobody."""
+        try:
+            async with asyncio.timeout(TAKE_OVER_S):
+                for watched in added:
+                    await watched.asked.wait()
+        except TimeoutError:
+            pass
+        self._remove_unwanted()
+
+    def _remove_unwanted(self) -> None:
+        for replica_id, watched in list(self._watched.items()):
+            if replica_id not in self._wanted:
+                self._remove(replica_id, watched)
+
+    def _add(self, member: Member) -> _Watched:
         log.info("replica_added", extra=fields(replica=member.replica_id, url=member.url))
         self._fleet.apply(ReplicaAdded(member.replica_id, member.url))
         wake = asyncio.Event()
         task = self._tasks.supervise(partial(self._watch, member, wake), name=f"probe {member.replica_id}")
-        self._watched[member.replica_id] = _Watched(member, wake, task)
+        watched = self._watched[member.replica_id] = _Watched(member, wake, task)
+        return watched
 
     def _remove(self, replica_id: ReplicaId, watched: _Watched) -> None:
         log.info("replica_removed", extra=fields(replica=replica_id))
@@ -136,6 +166,7 @@ class Membership:
             self._watched[member.replica_id].latest = result
             self._tell(member, result)
             self._log_change(member, previous, result)
+            self._watched[member.replica_id].asked.set()
             self._asked(member.replica_id)
             failures = 0 if result.alive else failures + 1
             await self._sleep(failures, wake)

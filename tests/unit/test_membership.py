@@ -325,3 +325,37 @@ def test_another_reason_for_being_unwell_is_logged_and_the_same_one_is_not(
     unwell = [r for r in caplog.records if r.message == "replica_unwell"]
     assert [record.fields["detail"] for record in unwell] == details  # type: ignore[attr-defined]
     assert world.fleet.snapshot(0.0)[0]["last_failure"] == f"status: {details[1]}"
+
+
+@pytest.mark.parametrize("answers_s", [0.5, 60.0])
+def test_a_fleet_that_is_replaced_as_a_whole_serves_until_the_new_one_was_asked(answers_s: float) -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        assert world.fleet.routable() == 1
+        world.engine.delay_s = answers_s
+        world.discovery.changes.put_nowait((B,))
+        await asyncio.sleep(0.4)
+        assert set(world.fleet.replicas) == {A.replica_id, B.replica_id}
+        assert world.fleet.state(A) is ReplicaState.READY
+        await asyncio.sleep(0.2 if answers_s < 1 else 5)
+        assert set(world.fleet.replicas) == {B.replica_id}
+        assert world.fleet.routable() == (answers_s < 1)
+
+    world = play(scenario, A)
+    assert world.removed == [A.replica_id]
+
+
+def test_who_comes_back_before_the_others_were_asked_stays() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        world.engine.delay_s = 2.0
+        world.discovery.changes.put_nowait((B,))
+        await asyncio.sleep(0.1)
+        world.discovery.changes.put_nowait((A, B))
+        await asyncio.sleep(10)
+        assert set(world.fleet.replicas) == {A.replica_id, B.replica_id}
+
+    world = play(scenario, A)
+    assert world.removed == []
