@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ def hang_up(router: RouterProcess, event: str = "reloaded") -> str:
     told = 1 if router.workers == 1 or event != "reloaded" else router.workers + 1
     wait_until(lambda: router.output[before:].count(f" {event} ") >= told)
     return router.output[before:]
+
+
+def forwarded(router: RouterProcess, by: str) -> None:
+    """One request as a proxy passes it on."""
+    body = json.dumps({"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": "x"}]})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{router.port}/v1/chat/completions",
+        body.encode(),
+        {"Content-Type": "application/json", "X-Forwarded-For": by},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.status == 200
 
 
 @contextlib.contextmanager
@@ -162,14 +175,15 @@ def test_an_access_log_can_be_switched_on_moved_and_off(sims: SimProcess, tmp_pa
         wait_until(lambda: one.read_text().count("\n") == 1)
         settings.write(access_log={"enabled": True, "path": str(two), "trusted_proxies": ["127.0.0.1"]})
         hang_up(router)
-        assert router.chat("two")[0] == 200
+        forwarded(router, "203.0.113.9, 198.51.100.4")
         wait_until(lambda: two.exists() and two.read_text().count("\n") == 1)
+        assert json.loads(two.read_text())["client"] == "198.51.100.4"
         settings.write(access_log={"enabled": True, "path": str(tmp_path / "none" / "x")})
         assert "access_log.path: " in hang_up(router, "reload_failed")
         settings.write(access_log=False)
         hang_up(router)
         assert router.chat("three")[0] == 200
-    assert one.read_text().count("\n") == 1
+    assert [json.loads(line)["client"] for line in one.read_text().splitlines()] == ["127.0.0.1"]
     assert two.read_text().count("\n") == 1
 
 
