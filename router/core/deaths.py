@@ -42,7 +42,7 @@ class Deaths:
         """Args:
         memory_s: How long a request is remembered; 0 to refuse none.
         """
-        self._memory_s = memory_s
+        self.memory_s = memory_s
         self._suspects: dict[int, _Suspect] = {}
         self._lives: dict[Life, float] = {}
         """When each was lost first."""
@@ -60,14 +60,14 @@ class Deaths:
         if engine:
             self._engines.setdefault(life, now_s)
         self._lives.setdefault(life, now_s)
-        if not key or self._memory_s <= 0.0:
+        if not key or self.memory_s <= 0.0:
             return
         suspect = self._suspects.pop(key, None)  # the latest stands last
         if suspect is None or suspect.until_s <= now_s:
             suspect = _Suspect()
         if life not in suspect.lives and len(suspect.lives) <= MOST_LIVES:
             suspect.lives.append(life)
-        suspect.until_s = now_s + self._memory_s
+        suspect.until_s = now_s + self.memory_s
         self._suspects[key] = suspect
         if len(self._suspects) > MAX_KEYS:
             del self._suspects[next(iter(self._suspects))]

@@ -102,7 +102,6 @@ class Gateway:
         self._withdrawn: dict[Holder, None] = {}
         """What was, lately: at the time at which it was noted, and at the one that a shared registry keeps."""
         self._budget = RetryBudget()
-        self._deadly_s = config.health.deadly_request_s
         self.buffered_bytes = 0
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientConnection] = set()
@@ -121,6 +120,8 @@ class Gateway:
         self.upstream = upstream = config.upstream
         self.max_attempts = config.max_attempts
         self.explain_headers = config.headers.explain
+        self.early_heads = config.headers.early
+        self.deaths.memory_s = config.health.deadly_request_s
         self.ask_usage = config.feedback.ask_usage
         self._upstream_tls = upstream_tls
         trusted = config.access_log.trusted_proxies
@@ -227,7 +228,7 @@ class Gateway:
         )
         raise ClientError(
             f"{len(lives)} replicas died with this very request under way ({names}): it is not given to another."
-            f" It is refused for {self._deadly_s:g} s after the last of them (health.deadly_request_s).",
+            f" It is refused for {self.deaths.memory_s:g} s after the last of them (health.deadly_request_s).",
             status=422,
             code="deadly_request",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -224,6 +225,15 @@ def test_an_early_head_comes_when_it_comes() -> None:
     send(exchange, chunk(DATA) + chunk(DONE) + b"0\r\n\r\n")
     assert body_of(client) == DATA + DONE
     assert fleet.wire.at_rest()
+
+
+def test_a_reload_makes_heads_early() -> None:
+    fleet = WireFleet(1)
+    worker = fleet.wire.worker
+    worker.gateway.configure(replace(worker.config, headers=HeadersConfig(early=True)), None)
+    client, exchange = fleet.begin(BODY)
+    send(exchange, HEAD)
+    assert client.output.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_another_replica_goes_on_behind_an_early_head_of_a_stream() -> None:
