@@ -36,6 +36,9 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
+BODY = b'{"model":"sim","max_tokens":2,"messages":[{"role":"user","content":"x"}]}'
+
+
 class Settings:
     """The file that a router is started with."""
 
@@ -207,6 +210,43 @@ def test_a_worker_that_is_started_later_has_the_new_settings(
             subprocess.run(["kill", "-HUP", str(pid)], check=True)
         assert router.chat("x")[0] == 200
         assert router.output.count(" worker_died ") == 2
+
+
+def test_what_is_reloaded_is_in_effect_where_it_is_read(sims: SimProcess) -> None:
+    def config(*settings: tuple[str, str]) -> Config:
+        fixed = [("listen", "127.0.0.1:0"), ("admin", "127.0.0.1:0"), ("replicas", sims.urls[0])]
+        return load([("--set", key, value) for key, value in [*fixed, *settings]], environ={})
+
+    with RouterThread(config()) as router:
+        router.wait_ready(1)
+        worker = router.worker
+        assert router.post("/v1/chat/completions", json.loads(BODY))[0] == 200  # makes a pool
+        new = config(
+            ("max_attempts", "7"),
+            ("headers.explain", "false"),
+            ("headers.early", "true"),
+            ("feedback.ask_usage", "false"),
+            ("limits.connections", "77"),
+            ("upstream.pool_size", "5"),
+            ("upstream.connect_timeout_s", "0.7"),
+            ("health.failures", "9"),
+            ("health.probe_interval_s", "0.3"),
+            ("health.probe_timeout_s", "0.9"),
+            ("drain_grace_s", "3"),
+        )
+        router.call(lambda: worker.reload(new))
+        gateway = worker.gateway
+        (pool,) = gateway.pools.values()
+        (replica,) = worker.fleet.replicas.values()
+        assert (gateway.max_attempts, gateway.limits.connections) == (7, 77)
+        assert (gateway.explain_headers, gateway.early_heads, gateway.ask_usage) == (False, True, False)
+        assert replica.health.parameters.failures_to_eject == 9
+        assert worker._membership.interval_s == 0.3
+        assert worker._engine._timeout_s == 0.9
+        assert worker.config.drain_grace_s == 3.0
+        assert pool.idle == [], "made anew, in the new way"
+        status, headers, _ = router.post("/v1/chat/completions", json.loads(BODY))
+        assert (status, "x-warmroute-replica" in headers) == (200, False)
 
 
 # -- certificates ---------------------------------------------------------------------------------------------------
