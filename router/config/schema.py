@@ -118,10 +118,10 @@ class HoldConfig:
 
     enabled: bool = True
     """Whether any request waits here. Without it, each is sent at once."""
-    ahead_tokens: Annotated[float, Range(0.0, 1e9)] = 256.0
-    """A replica whose work ahead should be over in the time of this many uncached tokens is given the next prompt, so
-    that it never runs dry: a GPU computes so few in little more than an empty step. More: closer to an engine's own
-    queue, where the order is that of arrival."""
+    ahead_tokens: Annotated[float, Range(0.0, 1e9)] = 512.0
+    """A replica whose work ahead is no more than this many uncached tokens, or should be over in their time, is given
+    the next prompt, so that it never runs dry: about two steps of what a GPU computes beside an empty one. More: closer
+    to an engine's own queue, where the order is that of arrival."""
     max_requests: Count = 1024
     """Most requests held at once; more are sent as without holding."""
     max_s: Seconds = 30.0

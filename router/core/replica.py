@@ -360,10 +360,11 @@ class Replica:
     def free_in_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
         """Time until a request held for it should be sent; 0 or less: at once.
 
-        It is held only while a streamed prompt, whoever sent it, has no first byte: the one sign from outside that the
-        engine has something to compute, however wrong the rates are, and its end will be heard. It is sent when what is
-        ahead should take no longer than `ahead_tokens` and the way there and back: so the engine never runs dry.
-        `behind_s` is how much later than others' requests this one may go.
+        It is held only while streamed prompts of more than `ahead_tokens`, whoever sent them, have no first byte: the
+        one sign from outside that the engine has more to compute than a step of short prompts, however wrong the rates
+        are; and their end will be heard. It is sent when what is ahead should take no longer than `ahead_tokens` and
+        the way there and back: so the engine never runs dry. `behind_s` is how much later than others' requests this
+        one may go.
         """
         streamed = self.streamed
         if streamed < LEAST_STREAMED or self.health.state is not ReplicaState.READY:
@@ -371,7 +372,7 @@ class Replica:
         since_s = self.since_s
         if self.foreign_since_s > since_s:
             since_s = self.foreign_since_s
-        if self.awaited_tokens + self.foreign_awaited_tokens <= 0:
+        if self.awaited_tokens + self.foreign_awaited_tokens <= ahead_tokens:
             return behind_s + since_s - now_s if since_s <= now_s and behind_s > 0.0 else 0.0
         if streamed == LEAST_STREAMED:
             head_s = self.head_s if self.head_s > self.foreign_head_s else self.foreign_head_s

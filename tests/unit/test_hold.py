@@ -19,7 +19,7 @@ SHAPE = RequestShape("m", [], 32_000, 8000, 1, 1)
 
 
 class World:
-    def __init__(self, ahead_tokens: float = 256.0) -> None:
+    def __init__(self, ahead_tokens: float = 512.0) -> None:
         self.now_s = 0.0
         self.fleet = ready_fleet(1)
         for replica in self.fleet.replicas.values():

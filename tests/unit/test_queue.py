@@ -228,7 +228,7 @@ def test_the_longest_prompts_go_like_those_of_four_times_the_mean_and_four_secon
 ) -> None:
     # Times in units of the mean prefill, 1,000 tokens: the long prompt counts 4 instead of 80 of them, the short one
     # 0.8; each that it comes later counts a quarter, so that it goes first up to 3.2 x 4 = 12.8 later.
-    world = World()
+    world = World(parameters=HoldParameters(ahead_tokens=0))
     for replica in world.fleet.replicas.values():
         replica.attention_ratio = 0.0
         replica.set_rates(rate, 0.03)

@@ -39,6 +39,9 @@ BASE_CHANCE_RATIO: Final = 0.5
 LEAST_CHANGE_RATIO: Final = 0.01
 """Smaller changes are not passed on."""
 
+FEW: Final = 8
+"""In groups of up to so many a replica is compared with the others alone."""
+
 MAX_FITS: Final = 32
 """Estimates renewed at one call: a third of a millisecond."""
 
@@ -144,10 +147,15 @@ class Learner:
         fellows: dict[frozenset[str], list[Replica]] = {}
         for replica in replicas:
             fellows.setdefault(replica.models, []).append(replica)
-        known = {models: _common(group) for models, group in fellows.items()}
+        known = {models: _common(group) for models, group in fellows.items() if len(group) > FEW}
         for replica in list(due)[:MAX_FITS]:
             del due[replica]
-            replica.speed.fit(known.get(replica.models))
+            group = fellows.get(replica.models)
+            if group is not None and len(group) <= FEW:
+                # What it showed before must not hold it to that; among many it counts for little.
+                replica.speed.fit(_common([fellow for fellow in group if fellow is not replica]))
+            else:
+                replica.speed.fit(known.get(replica.models))
         for group in fellows.values():
             _weigh(group)
 

@@ -47,6 +47,10 @@ LEAST_RATIO: Final = 1e-3
 _DOUBT: Final = 3.0
 """Standard error of what the fellows show, as a multiple of itself."""
 
+COMMON_DOUBT: Final = 0.7
+"""The same of what the fellows show of the time of a token: most replicas of a model are alike, and a single stretch
+that says otherwise may hold what another router sent. Three that agree outweigh it forty times."""
+
 COMMON_STRETCHES: Final = 2.0
 """What the fellows count at the start of a fit: a single stretch may be a stall, of three the odd one counts little."""
 
@@ -185,7 +189,7 @@ class SpeedEstimate:
         # In these units; each prior is as doubtful as it or the unit is large.
         token_0 = prior_s / unit_s
         base_0, interference_0 = base, interference
-        doubt = _DOUBT * (token_0 if token_0 > 1.0 else 1.0)
+        doubt = (_DOUBT if common is None else COMMON_DOUBT) * (token_0 if token_0 > 1.0 else 1.0)
         token_prior = 1.0 / (doubt * doubt)
         base_prior = 1.0 / (_DOUBT * _DOUBT)
         doubt = _DOUBT * (interference_0 if interference_0 > 1.0 else 1.0)
