@@ -153,5 +153,49 @@ class Engine(Protocol):
         A replica that restarted since the last probe is told by another incarnation, however short its absence.
         """
 
+    async def models(self, replica_id: ReplicaId, url: str) -> Mapping[str, object] | None:
+        """What a replica serves now, as the probes to come will tell it too; None if it does not tell. Ends by its own
+        deadline; may run beside a probe."""
+
     def forget(self, replica_id: ReplicaId) -> None:
         """Drop what is kept of a replica that left the fleet."""
+
+
+class CallError(OSError):
+    """No answer came, or none that is HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswer:
+    """What a replica answered to a call."""
+
+    status: int
+    content_type: str
+    body: bytes
+    """Its beginning, up to the limit asked for."""
+
+
+class ReplicaCalls(Protocol):
+    """Requests of the router's own to replicas."""
+
+    async def start(self) -> None:
+        """Get ready; connects to nobody."""
+
+    async def stop(self) -> None:
+        """Close every connection."""
+
+    async def call(
+        self,
+        url: str,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        limit_bytes: int,
+    ) -> CallAnswer:
+        """Send one request to the replica with this base URL. Has no deadline of its own.
+
+        Raises:
+            CallError: It did not answer.
+        """

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,6 +161,21 @@ class HttpEngine:
             running=figures.running,
             waiting=figures.waiting,
         )
+
+    async def models(self, replica_id: ReplicaId, url: str) -> Mapping[str, object] | None:
+        """See `router.ports.Engine.models`."""
+        known = self._known.get(replica_id)
+        if known is None or known.url != url:
+            return None
+        try:
+            status, text = await self._read(known, "/v1/models", MAX_MODELS_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError, _UnreadableError):
+            return None
+        if known.connected:
+            known.must_scrape = True  # the probe that would have noticed finds this connection open
+        if self._known.get(replica_id) is known:
+            self._take_models(replica_id, known, status, text)
+        return known.models
 
     async def _health(self, known: _Known) -> tuple[FailureReason, str] | None:
         """Why it is not alive, and what happened; None if it is."""
