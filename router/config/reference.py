@@ -132,6 +132,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "null"
     if value in ((), ""):
         return "empty"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -32,6 +32,12 @@ REGISTRY_SCHEMES = frozenset(
 )
 _ID = re.compile(r"[A-Za-z0-9._:\[\]-]{1,128}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s,]+")
+_TOKEN = re.compile(r"\*|[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SESSION = re.compile(
+    r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    r"|(?:prompt_cache_key|session_id|metadata|client_metadata|vllm_xargs)(?:\.[^.\s]+)*"
+)
 _WILDCARDS = frozenset({"0.0.0.0", "::", "*"})
 
 
@@ -108,6 +114,14 @@ def _values(config: Config) -> Iterator[Fault]:
     key = config.health.api_key
     if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key):
         yield Fault("health.api_key", "must be printable ASCII without spaces")
+    for index, place in enumerate(config.sessions):
+        if not _SESSION.fullmatch(place):
+            yield Fault(
+                f"sessions[{index}]",
+                "must be header:NAME, or a path into the body that begins with prompt_cache_key, session_id, metadata,"
+                f" client_metadata or vllm_xargs, not {place!r}",
+            )
+    yield from _cors(config)
     if not config.access_log.path:
         yield Fault("access_log.path", "must name a file, or be - for standard output")
     for index, network in enumerate(config.access_log.trusted_proxies):
@@ -118,6 +132,22 @@ def _values(config: Config) -> Iterator[Fault]:
                 f"access_log.trusted_proxies[{index}]",
                 f"must be an address or a network, such as 10.0.0.0/8, not {network!r}",
             )
+
+
+def _cors(config: Config) -> Iterator[Fault]:
+    cors = config.cors
+    for index, origin in enumerate(cors.allowed_origins):
+        if not _ORIGIN.fullmatch(origin):
+            yield Fault(
+                f"cors.allowed_origins[{index}]",
+                f"must be *, or an origin without a path such as https://chat.example.com, not {origin!r}",
+            )
+    for name in ("allowed_methods", "allowed_headers", "exposed_headers"):
+        for index, token in enumerate(getattr(cors, name)):
+            if not _TOKEN.fullmatch(token):
+                yield Fault(f"cors.{name}[{index}]", f"must be a name or *, not {token!r}")
+    if cors.credentials and not cors.allowed_origins:
+        yield Fault("cors.credentials", "needs cors.allowed_origins: nobody is allowed anything")
 
 
 def _files(config: Config) -> Iterator[Fault]:

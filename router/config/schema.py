@@ -187,7 +187,10 @@ class HealthConfig:
     """A request that two replicas died with, one after the other, is refused (422) for this long. 0: never."""
     api_key: str | None = field(default=None, repr=False)
     """Key sent with probes as `Authorization: Bearer`, for replicas started with `--api-key`. Clients' requests keep
-    their own."""
+    their own; with this set, models are shown only to clients whose key a replica takes."""
+    unlisted_models: bool = False
+    """Whether a model that no replica lists, even when asked again, is sent to one of them all the same: for LoRA
+    adapters that a resolver loads at first use. Otherwise such a request is answered 404."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +218,30 @@ class HeadersConfig:
     on the time to the head, since engines send a stream's at once and its first token after the prefill. What fails
     after it can no longer be answered with a status of its own: a stream that no replica goes on with ends with an
     error event, and anything else is cut off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorsConfig:
+    """Which web pages may call the data port from a browser. Off unless origins are named, as in vLLM from 0.33 on."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Origins such as `https://chat.example.com`, or `*` for any. The router answers their preflights, and adds the
+    headers to its own answers and to those of replicas that lack them. Empty: it adds nothing; preflights are 405."""
+    allowed_methods: tuple[str, ...] = ("GET", "POST", "DELETE")
+    """What a page may use beyond what browsers always allow."""
+    allowed_headers: tuple[str, ...] = ("*",)
+    """Request headers that a page may set; `*`: those it asks for."""
+    exposed_headers: tuple[str, ...] = (
+        "x-request-id",
+        "x-warmroute-replica",
+        "x-warmroute-decision",
+        "retry-after",
+    )
+    """Answer headers that a page may read beyond what browsers always allow."""
+    credentials: bool = False
+    """Whether pages may send cookies and client certificates; keys in `Authorization` need no such permission."""
+    max_age_s: Count = 600
+    """How long a browser may remember the answer to a preflight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +322,24 @@ class Config:
     workers: Annotated[int, Range(1, 256)] = 1
     """Processes that serve the data port together, about one a core. More than one needs a Redis as registry. What is
     said elsewhere of one router (`limits`, `upstream.pool_size`) is said of each."""
+    sessions: tuple[str, ...] = (
+        "prompt_cache_key",
+        "header:X-Session-Id",
+        "header:X-Claude-Code-Session-Id",
+        "metadata.user_id.session_id",
+        "header:session-id",
+        "header:thread-id",
+        "client_metadata.session_id",
+        "client_metadata.thread_id",
+        "header:x-session-affinity",
+        "session_id",
+        "vllm_xargs.session_id",
+    )
+    """Where a request may say which session it belongs to; the first place that says so counts: `header:NAME`, or a
+    path into the JSON body. It chooses the request's place on the ring, and never makes cold warm."""
+    data_metrics: bool = False
+    """Whether `GET /metrics` is also answered on the data port, for tools that look there. Of several workers, those of
+    one."""
     drain_grace_s: Seconds = 30.0
     """Time that requests under way have to finish after SIGTERM."""
     log_level: LogLevel = "info"
@@ -308,6 +353,7 @@ class Config:
     health: HealthConfig = field(default_factory=HealthConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     headers: HeadersConfig = field(default_factory=HeadersConfig)
+    cors: CorsConfig = field(default_factory=CorsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     access_log: AccessLogConfig = field(default_factory=AccessLogConfig)
