@@ -1,7 +1,7 @@
 """What the admin port answers: health, readiness, metrics, the replicas, and why a request would go where it would.
 
-Only reads: nothing here changes how traffic is routed. It has no authentication, so it listens on loopback unless
-told otherwise. Errors have OpenAI's shape.
+Nothing here changes how traffic is routed; engines' own administrative endpoints are passed on to every replica
+(`fan_out`). It has no authentication, so it listens on loopback unless told otherwise. Errors have OpenAI's shape.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from router.control.fan_out import FanOut
 from router.control.readiness import HEALTH_BODY, Readiness
 from router.core.errors import ClientError, NotFoundError, RouterError
 from router.dialects.guess import likely_paths
@@ -32,6 +33,7 @@ _ENDPOINTS = {
     "GET /metrics": "Prometheus metrics",
     "GET /replicas": "every replica with its state and load, and the registry's figures",
     "POST /explain": "where this request would go and why; ?path= names its path, /v1/chat/completions by default",
+    "POST /v1/load_lora_adapter": "and engines' other administrative calls: to every replica (docs/endpoints.md)",
 }
 
 
@@ -52,6 +54,8 @@ class ControlDeps:
     funnel: Callable[[], Mapping[str, object]] = dict
     """The loss funnel by model."""
     max_body_bytes: int = 64 << 20
+    fan_out: FanOut | None = None
+    """Who passes engines' administrative requests on; None: nobody."""
 
 
 def build_control(deps: ControlDeps) -> web.Application:
@@ -105,6 +109,8 @@ def build_control(deps: ControlDeps) -> web.Application:
     ):
         application.router.add_get(path, handler)
     application.router.add_post("/explain", explain)
+    if deps.fan_out is not None:
+        deps.fan_out.add_routes(application.router)
     return application
 
 
