@@ -54,6 +54,7 @@ COMPILED = [
     "router/dialects/alike.py",
     "router/dialects/chat.py",
     "router/dialects/parsed.py",
+    "router/dialects/sessions.py",
     "router/dialects/sse.py",
     "router/dialects/terminal.py",
     "router/dialects/usage.py",

@@ -17,6 +17,7 @@ from random import Random, SystemRandom
 import uvloop
 
 from router.adapters.discovery.static import StaticDiscovery
+from router.adapters.engine.calls import HttpCalls
 from router.adapters.engine.probe import HttpEngine
 from router.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
 from router.adapters.registry.redis import LOCAL_ENTRIES, RedisRegistry
@@ -25,6 +26,7 @@ from router.config.errors import ConfigError
 from router.config.reload import reloaded
 from router.config.schema import Config, PolicyConfig, split_address
 from router.control.app import ControlDeps, build_control
+from router.control.fan_out import FanOut
 from router.control.readiness import Readiness
 from router.control.server import ControlServer
 from router.core.cost import CostParameters
@@ -43,6 +45,7 @@ from router.ports import LoadBoard, Member, Registry
 from router.service.expiry import Expiry
 from router.service.leases import Leases
 from router.service.membership import Membership
+from router.service.questions import Questions
 from router.service.tasks import Tasks
 from router.service.tls import listening_tls, show_from_now_on, upstream_tls
 from router.telemetry.access_log import AccessLog
@@ -95,6 +98,16 @@ class Worker:
             api_key=config.health.api_key,
             tls=trusting,
         )
+        self._calls = HttpCalls(trusting)
+        self._questions = Questions(
+            self.fleet,
+            self._engine,
+            self._calls,
+            self.tasks,
+            latest=lambda: self._membership.latest(),
+            clock=clock,
+            api_key=config.health.api_key,
+        )
         readiness = Readiness(
             routable=self.fleet.routable,
             replicas=lambda: len(self.fleet.replicas),
@@ -115,6 +128,8 @@ class Worker:
             readiness=readiness.answer,
             hold=_hold(config, self.fleet, clock),
             probe_soon=lambda replica_id: self._membership.probe_soon(replica_id),
+            questions=self._questions,
+            metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
         )
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
@@ -151,7 +166,7 @@ class Worker:
             on_heard=self._load_heard,
         )
         self._data = DataPlane(self.gateway)
-        exposition = Exposition(
+        self._exposition = Exposition(
             self.metrics,
             Sources(
                 replicas=self._rows,
@@ -168,12 +183,18 @@ class Worker:
             build_control(
                 ControlDeps(
                     readiness=readiness,
-                    metrics=exposition.render,
+                    metrics=self._exposition.render,
                     replicas=self._rows,
                     registry=self._registry_figures,
                     models=self.fleet.model_rows,
                     funnel=self.metrics.funnel_rows,
                     explain=lambda path, headers, body: explain(self.gateway, path, headers, body),
+                    fan_out=FanOut(
+                        self._calls,
+                        replicas=lambda: [(r.id, r.url) for r in self.fleet.replicas.values()],
+                        api_key=config.health.api_key,
+                        changed=self._questions.read_models,
+                    ),
                     max_body_bytes=config.limits.body_bytes,
                 )
             ),
@@ -188,6 +209,7 @@ class Worker:
         config = self.config
         await self.registry.start(self._secret_known)
         await self._engine.start()
+        await self._calls.start()
         if self.access_log is not None:
             self.access_log.start()
         self._membership.start()
@@ -277,6 +299,7 @@ class Worker:
         await self.leases.stop()
         await self._board.stop()
         await self._engine.stop()
+        await self._calls.stop()
         await self.registry.stop()
         if self.access_log is not None:
             await self.access_log.stop()

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 from router.dataplane.request import HOP_BY_HOP, Fields, named
+from router.dialects.coding import named as named_coding
 
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
@@ -21,7 +22,7 @@ BODILESS: Final = frozenset((204, 304))
 _DROPPED: Final = HOP_BY_HOP | frozenset((b"x-request-id", b"content-length"))
 """Fields that the router writes anew, or that mean the replica's connection only."""
 
-_KEPT, _SKIPPED, _LENGTH, _CONNECTION, _TYPE = range(5)
+_KEPT, _SKIPPED, _LENGTH, _CONNECTION, _TYPE, _CODING = range(6)
 _WHAT: Final = dict.fromkeys(_DROPPED, _SKIPPED) | {
     b"date": _KEPT,
     b"server": _KEPT,
@@ -29,12 +30,14 @@ _WHAT: Final = dict.fromkeys(_DROPPED, _SKIPPED) | {
     b"content-length": _LENGTH,
     b"connection": _CONNECTION,
     b"content-type": _TYPE,
+    b"content-encoding": _CODING,
     b"transfer-encoding": -1,
     b"proxy-connection": -1,
 }
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
 """What only line ends may contain."""
+_LOCATION: Final = re.compile(rb"(?im)^((?:content-)?location:[ \t]*)https?://([^/?#\r\n]*)([^\r\n]*)")
 _MAX_DIGITS: Final = 18
 _LENGTHS: Final = frozenset((b"\r\ncontent-length: ", b"\r\nContent-Length: "))
 _LENGTH_BYTES: Final = 18
@@ -45,15 +48,26 @@ _CACHED_HEAD_BYTES: Final = 2048
 class AnswerHead:
     """Status and what is passed on of the fields."""
 
-    __slots__ = ("event_stream", "length_bytes", "lines", "names_request", "status")
+    __slots__ = ("coding", "event_stream", "length_bytes", "lines", "names_request", "status")
 
-    def __init__(self, status: int, lines: bytes, length_bytes: int | None, *, event_stream: bool) -> None:
+    def __init__(
+        self,
+        status: int,
+        lines: bytes,
+        length_bytes: int | None,
+        *,
+        event_stream: bool,
+        coding: bytes = b"",
+    ) -> None:
         self.status = status
         self.lines = lines
         """Fields that travel, each with its line end."""
         self.length_bytes = length_bytes
         """Content-Length; None without one."""
-        self.event_stream = event_stream
+        self.event_stream = event_stream and not coding
+        """Whether its events can be read: a coded stream passes as it comes, like any bytes."""
+        self.coding = coding
+        """Content coding of the body; empty without one."""
         self.names_request = b"\nrequest-id:" in b"\n" + lines.lower()
         """Whether a `request-id` is among them."""
 
@@ -67,6 +81,7 @@ def from_fields(status: int, fields: Fields) -> AnswerHead:
     """Head of an answer that llhttp has parsed."""
     length_bytes = None
     event_stream = False
+    coding = b""
     lines = []
     dropped = _DROPPED
     for name, value in fields:
@@ -79,7 +94,9 @@ def from_fields(status: int, fields: Fields) -> AnswerHead:
             lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-type":
                 event_stream = value.startswith(b"text/event-stream")
-    return AnswerHead(status, b"".join(lines), length_bytes, event_stream=event_stream)
+            elif name == b"content-encoding":
+                coding = named_coding(value)
+    return AnswerHead(status, b"".join(lines), length_bytes, event_stream=event_stream, coding=coding)
 
 
 def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
@@ -99,6 +116,7 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         return None
     length: bytes | None = None
     event_stream = False
+    coding = b""
     kept = []
     for line in lines[1:]:
         colon = line.find(b":")
@@ -115,6 +133,9 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         elif what == _TYPE:
             kept.append(line)
             event_stream = line[colon + 1 :].lstrip(b" \t").startswith(b"text/event-stream")
+        elif what == _CODING:
+            kept.append(line)
+            coding = named_coding(line[colon + 1 :])
         elif what == _LENGTH:
             if length is not None:
                 return None
@@ -134,9 +155,27 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         return None
     kept.append(b"")
     return (
-        AnswerHead(status, b"\r\n".join(kept), len(data) - body_at, event_stream=event_stream),
+        AnswerHead(status, b"\r\n".join(kept), len(data) - body_at, event_stream=event_stream, coding=coding),
         data[body_at:],
     )
+
+
+def at_the_router(head: AnswerHead, host: bytes) -> AnswerHead:
+    """The same head, where its Location names the replica itself, with a Location that is good for the client.
+
+    Args:
+        host: What the replica was called in the Host field: engines make absolute locations of it.
+    """
+    if _LOCATION.search(head.lines) is None:
+        return head
+
+    def shortened(found: re.Match[bytes]) -> bytes:
+        if found[2].lower() != host.lower():
+            return found[0]
+        return found[1] + (found[3] if found[3][:1] == b"/" else b"/" + found[3])
+
+    head.lines = _LOCATION.sub(shortened, head.lines)
+    return head
 
 
 class AnswerCache:
@@ -187,7 +226,16 @@ class AnswerCache:
         length_bytes = len(body)
         if int(digits) != length_bytes:
             return None
-        return AnswerHead(known.status, known.lines, length_bytes, event_stream=known.event_stream), body
+        return (
+            AnswerHead(
+                known.status,
+                known.lines,
+                length_bytes,
+                event_stream=known.event_stream,
+                coding=known.coding,
+            ),
+            body,
+        )
 
 
 def _without_id(key: bytes) -> bytes:

@@ -23,9 +23,11 @@ from router.dataplane.exchange import Exchange
 from router.dataplane.head_cache import Found
 from router.dataplane.large_body import LARGE_BYTES, LargeBody
 from router.dataplane.request import Fields, Request, RequestHead
+from router.dataplane.tunnel import Tunnel, wants_websocket
 from router.telemetry.logs import fields as log_fields
 
 if TYPE_CHECKING:
+    from router.dataplane.cors import Cors
     from router.dataplane.gateway import Gateway
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Waiting:
     HEAD: Final = 1
     BODY: Final = 2
     ANSWER: Final = 3
+    TUNNEL: Final = 4
 
 
 class ClientConnection:
@@ -158,7 +161,8 @@ class ClientConnection:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data, upgrade.args[0])
+            if not self._tunnelled(data[upgrade.args[0] :]):
+                self._ignore_upgrade(data, upgrade.args[0])
             return
         except httptools.HttpParserCallbackError as error:
             log.error("request_crashed", exc_info=error, extra=log_fields(client=self.peer.decode()))
@@ -281,6 +285,7 @@ class ClientConnection:
             self._fields,
             keep_alive=parser.should_keep_alive(),
             minor_version=0 if parser.get_http_version() == "1.0" else 1,
+            sessions=self._gateway.sessions,
         )
         if head_bytes > limits.header_bytes:
             self._refuse(_headers_too_large(limits.header_bytes))
@@ -381,6 +386,22 @@ class ClientConnection:
         self._between = True
         self._completed(body)
 
+    def _tunnelled(self, rest: bytes) -> bool:
+        """Whether the request asks for a WebSocket that a replica may have: then this connection is its own from here.
+
+        Args:
+            rest: What was read behind the head.
+        """
+        head = self._head
+        if head is None or self._refused or self.exchange is not None or self._queue:
+            return False
+        if not wants_websocket(head, self._fields):
+            return False
+        self.waiting = Waiting.TUNNEL
+        self._between = True
+        Tunnel(self._gateway, self, head, self._fields, rest).start()
+        return True
+
     def _ignore_upgrade(self, data: bytes, consumed_bytes: int) -> None:
         """Read a request that offers an upgrade (h2c, websocket) as if it had not: llhttp stops at its head."""
         dropped = (b"connection", b"upgrade", b"http2-settings")
@@ -470,6 +491,11 @@ class ClientConnection:
         if self._paused_reading and len(queue) < PIPELINE_LIMIT and not self.closing:
             self._paused_reading = False
             self.transport.resume_reading()
+
+    @property
+    def cors(self) -> Cors | None:
+        """What browsers' pages are told."""
+        return self._gateway.cors
 
     @property
     def draining(self) -> bool:

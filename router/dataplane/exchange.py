@@ -17,16 +17,19 @@ The rules it keeps:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
-from router.core.errors import NotFoundError, ReplicaError, RouterError
+from router.core.errors import ClientError, NotFoundError, ReplicaError, RouterError
 from router.core.fleet import Decision, Replica
 from router.core.health import FailureReason, ReplicaState
 from router.core.queue import Ticket
 from router.core.replica import STARTED
 from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
 from router.dataplane import local
+from router.dataplane.answer import at_the_router
 from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from router.dataplane.verdict import (
     DEAD_MARK,
@@ -38,7 +41,8 @@ from router.dataplane.verdict import (
     judge,
     killed,
 )
-from router.dialects import parse
+from router.dialects import invoked_api, parse
+from router.dialects.coding import readable
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
 from router.dialects.usage import find_usage, response_id
@@ -58,6 +62,8 @@ log = logging.getLogger(__name__)
 
 _PREFIX: Final = RouteKind.PREFIX
 _LOAD: Final = RouteKind.LOAD
+_PASSED: Final = RouteKind.PASSED
+_INVOCATION: Final = RouteKind.INVOCATION
 _STORED: Final = RouteKind.STORED
 
 ID_BYTES: Final = 4096
@@ -68,6 +74,12 @@ LEADING: Final = frozenset((b":", b"\r", b"\n"))
 
 STALE_S: Final = 1.0
 """A connection used before that is lost so soon after a request was written to it was most likely closed already."""
+
+READ_CODED_BYTES: Final = 1 << 20
+"""Longest answer that is decoded to be read: its usage, its id, why it failed."""
+
+NO_ROUTE: Final = b'"Not Found"'
+"""What FastAPI says of a path that no handler has, as itself and as vLLM words it; of a missing object it says more."""
 
 
 class Exchange:
@@ -93,12 +105,14 @@ class Exchange:
         "_manner",
         "_noted",
         "_pinned",
+        "_previous",
         "_records",
         "_refusal",
         "_relay",
         "_request",
         "_seen",
         "_status",
+        "_searched",
         "_suspects",
         "_ticket",
         "_tried",
@@ -112,6 +126,7 @@ class Exchange:
         "progress_s",
         "request_id",
         "shape",
+        "unlisted_model",
     )
 
     def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
@@ -146,10 +161,14 @@ class Exchange:
         self._noted = False
         """This attempt's prompt was noted in the registry."""
         self._pinned: ReplicaId | None = None
+        self._previous: str | None = None
+        """Id of the response that the request continues."""
         self._records: Records | None = None
         self._refusal = False
         """This attempt is made again without asking."""
         self._relay: Relay | None = None
+        self._searched = False
+        """The replicas were asked already whether one of them has the model."""
         self._seen: bytes | None = None
         """The beginning of a response whose id has not come yet."""
         self._status = 0
@@ -171,6 +190,8 @@ class Exchange:
         self.progress_s = request.received_s
         self.request_id = request.head.request_id or gateway.new_request_id()
         self.shape: RequestShape | None = None
+        self.unlisted_model: str | None = None
+        """The model's name where no replica lists it, and the request goes to any."""
 
     # -- reading and choosing -----------------------------------------------------------------------------------
 
@@ -189,7 +210,7 @@ class Exchange:
         try:
             if kind is _PREFIX:
                 self._start_by_prefix()
-            elif kind is _LOAD:
+            elif kind is _LOAD or kind is _PASSED:
                 self._choose_by_load()
             elif kind is _STORED:
                 stored_id = stored_response_id(head.path)
@@ -197,6 +218,14 @@ class Exchange:
                     self.fail(NotFoundError("this is no response id", code="response_not_found"))
                 else:
                     self._gateway.registry.find_response(stored_id, self._stored_found)
+            elif kind is _INVOCATION:
+                self._api = invoked_api(self._gateway.readable(request))
+                if self._api is Api.OTHER:
+                    self._choose_by_load()
+                else:
+                    self._start_by_prefix()
+            elif kind is RouteKind.MODELS and not self._may_see_models():
+                pass
             else:
                 local.answer(self, self._gateway, head, found)
         except RouterError as error:
@@ -207,13 +236,15 @@ class Exchange:
     def _start_by_prefix(self) -> None:
         request = self._request
         gateway = self._gateway
-        parsed = parse(self._api, request.body)
+        coded = request.head.coding
+        parsed = parse(self._api, request.body if not coded else gateway.readable(request))
         shape = self.shape = gateway.shape(parsed, request)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, request, self.request_id)
-        if parsed.may_ask_usage and gateway.ask_usage:
+        if parsed.may_ask_usage and gateway.ask_usage and not coded:
             self._asking_at = asking_at(request.body)
         if parsed.previous_response_id is not None:
+            self._previous = parsed.previous_response_id
             gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
         else:
             self._look_up()
@@ -245,6 +276,10 @@ class Exchange:
         """A conversation kept by an engine continues there unless that engine is ejected; else anywhere."""
         if self._done:
             return
+        previous, self._previous = self._previous, None
+        if replica is None and previous is not None:
+            self._find_kept(previous, self._previous_found)
+            return
         try:
             kept = self._gateway.fleet.replicas.get(replica) if replica is not None else None
             if kept is not None and kept.state is not ReplicaState.EJECTED:
@@ -265,6 +300,11 @@ class Exchange:
         try:
             if replica is not None:
                 self._reserve_on(replica)
+            elif not self._searched:
+                self._searched = True
+                kept = stored_response_id(self._request.head.path)
+                assert kept is not None
+                self._find_kept(kept, self._stored_found)
             else:
                 self.fail(
                     NotFoundError("no replica is known to keep this response", code="response_not_found")
@@ -273,6 +313,79 @@ class Exchange:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - as in `_looked_up`
             self.crashed(error)
+
+    def _find_kept(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
+        """No record says who keeps this response: ask the replicas, once, and remember."""
+        gateway = self._gateway
+
+        def found(replica: ReplicaId | None) -> None:
+            if replica is not None:
+                gateway.registry.remember_response(response_id, replica)
+            done(replica)
+
+        gateway.questions.find_response(
+            "/v1/responses/" + quote(response_id, safe=""), self._request.head.authorization, found
+        )
+
+    def _may_see_models(self) -> bool:
+        """Whether the list is answered now; otherwise it is refused, now or when replicas were asked."""
+        allowed = self._gateway.questions.allowed(self._request.head.authorization, self._key_tried)
+        if allowed is False:
+            self.fail(local.UnauthorizedError())
+        return allowed is True
+
+    def _key_tried(self, allowed: bool) -> None:
+        if self._done:
+            return
+        try:
+            if not allowed:
+                self.fail(local.UnauthorizedError())
+                return
+            if self._searched:
+                self._gateway.questions.find_model(self._models_read)
+            else:
+                self._answer_models()
+        except RouterError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - as in `_looked_up`
+            self.crashed(error)
+
+    def _search_model(self) -> None:
+        """No replica lists the model: before that is said, ask them once more, on behalf of those who may know."""
+        self._searched = True
+        gateway = self._gateway
+        allowed = gateway.questions.allowed(self._request.head.authorization, self._key_tried)
+        if allowed is True:
+            gateway.questions.find_model(self._models_read)
+        elif allowed is False:
+            self.fail(local.UnauthorizedError())
+
+    def _models_read(self) -> None:
+        """What the replicas serve was read anew."""
+        if self._done:
+            return
+        shape = self.shape
+        try:
+            if shape is None:
+                self._answer_models()
+                return
+            gateway = self._gateway
+            if gateway.unlisted_models and shape.model not in gateway.fleet.models():
+                self.unlisted_model = shape.model
+                shape.model = ""
+            if self._records is not None:
+                self._choose_by_prefix()
+            else:
+                self._choose()
+        except RouterError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - as in `_looked_up`
+            self.crashed(error)
+
+    def _answer_models(self) -> None:
+        found = self._request.head.route
+        assert found is not None
+        local.answer(self, self._gateway, self._request.head, found)
 
     def _reserve_on(self, replica: ReplicaId) -> None:
         assert self.shape is not None
@@ -425,6 +538,12 @@ class Exchange:
             if not self._done:
                 self.on_end()
             return
+        if head.coding:
+            if self._asked:
+                self._ask_plainly()
+            else:
+                self._answer_coded(head, body)
+            return
         self._begin(body)
         self.body_bytes = len(body)
         added = self._added_lines(head)
@@ -432,13 +551,29 @@ class Exchange:
         self._computed()
         self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
 
+    def _answer_coded(self, head: AnswerHead, body: bytes) -> None:
+        """The complete answer at once, in a content coding: passed on as it is, decoded only to be read here."""
+        plain = readable(head.coding, body, READ_CODED_BYTES)
+        self._begin(plain)
+        self.body_bytes = len(body)
+        added = self._added_lines(head)
+        keep_alive = write_whole(self.client, self._request.head, head, added, body)
+        self._computed()
+        self._finish(keep_alive=keep_alive, seen=plain[-TAIL_BYTES:])
+
+    @property
+    def _passed(self) -> bool:
+        """Whether engines need not have this endpoint."""
+        found = self._request.head.route
+        return found is not None and found.kind is _PASSED
+
     def on_head(self, head: AnswerHead) -> None:
         """The replica's head: kept until there is a body byte to go with it."""
         self._status = head.status
         self._head = head
         status = head.status
         relay = self._relay
-        if status >= 400 or (relay is not None and not head.event_stream):
+        if status >= 400 or (relay is not None and not head.event_stream) or (self._asked and head.coding):
             self._held = b""
             return
         self._held = None
@@ -454,6 +589,9 @@ class Exchange:
                 self._find_id(self._seen + piece)
             relay.body(piece)
         elif self._held is not None:
+            if self._asked and self._status == 200 and self._head is not None and self._head.coding:
+                self._ask_plainly()
+                return
             self._held += piece
             if len(self._held) > HELD_BYTES:
                 self._begin_relay(self._held)
@@ -490,7 +628,7 @@ class Exchange:
         self.connection = None
         if not self.begun:
             held = self._held
-            if held is not None and self._tried_elsewhere(held):
+            if held is not None and self._taken_over(held):
                 return
             if not self._begin_relay(held or b""):
                 return
@@ -504,6 +642,41 @@ class Exchange:
         if self._status < 400 and not self._event_error:
             self._computed()
         self._finish(keep_alive=relay.keep_alive, seen=relay.usage_bytes())
+
+    def _taken_over(self, held: bytes) -> bool:
+        """Whether the complete answer is not the client's."""
+        if self._status == 404 and self._passed:
+            head = self._head
+            assert head is not None
+            if self._no_endpoint(readable(head.coding, held, READ_CODED_BYTES)):
+                return True
+        return (self._status >= 400 or self._event_error) and self._tried_elsewhere(held)
+
+    def _no_endpoint(self, body: bytes) -> bool:
+        if NO_ROUTE not in body:
+            return False
+        path = self._request.head.path.decode("latin-1")
+        self.fail(
+            ClientError(
+                f"the engines of this fleet do not have {path}",
+                status=501,
+                code="endpoint_not_implemented",
+            )
+        )
+        return True
+
+    def _ask_plainly(self) -> None:
+        """What the engine was asked to add could not be taken out of a coded stream: ask anew, without."""
+        connection, self.connection = self.connection, None
+        decision, manner = self.decision, self._manner
+        assert decision is not None
+        if manner is not None:
+            manner.refuse()
+        if connection is not None:
+            connection.abandon()
+        self._held = None
+        self._refusal = True
+        self._connect(self._gateway.pool(decision.replica))
 
     def on_lost(self, why: str) -> None:
         """The connection is gone before the answer was complete."""
@@ -615,9 +788,18 @@ class Exchange:
         self._first_byte_s = monotonic()
 
     def _added_lines(self, head: AnswerHead) -> bytes:
-        """Header lines of the router's own."""
+        """Header lines of the router's own; a Location of the replica itself becomes the router's."""
+        gateway = self._gateway
         decision = self.decision
         assert decision is not None
+        if head.status != 200:
+            at_the_router(head, gateway.pool(decision.replica).host_header)
+        if gateway.cors is not None:
+            return gateway.cors.added(self._request.head, head.lines) + self._own_lines(head, decision)
+        return self._own_lines(head, decision)
+
+    def _own_lines(self, head: AnswerHead, decision: Decision) -> bytes:
+        """Header lines that say who answered and why."""
         ids = self.request_id
         if self._request.head.anthropic and not head.names_request:
             ids = b"%b\r\nrequest-id: %b" % (ids, ids)
@@ -654,13 +836,16 @@ class Exchange:
     def _tried_elsewhere(self, body: bytes) -> bool:
         """Try another replica for an error answer, if that may help. False if it is to be passed on."""
         status = self._status
+        head = self._head
+        assert head is not None
+        held = body
+        if head.coding:
+            body = readable(head.coding, held, READ_CODED_BYTES)
         if self._asked and status in REFUSALS and self._refused(body):
             return True
         decision = self.decision
-        head = self._head
         shape = self.shape
         assert decision is not None
-        assert head is not None
         assert shape is not None
         gateway = self._gateway
         replica = decision.replica
@@ -680,7 +865,7 @@ class Exchange:
                 return False
         if not self._retry(decision, reason):
             return False
-        self._kept = head, body
+        self._kept = head, held
         return True
 
     def _put_before_others(self, decision: Decision) -> bool:
@@ -889,6 +1074,9 @@ class Exchange:
         if relay is not None:  # the client has a stream's head already
             self._status = 200
             self._break_off(relay, error)
+            return
+        if error.code == "model_not_found" and not self._searched:
+            self._search_model()
             return
         self._status = error.status
         keep_alive = local.write_error(self.client, self._request.head, self._api, error, self.request_id)

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 
 from router.core.errors import ClientError, NotFoundError
 from router.core.fingerprint import GRID
-from router.core.types import FingerprintHash, Records
+from router.core.types import Api, FingerprintHash, Records
 from router.dataplane.gateway import Gateway
 from router.dataplane.request import Request, RequestHead
-from router.dialects import parse
+from router.dialects import invoked_api, parse
 from router.dialects.routes import RouteKind
-
-READ_HEADERS = ("x-session-id", "x-session-affinity", "content-type")
 
 
 async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body: bytes) -> dict[str, object]:
@@ -25,24 +23,36 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
     Raises:
         RouterError: What the request itself would be answered.
     """
-    fields = [(name.encode(), headers[name].encode()) for name in READ_HEADERS if name in headers]
-    head = RequestHead(b"POST", path.encode(), fields, keep_alive=False, minor_version=1)
+    fields = [
+        (name.lower().encode(), value.encode())
+        for name, value in headers.items()
+        if name.lower() != "content-encoding"
+    ]
+    head = RequestHead(
+        b"POST", path.encode(), fields, keep_alive=False, minor_version=1, sessions=gateway.sessions
+    )
     request = Request(head, body, 0.0)
     found = head.route
     if found is None:
         raise NotFoundError(f"no endpoint {path!r} here", code="unknown_endpoint", param="path")
-    if found.kind is RouteKind.PREFIX:
-        shape = gateway.shape(parse(found.api, body), request)
-    elif found.kind is RouteKind.LOAD:
+    api = found.api
+    if found.kind is RouteKind.INVOCATION:
+        api = invoked_api(gateway.readable(request))
+    by_prefix = found.kind is RouteKind.PREFIX or (
+        found.kind is RouteKind.INVOCATION and api is not Api.OTHER
+    )
+    if by_prefix:
+        shape = gateway.shape(parse(api, gateway.readable(request)), request)
+    elif found.kind in (RouteKind.LOAD, RouteKind.PASSED, RouteKind.INVOCATION):
         shape = gateway.load_shape(found.api, request)
     else:
         raise ClientError(f"{path!r} is not routed to a replica by prefix or load", param="path")
     records = await _look_up(gateway, shape.rungs) if shape.rungs else []
     known = sum(record is not None for record in records)
     ranking = gateway.fleet.rank(shape, records, gateway.clock())
-    hold = gateway.hold if found.kind is RouteKind.PREFIX else None
+    hold = gateway.hold if by_prefix else None
     return {
-        "api": found.api,
+        "api": api,
         "model": shape.model,
         "prompt_bytes": shape.prompt_bytes,
         "prompt_tokens_estimated": shape.prompt_tokens,

@@ -23,14 +23,20 @@ from router.core.health import FailureReason, ReplicaState
 from router.core.retry_budget import RetryBudget
 from router.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from router.dataplane import local
+from router.dataplane.cors import Cors
 from router.dataplane.head_cache import HeadCache
 from router.dataplane.hold import Hold
 from router.dataplane.pool import Pool
 from router.dataplane.proxies import TrustedProxies
 from router.dataplane.request import Request, RequestHead
-from router.dialects import Parsed, multipart_model, parse
+from router.dialects import Parsed, coding, multipart_model, parse
+from router.dialects.model_list import anthropic_list, anthropic_model, default_model
+from router.dialects.parsed import model_required
+from router.dialects.routes import model_id
+from router.dialects.sessions import Sessions
 from router.dialects.usage_request import StreamManner
 from router.ports import Registry
+from router.service.questions import Questions
 from router.service.tasks import Tasks
 from router.telemetry.access_log import AccessEntry, AccessLog
 from router.telemetry.log_fingerprints import LogFingerprints
@@ -70,6 +76,8 @@ class Gateway:
         readiness: Callable[[], tuple[int, bytes]],
         hold: Hold | None = None,
         probe_soon: Callable[[ReplicaId], None],
+        questions: Questions,
+        metrics_text: Callable[[str], tuple[bytes, str]] | None = None,
     ) -> None:
         self.fleet = fleet
         self.hold = hold
@@ -89,6 +97,13 @@ class Gateway:
         self.explain_headers = config.headers.explain
         self.early_heads = config.headers.early
         self.ask_usage = config.feedback.ask_usage
+        self.sessions = Sessions(config.sessions)
+        self.cors = Cors(config.cors) if config.cors.allowed_origins else None
+        """None: browsers' pages are told nothing."""
+        self.unlisted_models = config.health.unlisted_models
+        self.questions = questions
+        self.metrics_text = metrics_text
+        """`Accept` header -> body and content type of `/metrics`; None where the data port does not show them."""
         self.bytes_per_token = config.policy.bytes_per_token
         trusted = config.access_log.trusted_proxies
         self._proxies = TrustedProxies(trusted) if trusted else None
@@ -243,12 +258,11 @@ class Gateway:
 
     def shape(self, parsed: Parsed, request: Request) -> RequestShape:
         """What the policy may know of a request routed by prefix."""
-        bytes_per_token = self.fleet.bytes_per_token(parsed.model) or self.bytes_per_token
-        session = parsed.cache_key
-        if session is None:
-            session = request.head.session
+        model = parsed.model or self.default_model()
+        bytes_per_token = self.fleet.bytes_per_token(model) or self.bytes_per_token
+        session = self.sessions.find(request.head.said, parsed.told)
         shape = self.fingerprinter.shape(
-            parsed.model,
+            model,
             parsed.scope_salt,
             parsed.canonical,
             session,
@@ -266,9 +280,31 @@ class Gateway:
             shape.reads_cache = shape.streams = False  # what it takes says nothing of others, either
         return shape
 
+    def default_model(self) -> str:
+        """What an engine takes a request for that names no model; empty where no replica says what it serves.
+
+        Raises:
+            ClientError: There are several.
+        """
+        model = default_model(self.fleet.model_cards())
+        if model is None:
+            raise model_required()
+        return model
+
+    def readable(self, request: Request) -> bytes | bytearray:
+        """The body without its content coding, for reading only.
+
+        Raises:
+            ClientError: It is coded in a way that is not read here, or longer than bodies may be.
+        """
+        name = request.head.coding
+        if not name or not request.body:
+            return request.body
+        return coding.decoded(name, request.body, self.limits.body_bytes)
+
     def load_shape(self, api: Api, request: Request) -> RequestShape:
         """What the policy may know of a request routed by load: its model, and a ring key of its first bytes."""
-        body = request.body
+        body = self.readable(request)
         kind = request.head.content_type
         model = ""
         if kind[:10].lower() == b"multipart/":
@@ -284,18 +320,28 @@ class Gateway:
 
     # -- local answers ------------------------------------------------------------------------------------------
 
-    def models_answer(self, path: bytes) -> tuple[int, bytes]:
-        """Status and body of `/v1/models` and `/v1/models/{id}`: the union over replicas."""
+    def models_answer(self, head: RequestHead) -> bytes:
+        """Body of `/v1/models` and `/v1/models/{id}`: the union over replicas, in the asking client's own form.
+
+        Raises:
+            NotFoundError: No replica serves this model.
+        """
         cards = self.fleet.model_cards()
-        name = path[len(b"/v1/models/") :].decode("utf-8", "replace")
+        name = model_id(head.path)
         if not name:
-            return 200, msgspec.json.encode({"object": "list", "data": list(cards.values())})
+            if head.anthropic:
+                return msgspec.json.encode(anthropic_list(cards, head.target[len(head.path) + 1 :]))
+            return msgspec.json.encode({"object": "list", "data": list(cards.values())})
         card = cards.get(name)
         if card is None:
             raise NotFoundError(
                 f"no replica serves the model {name!r}", code="model_not_found", param="model"
             )
-        return 200, msgspec.json.encode(card)
+        return msgspec.json.encode(anthropic_model(name, card) if head.anthropic else card)
+
+    def server_load(self) -> int:
+        """Requests under way in the fleet, other routers' included as far as they tell."""
+        return sum(replica.in_flight + replica.foreign_in_flight for replica in self.fleet.replicas.values())
 
     def refuse(self, client: ClientConnection, error: RouterError) -> None:
         """Answer a request that could not be read; the connection closes after it."""
@@ -359,7 +405,7 @@ class Gateway:
         ttft_s = first_byte_s - request.received_s if first_byte_s is not None and status == 200 else None
         shape = exchange.shape
         answered = status == 200 and exchange.begun and (decision is None or decision.computed)
-        model = shape.model if shape is not None else ""
+        model = exchange.unlisted_model or (shape.model if shape is not None else "")
         replica = decision.replica.id if decision is not None else None
         predicted_tokens = decision.expected_tokens if decision is not None else 0
         prompt_tokens = shape.prompt_tokens if shape is not None else 0

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.core.errors import ClientError, RouterError
+from router.core.errors import ClientError, NotFoundError, RouterError
 from router.core.types import Api
 from router.dataplane.answer import STATUS_LINES
 from router.dataplane.request import RequestHead
 from router.dialects import render_error, render_stream_error
+from router.dialects.coding import UnsupportedCodingError
 from router.dialects.routes import Route, RouteKind
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RETRY_AFTER = b"retry-after: 1\r\n"
 """With every 429 and 503: replicas come back within seconds, and SDKs honour it."""
+
+JSON = b"application/json"
 
 
 class MethodError(ClientError):
@@ -34,19 +37,58 @@ class MethodError(ClientError):
         super().__init__(f"method {method.decode('latin-1')} is not allowed here; use {allow.decode()}")
 
 
+class UnauthorizedError(ClientError):
+    """The replicas would not take this key."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("this fleet asks for a key that its replicas take: Authorization: Bearer KEY")
+
+
 def answer(exchange: Exchange, gateway: Gateway, head: RequestHead, route: Route) -> None:
-    """Answer what needs no replica."""
+    """Answer what needs no replica.
+
+    Raises:
+        RouterError: What is to be answered instead.
+    """
     status = 200
+    content_type = JSON
+    added = id_lines(head, exchange.request_id)
     kind = route.kind
-    if kind is RouteKind.HEALTH:
+    cors = gateway.cors
+    if cors is not None and head.cors_method and head.origin and head.method == b"OPTIONS":
+        added += cors.preflight(head)
+        content_type, body = b"text/plain; charset=utf-8", b"OK"
+    elif kind is RouteKind.HEALTH:
         body = b'{"status":"ok"}'
     elif kind is RouteKind.READY:
         status, body = gateway.readiness()
     elif kind is RouteKind.MODELS:
-        status, body = gateway.models_answer(head.path)
+        body = gateway.models_answer(head)
+    elif kind is RouteKind.SERVER_LOAD:
+        body = b'{"server_load":%d}' % gateway.server_load()
+    elif kind is RouteKind.METRICS:
+        if gateway.metrics_text is None:
+            raise NotFoundError(
+                "metrics are on the admin port; data_metrics: true puts them here too",
+                code="unknown_endpoint",
+            )
+        body, text_type = gateway.metrics_text(head.accept.decode("latin-1"))
+        content_type = text_type.encode()
+    elif kind is RouteKind.ADMIN:
+        raise ClientError(
+            f"{head.path.decode('latin-1')} changes or shows one engine, and is not for clients: sent to the router's"
+            " admin port it goes to every replica",
+            status=403,
+            code="administrative_endpoint",
+        )
+    elif kind is RouteKind.UPGRADE:
+        raise ClientError("this endpoint is a WebSocket", status=426, code="upgrade_required")
     else:
         raise MethodError(head.method, route.allow)
-    keep_alive = write(exchange.client, head, status, body, id_lines(head, exchange.request_id))
+    keep_alive = write(exchange.client, head, status, body, added, content_type=content_type)
     exchange.answered_locally(status, keep_alive=keep_alive)
 
 
@@ -65,15 +107,26 @@ def write(
     added: bytes,
     *,
     close: bool = False,
+    content_type: bytes = JSON,
 ) -> bool:
-    """Write a JSON answer; a HEAD request gets its head alone. Returns whether the connection stays open."""
+    """Write an answer; a HEAD request gets its head alone. Returns whether the connection stays open."""
     keep_alive = head.keep_alive and not close and not client.draining
     connection = b"connection: close\r\n" if not keep_alive else b""
     if keep_alive and head.minor_version == 0:
         connection = b"connection: keep-alive\r\n"
+    cors = client.cors
+    if cors is not None:
+        added += cors.added(head, added)
     client.transport.write(
-        b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b"
-        % (STATUS_LINES[status], len(body), added, connection, b"" if head.method == b"HEAD" else body)
+        b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
+        % (
+            STATUS_LINES[status],
+            content_type,
+            len(body),
+            added,
+            connection,
+            b"" if head.method == b"HEAD" else body,
+        )
     )
     return keep_alive
 
@@ -94,8 +147,14 @@ def write_error(
     added = id_lines(head, request_id)
     if error.status in (429, 503):
         added += RETRY_AFTER
+    elif error.status == 401:
+        added += b"www-authenticate: Bearer\r\n"
+    elif error.status == 426:
+        added += b"upgrade: websocket\r\n"
     elif isinstance(error, MethodError):
         added += b"allow: %b\r\n" % error.allow
+    elif isinstance(error, UnsupportedCodingError):
+        added += b"accept-encoding: %b\r\n" % error.accepted
     body = render_error(Api.MESSAGES if head.anthropic else api, error, request_id.decode("latin-1"))
     return write(client, head, error.status, body, added, close=close)
 

@@ -92,18 +92,25 @@ class Pool:
         """Open a fresh connection for this exchange, which hears `connected` or `connect_failed`."""
         self._tasks.spawn(self._connect(exchange), name="connect")
 
+    async def open(self, protocol: asyncio.Protocol) -> None:
+        """Connect this protocol to the replica, outside of the pool.
+
+        Raises:
+            OSError: There is no connection; `TimeoutError` within the time allowed.
+        """
+        async with asyncio.timeout(self._connect_timeout_s):
+            await asyncio.get_running_loop().create_connection(
+                lambda: protocol,
+                self._host,
+                self._port,
+                ssl=self._tls,
+                server_hostname=self._host if self._tls is not None else None,
+            )
+
     async def _connect(self, exchange: Exchange) -> None:
-        loop = asyncio.get_running_loop()
         connection = ReplicaConnection(self)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await loop.create_connection(
-                    lambda: cast(asyncio.Protocol, connection),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls is not None else None,
-                )
+            await self.open(cast(asyncio.Protocol, connection))
         except TimeoutError:
             exchange.connect_failed(f"no connection within {self._connect_timeout_s:g} s", refused=False)
         except OSError as error:

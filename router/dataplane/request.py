@@ -10,7 +10,9 @@ import re
 from typing import Final
 
 from router.core.types import Api
-from router.dialects.routes import Route, route
+from router.dialects.coding import named as named_coding
+from router.dialects.routes import Route, route, slash_dropped
+from router.dialects.sessions import NOWHERE, Said, Sessions
 
 HOP_BY_HOP: Final = frozenset(
     (
@@ -42,23 +44,36 @@ class RequestHead:
     """What is known from a request's head alone. Immutable once made: connections share it (see `head_cache`)."""
 
     __slots__ = (
+        "accept",
         "anthropic",
+        "authorization",
+        "coding",
         "content_type",
+        "cors_headers",
+        "cors_method",
         "expects_continue",
         "forwarded_for",
         "keep_alive",
         "method",
         "minor_version",
+        "origin",
         "path",
         "prefix",
         "request_id",
         "route",
-        "session",
+        "said",
         "target",
     )
 
     def __init__(
-        self, method: bytes, target: bytes, fields: Fields, *, keep_alive: bool, minor_version: int
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        *,
+        keep_alive: bool,
+        minor_version: int,
+        sessions: Sessions | None = None,
     ) -> None:
         self.method = method
         self.keep_alive = keep_alive
@@ -69,12 +84,25 @@ class RequestHead:
         """Path and query, as forwarded; empty if the target is in no form that a server of resources takes."""
         query = self.target.find(b"?")
         self.path = self.target if query < 0 else self.target[:query]
+        if slash_dropped(self.path):
+            self.target = self.path[:-1] + self.target[len(self.path) :]
+            self.path = self.path[:-1]
         self.route: Route | None = route(method, self.path)
         self.anthropic = self.route is not None and self.route.api is Api.MESSAGES
         """Whether whoever sent it expects Anthropic's errors and `request-id`, wherever it goes."""
         self.content_type = b""
-        self.session: str | None = None
-        """X-Session-Id or X-Session-Affinity: requests that belong together."""
+        self.coding = b""
+        """Content coding of the body, in lower case; empty without one."""
+        self.said: Said = NOWHERE if sessions is None else sessions.said(fields)
+        """What the head says of the session that the request belongs to."""
+        self.accept = b""
+        self.authorization = b""
+        self.origin = b""
+        """The web page's origin where a browser says that a page asks; empty else."""
+        self.cors_method = b""
+        """Of a preflight: the method that the page will use."""
+        self.cors_headers = b""
+        """Of a preflight: the headers that the page will set."""
         self.request_id: bytes | None = None
         """The client's X-Request-Id, if it is a plain token of at most 128 characters."""
         self.forwarded_for = b""
@@ -99,10 +127,21 @@ class RequestHead:
             self.request_id = value if _REQUEST_ID.fullmatch(value) else None
         elif name == b"x-forwarded-for":
             self.forwarded_for += value + b", "
-        elif name == b"x-session-id" or (name == b"x-session-affinity" and self.session is None):
-            self.session = value.decode("latin-1")
+        elif name == b"content-encoding":
+            # A second one is another coding on top of the first: none that is read here.
+            self.coding = self.coding + b", " + named_coding(value) if self.coding else named_coding(value)
+        elif name == b"accept":
+            self.accept = value
+        elif name == b"authorization":
+            self.authorization = value
         elif name == b"anthropic-version":
             self.anthropic = True
+        elif name == b"origin":
+            self.origin = value
+        elif name == b"access-control-request-method":
+            self.cors_method = value
+        elif name == b"access-control-request-headers":
+            self.cors_headers = value
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
 

@@ -71,6 +71,8 @@ class Sweeper:
             pool.expire()
 
     def _sweep_reading(self, connection: ClientConnection, now_s: float) -> None:
+        if connection.waiting == Waiting.TUNNEL:
+            return  # a WebSocket's ends look after it themselves
         limits = self._gateway.limits
         waited_s = now_s - connection.since_s
         waiting = connection.waiting

@@ -12,7 +12,7 @@ from router.core import prompt
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
 from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
 from router.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE
-from router.dialects.parsed import Parsed, messages_required, model_required
+from router.dialects.parsed import Parsed, messages_required
 from router.dialects.parts import Part, add_content
 
 
@@ -20,15 +20,12 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     """Read a chat request.
 
     Raises:
-        ClientError: No model, or no messages.
+        ClientError: No messages.
         msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
     """
     request = decode(body)
-    model = request.model
-    if not model:
-        raise model_required()
     messages = request.messages
-    if not messages:
+    if messages is None:
         raise messages_required()
     out: list[bytes] = []
     _add_header(out, request)
@@ -60,12 +57,12 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     canonical = b"".join(out)
     stream = request.stream is True
     return Parsed(
-        model,
+        request.model or "",
         request.cache_salt or "",
         canonical,
         len(canonical),
         stream,
-        request.prompt_cache_key or request.session_id,
+        request,
         None,
         None,
         stream and request.stream_options is UNSET and bytes(request.n) in ONE,

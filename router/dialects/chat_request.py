@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from router.dialects.fields import ABSENT, Options
+from router.dialects.fields import ABSENT, Options, SessionFields
 from router.dialects.parts import Part
 
 
@@ -39,7 +39,7 @@ class Message(msgspec.Struct, gc=False):
     tools: msgspec.Raw = ABSENT
 
 
-class ChatRequest(msgspec.Struct, gc=False):
+class ChatRequest(SessionFields, gc=False):
     """The body."""
 
     model: str | None = None
@@ -47,11 +47,7 @@ class ChatRequest(msgspec.Struct, gc=False):
     stream: bool | None = None
     stream_options: Options = msgspec.UNSET
     n: msgspec.Raw = ABSENT
-    max_tokens: int | float | None = None
-    max_completion_tokens: int | float | None = None
     cache_salt: str | None = None
-    prompt_cache_key: str | None = None
-    session_id: str | None = None
     tools: msgspec.Raw = ABSENT
     documents: msgspec.Raw = ABSENT
     chat_template: str | None = None

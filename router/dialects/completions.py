@@ -1,4 +1,4 @@
-"""`/v1/completions`: string, token-id and batch prompts.
+"""`/v1/completions` and `/inference/v1/generate`: string, token-id and batch prompts.
 
 A batch is fingerprinted by its first prompt and weighed by all of them.
 """
@@ -10,23 +10,23 @@ from xxhash import xxh3_128_hexdigest
 
 from router.core import prompt
 from router.core.errors import ClientError
-from router.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE, Options
-from router.dialects.parsed import Parsed, model_required
+from router.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE, Options, SessionFields
+from router.dialects.parsed import Parsed
 
 _Prompt = str | list[int | str | list[int]] | None
 
 
-class _Request(msgspec.Struct, gc=False):
+class CompletionsRequest(SessionFields, gc=False):
+    """The body; `token_ids` is what `/inference/v1/generate` calls its prompt."""
+
     model: str | None = None
     prompt: _Prompt = None
+    token_ids: _Prompt = None
     prompt_embeds: msgspec.Raw = ABSENT
     stream: bool | None = None
     stream_options: Options = msgspec.UNSET
     n: msgspec.Raw = ABSENT
-    max_tokens: int | float | None = None
     cache_salt: str | None = None
-    prompt_cache_key: str | None = None
-    session_id: str | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: str | None = None
@@ -35,20 +35,18 @@ class _Request(msgspec.Struct, gc=False):
     logprobs: msgspec.Raw = ABSENT
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_decode = msgspec.json.Decoder(CompletionsRequest).decode
 
 
 def parse(body: bytes | bytearray | memoryview) -> Parsed:
     """Read a completions request.
 
     Raises:
-        ClientError: No model, no prompt, or a prompt of mixed kinds.
+        ClientError: No prompt.
         msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
     """
     request = _decode(body)
-    model = request.model
-    if not model:
-        raise model_required()
+    value = request.prompt if request.prompt is not None else request.token_ids
     out: list[bytes] = []
     if request.add_special_tokens is False:
         out.append(prompt.SPECIAL_TOKENS)
@@ -58,29 +56,26 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     embeds = bytes(request.prompt_embeds)
     if embeds not in (b"", b"null", b"[]", b'""'):
         out.append(prompt.PROMPT_EMBEDS + xxh3_128_hexdigest(embeds).encode())
-    elif not request.prompt:
+    elif value is None or value == "":
         raise ClientError("prompt: a prompt is required", code="prompt_required", param="prompt")
-    rest_bytes, tokens_known = _add_prompt(out, request.prompt)
+    rest_bytes, tokens_known = _add_prompt(out, value)
     canonical = b"".join(out)
     stream = request.stream is True
     return Parsed(
-        model,
+        request.model or "",
         request.cache_salt or "",
         canonical,
         len(canonical) + rest_bytes,
         stream,
-        request.prompt_cache_key or request.session_id,
+        request,
         None,
         tokens_known,
-        stream
-        and request.stream_options is msgspec.UNSET
-        and bytes(request.n) in ONE
-        and _is_single(request.prompt),
+        stream and request.stream_options is msgspec.UNSET and bytes(request.n) in ONE and _is_single(value),
         _reads_cache(request),
     )
 
 
-def _reads_cache(request: _Request) -> bool:
+def _reads_cache(request: CompletionsRequest) -> bool:
     """Source: vLLM's `to_sampling_params`: with `echo`, `prompt_logprobs` is `logprobs`."""
     if bytes(request.prompt_logprobs) not in NOT_GIVEN:
         return False
@@ -88,7 +83,7 @@ def _reads_cache(request: _Request) -> bool:
 
 
 def _is_single(value: _Prompt) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], int))
+    return isinstance(value, str) or (isinstance(value, list) and value != [] and isinstance(value[0], int))
 
 
 def _add_prompt(out: list[bytes], value: _Prompt) -> tuple[int, int | None]:
@@ -111,14 +106,8 @@ def _add_prompt(out: list[bytes], value: _Prompt) -> tuple[int, int | None]:
         else:
             packed = [prompt.pack_tokens(value)]  # type: ignore[arg-type]
     except (AttributeError, TypeError, OverflowError):
-        raise ClientError(
-            "prompt: expected a string, a list of strings, a list of token ids, or a list of such lists",
-            code="invalid_type",
-            param="prompt",
-        ) from None
+        raise msgspec.ValidationError("a prompt of mixed kinds") from None
     total_bytes = sum(map(len, packed))
-    if not total_bytes:
-        raise ClientError("prompt: a prompt is required", code="prompt_required", param="prompt")
     out.append(prompt.PROMPT_TOKENS)
     out.append(packed[0])
     return total_bytes - len(packed[0]), total_bytes // 4

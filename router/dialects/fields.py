@@ -14,6 +14,16 @@ class StreamOptions(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
 
+class SessionFields(msgspec.Struct, gc=False):
+    """Where a body may say which session it belongs to; `sessions` knows what they mean."""
+
+    prompt_cache_key: str | int | None = None
+    session_id: str | int | None = None
+    metadata: msgspec.Raw = ABSENT
+    client_metadata: msgspec.Raw = ABSENT
+    vllm_xargs: msgspec.Raw = ABSENT
+
+
 Options = StreamOptions | None | msgspec.UnsetType
 NOT_GIVEN = (b"", b"null")
 """Values of an optional field, as sent, that are none."""

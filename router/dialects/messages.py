@@ -13,8 +13,8 @@ import msgspec
 
 from router.core import prompt
 from router.core.prompt import MESSAGE, TEXT, TEXT_MESSAGES, add_json, add_text
-from router.dialects.fields import ABSENT
-from router.dialects.parsed import Parsed, messages_required, model_required
+from router.dialects.fields import ABSENT, SessionFields
+from router.dialects.parsed import Parsed, messages_required
 
 _BILLING = "x-anthropic-billing-header"
 """Claude Code's attribution block: differs in every request, and engines drop it from the prompt."""
@@ -41,7 +41,9 @@ class _Block(msgspec.Struct, gc=False):
     thinking: str | None = None
 
 
-class _Message(msgspec.Struct, gc=False):
+class Message(msgspec.Struct, gc=False):
+    """One message."""
+
     role: str
     content: str | list[_Block] = ""
 
@@ -54,19 +56,18 @@ class _OutputConfig(msgspec.Struct, gc=False):
     effort: str | None = None
 
 
-class _Request(msgspec.Struct, gc=False):
+class MessagesRequest(SessionFields, gc=False):
+    """The body."""
+
     model: str | None = None
-    messages: list[_Message] | None = None
+    messages: list[Message] | None = None
     system: str | list[_Block] | None = None
     stream: bool | None = None
-    max_tokens: int | float | None = None
     tools: msgspec.Raw = ABSENT
     thinking: _Thinking | None = None
     output_config: _OutputConfig | None = None
     chat_template_kwargs: msgspec.Raw = ABSENT
     cache_salt: str | None = None
-    prompt_cache_key: str | None = None
-    session_id: str | None = None
 
 
 class _RawMessage(msgspec.Struct, gc=False):
@@ -77,7 +78,7 @@ class _RawRequest(msgspec.Struct, gc=False):
     messages: list[_RawMessage]
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_decode = msgspec.json.Decoder(MessagesRequest).decode
 _decode_raw = msgspec.json.Decoder(_RawRequest).decode
 
 
@@ -85,15 +86,12 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     """Read a messages request.
 
     Raises:
-        ClientError: No model, or no messages.
+        ClientError: No messages.
         msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
     """
     request = _decode(body)
-    model = request.model
-    if not model:
-        raise model_required()
     messages = request.messages
-    if not messages:
+    if messages is None:
         raise messages_required()
     out: list[bytes] = []
     _add_header(out, request)
@@ -120,16 +118,16 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
                 add_json(out, prompt.RAW, bytes(_decode_raw(body).messages[index].content))
     canonical = b"".join(out)
     return Parsed(
-        model,
+        request.model or "",
         request.cache_salt or "",
         canonical,
         len(canonical),
         request.stream is True,
-        request.prompt_cache_key or request.session_id,
+        request,
     )
 
 
-def _add_header(out: list[bytes], request: _Request) -> None:
+def _add_header(out: list[bytes], request: MessagesRequest) -> None:
     if request.tools is not ABSENT:
         add_json(out, prompt.TOOLS, bytes(request.tools))
     if request.chat_template_kwargs is not ABSENT:

@@ -24,7 +24,6 @@ _MODEL_FIELD = re.compile(
 class _Request(msgspec.Struct, gc=False):
     model: Any = None
     stream: Any = None
-    prompt_cache_key: Any = None
 
 
 _decode = msgspec.json.Decoder(_Request).decode
@@ -44,12 +43,8 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     except msgspec.ValidationError:
         _skip(body)
         return Parsed("")
-    model, key = request.model, request.prompt_cache_key
-    return Parsed(
-        model if isinstance(model, str) else "",
-        stream=request.stream is True,
-        cache_key=key if isinstance(key, str) and key else None,
-    )
+    model = request.model
+    return Parsed(model if isinstance(model, str) else "", stream=request.stream is True)
 
 
 def multipart_model(content_type: bytes, body: bytes | bytearray | memoryview) -> str | None:

@@ -6,14 +6,18 @@ decodes (`fields`), because this is compiled and those cannot be.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from router.core.errors import ClientError
+
+if TYPE_CHECKING:
+    from router.dialects.fields import SessionFields
 
 
 class Parsed:
     """One request as the router sees it."""
 
     __slots__ = (
-        "cache_key",
         "canonical",
         "may_ask_usage",
         "model",
@@ -22,6 +26,7 @@ class Parsed:
         "reads_cache",
         "scope_salt",
         "stream",
+        "told",
         "tokens_known",
     )
 
@@ -32,23 +37,23 @@ class Parsed:
         canonical: bytes = b"",
         prompt_bytes: int = 0,
         stream: bool = False,
-        cache_key: str | None = None,
+        told: SessionFields | None = None,
         previous_response_id: str | None = None,
         tokens_known: int | None = None,
         may_ask_usage: bool = False,
         reads_cache: bool = True,
     ) -> None:
         self.model = model
-        """Model or adapter; empty only for `Api.OTHER`."""
+        """Model or adapter; empty where the body names none."""
         self.scope_salt = scope_salt
         """The client's `cache_salt`: requests of different salts share no cache."""
         self.canonical = canonical
-        """Canonical prompt; the first one's of a batch; empty for `Api.OTHER`."""
+        """Canonical prompt; the first one's of a batch; empty for `Api.OTHER` and where no prompt could be read."""
         self.prompt_bytes = prompt_bytes
         """Length of all canonical prompts of a batch together; `len(canonical)` otherwise."""
         self.stream = stream
-        self.cache_key = cache_key
-        """`prompt_cache_key` or `session_id`: requests that belong together."""
+        self.told: SessionFields | None = told
+        """What it says of the session that it belongs to, for `sessions` to read; None: nothing."""
         self.previous_response_id = previous_response_id
         self.tokens_known = tokens_known
         """Exact prompt tokens, all prompts of a batch together; `None` unless the prompt is token ids."""
@@ -59,8 +64,10 @@ class Parsed:
 
 
 def model_required() -> ClientError:
-    """What a request without a model is answered, in every API."""
-    return ClientError("model: name the model to use", code="model_required", param="model")
+    """What a request without a model is answered, in every API, where the fleet has several."""
+    return ClientError(
+        "model: name the model to use; this fleet serves several", code="model_required", param="model"
+    )
 
 
 def messages_required() -> ClientError:

@@ -14,14 +14,16 @@ from router.core import prompt
 from router.core.errors import ClientError
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json, add_text
 from router.dialects.chat import json_text
-from router.dialects.fields import ABSENT
-from router.dialects.parsed import Parsed, model_required
+from router.dialects.fields import ABSENT, SessionFields
+from router.dialects.parsed import Parsed
 from router.dialects.parts import Part, add_content
 
 _Content = str | list[str | Part] | None
 
 
-class _Item(msgspec.Struct, gc=False):
+class Item(msgspec.Struct, gc=False):
+    """One item of the input."""
+
     type: str | None = None
     role: str | None = None
     content: _Content = None
@@ -38,32 +40,30 @@ class _Reasoning(msgspec.Struct, gc=False):
     effort: str | None = None
 
 
-class _Request(msgspec.Struct, gc=False):
+class ResponsesRequest(SessionFields, gc=False):
+    """The body."""
+
     model: str | None = None
-    input: str | list[_Item] | None = None
+    input: str | list[Item] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     previous_input_messages: msgspec.Raw = ABSENT
     previous_response: msgspec.Raw = ABSENT
     prompt: msgspec.Raw = ABSENT
-    store: bool | None = None
     stream: bool | None = None
-    max_output_tokens: int | float | None = None
     tools: msgspec.Raw = ABSENT
     reasoning: _Reasoning | None = None
     chat_template: str | None = None
     chat_template_kwargs: msgspec.Raw = ABSENT
     mm_processor_kwargs: msgspec.Raw = ABSENT
     cache_salt: str | None = None
-    prompt_cache_key: str | None = None
-    session_id: str | None = None
 
 
 class _RawRequest(msgspec.Struct, gc=False):
     input: list[msgspec.Raw]
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_decode = msgspec.json.Decoder(ResponsesRequest).decode
 _decode_raw = msgspec.json.Decoder(_RawRequest).decode
 
 _CLOSED, _REASONED, _SAID = 0, 1, 2
@@ -75,15 +75,12 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     """Read a responses request.
 
     Raises:
-        ClientError: No model, or no input.
+        ClientError: No input.
         msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
     """
     request = _decode(body)
-    model = request.model
-    if not model:
-        raise model_required()
     value = request.input
-    if not value and not request.previous_response_id and bytes(request.prompt) in (b"", b"null"):
+    if value is None and not request.previous_response_id and bytes(request.prompt) in (b"", b"null"):
         raise ClientError("input: an input is required", code="prompt_required", param="input")
     out: list[bytes] = []
     _add_header(out, request)
@@ -97,17 +94,17 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         _add_items(out, value, body)
     canonical = b"".join(out)
     return Parsed(
-        model,
+        request.model or "",
         request.cache_salt or "",
         canonical,
         len(canonical),
         request.stream is True,
-        request.prompt_cache_key or request.session_id,
+        request,
         request.previous_response_id or None,
     )
 
 
-def _add_header(out: list[bytes], request: _Request) -> None:
+def _add_header(out: list[bytes], request: ResponsesRequest) -> None:
     if request.tools is not ABSENT:
         add_json(out, prompt.TOOLS, bytes(request.tools))
     if request.chat_template:
@@ -128,7 +125,7 @@ def _add_header(out: list[bytes], request: _Request) -> None:
         add_json(out, prompt.HISTORY + b"prompt ", bytes(request.prompt))
 
 
-def _add_items(out: list[bytes], items: list[_Item], body: bytes | bytearray | memoryview) -> None:
+def _add_items(out: list[bytes], items: list[Item], body: bytes | bytearray | memoryview) -> None:
     state = _CLOSED
     for index, item in enumerate(items):
         before = len(out)
@@ -172,7 +169,7 @@ def _add_message(out: list[bytes], role: str, content: _Content, state: int) -> 
     return state | _SAID if assistant else _CLOSED
 
 
-def _add_reasoning(out: list[bytes], item: _Item, state: int) -> int | None:
+def _add_reasoning(out: list[bytes], item: Item, state: int) -> int | None:
     parts: _Content = item.content or (list(item.summary) if item.summary else None)
     texts = (
         [parts]

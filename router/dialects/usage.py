@@ -23,7 +23,8 @@ _COMPLETION: Final = b',"completion_tokens":'
 _DETAILS: Final = b',"prompt_tokens_details":'
 _CACHED: Final = b'{"cached_tokens":'
 _MOST_DIGITS: Final = 16
-_RESPONSE_ID: Final = re.compile(rb'(?<!\\)"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,128})"')
+_RESPONSE_ID: Final = re.compile(rb'(?<!\\)"id"\s*:\s*"([!#-\[\]-~]{1,256})"')
+"""Any id: vLLM takes the client's `request_id` for it."""
 
 
 class Usage:
@@ -103,6 +104,6 @@ def _number(data: bytes, key: bytes, at: int) -> tuple[int, int]:
 
 
 def response_id(data: bytes) -> str | None:
-    """Id of the response object in a body or in a stream's first event."""
+    """Id of the response object in a body or in a stream's first event: the first in either."""
     found = _RESPONSE_ID.search(data)
     return None if found is None else found[1].decode("ascii")

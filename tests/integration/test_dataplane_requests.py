@@ -336,9 +336,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_leaves_nothing_behind
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/metrics", 404),
-        ("POST", "/reset_prefix_cache", 404),
-        ("GET", "/", 404),
+        ("POST", "/reset_prefix_cache", 403),
+        ("POST", "/v1/load_lora_adapter", 403),
+        ("POST", "/v1/%6coad_lora_adapter/", 403),
+        ("POST", "/flush_cache", 404),
         ("POST", "/v1/../reset_prefix_cache", 404),
+        ("GET", "/v1/realtime", 426),
     ],
 )
 def test_only_known_endpoints_are_reached(
@@ -352,14 +355,8 @@ def test_only_known_endpoints_are_reached(
 
 BAD_BODIES: dict[str, bytes] = {
     "malformed": b'{"model": "m", "messages": [',
-    "not an object": b"[]",
-    "wrong type of messages": b'{"model":"m","messages":"hello"}',
-    "wrong type of model": b'{"model":5,"messages":[{"role":"user","content":"x"}]}',
-    "no model": b'{"messages":[{"role":"user","content":"x"}]}',
     "no messages": b'{"model":"m"}',
-    "empty messages": b'{"model":"m","messages":[]}',
     "invalid UTF-8": b'{"model":"m","messages":[{"role":"user","content":"\xff\xfe"}]}',
-    "lone surrogate": b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}',
     "deep nesting": b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":'
     + b"[" * 100_000
     + b"]" * 100_000
@@ -379,6 +376,34 @@ def test_a_bad_body_is_a_400_that_says_what_is_wrong(
     assert error["code"]
     assert error["message"]
     assert upstream.received == []
+
+
+LEFT_TO_ENGINES: dict[str, bytes] = {
+    "not an object": b"[]",
+    "wrong type of messages": b'{"model":"m","messages":"hello"}',
+    "wrong type of model": b'{"model":5,"messages":[{"role":"user","content":"x"}]}',
+    "no model": b'{"messages":[{"role":"user","content":"x"}]}',
+    "empty messages": b'{"model":"m","messages":[]}',
+    "max_tokens as text": b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":"64"}',
+    "stream as text": b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":"true"}',
+    "stream as a number": b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":0}',
+    "session_id as a number": b'{"model":"m","messages":[{"role":"user","content":"x"}],"session_id":4711}',
+    "reasoning as a list": b'{"model":"m","messages":[{"role":"assistant","content":"x","reasoning_content":["a"]}]}',
+    "NaN": b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":NaN}',
+    "lone surrogate": b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}',
+    "byte order mark": b'\xef\xbb\xbf{"model":"m","messages":[{"role":"user","content":"x"}]}',
+    "UTF-16": '{"model":"m","messages":[{"role":"user","content":"x"}]}'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/embeddings"])
+@pytest.mark.parametrize("name", list(LEFT_TO_ENGINES))
+def test_what_an_engine_may_take_reaches_it_byte_for_byte(
+    router: RouterThread, upstream: ScriptedUpstream, name: str, path: str
+) -> None:
+    status, _, _ = router.post(path, LEFT_TO_ENGINES[name])
+    assert status == 200
+    assert upstream.received[0].body == LEFT_TO_ENGINES[name]
 
 
 def test_an_unknown_model_is_a_404_in_the_shape_of_its_api(router: RouterThread) -> None:

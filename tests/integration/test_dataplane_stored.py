@@ -25,7 +25,11 @@ class Keeper(ScriptedUpstream):
             return super()._answer(connection, received)
         self.received.append(received)
         mine = b"resp_%d_%d" % (self.port, len(self.received))
-        if method == b"HEAD":
+        if received.body and b"request_id" in received.body:
+            mine = b"job-%d-7" % self.port
+        if path != b"/v1/responses" and b"%d_" % self.port not in path and b"-%d-" % self.port not in path:
+            connection.send(plain(b'{"error":{"message":"no such response"}}', b"404 Not Found"))
+        elif method == b"HEAD":
             connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n")
         elif path != b"/v1/responses":
             connection.send(plain(json.dumps({"kept_by": self.id, "path": path.decode()}).encode()))
@@ -86,6 +90,27 @@ def test_a_response_is_fetched_cancelled_and_deleted_where_it_was_made(
         }
         assert fetch(router, f"/v1/responses/{response_id}/cancel", "POST")["kept_by"] == replica
         assert fetch(router, f"/v1/responses/{response_id}", "DELETE")["kept_by"] == replica
+    router.assert_at_rest()
+
+
+def test_an_id_of_the_clients_own_choice_is_kept_too(router: RouterThread) -> None:
+    response_id, replica, _ = create(router, request_id="job")
+    assert response_id.startswith("job-")
+    assert fetch(router, f"/v1/responses/{response_id}")["kept_by"] == replica
+
+
+def test_what_no_record_tells_is_asked_of_the_replicas(router: RouterThread, keepers: list[Keeper]) -> None:
+    """As after a restart with the registry in memory: nothing of what engines keep is known."""
+    for keeper in keepers:
+        lost = f"resp_{keeper.port}_before"
+        assert fetch(router, f"/v1/responses/{lost}")["kept_by"] == keeper.id
+        assert fetch(router, f"/v1/responses/{lost}/cancel", "POST")["kept_by"] == keeper.id
+        searches = sum(received.line.startswith(b"GET") for received in keepers[0].received)
+        fetch(router, f"/v1/responses/{lost}")
+        asked = sum(received.line.startswith(b"GET") for received in keepers[0].received)
+        assert asked - searches <= 1, "what was found is remembered"
+        _, where, why = create(router, previous_response_id=f"resp_{keeper.port}_earlier")
+        assert (where, why) == (keeper.id, "pinned")
     router.assert_at_rest()
 
 

@@ -157,7 +157,7 @@ def test_an_object_of_the_models_making_is_not_taken_for_a_report() -> None:
         (b'event: response.created\ndata: {"response": {"id": "resp_1", "output": []}}\n\n', "resp_1"),
         (b'{"previous_response_id":"resp_0","id":"resp_1"}', "resp_1"),
         (b'{"instructions":"say \\"id\\":\\"resp_0\\"","id":"resp_1"}', "resp_1"),
-        (b'{"id":"chatcmpl-1"}', None),
+        (b'{"id":"job-77","object":"response"}', "job-77"),
         (b'{"id":"resp_' + b"a" * 1000 + b'"}', None),
         (b'{"id":"resp_a\\u0062"}', None),
         (b"", None),
