@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT PIP
 ENGINE ?= sim
 ONCE ?=
 
-.PHONY: help setup demo test test-source test-installed test-vllm check format lock bench clean
+.PHONY: help setup demo test test-source test-installed test-vllm test-clients check format lock bench clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -50,6 +50,10 @@ test-installed: $(INSTALLED)
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm --timeout 600 tests/vllm
+
+test-clients: $(INSTALLED)  ## The real SDKs and agents, newest versions from PyPI and npm, through a router (not part of CI)
+	$(BIN)/python -m tests.clients.install
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m clients -rs --timeout 300 tests/clients
 
 check: $(DEPENDENCIES)  ## The gate of every commit: format, lint, types, import contracts, unit tests
 	$(BIN)/ruff format --check .
