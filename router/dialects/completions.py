@@ -70,7 +70,11 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         request,
         None,
         tokens_known,
-        stream and request.stream_options is msgspec.UNSET and bytes(request.n) in ONE and _is_single(value),
+        stream
+        and request.prompt is not None  # not `token_ids`, whose answers have another form
+        and request.stream_options is msgspec.UNSET
+        and bytes(request.n) in ONE
+        and _is_single(value),
         _reads_cache(request),
     )
 

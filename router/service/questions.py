@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import logging
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -147,7 +148,7 @@ class Questions:
         Without a key of the router's own they are believed to take anything.
         """
         own = self._own
-        if own is None or authorization == own:
+        if own is None or hmac.compare_digest(authorization, own):
             return True
         if not authorization:
             return False

@@ -83,6 +83,7 @@ def run(command: Sequence[str | Path], home: Path, stdin: str = "", **variables:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         environ.pop(name, None)
     environ["NO_PROXY"] = "127.0.0.1"
+    environ["PWD"] = str(home)  # some believe it rather than ask where they are
     done = subprocess.run(
         [os.fspath(word) for word in command],
         cwd=home,

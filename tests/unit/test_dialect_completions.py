@@ -103,3 +103,6 @@ def test_the_tokens_of_a_generate_request_are_its_prompt() -> None:
     given = parse(Api.COMPLETIONS, json.dumps({"model": "m", "token_ids": tokens}).encode())
     assert given.canonical == read(tokens).canonical
     assert given.tokens_known == 300
+    streamed = parse(Api.COMPLETIONS, b'{"model": "m", "token_ids": [1], "stream": true}')
+    assert (streamed.stream, streamed.may_ask_usage) == (True, False)
+    assert read([1], stream=True).may_ask_usage
