@@ -16,6 +16,9 @@ from tests.support.router_thread import wait_until
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
+LITELLM_KEY = "sk-" + "0123456789abcdef" * 4
+"""LiteLLM does not start without a key that clients have to know."""
+
 PYTHON_SDKS = """
 import sys, anthropic, openai
 url = sys.argv[1]
@@ -137,16 +140,18 @@ def test_litellm_in_front(through: Through, tmp_path: Path) -> None:
         "HOME": str(tmp_path),
         "NO_PROXY": "*",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MASTER_KEY": LITELLM_KEY,
     }
     with (tmp_path / "log").open("wb") as log:
         proxy = subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: proxy.poll() is not None or status(f"{url}/health/liveliness") == 200, 240)
+        assert proxy.poll() is None, (tmp_path / "log").read_text()[-2000:]
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 8}
         for more in ({}, {"stream": True}):
             data = json.dumps({**body, **more}).encode()
-            headers = {"Content-Type": "application/json", "Authorization": "Bearer none"}
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {LITELLM_KEY}"}
             request = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)
             with urllib.request.urlopen(request, timeout=120) as answer:
                 text = answer.read()
