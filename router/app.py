@@ -106,7 +106,7 @@ class Worker:
             self.tasks,
             latest=lambda: self._membership.latest(),
             clock=clock,
-            api_key=config.health.api_key,
+            api_key=lambda: self.config.health.api_key,
         )
         readiness = Readiness(
             routable=self.fleet.routable,
@@ -192,7 +192,7 @@ class Worker:
                     fan_out=FanOut(
                         self._calls,
                         replicas=lambda: [(r.id, r.url) for r in self.fleet.replicas.values()],
-                        api_key=config.health.api_key,
+                        api_key=lambda: self.config.health.api_key,
                         changed=self._questions.read_models,
                     ),
                     max_body_bytes=config.limits.body_bytes,
@@ -264,6 +264,7 @@ class Worker:
             api_key=health.api_key,
             tls=trusting,
         )
+        self._calls.configure(trusting)
         self._membership.interval_s = health.probe_interval_s
         self._discovery.change(_members(config))
         log.info(

@@ -39,7 +39,7 @@ class FanOut:
         calls: ReplicaCalls,
         *,
         replicas: Callable[[], Sequence[tuple[str, str]]],
-        api_key: str | None,
+        api_key: Callable[[], str | None],
         changed: Callable[[], Awaitable[None]],
     ) -> None:
         """Args:
@@ -68,8 +68,9 @@ class FanOut:
             for name in ("Content-Type", "Authorization", "X-Request-Id")
             if name in request.headers
         }
-        if self._api_key is not None:
-            headers.setdefault("Authorization", f"Bearer {self._api_key}")
+        key = self._api_key()
+        if key is not None:
+            headers.setdefault("Authorization", f"Bearer {key}")
         body = await request.read()
         rows = await asyncio.gather(
             *[self._ask(name, url, request.method, target, headers, body) for name, url in chosen]

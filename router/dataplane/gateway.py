@@ -138,6 +138,8 @@ class Gateway:
         self.early_heads = config.headers.early
         self.deaths.memory_s = config.health.deadly_request_s
         self.ask_usage = config.feedback.ask_usage
+        self.cors = Cors(config.cors) if config.cors.allowed_origins else None
+        self.unlisted_models = config.health.unlisted_models
         self._upstream_tls = upstream_tls
         trusted = config.access_log.trusted_proxies
         self._proxies = TrustedProxies(trusted) if trusted else None
@@ -339,6 +341,12 @@ class Gateway:
             )
         return msgspec.json.encode(anthropic_model(name, card) if head.anthropic else card)
 
+    def client_of(self, peer: bytes, head: RequestHead) -> str:
+        """Who sent a request, as the access log has it."""
+        if self._proxies is not None:
+            return self._proxies.client(peer, head.forwarded_for)
+        return peer.decode()
+
     def server_load(self) -> int:
         """Requests under way in the fleet, other routers' included as far as they tell."""
         return sum(replica.in_flight + replica.foreign_in_flight for replica in self.fleet.replicas.values())
@@ -441,9 +449,7 @@ class Gateway:
                 completion_tokens,
             )
         if self.access_log is not None:
-            client = exchange.client.peer.decode()
-            if self._proxies is not None:
-                client = self._proxies.client(exchange.client.peer, request.head.forwarded_for)
+            client = self.client_of(exchange.client.peer, request.head)
             members = b""
             if self.log_fingerprints is not None and shape is not None:
                 members = self.log_fingerprints.members(shape)

@@ -281,7 +281,7 @@ class Tunnel(asyncio.Protocol):
                 AccessEntry(
                     time=gateway.clock() - duration_s,
                     request_id=self._request_id.decode("latin-1"),
-                    client=self._client.peer.decode(),
+                    client=gateway.client_of(self._client.peer, self._head),
                     method="GET",
                     path=self._head.path.decode("latin-1"),
                     api=Api.OTHER,

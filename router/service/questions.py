@@ -44,7 +44,7 @@ class Questions:
         *,
         latest: Callable[[], Mapping[ReplicaId, ProbeResult]],
         clock: Callable[[], float],
-        api_key: str | None,
+        api_key: Callable[[], str | None],
     ) -> None:
         """Args:
         latest: What the last probe of each replica showed.
@@ -57,7 +57,7 @@ class Questions:
         self._tasks = tasks
         self._latest = latest
         self._clock = clock
-        self._own = b"Bearer " + api_key.encode() if api_key is not None else None
+        self._api_key = api_key
         self._waiting: list[Callable[[], None]] = []
         self._searching = False
         self._next_s = 0.0
@@ -147,8 +147,8 @@ class Questions:
 
         Without a key of the router's own they are believed to take anything.
         """
-        own = self._own
-        if own is None or hmac.compare_digest(authorization, own):
+        own = self._api_key()
+        if own is None or hmac.compare_digest(authorization, b"Bearer " + own.encode()):
             return True
         if not authorization:
             return False

@@ -75,7 +75,7 @@ class Place:
             self.tasks,
             latest=lambda: latest,
             clock=lambda: 2.0,
-            api_key=api_key,
+            api_key=lambda: api_key,
         )
 
     async def found(self, authorization: bytes = b"") -> ReplicaId | None:

@@ -16,14 +16,18 @@ from router.ports import CallAnswer, CallError
 class HttpCalls:
     """Implements `router.ports.ReplicaCalls`."""
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | bool) -> None:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
+
+    def configure(self, tls: ssl.SSLContext | bool) -> None:
+        """Trust these certificates from the next call on."""
+        self._tls = tls
 
     async def start(self) -> None:
         """Make the client; connects to nobody."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._tls or True),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "warmroute", "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(total=None),
@@ -51,7 +55,7 @@ class HttpCalls:
             raise RuntimeError("called before start or after stop")
         try:
             async with self._session.request(
-                method, url + target, headers=headers, data=body or None, allow_redirects=False
+                method, url + target, headers=headers, data=body or None, allow_redirects=False, ssl=self._tls
             ) as response:
                 read = bytearray()
                 while len(read) < limit_bytes and (piece := await response.content.read(64 << 10)):
