@@ -25,9 +25,19 @@ NOBODY = MESSAGE.replace(b'"m"', b'"nobody"')
 VERSION = b"Anthropic-Version: 2023-06-01\r\n"
 
 
+class KeepsNothing(ScriptedUpstream):
+    """A replica that has no response when the router asks for one."""
+
+    def _answer(self, connection: Connection, received: Received) -> bool:
+        if received.line.startswith(b"GET /v1/responses/"):
+            connection.send(plain(b'{"error":{"message":"no such response"}}', b"404 Not Found"))
+            return True
+        return super()._answer(connection, received)
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as started:
+    with KeepsNothing() as started:
         yield started
 
 
@@ -70,7 +80,7 @@ def values(fields: list[tuple[str, str]], name: str) -> list[str]:
 
 
 ERRORS = [
-    (request(b"GET /v1/nothing", fields=VERSION), 404, "not_found_error"),
+    (request(b"GET /nothing", fields=VERSION), 404, "not_found_error"),
     (request(b"POST /elsewhere", MESSAGE, VERSION), 404, "not_found_error"),
     (request(b"GET /v1/chat/completions", fields=VERSION), 405, "invalid_request_error"),
     (request(b"GET /v1/models/nobody", fields=VERSION), 404, "not_found_error"),
