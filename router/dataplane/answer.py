@@ -48,7 +48,7 @@ _CACHED_HEAD_BYTES: Final = 2048
 class AnswerHead:
     """Status and what is passed on of the fields."""
 
-    __slots__ = ("coding", "event_stream", "length_bytes", "lines", "names_request", "status")
+    __slots__ = ("coding", "event_stream", "length_bytes", "lines", "status")
 
     def __init__(
         self,
@@ -68,8 +68,10 @@ class AnswerHead:
         """Whether its events can be read: a coded stream passes as it comes, like any bytes."""
         self.coding = coding
         """Content coding of the body; empty without one."""
-        self.names_request = b"\nrequest-id:" in b"\n" + lines.lower()
-        """Whether a `request-id` is among them."""
+
+    def names_request(self) -> bool:
+        """Whether a `request-id` is among the fields."""
+        return (b"\n" + self.lines.lower()).find(b"\nrequest-id:") >= 0
 
     def rendered(self, added: bytes) -> bytes:
         """Status line, fields and the router's own lines; no framing, no end of the head."""

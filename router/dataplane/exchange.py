@@ -801,7 +801,7 @@ class Exchange:
     def _own_lines(self, head: AnswerHead, decision: Decision) -> bytes:
         """Header lines that say who answered and why."""
         ids = self.request_id
-        if self._request.head.anthropic and not head.names_request:
+        if self._request.head.anthropic and not head.names_request():
             ids = b"%b\r\nrequest-id: %b" % (ids, ids)
         if not self._gateway.explain_headers:
             return b"x-request-id: %b\r\n" % ids
