@@ -16,7 +16,7 @@ from typing import Final
 from router.core.cost import CostParameters, CostTerms
 from router.core.health import Health, HealthParameters, ReplicaState
 from router.core.learning.speed import SpeedEstimate
-from router.core.learning.stretch import Stretch
+from router.core.learning.stretch import WAY_S, Stretch
 from router.core.outliers import ErrorRate
 from router.core.residency import Residency
 from router.core.survival import Survival
@@ -26,13 +26,6 @@ RESERVED: Final = 0
 STARTED: Final = 1
 SETTLED: Final = 2
 
-WAY_S: Final = 0.005
-"""From the router to an engine and back, event loops included: of the machine. Also what is left, at most, of a prefill
-that should have ended."""
-
-STREAMED_S: Final = 0.005
-"""An answer that goes on for so long after its first byte was passed on as it was made. Of the machine, not of the
-engine: what is passed on as a whole comes within one or two turns of an event loop."""
 MOST_STREAMED: Final = 8
 LEAST_STREAMED: Final = 4
 """Bounds of the trust that a replica streams: below the lower one, where it also begins, no request waits for it."""
@@ -382,7 +375,7 @@ class Replica:
 
     def note_streamed(self, after_s: float) -> None:
         """An answer that should be streamed ended so long after its first byte."""
-        if after_s >= STREAMED_S:
+        if after_s >= WAY_S:  # what is passed on as a whole comes within a turn or two of an event loop
             if self.streamed < MOST_STREAMED:
                 self.streamed += 1
         elif self.streamed:

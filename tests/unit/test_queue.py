@@ -8,8 +8,9 @@ from router.core.cost import CostParameters
 from router.core.errors import NotFoundError, RouterError
 from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
 from router.core.health import FailureReason
+from router.core.learning.stretch import WAY_S
 from router.core.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
-from router.core.replica import MOST_STREAMED, WAY_S
+from router.core.replica import MOST_STREAMED
 from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
 

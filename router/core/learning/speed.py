@@ -20,7 +20,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from router.core.learning.stretch import Stretch
+from router.core.learning.stretch import WAY_S, Stretch
 
 WINDOW: Final = 32
 
@@ -28,9 +28,8 @@ NEWER: Final = 0.944
 """What each stretch counts of the next newer one: half as much twelve stretches later."""
 
 RELATIVE_NOISE: Final = 0.2
-NOISE_S: Final = 0.005
-"""How far an honest stretch may lie from what the formula says: what a step's grain and neighbours do to it; and
-event loops and the network, which are no faster with a faster engine."""
+"""How far an honest stretch may lie from what the formula says, `WAY_S` besides: what a step's grain and neighbours do
+to it."""
 
 OUTLIER: Final = 2.0
 """Times that noise at which a stretch counts half."""
@@ -57,9 +56,6 @@ COMMON_STRETCHES: Final = 2.0
 INTERFERENCE_TOKENS: Final = 4.0
 """Order of magnitude of a decoding request's share of a step, in prompt tokens: 30 us of work and 8,000 tokens of
 context read at 3 TB/s, where a token takes 125 us."""
-
-LEAST_BASE_S: Final = 0.005
-"""Unit in which base is estimated where less is seen: what the machines in between take."""
 
 RESTART_WEIGHT: Final = 0.25
 """What a stretch before the engine's restart counts: most come back as they were, some on other hardware."""
@@ -177,8 +173,8 @@ class SpeedEstimate:
         prior_s = unit_s if common is None else common.token_s
         prior_base_s = 0.0 if common is None else common.base_s
         base_unit_s = least_s if common is None else common.base_s
-        if base_unit_s < LEAST_BASE_S or base_unit_s >= 1e9:
-            base_unit_s = LEAST_BASE_S
+        if base_unit_s < WAY_S or base_unit_s >= 1e9:
+            base_unit_s = WAY_S
         interference_unit_s = INTERFERENCE_TOKENS * unit_s
         prior_interference_s = interference_unit_s if common is None else common.interference_s
         token, base, interference = (
@@ -207,7 +203,7 @@ class SpeedEstimate:
                 xi = stretch.running * interference_unit_s
                 y = stretch.end_s - stretch.start_s
                 expected = base * xb + token * xt + interference * xi
-                noise = NOISE_S + RELATIVE_NOISE * expected
+                noise = WAY_S + RELATIVE_NOISE * expected
                 off = (y - expected) / (noise * OUTLIER)
                 weight = weights[index] / (1.0 + off * off)
                 counted += weight

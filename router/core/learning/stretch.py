@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from typing import Final
 
-GROUP_S: Final = 0.005
-"""First bytes closer together than this come from one engine step."""
+WAY_S: Final = 0.005
+"""From the router to an engine and back, event loops included: of the machines, not of the engine's speed. What differs
+by less is taken for the same moment."""
 
 ENOUGH_TOKENS: Final = 4096
 """A stretch that has so much ends with the next step, though prompts are waiting."""
@@ -102,7 +103,9 @@ class Stretch:
 
     def ends_before(self, now_s: float) -> bool:
         """Whether a first byte at this time begins another one."""
-        return self.expected_tokens >= ENOUGH_TOKENS and now_s - self.end_s > GROUP_S
+        return (
+            self.expected_tokens >= ENOUGH_TOKENS and now_s - self.end_s > WAY_S
+        )  # else they come from one engine step
 
     def put_behind(self, tokens: float) -> None:
         """Other routers' prompts are computed first."""
