@@ -397,6 +397,7 @@ class Fleet:
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
         replica.dequeue(decision, now_s, heard=computed)
+        self._believe_first(replica)
         if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
             self.moved()
         replica.refresh()
@@ -421,6 +422,13 @@ class Fleet:
             learner.answered(
                 decision, shape, self._eligibility.models, prompt_tokens, cached_tokens, output_tokens
             )
+            self._believe_first(decision.replica)
+
+    def _believe_first(self, replica: Replica) -> None:
+        """The fleet's first measurements do not wait for the tick: at a hundred times the speed it would be late."""
+        learner = self._learner
+        if learner is not None and not learner.believes and replica.speed.fresh:
+            learner.believe(self._replicas.values())
 
     def confirm(
         self, decision: Decision, cached_tokens: int | None, output_tokens: int | None, now_s: float

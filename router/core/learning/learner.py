@@ -65,6 +65,8 @@ class Learner:
 
     def __init__(self, parameters: LearningParameters) -> None:
         self._parameters = parameters
+        self.believes = False
+        """Whether anything measured has replaced the settings."""
         self._due: dict[Replica, None] = {}
         """Estimates to renew, longest due first."""
         self.models: dict[str, ModelAnswers] = {}
@@ -157,7 +159,8 @@ class Learner:
             else:
                 replica.speed.fit(known.get(replica.models))
         for group in fellows.values():
-            _weigh(group)
+            if _weigh(group):
+                self.believes = True
 
 
 def _common(group: list[Replica]) -> Common | None:
@@ -172,11 +175,11 @@ def _common(group: list[Replica]) -> Common | None:
     )
 
 
-def _weigh(group: list[Replica]) -> None:
-    """Set what is believed of replicas that serve the same models."""
+def _weigh(group: list[Replica]) -> bool:
+    """Set what is believed of replicas that serve the same models. False while too little was shown."""
     common = _common(group)
     if common is None:
-        return
+        return False
     heard = 0
     for replica in group:
         heard += replica.speed.count - replica.speed.heard_count
@@ -203,6 +206,7 @@ def _weigh(group: list[Replica]) -> None:
             _between(common.interference_s, speed.interference_s, base_chance, left),
             LEAST_CHANGE_RATIO,
         )
+    return True
 
 
 def _between(common: float, own: float, chance: float, left: float) -> float:
