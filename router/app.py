@@ -480,6 +480,7 @@ def _cost_parameters(policy: PolicyConfig) -> CostParameters:
         crowd_requests=policy.crowd_requests,
         tie_ratio=policy.tie_ratio,
         bounded_load_factor=policy.bounded_load_factor,
+        shared_step_tokens=policy.shared_step_tokens,
     )
 
 

@@ -92,6 +92,11 @@ class PolicyConfig:
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
     """With no warm replica the ring decides, but gives no replica more than this multiple of the mean load."""
+    shared_step_tokens: Annotated[float, Range(0.0, 1e9)] = 0.0
+    """What the replicas were started with as `--long-prefill-token-threshold` (vLLM; with its `-adaptive` form too, and
+    best with both): the least part of an engine's step that a long prompt gets while others are there. Then short
+    prompts are sent past a long one that is being computed instead of waiting for its end. 0: engines compute prompts
+    one after the other."""
     attention_context_tokens: Annotated[float, Range(0.0, 1e9)] = 32_000.0
     """Mean context, in tokens, at which attention makes a token's prefill take twice as long: 32,000 for an 8B model
     with full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""

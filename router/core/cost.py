@@ -48,6 +48,9 @@ class CostParameters:
     prefill) are equal: then the fewest requests in flight decide, then the ring."""
     bounded_load_factor: float = 1.25
     """Requests in flight, as a multiple of the mean, beyond which the ring's preference does not count."""
+    shared_step_tokens: float = 0.0
+    """Least part of a step, in prompt tokens, that an engine gives a long prompt while others are there (vLLM's
+    `--long-prefill-token-threshold`); 0: it computes prompts one after the other."""
     default_block_tokens: int = 16
     """Cache block of a replica that has not told its own (vLLM's default)."""
 
@@ -63,6 +66,7 @@ class CostParameters:
             "eviction_weight",
             "crowd_weight",
             "tie_ratio",
+            "shared_step_tokens",
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

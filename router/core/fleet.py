@@ -19,7 +19,7 @@ from router.core.fingerprint import GRID
 from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
 from router.core.learning.learner import Learner
-from router.core.overlap import Uses, gap_tokens, note_ages, overlaps, tokens_at, uses
+from router.core.overlap import Uses, gap_tokens, last_used_s, note_ages, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.returns import Returns
@@ -193,7 +193,15 @@ class Fleet:
         held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, held, view)
         tokens = held.get(replica, 0)
-        if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0:
+        if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or (
+            replica.shared_tokens > 0.0
+            and replica.lets_pass(
+                now_s,
+                replica.prefill_s(shape.prompt_tokens, tokens),
+                last_used_s(records, replica.incarnation) if tokens else -inf,
+                ahead_tokens,
+            )
+        ):
             view.turn += 1
             return self._reserve(replica, kind, tokens, shape, now_s, records, held)
         replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
@@ -206,13 +214,15 @@ class Fleet:
             replica.planned_s = 0.0
 
     def any_free(self, model: str, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> bool:
-        """Whether any eligible replica is free (`Replica.free_in_s`).
+        """Whether any eligible replica is free (`Replica.free_in_s`), or lets a short prompt pass a long one.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         for replica in self._eligibility.view(model).members:
-            if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0:
+            if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or replica.lets_pass(
+                now_s, 0.0, -inf, ahead_tokens
+            ):
                 return True
         return False
 

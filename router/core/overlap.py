@@ -99,6 +99,17 @@ def tokens_at(shape: RequestShape, depth_bytes: int) -> int:
     return tokens if tokens < shape.prompt_tokens else shape.prompt_tokens - 1
 
 
+def last_used_s(records: Records | None, incarnation: Incarnation | None) -> float:
+    """When the deepest of what the records say of one replica was last sent there; minus infinity if nothing was."""
+    if records:
+        for record in reversed(records):
+            if record is not None:
+                for holder, used_s in record:
+                    if holder == incarnation:
+                        return used_s
+    return -inf
+
+
 def note_ages(
     shape: RequestShape, records: Records, grid: tuple[int, ...], now_s: float, returns: Returns
 ) -> None:

@@ -189,7 +189,9 @@ class HoldQueue:
             wait_s = fleet.next_free_s(now_s, ahead_tokens, behind_s)
             self._due_s = now_s + (wait_s if wait_s < MOST_TIMER_S else MOST_TIMER_S)
         else:
-            if freed.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0:
+            if freed.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or freed.lets_pass(
+                now_s, 0.0, -inf, ahead_tokens
+            ):
                 answers = self._look(now_s)
             wait_s = freed.free_in_s(now_s, ahead_tokens, behind_s)
             if 0.0 < wait_s < self._due_s - now_s:

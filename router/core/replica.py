@@ -18,7 +18,7 @@ from router.core.health import Health, HealthParameters, ReplicaState
 from router.core.learning.speed import SpeedEstimate
 from router.core.learning.stretch import WAY_S, Stretch
 from router.core.outliers import ErrorRate
-from router.core.residency import Residency
+from router.core.residency import STALE_S, Residency
 from router.core.survival import Survival
 from router.core.types import DecisionKind, Incarnation, ReplicaId
 
@@ -26,6 +26,8 @@ RESERVED: Final = 0
 STARTED: Final = 1
 SETTLED: Final = 2
 
+LONG_RATIO: Final = 2.0
+"""A prompt is passed only by those of less than this part of what is left of it."""
 MOST_STREAMED: Final = 8
 LEAST_STREAMED: Final = 4
 """Bounds of the trust that a replica streams: below the lower one, where it also begins, no request waits for it."""
@@ -78,6 +80,7 @@ class Replica:
         "price",
         "queue",
         "residency",
+        "shared_tokens",
         "silent",
         "since_s",
         "speed",
@@ -143,6 +146,8 @@ class Replica:
         """What was learned of it; what is believed is below."""
         self.planned_s = 0.0
         """Prefill time of requests held at the router and meant for it; only while they are looked through."""
+        self.shared_tokens = cost.shared_step_tokens
+        """`CostParameters.shared_step_tokens`."""
         self.awaited_tokens = 0
         """Uncached tokens of the streamed requests in `queue`: their first byte tells when their prefill is over."""
         self.streamed = LEAST_STREAMED
@@ -268,6 +273,51 @@ class Replica:
                 work_s -= elapsed_s if elapsed_s < most_s else most_s
         return work_s + self.planned_s
 
+    def wait_for_s(self, now_s: float, own_s: float) -> float:
+        """Expected time until a prompt of so much prefill can be computed.
+
+        Where the engine shares its steps, each prompt ahead takes about as much of them as this one, or its least
+        part of a step, until this one is done; else all of it.
+        """
+        whole_s = self.wait_s(now_s)
+        shared_tokens = self.shared_tokens
+        if shared_tokens <= 0.0 or whole_s <= 0.0:
+            return whole_s
+        part_s = shared_tokens * self.wait_token_s
+        if part_s < own_s:
+            part_s = own_s
+        foreign_s = self.foreign_work_s
+        wait_s = self.planned_s + (foreign_s if foreign_s < part_s else part_s)
+        elapsed_s = now_s - self.since_s
+        for prefill_s in self.queue.values():
+            left_s = prefill_s - elapsed_s if elapsed_s > 0.0 else prefill_s
+            elapsed_s = 0.0  # the first alone has begun
+            if left_s > 0.0:
+                wait_s += left_s if left_s < part_s else part_s
+        return wait_s if wait_s < whole_s else whole_s
+
+    def lets_pass(self, now_s: float, own_s: float, used_s: float, ahead_tokens: float) -> bool:
+        """Whether a prompt held for it may be sent though it is not free, past much longer ones.
+
+        Only where the engine shares its steps, one such prompt at a time: what else is ahead is counted as in
+        `free_in_s`. Not if what is believed to be cached of it was last sent (`used_s`) with one of those that wait: it
+        is still to be computed, and would be computed twice.
+        """
+        shared_tokens = self.shared_tokens
+        if shared_tokens <= 0.0 or not self.queue or self.foreign_awaited_tokens > 0:
+            return False
+        long_s = LONG_RATIO * own_s + shared_tokens * self.wait_token_s
+        short_s = 0.0
+        elapsed_s = now_s - self.since_s
+        for decision, prefill_s in self.queue.items():
+            if -WAY_S <= decision.reserved_s - used_s <= STALE_S:
+                return False
+            left_s = prefill_s - elapsed_s if elapsed_s > 0.0 else prefill_s
+            elapsed_s = 0.0
+            if 0.0 < left_s < long_s:
+                short_s += left_s
+        return short_s <= ahead_tokens * self.wait_token_s + WAY_S
+
     def enqueue(self, decision: Decision, prefill_s: float, now_s: float) -> None:
         """A prompt was sent."""
         queue = self.queue
@@ -317,10 +367,14 @@ class Replica:
     def dequeue(self, decision: Decision, now_s: float, heard: bool = False) -> None:
         """A prompt was prefilled, or given up; a no-op if it is not in the queue. `heard`: its first byte is there."""
         queue = self.queue
-        prefill_s = queue.pop(decision, None)
-        if prefill_s is None:
+        if decision not in queue:
             return
-        self.since_s = now_s
+        first = next(iter(queue)) is decision
+        prefill_s = queue.pop(decision)
+        if first:
+            self.since_s = now_s
+        elif self.since_s + prefill_s < now_s:
+            self.since_s += prefill_s  # it was computed beside the first, which is as much later
         stretch = self.stretch
         assert stretch is not None
         if decision.streams:
@@ -329,7 +383,7 @@ class Replica:
             self.silent -= 1
             stretch.spoiled = True
         elif heard:
-            if stretch.ends_before(now_s):
+            if first and stretch.ends_before(now_s):
                 if stretch.close():
                     self.speed.observe(stretch)
                 stretch = self.stretch = Stretch(stretch.end_s, False, self.in_flight - self.waiting)
@@ -408,7 +462,7 @@ class Replica:
         prefill_s = self.prefill_s(prompt_tokens, held_tokens)
         return CostTerms(
             base_s=self.base_latency_s,
-            wait_s=self.wait_s(now_s),
+            wait_s=self.wait_for_s(now_s, prefill_s),
             running_s=self.running * self.interference_s,
             crowding_s=self.crowd_s * crowd_scale,
             prefill_s=prefill_s,

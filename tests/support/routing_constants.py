@@ -66,6 +66,10 @@ SETTINGS: dict[str, dict[str, Row]] = {
             "mean load",
             "beyond it the ring's first choice of a cold prompt does not count",
         ),
+        "shared_step_tokens": (
+            "engine",
+            "least part of a step that a long prompt gets while others are there",
+        ),
         "default_block_tokens": ("engine", "cache block of an engine that does not tell (no setting)"),
         "bytes_per_token": ("model", "length of a token until answers tell"),
     },
@@ -85,6 +89,10 @@ ROWS: dict[str, Row] = {
     "queue.MAX_LOOKED_AT": ("machine", "held requests looked through at once"),
     "queue.STAGGER_S": ("machine", "how much later for each router that goes before"),
     "queue.MOST_STAGGERED": ("routers", "at most so many"),
+    "replica.LONG_RATIO": (
+        "own prefill",
+        "a prompt passes those of which more than so many times it is left",
+    ),
     "replica.MOST_STREAMED": ("answers", "most trust in that"),
     "replica.LEAST_STREAMED": ("answers", "least trust at which requests wait for a first byte"),
     "replica.DOUBTED_RATIO": ("prefill", "first bytes so late are not waited for at that trust"),

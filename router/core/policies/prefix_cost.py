@@ -63,12 +63,12 @@ class PrefixCost:
         least = second = inf
         for replica in pool:
             held = overlaps.get(replica, 0) if overlaps else 0
-            price = replica.price + queued
+            own_s = replica.prefill_s(tokens, held)
             cost = (
                 replica.delay_s
-                + replica.wait_s(now_s)
+                + replica.wait_for_s(now_s, own_s)
                 + replica.crowd_s * crowd_scale
-                + price * replica.prefill_s(tokens, held)
+                + (replica.price + queued) * own_s
             )
             costs.append(cost)
             if cost < least:

@@ -1,0 +1,108 @@
+"""Short prompts that are sent past a long one, where the engine shares its steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from loadtest.simulate.simulation import FleetConfig, simulate
+from loadtest.simulate.warm import warm
+from loadtest.simulate.workload import Session, Turn, Workload
+from router.core.cost import CostParameters
+from router.core.fleet import Decision
+from router.core.queue import HoldParameters, HoldQueue, Ticket
+from router.core.replica import MOST_STREAMED
+from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
+from tests.support.fleet_simulation import ready_fleet
+
+SHARING = CostParameters(attention_context_tokens=0.0, shared_step_tokens=1024.0)
+ALONE = replace(SHARING, shared_step_tokens=0.0)
+
+
+def prompt(tokens: int, rungs: int = 0) -> RequestShape:
+    return RequestShape("m", [FingerprintHash(n + 1) for n in range(rungs)], tokens * 4, tokens, 1, 1, True)
+
+
+BEGUN_S = 100.0
+
+
+class World:
+    """One replica of 8,000 tokens a second that computes a prompt of 80,000, and a queue before it."""
+
+    def __init__(self, parameters: CostParameters) -> None:
+        self.fleet = ready_fleet(1, parameters=parameters)
+        self.replica = self.fleet.replicas[ReplicaId("r0")]
+        self.replica.streamed = MOST_STREAMED
+        self.queue = HoldQueue(self.fleet, HoldParameters())
+        self.granted: list[object] = []
+        assert isinstance(self.offer(80_000, BEGUN_S), Decision)
+
+    def offer(self, tokens: int, now_s: float, records: Records | None = None) -> Decision | Ticket:
+        shape = prompt(tokens, len(records) if records else 0)
+        return self.queue.offer(shape, records, now_s, self.granted.append)
+
+
+def test_a_short_prompt_passes_a_long_one_only_where_the_engine_shares_its_steps() -> None:
+    assert isinstance(World(SHARING).offer(800, BEGUN_S + 1.0), Decision)
+    assert isinstance(World(ALONE).offer(800, BEGUN_S + 1.0), Ticket)
+
+
+def test_one_short_prompt_passes_at_a_time() -> None:
+    world = World(SHARING)
+    first = world.offer(800, BEGUN_S + 1.0)
+    assert isinstance(first, Decision)
+    assert isinstance(world.offer(800, BEGUN_S + 1.0), Ticket), "800 tokens are ahead besides the long prompt"
+    world.fleet.started(first, BEGUN_S + 1.4)
+    world.queue.release(BEGUN_S + 1.4, world.replica)
+    assert len(world.granted) == 1
+
+
+def test_a_prompt_of_more_than_half_of_what_is_left_does_not_pass() -> None:
+    # 9.5 s on, 4,000 of the 80,000 tokens are left. Long is what has more than twice as many left, and a part of a step.
+    world = World(SHARING)
+    assert isinstance(world.offer(1_400, BEGUN_S + 9.5), Decision)
+    assert isinstance(World(SHARING).offer(1_500, BEGUN_S + 9.5), Ticket)
+
+
+def test_what_may_still_be_computed_is_waited_for() -> None:
+    for used_s, goes in ((-5.0, True), (0.0, False), (-0.25, False), (0.9, True)):
+        records: Records = [((Incarnation(1), BEGUN_S + used_s),)] * 4
+        answer = World(SHARING).offer(800, BEGUN_S + 1.0, records)
+        assert isinstance(answer, Decision) == goes, "registries note a use anew after a quarter of a second"
+
+
+def test_what_is_ahead_costs_a_short_prompt_no_more_than_its_own_length_or_a_part_of_a_step() -> None:
+    replica = World(SHARING).replica
+    assert replica.wait_for_s(BEGUN_S + 1.0, 0.5) == pytest.approx(0.5)
+    assert replica.wait_for_s(BEGUN_S + 1.0, 0.01) == pytest.approx(1024 / 8000)
+    assert replica.wait_for_s(BEGUN_S + 1.0, 60.0) == pytest.approx(9.0)
+    assert World(ALONE).replica.wait_for_s(BEGUN_S + 1.0, 0.5) == pytest.approx(9.0)
+    assert not World(ALONE).replica.lets_pass(BEGUN_S + 1.0, 0.0, -inf, 512.0)
+
+
+def test_in_an_engine_that_shares_its_steps_warm_turns_do_not_wait_for_long_prompts() -> None:
+    def warm_turns_s(shared_step_tokens: float) -> tuple[float, float]:
+        # A conversation of 40 turns every second, and a prompt of 60,000 tokens every 12 s, on one replica.
+        talk = [Turn(f"t{n}", 2048 + 256 * n, 8, tuple(range(1, 9 + n)), 1.0, -1) for n in range(40)]
+        long = [Session(2.0 + 12.0 * n, [Turn(f"l{n}", 60_000, 8, (), 0.0, -2 - n)]) for n in range(4)]
+        fleet = FleetConfig(
+            1,
+            500_000,
+            max_num_batched_tokens=2048,
+            long_prefill_token_threshold=1024,
+            long_prefill_token_threshold_adaptive=True,
+        )
+        parameters = CostParameters(shared_step_tokens=shared_step_tokens)
+        run = simulate(
+            Workload("w", 256, [Session(0.0, talk), *long]), fleet, warm("prefix-cost", parameters)
+        )
+        turns = [s.ttft_s for s in run.served if s.turn.id.startswith("t")]
+        cold = [s.ttft_s for s in run.served if s.turn.id.startswith("l")]
+        return sum(turns) / len(turns), max(cold)
+
+    held_s, alone_s = warm_turns_s(0.0)
+    passing_s, passed_s = warm_turns_s(1024.0)
+    assert passing_s < 0.6 * held_s
+    assert passed_s < 1.5 * alone_s
