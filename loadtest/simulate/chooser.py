@@ -28,6 +28,8 @@ class Site:
     rng: Random
     feedback: bool = True
     """Whether a router that can learn from reports of cached tokens does."""
+    shared_step_tokens: int = 0
+    """The engines' `--long-prefill-token-threshold`, as an operator would say it."""
 
     @property
     def replicas(self) -> int:

@@ -96,6 +96,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--prefill-tokens-per-s", type=float, default=StepTime().prefill_tokens_per_s)
     fleet.add_argument("--decode-step-s", type=float, default=StepTime().decode_step_s)
     fleet.add_argument(
+        "--max-num-batched-tokens",
+        type=_positive,
+        default=FleetConfig().max_num_batched_tokens,
+        metavar="N",
+        help="tokens that an engine's step computes at most (default %(default)s)",
+    )
+    fleet.add_argument(
         "--long-prefill-token-threshold",
         type=int,
         default=0,
@@ -291,6 +298,7 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
         prior_ratio=arguments.prior_ratio,
         speed=arguments.speed,
         changes=tuple(arguments.speed_change),
+        max_num_batched_tokens=arguments.max_num_batched_tokens,
         long_prefill_token_threshold=arguments.long_prefill_token_threshold,
         long_prefill_token_threshold_adaptive=arguments.long_prefill_token_threshold_adaptive,
         scheduling_policy=arguments.scheduling_policy,

@@ -178,6 +178,7 @@ def simulate(
         fleet.prefill_prior,
         Random(fleet.seed),
         fleet.feedback,
+        fleet.long_prefill_token_threshold,
     )
     chooser = make_chooser(site)
     clock = _Clock(workload.at_speed(fleet.speed), fleet, engines, chooser)

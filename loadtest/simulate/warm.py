@@ -27,13 +27,14 @@ LEARNING = LearningParameters()
 
 
 def told(site: Site) -> CostParameters:
-    """The defaults, with the site's prior: a prefill rate, and a first byte as many times sooner."""
+    """The defaults, with the site's prior (a prefill rate, and a first byte as many times sooner) and step sharing."""
     usual = CostParameters()
     faster = site.prefill_tokens_per_s / usual.prefill_tokens_per_s
     return replace(
         usual,
         prefill_tokens_per_s=site.prefill_tokens_per_s,
         base_latency_s=usual.base_latency_s / faster,
+        shared_step_tokens=float(site.shared_step_tokens),
     )
 
 

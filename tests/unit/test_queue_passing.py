@@ -60,7 +60,7 @@ def test_one_short_prompt_passes_at_a_time() -> None:
 
 
 def test_a_prompt_of_more_than_half_of_what_is_left_does_not_pass() -> None:
-    # 9.5 s on, 4,000 of the 80,000 tokens are left. Long is what has more than twice as many left, and a part of a step.
+    # 9.5 s on, 4,000 of the 80,000 tokens are left. Long is what has twice as many left, and a part of a step.
     world = World(SHARING)
     assert isinstance(world.offer(1_400, BEGUN_S + 9.5), Decision)
     assert isinstance(World(SHARING).offer(1_500, BEGUN_S + 9.5), Ticket)
