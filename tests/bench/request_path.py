@@ -1,11 +1,13 @@
 """CPU time of the router's own code for one proxied request: everything but the kernel and the event loop.
 
-    python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile | --instructions] [--policy prefix-cost]
+    python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile | --instructions [--chunks]]
+        [--policy prefix-cost]
 
 Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes
 go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine;
 compare two figures of one run. `--instructions` counts what valgrind's callgrind sees executed instead, which no other
-work on the machine changes: the difference of two runs, so without the start. Bodies are like those of the overhead
+work on the machine changes: the difference of two runs, so without the start; with `--chunks` of one chunk of a stream
+instead of one request. Bodies are like those of the overhead
 benchmark: three quarters of each are one of 16 shared system prompts.
 """
 
@@ -15,11 +17,13 @@ import argparse
 import asyncio
 import cProfile
 import json
+import os
 import pstats
 import random
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -42,6 +46,15 @@ ANSWER = (
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n%b"
     % (len(ANSWER_BODY), ANSWER_BODY)
 )
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+EVENT = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":'
+    b'{"content":"%b"},"logprobs":null,"finish_reason":null}]}\n\n'
+)
+WORDS = [b" the", b" a", b" router", b" that", b" holds", b" of", b" prefix", b" and"]
 
 
 class NullTransport(asyncio.Transport):
@@ -94,8 +107,9 @@ def requests(size: int, count: int) -> list[bytes]:
     return made
 
 
-def instructions(kb: int, policy: str) -> int:
-    """Instructions of one request, by callgrind."""
+def instructions(kb: int, policy: str, *, chunks: bool) -> int:
+    """Instructions of one request, or of one chunk, by callgrind; of the package as it is installed."""
+    path = f"{sysconfig.get_paths()['platlib']}{os.pathsep}{Path.cwd()}"
     few, many = 500, 2500
     counts = []
     for count in (few, many):
@@ -110,7 +124,10 @@ def instructions(kb: int, policy: str) -> int:
                 "-m",
             ]
             command += ["tests.bench.request_path", f"--kb={kb}", f"--requests={count}", f"--policy={policy}"]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            if chunks:
+                command.append("--chunks")
+            environment = {**os.environ, "PYTHONPATH": path}
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
             found = re.search(r"^totals: (\d+)$", out.read_text(), re.MULTILINE)
             assert found is not None, "callgrind wrote no total"
             counts.append(int(found[1]))
@@ -126,12 +143,16 @@ async def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--instructions", action="store_true", help="count instructions (needs valgrind)")
     parser.add_argument("--requests", type=int, default=0, help="so many, instead of --seconds")
+    parser.add_argument("--chunks", action="store_true", help="of a stream, instead of requests")
     arguments = parser.parse_args()
     if arguments.instructions:
-        print(f"{arguments.kb} KB: {instructions(arguments.kb, arguments.policy):,} instructions a request")
+        executed = instructions(arguments.kb, arguments.policy, chunks=arguments.chunks)
+        print(f"{arguments.kb} KB: {executed:,} instructions a {'chunk' if arguments.chunks else 'request'}")
         return
     urls = [f"http://127.0.0.1:{9101 + index}" for index in range(4)]
-    config = load([], environ={"WARMROUTE_REPLICAS": ",".join(urls), "WARMROUTE_POLICY": arguments.policy})
+    environ = {"WARMROUTE_REPLICAS": ",".join(urls), "WARMROUTE_POLICY": arguments.policy}
+    environ["WARMROUTE_UPSTREAM__KEEPALIVE_S"] = "3600"  # under valgrind seconds pass between two requests
+    config = load([], environ=environ)
     worker = Worker(config)
     gateway = worker.gateway
     for index, url in enumerate(urls):
@@ -166,6 +187,16 @@ async def main() -> None:
             count += len(made)
         return count
 
+    if arguments.chunks:
+        client.data_received(made[0].replace(b'"stream": false', b'"stream": true '))
+        assert client.exchange is not None
+        engine = client.exchange.connection
+        assert engine is not None
+        engine.data_received(STREAM_HEAD)
+        for index in range(arguments.requests):
+            event = EVENT % WORDS[index % len(WORDS)]
+            engine.data_received(b"%x\r\n%b\r\n" % (len(event), event))
+        return
     if arguments.requests:
         for number in range(arguments.requests):
             once(made[number % len(made)])
