@@ -7,6 +7,7 @@ The rules it keeps:
 1. Nothing has been sent to the client until a replica's first body byte; until then any failure of the replica's may be
    made good by another. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer;
    nor is a comment. Those, and with `headers.early` the head, are passed on, and another replica may still go on.
+   Nor are the events that open a response of `/v1/responses`: they wait for the first one after them.
    What was never delivered is tried again freely; what a replica died with, once (`core.deaths`).
 2. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
 3. Choosing and counting is one synchronous step: no callback runs between `records` and `choose_and_reserve`.
@@ -45,6 +46,7 @@ from router.dialects import invoked_api, parse
 from router.dialects.coding import readable
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
+from router.dialects.terminal import opening_end
 from router.dialects.usage import find_usage, response_id
 from router.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, StreamWatch, asking_at
 from router.telemetry.logs import fields
@@ -71,6 +73,9 @@ ID_BYTES: Final = 4096
 
 LEADING: Final = frozenset((b":", b"\r", b"\n"))
 """How a stream begins that begins with a comment, or with nothing."""
+
+OPENING_BYTES: Final = 256 * 1024
+"""How much of the events that open a response is held: they repeat its instructions and tools."""
 
 STALE_S: Final = 1.0
 """A connection used before that is lost so soon after a request was written to it was most likely closed already."""
@@ -104,6 +109,8 @@ class Exchange:
         "_lead",
         "_manner",
         "_noted",
+        "_opened",
+        "_opening",
         "_pinned",
         "_previous",
         "_records",
@@ -160,6 +167,10 @@ class Exchange:
         """How this attempt's engine ends such streams; None where nothing is asked."""
         self._noted = False
         """This attempt's prompt was noted in the registry."""
+        self._opened = False
+        """Events that open a response were passed on: no other replica can go on with it."""
+        self._opening = b""
+        """Events that open a response, held until the next one."""
         self._pinned: ReplicaId | None = None
         self._previous: str | None = None
         """Id of the response that the request continues."""
@@ -472,7 +483,7 @@ class Exchange:
         assert self.decision is not None
         self._attempts += 1
         self._fresh_tried = self._refusal = self._event_error = self._joined = False
-        self._lead = b""
+        self._lead = self._opening = b""
         self._connect(self._gateway.pool(self.decision.replica))
 
     def _connect(self, pool: Pool) -> None:
@@ -605,6 +616,9 @@ class Exchange:
 
     def _first_events(self, head: AnswerHead, piece: bytes) -> None:
         """A piece of a stream before its first event: comments, or that."""
+        if self._opening:
+            self._first_of_response(head, self._opening + piece)
+            return
         lead = self._lead
         if lead or piece[:1] in LEADING:
             events = lead + piece
@@ -617,11 +631,39 @@ class Exchange:
                 at = 0
         else:
             events, at = piece, 0
+        if self._api is Api.RESPONSES and not self._opened and head.length_bytes is None:
+            before = at - len(lead)
+            if before >= 0:
+                if before:
+                    self._open_relay(piece[:before])
+                self._lead = b""
+                self._first_of_response(head, piece[before:])
+                return
         if events.startswith(EVENT_ERRORS, at) and self._status == 200:
             self._held = piece
             self._event_error = True
         else:
             self._begin_relay(piece)
+
+    def _first_of_response(self, head: AnswerHead, events: bytes) -> None:
+        """All there is of a response's events: held until one comes for which something was computed."""
+        at = opening_end(events, 0)
+        if at < 0 and len(events) <= OPENING_BYTES:
+            self._opening = events
+            return
+        self._opening = b""
+        if at > 0 and events[at : at + 1] in LEADING:
+            # The engine keeps the client waiting, which is to notice: what is passed on now cannot be made anew.
+            self._opened = True
+            self._find_id(events[:at])
+            self._seen = None
+            self._open_relay(events[:at])
+            self._first_events(head, events[at:])
+        elif at >= 0 and events.startswith(EVENT_ERRORS, at) and self._status == 200:
+            self._held = events
+            self._event_error = True
+        else:
+            self._begin_relay(events)
 
     def on_end(self) -> None:
         """The answer is complete."""
@@ -630,7 +672,7 @@ class Exchange:
             held = self._held
             if held is not None and self._taken_over(held):
                 return
-            if not self._begin_relay(held or b""):
+            if not self._begin_relay(held or self._opening):
                 return
         elif self._status >= 400 and self.decision is not None and self._head is not None:
             # Too long to be read before it was passed on.
@@ -783,7 +825,7 @@ class Exchange:
             self._note_again(decision)
         if self._suspects is not None:
             self._verdict(self._suspects, replica, computed)
-        if self._api is Api.RESPONSES and self._status == 200:
+        if self._api is Api.RESPONSES and self._status == 200 and not self._opened:
             self._find_id(first)
         self._first_byte_s = monotonic()
 
@@ -909,7 +951,7 @@ class Exchange:
         if self._pinned is not None or self._attempts >= gateway.max_attempts:
             return False
         relay = self._relay
-        if relay is not None and not relay.resumable:
+        if relay is not None and (self._opened or not relay.resumable):
             return False  # behind an early head, only an event stream can be gone on with
         now_s = gateway.clock()
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from router.config.schema import HeadersConfig, UpstreamConfig
 from router.core.replica import RESERVED, STARTED
-from router.dataplane.exchange import Exchange
+from router.dataplane.exchange import OPENING_BYTES, Exchange
 from router.dataplane.sweeper import PERIOD_S, Sweeper
 from tests.support.wire import ClientWire, ParsedAnswers
 from tests.support.wire_fleet import OK, WireFleet, plain
@@ -198,6 +198,127 @@ def test_comments_for_ever_are_no_answer() -> None:
             send(exchange, chunk(PING))
     assert b'"replica_timeout"' in client.output
     assert fleet.wire.at_rest()
+
+
+# -- the events that open a response ----------------------------------------------------------------------------------
+
+RESPONSE = {"model": "m", "stream": True, "input": "hello"}
+
+
+def opens(name: str, number: int = 1) -> bytes:
+    fields = {"type": name, "response": {"id": f"resp_{number}", "instructions": "be brief"}}
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), json.dumps(fields).encode())
+
+
+OPENING = opens("response.created") + opens("response.in_progress")
+DELTA = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"x"}\n\n'
+COMPLETED = opens("response.completed")
+RESPONSES = "/v1/responses"
+
+
+def kept_by(fleet: WireFleet, response_id: str) -> str | None:
+    found: list[str | None] = []
+    fleet.gateway.registry.find_response(response_id, found.append)
+    return found[0]
+
+
+@pytest.mark.parametrize("step", [1, 7, 40, 1000])
+@pytest.mark.parametrize(
+    "before", [b"", PING, b": a\r\n\r\n"], ids=["at once", "behind a comment", "behind another"]
+)
+def test_events_that_open_a_response_wait_for_the_next(step: int, before: bytes) -> None:
+    fleet = WireFleet(1)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    send(exchange, HEAD)
+    opening = before + OPENING
+    for at in range(0, len(opening), step):
+        send(exchange, chunk(opening[at : at + step]))
+        assert phase(exchange) == RESERVED
+        assert exchange.first_byte_s is None
+    assert (body_of(client) if before else client.output) == before
+    between_s = time.monotonic()
+    send(exchange, chunk(DELTA))
+    assert phase(exchange) == STARTED
+    assert exchange.first_byte_s is not None
+    assert exchange.first_byte_s >= between_s
+    send(exchange, chunk(COMPLETED) + b"0\r\n\r\n")
+    assert body_of(client) == opening + DELTA + COMPLETED
+    assert kept_by(fleet, "resp_1") == fleet.replicas[0].id
+    assert fleet.wire.at_rest()
+
+
+def test_a_death_behind_the_opening_of_a_response_is_made_good() -> None:
+    fleet = WireFleet(2)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    first = fleet.replica_of(exchange)
+    send(exchange, HEAD + chunk(OPENING))
+    break_off(exchange)
+    second = fleet.replica_of(exchange)
+    assert second != first
+    rest = opens("response.created", 2) + DELTA + opens("response.completed", 2)
+    send(exchange, HEAD + chunk(rest) + b"0\r\n\r\n")
+    assert body_of(client) == rest
+    assert kept_by(fleet, "resp_2") == fleet.replicas[second].id
+    assert kept_by(fleet, "resp_1") is None
+    assert fleet.wire.at_rest()
+
+
+def test_an_error_event_behind_the_opening_of_a_response_is_an_error_answer() -> None:
+    fleet = WireFleet(2)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    first = fleet.replica_of(exchange)
+    dead = b'data: {"error":{"message":"EngineCore encountered an issue. See stack trace"}}\n\n'
+    send(exchange, HEAD + chunk(OPENING + dead) + b"0\r\n\r\n")
+    assert fleet.replica_of(exchange) != first
+    send(exchange, HEAD + chunk(OPENING + DELTA + COMPLETED) + b"0\r\n\r\n")
+    assert body_of(client) == OPENING + DELTA + COMPLETED
+    assert fleet.wire.at_rest()
+
+
+def test_comments_behind_the_opening_of_a_response_let_it_pass_and_are_no_first_byte() -> None:
+    fleet = WireFleet(2)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    first = fleet.replicas[fleet.replica_of(exchange)].id
+    send(exchange, HEAD + chunk(OPENING + PING))
+    assert body_of(client) == OPENING + PING
+    assert phase(exchange) == RESERVED
+    send(exchange, chunk(PING) + chunk(DELTA))
+    assert phase(exchange) == STARTED
+    send(exchange, chunk(COMPLETED) + b"0\r\n\r\n")
+    assert body_of(client) == OPENING + PING + PING + DELTA + COMPLETED
+    assert kept_by(fleet, "resp_1") == first
+    assert fleet.wire.at_rest()
+
+
+def test_what_opened_a_response_cannot_be_gone_on_with_once_it_was_passed_on() -> None:
+    fleet = WireFleet(2)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    send(exchange, HEAD + chunk(OPENING + PING))
+    break_off(exchange)
+    assert body_of(client).startswith(OPENING + PING)
+    assert body_of(client).count(b"response.created") == OPENING.count(b"response.created")
+    assert b"replica_failed" in body_of(client)
+    assert exchange.attempts == 1
+    assert fleet.wire.at_rest()
+
+
+@pytest.mark.parametrize("stream", [OPENING, opens("response.created") + COMPLETED, OPENING[:30], DELTA])
+def test_a_response_that_is_over_is_passed_on_whole(stream: bytes) -> None:
+    fleet = WireFleet(1)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    send(exchange, HEAD + chunk(stream) + b"0\r\n\r\n")
+    assert body_of(client) == stream
+    assert fleet.wire.at_rest()
+
+
+def test_an_opening_too_long_to_be_held_is_passed_on() -> None:
+    fleet = WireFleet(1)
+    client, exchange = fleet.begin(RESPONSE, RESPONSES)
+    long = b"event: response.created\ndata: {" + b"x" * OPENING_BYTES
+    send(exchange, HEAD + chunk(long))
+    assert phase(exchange) == STARTED
+    send(exchange, chunk(b"}\n\n" + DELTA + COMPLETED) + b"0\r\n\r\n")
+    assert body_of(client) == long + b"}\n\n" + DELTA + COMPLETED
 
 
 # -- the head alone ---------------------------------------------------------------------------------------------------

@@ -45,7 +45,10 @@ STREAMS: dict[str, tuple[str, dict[str, object], list[bytes], bytes]] = {
     "responses, incomplete": (
         "/v1/responses",
         {"model": "m", "stream": True, "input": "hello " * 200},
-        [event("response.created", response={"id": "resp_1"})],
+        [
+            event("response.created", response={"id": "resp_1"}),
+            event("response.output_text.delta", delta="x"),
+        ],
         event("response.incomplete", response={"id": "resp_1", "usage": USAGE}),
     ),
     "messages": (
