@@ -9,6 +9,9 @@ SOURCES := setup.py pyproject.toml $(shell find router replica loadtest -type f 
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 # The installed package, which is compiled, before the sources beside it.
 AS_INSTALLED = PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])'):$(CURDIR)"
+# Tests that count go to one process a core; those with real servers wait most of their time, so four at once.
+ON_ALL_CORES = -n auto --dist worksteal
+FOUR_AT_ONCE = -n 4 --dist worksteal
 # The compiler that pip will find; without one the package is installed uncompiled and runs as it is.
 EXPECT_COMPILED = $(if $(filter 0,$(WARMROUTE_COMPILE)),0,$(if $(shell command -v gcc),1,0))
 # Whoever calls make may have packages of its own on these; .venv's pip and Python would take them for theirs.
@@ -16,7 +19,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT PIP
 ENGINE ?= sim
 ONCE ?=
 
-.PHONY: help setup demo test test-source test-installed test-vllm test-clients check format lock bench clean
+.PHONY: help setup demo test test-source test-installed test-vllm test-clients check lint format lock bench clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -42,10 +45,10 @@ demo: $(INSTALLED)  ## The router before 4 simulated replicas, beside round robi
 test: test-source test-installed  ## All tests but those that need vLLM
 
 test-source: $(DEPENDENCIES)
-	$(BIN)/pytest tests/unit tests/property tests/meta tests/contract
+	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta tests/contract
 
 test-installed: $(INSTALLED)
-	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= tests/integration tests/fault
+	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= $(FOUR_AT_ONCE) tests/integration tests/fault
 
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
@@ -55,12 +58,14 @@ test-clients: $(INSTALLED)  ## The real SDKs and agents, newest versions from Py
 	$(BIN)/python -m tests.clients.install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m clients -rs --timeout 300 tests/clients
 
-check: $(DEPENDENCIES)  ## The gate of every commit: format, lint, types, import contracts, unit tests
+check: lint  ## The gate of every commit: format, lint, types, import contracts, unit tests
+	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta
+
+lint: $(DEPENDENCIES)  ## Format, lint, types and import contracts alone
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit tests/property tests/meta
 
 format: $(DEPENDENCIES)  ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
