@@ -46,8 +46,8 @@ from router.service.expiry import Expiry
 from router.service.leases import Leases
 from router.service.membership import Membership
 from router.service.questions import Questions
-from router.service.tasks import Tasks
 from router.service.tls import listening_tls, show_from_now_on, upstream_tls
+from router.tasks import Tasks
 from router.telemetry.access_log import AccessLog
 from router.telemetry.build import version
 from router.telemetry.exposition import Exposition, Sources

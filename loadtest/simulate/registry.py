@@ -15,7 +15,7 @@ from router.config.schema import RegistryConfig
 from router.core.fleet import Fleet
 from router.core.types import FingerprintHash, Incarnation, Records
 from router.service.expiry import INTERVAL_S, Expiry
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 
 VISIBLE_S = 0.01
 """From a placement to its record's being seen by another router: batched for 4 ms, then a write and a read."""

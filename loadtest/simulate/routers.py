@@ -21,7 +21,7 @@ from router.core.cost import CostParameters
 from router.core.learning.learner import Learner
 from router.core.queue import HoldParameters
 from router.service.leases import Leases
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 
 ROUND_TRIP_S = 0.001
 """Of a lease step: what others post meanwhile is read by the next."""

@@ -17,6 +17,7 @@ from router.control.fan_out import FanOut
 from router.control.readiness import HEALTH_BODY, Readiness
 from router.core.errors import ClientError, NotFoundError, RouterError
 from router.dialects.guess import likely_paths
+from router.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ async def _errors(
     except web.HTTPException as error:
         return _error(ClientError(error.text or error.reason, status=error.status))
     except Exception:
-        log.exception("control_failed path=%s", request.path)
+        log.exception("control_failed", extra=fields(path=request.path))
         return _error(RouterError("the router failed on this; its log has the traceback"))
 
 

@@ -37,7 +37,7 @@ from router.dialects.sessions import Sessions
 from router.dialects.usage_request import StreamManner
 from router.ports import Registry
 from router.service.questions import Questions
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.telemetry.access_log import AccessEntry, AccessLog
 from router.telemetry.log_fingerprints import LogFingerprints
 from router.telemetry.logs import fields

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from router.dataplane.answer import AnswerCache
 from router.dataplane.upstream import ReplicaConnection
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.telemetry.reasons import is_refused, why_no_connection
 
 if TYPE_CHECKING:

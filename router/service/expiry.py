@@ -12,7 +12,7 @@ from collections.abc import Callable
 from router.core.fleet import Fleet
 from router.core.idle_time import IdleTime
 from router.ports import Registry
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.telemetry.logs import fields
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from router.core.fleet import Fleet, Replica
 from router.core.foreign_load import ForeignLoad, Load
 from router.core.queue import AGEING_RATIO
 from router.ports import LoadBoard
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.wire.lease import pack_notice, replica_key, unpack_notice
 
 HEARTBEATS = 3

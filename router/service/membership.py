@@ -19,7 +19,7 @@ from router.core.fleet import Fleet, ProbeFailed, ProbeSucceeded, ReplicaAdded, 
 from router.core.health import FailureReason
 from router.core.types import ReplicaId
 from router.ports import Discovery, Engine, Member, ProbeResult
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.telemetry.logs import fields
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Final
 from router.core.fleet import Fleet, ProbeSucceeded, Replica
 from router.core.types import ReplicaId
 from router.ports import Engine, ProbeResult, ReplicaCalls
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.telemetry.logs import fields
 
 log = logging.getLogger(__name__)

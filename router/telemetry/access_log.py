@@ -17,6 +17,8 @@ import time
 
 import msgspec
 
+from router.telemetry.logs import fields
+
 FLUSH_BYTES = 64 << 10
 FLUSH_INTERVAL_S = 0.1
 MAX_PENDING_BYTES = 8 << 20
@@ -120,7 +122,7 @@ class AccessLog:
         if thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, thread.join, STOP_TIMEOUT_S)
             if thread.is_alive():
-                log.warning("access_log_abandoned path=%s", self._path)
+                log.warning("access_log_abandoned", extra=fields(path=self._path))
 
     def _hand_over(self) -> None:
         if self._timer is not None:
@@ -170,7 +172,7 @@ class AccessLog:
     def _warn(self, error: OSError) -> None:
         if time.monotonic() - self._warned_s > _WARN_INTERVAL_S:
             self._warned_s = time.monotonic()
-            log.warning("access_log_failed path=%s error=%s", self._path, error)
+            log.warning("access_log_failed", extra=fields(path=self._path, error=error))
 
 
 def check_path(path: str) -> None:

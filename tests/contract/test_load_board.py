@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from router import tasks
 from router.adapters.registry.redis_leases import KEPT, RedisLoadBoard
 from router.ports import LoadBoard
 from tests.support.load_boards import ListBoard, SharedList
@@ -205,3 +206,30 @@ def test_a_user_without_the_commands_is_told_once_and_not_asked_all_the_time(
 
     assert 1 <= asyncio.run(run()) <= 8
     assert [record.getMessage().split()[0] for record in caplog.records] == ["leases_refused"]
+
+
+def test_what_nobody_expected_is_told_and_the_board_connects_all_the_same(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "RESTART_DELAY_S", 0.01)
+    server.command("FLUSHALL")
+
+    class Odd(RedisLoadBoard):
+        crashed = False
+
+        async def _connect(self) -> None:
+            if not self.crashed:
+                self.crashed = True
+                raise LookupError("nobody expected this")
+            await super()._connect()
+
+    async def run() -> None:
+        board = Odd(server.url, deadline_s=30.0, rng=Random(1))
+        await board.start()
+        async with asyncio.timeout(60):
+            while await board.exchange(b"notice") is None:
+                await asyncio.sleep(0.01)
+        await board.stop()
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records] == ["task_crashed"]

@@ -15,7 +15,7 @@ from router.core.policies import POLICIES
 from router.core.replica import Replica
 from router.core.types import ReplicaId, RequestShape
 from router.service.leases import Leases
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 
 
 class Speaker:

@@ -14,7 +14,7 @@ from router.core.replica import Replica
 from router.core.survival import LEAST_LESSONS
 from router.core.types import Incarnation, ReplicaId
 from router.service.expiry import Expiry
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from tests.support.fleet_simulation import ready_fleet
 
 LEAST_S = 300.0

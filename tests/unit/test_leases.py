@@ -16,7 +16,7 @@ from router.core.queue import HoldParameters, HoldQueue, Ticket
 from router.core.types import Incarnation, ReplicaId, RequestShape
 from router.ports import LoadBoard
 from router.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, Leases
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from router.wire.lease import HEADER_BYTES, unpack_notice
 from tests.support.load_boards import ListBoard, SharedList
 

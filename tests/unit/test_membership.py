@@ -24,7 +24,7 @@ from router.core.policies import POLICIES
 from router.core.types import Incarnation, ReplicaId
 from router.ports import Member, ProbeResult
 from router.service.membership import MAX_CONCURRENT_PROBES, Membership
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 
 A = Member(ReplicaId("a:1"), "http://a:1")
 B = Member(ReplicaId("b:1"), "http://b:1")

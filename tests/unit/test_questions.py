@@ -16,7 +16,7 @@ from router.core.types import Incarnation, ReplicaId
 from router.ports import CallAnswer, CallError, ProbeResult
 from router.service import questions
 from router.service.questions import Questions
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 
 A, B = ReplicaId("a"), ReplicaId("b")
 

@@ -7,8 +7,8 @@ import gc
 
 import pytest
 
-from router.service import tasks as module
-from router.service.tasks import Tasks
+from router import tasks as module
+from router.tasks import Tasks
 
 
 def test_a_task_nobody_refers_to_runs_to_its_end() -> None:

@@ -18,6 +18,8 @@ from router.adapters.registry.redis_commands import Commands
 from router.adapters.registry.redis_pipe import Pipe, RedisError
 from router.adapters.registry.redis_topology import Nodes, find_nodes
 from router.adapters.registry.redis_url import RedisTarget
+from router.tasks import Tasks
+from router.telemetry.logs import fields
 
 _log = logging.getLogger("router.registry")
 
@@ -67,7 +69,7 @@ class Keeper:
         self._rng = rng
         self._secret: bytes | None = None
         self._on_secret: Callable[[bytes], None]
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._trouble = asyncio.Event()
         self._served = asyncio.Event()
         self._announced: bool | None = None
@@ -80,7 +82,8 @@ class Keeper:
     async def start(self, on_secret: Callable[[bytes], None], wait_s: float) -> None:
         """Start, and wait so long at most for the servers."""
         self._on_secret = on_secret
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="registry-keeper")
+        self._tasks = Tasks()
+        self._tasks.supervise(self._run, name="registry keeper")
         try:
             async with asyncio.timeout(wait_s):
                 await self._served.wait()
@@ -89,10 +92,7 @@ class Keeper:
 
     async def stop(self) -> None:
         """Disconnect."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._tasks.stop()
         nodes = self.nodes
         self._use(None)
         if nodes is not None:
@@ -219,7 +219,7 @@ class Keeper:
             return
         if healthy:
             self.reconnects += self._announced is False
-            _log.info("registry_up servers=%s", self._target.label)
+            _log.info("registry_up", extra=fields(servers=self._target.label))
         else:
-            _log.warning("registry_down servers=%s error=%s", self._target.label, trouble)
+            _log.warning("registry_down", extra=fields(servers=self._target.label, error=trouble))
         self._announced = healthy

@@ -21,6 +21,8 @@ from router.adapters.registry.redis_commands import pack
 from router.adapters.registry.redis_pipe import Pipe, RedisError, Replies
 from router.adapters.registry.redis_topology import find_nodes
 from router.adapters.registry.redis_url import parse_redis_url
+from router.tasks import Tasks
+from router.telemetry.logs import fields
 
 _log = logging.getLogger("router.registry")
 
@@ -69,7 +71,7 @@ class RedisLoadBoard:
         self._read_to: bytes | None = None
         """Id of the last notice read; `None` before this connection's first own one, where reading begins."""
         self._lost = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._served = False
         """Whether this connection, or the last one, ever answered an exchange."""
         self._announced_trouble = False
@@ -79,14 +81,12 @@ class RedisLoadBoard:
 
     async def start(self) -> None:
         """Begin to connect, and to connect again whenever the connection is lost."""
-        self._task = asyncio.get_running_loop().create_task(self._keep(), name="lease-board")
+        self._tasks = Tasks()
+        self._tasks.supervise(self._keep, name="lease board")
 
     async def stop(self) -> None:
         """Disconnect."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._tasks.stop()
         self._drop()
         await asyncio.sleep(0)  # The transport finishes closing in the loop's next round.
 
@@ -111,7 +111,7 @@ class RedisLoadBoard:
             self.errors += 1
             if isinstance(error, RedisError) and not self._announced_trouble:
                 # What the registry's own connection does not meet: a user without these commands, for one.
-                _log.warning("leases_refused servers=%s error=%s", self._target.label, error)
+                _log.warning("leases_refused", extra=fields(servers=self._target.label, error=error))
                 self._announced_trouble = True
             if pipe is self._pipe:
                 self._drop()
