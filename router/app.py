@@ -193,7 +193,7 @@ class Worker:
                         self._calls,
                         replicas=lambda: [(r.id, r.url) for r in self.fleet.replicas.values()],
                         api_key=lambda: self.config.health.api_key,
-                        changed=self._questions.read_models,
+                        changed=self._administered,
                     ),
                     max_body_bytes=config.limits.body_bytes,
                 )
@@ -333,6 +333,13 @@ class Worker:
             gateway.log_fingerprints = None
         elif gateway.log_fingerprints is None:
             gateway.log_fingerprints = LogFingerprints(secret)
+
+    async def _administered(self) -> None:
+        """Requests to the engines may have changed what they serve, or have put them to sleep."""
+        for replica_id in self.fleet.replicas:
+            self._engine.read_again(replica_id)
+            self._membership.probe_soon(replica_id)
+        await self._questions.read_models()
 
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)

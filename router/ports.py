@@ -157,6 +157,9 @@ class Engine(Protocol):
         """What a replica serves now, as the probes to come will tell it too; None if it does not tell. Ends by its own
         deadline; may run beside a probe."""
 
+    def read_again(self, replica_id: ReplicaId) -> None:
+        """Somebody may have changed what it serves, or put it to sleep: the next probe reads everything."""
+
     def forget(self, replica_id: ReplicaId) -> None:
         """Drop what is kept of a replica that left the fleet."""
 

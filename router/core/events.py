@@ -52,8 +52,6 @@ class ProbeFailed:
     replica_id: ReplicaId
     reason: str
     now_s: float
-    refused: bool = False
-    """Its machine refused the connection: nothing listens there."""
     detail: str = ""
     """What happened, for people."""
 

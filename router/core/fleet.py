@@ -631,7 +631,7 @@ class Fleet:
             case ProbeFailed():
                 if replica is not None:
                     replica.note_failure(event.reason, event.detail)
-                    if replica.health.probe_failed(event.now_s, event.refused):
+                    if replica.health.probe_failed(event.now_s, event.reason):
                         self._health_changed()
             case _:
                 assert_never(event)

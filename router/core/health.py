@@ -7,7 +7,7 @@ What leads to which signal:
 
 - Traffic: `failures_to_eject` failures in a row, or one that leaves no doubt (connection refused, the engine says that
   it shuts down), eject. The backoff doubles with every ejection that no successful request has come between.
-- Probes: `probe_failures_to_eject` failures in a row eject until a probe succeeds. A successful probe ends an ejection
+- Probes: `probe_failures_to_eject` failures in a row eject until a probe succeeds; an engine that sleeps, at once. A successful probe ends an ejection
   only where the probe can tell (it was ejected by probes, or refused connections, or is a new incarnation): an engine
   whose `/health` is fine and whose requests fail sits its backoff out.
 - When the backoff is over, one trial decides: a request or a probe, whichever comes first. An engine that answered with
@@ -62,12 +62,16 @@ class FailureReason(StrEnum):
     """An answer that blames nobody (a plain 500, 401, 404), where another replica answered the same: see `outliers`."""
     DRAINING = "draining"
     """The engine says that it shuts down (vLLM: "cannot schedule new futures after shutdown")."""
+    ASLEEP = "asleep"
+    """The engine sleeps (vLLM's sleep mode): `/health` is fine, and requests wait until somebody wakes it."""
     PROBE = "probe"
     """The health probe failed."""
 
 
-_CERTAIN: Final = frozenset({FailureReason.REFUSED, FailureReason.DRAINING})
-_PROBE_CAN_TELL: Final = frozenset({FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.PROBE})
+_CERTAIN: Final = frozenset({FailureReason.REFUSED, FailureReason.DRAINING, FailureReason.ASLEEP})
+_PROBE_CAN_TELL: Final = frozenset(
+    {FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.ASLEEP, FailureReason.PROBE}
+)
 
 
 class Signal(StrEnum):
@@ -226,10 +230,15 @@ class Health:
             return False
         return self._walk(Signal.PROBE_OK, now_s)
 
-    def probe_failed(self, now_s: float, refused: bool = False) -> bool:
-        """A probe failed; `refused` if its connection was."""
-        self.probe_failures += 1
-        if refused:
+    def probe_failed(self, now_s: float, reason: str = FailureReason.PROBE) -> bool:
+        """A probe failed; one that a sleeping engine answered leaves no doubt."""
+        asleep = reason == FailureReason.ASLEEP
+        self.probe_failures = (
+            max(self.probe_failures + 1, self.parameters.probe_failures_to_eject)
+            if asleep
+            else self.probe_failures + 1
+        )
+        if reason == FailureReason.REFUSED:
             self.dead = True
         self.tainted = True
         if self.state is ReplicaState.READY or self.state is ReplicaState.EJECTED:
@@ -240,7 +249,7 @@ class Health:
         elif self.state is ReplicaState.PROBING:
             self.probe_failures = max(self.probe_failures, self.parameters.probe_failures_to_eject)
         if self.state is ReplicaState.READY:
-            self.reason = FailureReason.PROBE
+            self.reason = FailureReason.ASLEEP if asleep else FailureReason.PROBE
         return self._walk(Signal.PROBE_FAILED, now_s)
 
     def signalled(self, signal: Signal, now_s: float) -> bool:

@@ -201,8 +201,7 @@ class Membership:
             )
         else:
             reason = result.failure or FailureReason.PROBE
-            refused = reason is FailureReason.REFUSED
-            self._fleet.apply(ProbeFailed(member.replica_id, reason, now_s, refused, result.detail or ""))
+            self._fleet.apply(ProbeFailed(member.replica_id, reason, now_s, result.detail or ""))
 
     def _log_change(self, member: Member, previous: ProbeResult | None, result: ProbeResult) -> None:
         replica = member.replica_id

@@ -85,7 +85,7 @@ class WireFleet:
         for number in numbers or range(len(self.replicas)):
             replica = self.replicas[number]
             if number in self.dead:
-                event = ProbeFailed(replica.id, "refused", time.time(), refused=True)
+                event = ProbeFailed(replica.id, "refused", time.time())
                 self.wire.worker.fleet.apply(event)
             elif restarted:
                 self.wire.restart(number)

@@ -175,3 +175,13 @@ def test_a_starting_replica_stays_so_through_failures_until_something_succeeds()
     assert health.state is S.STARTING
     assert health.succeeded(1.0)
     assert health.state is S.READY
+
+
+def test_one_probe_that_finds_the_engine_asleep_ejects_and_one_that_finds_it_awake_brings_it_back() -> None:
+    health = ready()
+    assert health.probe_failed(1.0, FailureReason.ASLEEP)
+    assert health.state is S.EJECTED
+    assert health.reason is FailureReason.ASLEEP
+    assert not health.probe_failed(2.0, FailureReason.ASLEEP)
+    assert health.probe_succeeded(False, 3.0)
+    assert health.state is S.READY

@@ -190,7 +190,7 @@ def test_an_unwell_replica_is_asked_soon_then_less_often_until_the_interval() ->
     for gap, expected in zip(gaps, (0.25, 0.5, 1.0, 2.0, 2.0), strict=False):
         assert expected * 0.89 <= gap <= expected * 1.11 + 0.06
     assert world.fleet.state(A) is ReplicaState.READY
-    assert ProbeFailed(A.replica_id, FailureReason.REFUSED, 0.0, refused=True) in world.fleet.events
+    assert ProbeFailed(A.replica_id, FailureReason.REFUSED, 0.0) in world.fleet.events
 
 
 def test_a_death_is_confirmed_within_a_second_of_the_first_failed_probe() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,3 +60,27 @@ def test_mangled_text_never_raises(noise: bytes, start: int, end: int) -> None:
         assert value is None or value > 0
     for count in (figures.running, figures.waiting):
         assert count is None or count >= 0
+
+
+@pytest.mark.parametrize(
+    ("states", "asleep", "emptied"),
+    [
+        ([(1, 0, 0)], False, False),
+        ([(0, 0, 0)], True, False),
+        ([(0, 1, 0)], True, True),
+        ([(0, 0, 1)], True, True),
+        ([(1, 0, 0), (0, 1, 0)], True, True),
+    ],
+)
+def test_whether_an_engine_sleeps_and_what_it_costs_it(
+    states: list[tuple[int, int, int]], asleep: bool, emptied: bool
+) -> None:
+    names = ("awake", "weights_offloaded", "discard_all")
+    lines = [
+        f'vllm:engine_sleep_state{{engine="{engine}",model_name="m",sleep_state="{name}"}} {float(value)}\n'
+        for engine, values in enumerate(states)
+        for name, value in zip(names, values, strict=True)
+    ]
+    figures = parse(TEXT + "".join(lines).encode())
+    assert (figures.asleep, figures.emptied) == (asleep, emptied)
+    assert figures.cache_tokens == 8192

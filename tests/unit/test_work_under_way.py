@@ -57,7 +57,7 @@ class Scene:
 
     def probe_fails(self, number: int = 0, *, refused: bool = False) -> None:
         replica = self.wire.replicas[number]
-        self.wire.worker.fleet.apply(ProbeFailed(replica.id, "x", time.time(), refused=refused))
+        self.wire.worker.fleet.apply(ProbeFailed(replica.id, "refused" if refused else "x", time.time()))
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,6 +9,9 @@ Rules:
 - An engine without a start time in `/metrics` (not vLLM, or vLLM with several API servers) has the incarnation of its
   id alone until an outage, and a new one after each; the minute is part of it, so that routers that saw the same
   outage nearly always agree.
+- An engine that sleeps (`vllm:engine_sleep_state`) answers `/health` with 200 and takes requests, which wait until it
+  is woken: it is not alive, and read at every probe until it is awake. Where the sleep cost it its cache, it wakes as
+  another incarnation; the minute makes routers agree.
 - Nothing a replica answers raises: what cannot be read is not known. Answers are bounded in size and time.
 """
 
@@ -56,8 +59,8 @@ _models = msgspec.json.Decoder(_Models)
 class _Known:
     """What is kept of one replica between probes."""
 
-    __slots__ = ("connected", "connecting", "down", "figures", "incarnation", "life", "models", "must_scrape",
-                 "scraped_s", "timeouts", "unreadable", "url")  # fmt: skip
+    __slots__ = ("connected", "connecting", "down", "emptied", "figures", "incarnation", "life", "models", "must_scrape",
+                 "scraped_s", "slept_until_min", "timeouts", "unreadable", "url")  # fmt: skip
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -71,6 +74,11 @@ class _Known:
         self.timeouts = 0
         self.life = 0
         """Which life an engine without a start time is in; 0 until its first outage."""
+        self.slept_until_min = 0
+        """When a sleep that emptied its cache was seen to end, in minutes since 1970, so that all routers that see it
+        say the same; 0 without one."""
+        self.emptied = False
+        """It sleeps, and has lost its cache."""
         self.incarnation: Incarnation | None = None
         self.models: dict[str, object] | None = None
         self.figures = EngineFigures()
@@ -127,6 +135,12 @@ class HttpEngine:
             await self._session.close()
             self._session = None
 
+    def read_again(self, replica_id: ReplicaId) -> None:
+        """See `router.ports.Engine.read_again`."""
+        known = self._known.get(replica_id)
+        if known is not None:
+            known.must_scrape = True
+
     def forget(self, replica_id: ReplicaId) -> None:
         """Drop what is kept of a replica."""
         self._known.pop(replica_id, None)
@@ -151,6 +165,12 @@ class HttpEngine:
             await self._scrape(replica_id, known, now_s)
         known.timeouts = 0
         figures = known.figures
+        if figures.asleep:
+            known.must_scrape = True  # the probe that finds it awake must be the next one
+            detail = (
+                f"{url}/metrics says that the engine sleeps (vllm:engine_sleep_state): POST /wake_up wakes it"
+            )
+            return ProbeResult(alive=False, failure=FailureReason.ASLEEP, detail=detail)
         return ProbeResult(
             alive=True,
             incarnation=known.incarnation,
@@ -208,7 +228,13 @@ class HttpEngine:
         known.must_scrape = True  # until all of it has been read
         try:
             status, text = await self._read(known, "/metrics", MAX_METRICS_BYTES)
-            known.figures = vllm_metrics.parse(text if status == 200 else b"")
+            before, known.figures = known.figures, vllm_metrics.parse(text if status == 200 else b"")
+            if before.start_time_s != known.figures.start_time_s:
+                known.emptied, known.slept_until_min = False, 0
+            if known.figures.asleep:
+                known.emptied = known.emptied or known.figures.emptied
+            elif known.emptied:
+                known.emptied, known.slept_until_min = False, int(now_s // 60)
             self._recognise(replica_id, known, now_s)
             status, text = await self._read(known, "/v1/models", MAX_MODELS_BYTES)
             self._take_models(replica_id, known, status, text)
@@ -223,7 +249,8 @@ class HttpEngine:
         if start_s is None and known.down and known.incarnation is not None:
             known.life = max(known.life + 1, int(now_s // 60))
         known.down = False
-        known.incarnation = incarnation_of(replica_id, start_s if start_s is not None else known.life)
+        life = start_s if start_s is not None else float(known.life)
+        known.incarnation = incarnation_of(replica_id, life, known.slept_until_min)
 
     def _take_models(self, replica_id: ReplicaId, known: _Known, status: int, text: bytes) -> None:
         try:
@@ -298,11 +325,14 @@ async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamesp
     known.connecting = False
 
 
-def incarnation_of(replica_id: ReplicaId, life: float) -> Incarnation:
+def incarnation_of(replica_id: ReplicaId, life: float, slept_until_min: int = 0) -> Incarnation:
     """48 bits, never 0, that differ between lives of one replica and between replicas.
 
     Args:
         life: Process start time in Unix seconds, or the number of the life where that is unknown.
+        slept_until_min: When it woke last from a sleep that emptied its cache, in minutes since 1970; 0 without one.
     """
     text = f"{replica_id}\0{float(life):.3f}".encode()
+    if slept_until_min:
+        text += b"\0%d" % slept_until_min  # what was cached before is gone, as after a restart
     return Incarnation((xxhash.xxh3_64_intdigest(text) & ((1 << 48) - 1)) or 1)

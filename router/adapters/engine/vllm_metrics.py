@@ -1,7 +1,8 @@
 """The few figures the router needs of vLLM's `/metrics`, found by pattern instead of parsing 60 KB of text.
 
 Source: vLLM 0.32, `process_start_time_seconds` from prometheus_client's process collector (absent where vLLM runs
-several API servers), `vllm:cache_config_info` one line an engine, the request gauges one line an engine and model.
+several API servers), `vllm:cache_config_info` one line an engine, the request gauges one line an engine and model,
+`vllm:engine_sleep_state` one line an engine and state (0.33 `v1/metrics/loggers.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ _START = b"process_start_time_seconds"
 _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"
 _CACHE = b"vllm:cache_config_info"
+_SLEEP = b"vllm:engine_sleep_state"
+_AWAKE = re.compile(rb'(?:^|,)\s*sleep_state="awake"')
+_EMPTIED = re.compile(rb'(?:^|,)\s*sleep_state="(?:weights_offloaded|discard_all)"')
 _NEWLINE = ord("\n")
 _LABEL = re.compile(rb'(?:^|,)\s*(block_size|num_gpu_blocks|kv_cache_size_tokens)="([0-9]{1,12})"')
 
@@ -30,6 +34,10 @@ class EngineFigures:
     """Over all engines (data-parallel ranks) behind the URL."""
     running: int | None = None
     waiting: int | None = None
+    asleep: bool = False
+    """An engine behind the URL sleeps: it takes requests, and computes none until it is woken."""
+    emptied: bool = False
+    """It sleeps so deeply that its cache is lost."""
 
 
 def parse(text: bytes) -> EngineFigures:
@@ -49,6 +57,8 @@ def parse(text: bytes) -> EngineFigures:
         cache_tokens=cache_tokens or None,
         running=_sum(_RUNNING, text),
         waiting=_sum(_WAITING, text),
+        asleep=any(value == 0 for labels, value in _samples(_SLEEP, text) if _AWAKE.search(labels)),
+        emptied=any(value == 1 for labels, value in _samples(_SLEEP, text) if _EMPTIED.search(labels)),
     )
 
 
