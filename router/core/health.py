@@ -7,9 +7,10 @@ What leads to which signal:
 
 - Traffic: `failures_to_eject` failures in a row, or one that leaves no doubt (connection refused, the engine says that
   it shuts down), eject. The backoff doubles with every ejection that no successful request has come between.
-- Probes: `probe_failures_to_eject` failures in a row eject until a probe succeeds; an engine that sleeps, at once. A successful probe ends an ejection
-  only where the probe can tell (it was ejected by probes, or refused connections, or is a new incarnation): an engine
-  whose `/health` is fine and whose requests fail sits its backoff out.
+- Probes: `probe_failures_to_eject` failures in a row eject until a probe succeeds; one that finds the engine asleep
+  ejects at once. A successful probe ends an ejection only where the probe can tell (it was ejected by probes, or
+  refused connections, or is a new incarnation): an engine whose `/health` is fine and whose requests fail sits its
+  backoff out.
 - When the backoff is over, one trial decides: a request or a probe, whichever comes first. An engine that answered with
   errors (`FailureReason.ERROR`) is given one trial after every successful probe, and only a request decides it.
 - A changed incarnation forgets everything: it is another engine.

@@ -59,8 +59,8 @@ _models = msgspec.json.Decoder(_Models)
 class _Known:
     """What is kept of one replica between probes."""
 
-    __slots__ = ("connected", "connecting", "down", "emptied", "figures", "incarnation", "life", "models", "must_scrape",
-                 "scraped_s", "slept_until_min", "timeouts", "unreadable", "url")  # fmt: skip
+    __slots__ = ("connected", "connecting", "down", "emptied", "figures", "incarnation", "life", "models",
+                 "must_scrape", "scraped_s", "slept_until_min", "timeouts", "unreadable", "url")  # fmt: skip
 
     def __init__(self, url: str) -> None:
         self.url = url
