@@ -12,7 +12,9 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from random import Random, SystemRandom
+from typing import assert_never
 
 import uvloop
 
@@ -22,8 +24,16 @@ from router.adapters.engine.probe import HttpEngine
 from router.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
 from router.adapters.registry.redis import LOCAL_ENTRIES, RedisRegistry
 from router.adapters.registry.redis_leases import NoBoard, RedisLoadBoard
+from router.config.discovery_urls import (
+    DiscoverySource,
+    DnsSource,
+    KubernetesSource,
+    RedisSource,
+    parse_source,
+)
 from router.config.errors import ConfigError
 from router.config.reload import reloaded
+from router.config.rules import redacted
 from router.config.schema import Config, PolicyConfig, split_address
 from router.control.app import ControlDeps, build_control
 from router.control.fan_out import FanOut
@@ -41,7 +51,8 @@ from router.dataplane.explain import explain
 from router.dataplane.gateway import Gateway
 from router.dataplane.hold import Hold
 from router.dataplane.server import DataPlane
-from router.ports import LoadBoard, Member, Registry
+from router.ports import Discovery, DiscoveryReport, LoadBoard, Member, Registry
+from router.service.discovery_sources import DiscoverySources, MakeSource
 from router.service.expiry import Expiry
 from router.service.leases import Leases
 from router.service.membership import Membership
@@ -62,6 +73,9 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 
 GC_THRESHOLDS = (20_000, 20, 100)
 """A request makes no reference cycles; collecting every 700 allocations would cost it some microseconds."""
+
+STATIC = "static"
+"""Name of the source that `replicas` is, in metrics and logs."""
 
 FIRST_ROUND_S = 1.0
 """Longest wait of one of several workers for its first look at the replicas, before it takes connections."""
@@ -134,7 +148,9 @@ class Worker:
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
             self._use_secret(config.fingerprint.secret.encode())
-        self._discovery = StaticDiscovery(_members(config))
+        self._static = StaticDiscovery(_members(config))
+        self._discovery = DiscoverySources(self.tasks, clock)
+        self._discovery.use(self._discovery.prepared(self._sources(config)))
         self._membership = Membership(
             self.fleet,
             self._engine,
@@ -229,9 +245,19 @@ class Worker:
                 data=f"{split_address(config.listen)[0]}:{self.data_port}",
                 admin=f"{split_address(config.admin)[0]}:{self.admin_port}" if self.admin_port else "shared",
                 replicas=len(config.replicas),
+                discovery=len(config.discovery),
                 policy=config.policy.name,
             ),
         )
+
+    def _sources(self, config: Config) -> dict[str, MakeSource]:
+        """The sources of replicas by name; `replicas` first."""
+        sources: dict[str, MakeSource] = {}
+        if config.replicas:
+            sources[STATIC] = lambda _: self._static
+        for index, url in enumerate(config.discovery):
+            sources[redacted(url)] = partial(_discovery_source, config, index, parse_source(url))
+        return sources
 
     def reload(self, new: Config) -> None:
         """Take over what of these settings can change in a running router, and say so; all of it or nothing.
@@ -243,6 +269,7 @@ class Worker:
         """
         config, changed, waiting = reloaded(self.config, new)
         trusting, shown = upstream_tls(config), listening_tls(config)
+        sources = self._discovery.prepared(self._sources(config))
         access_log = self._access_log_for(config)
         if self._listening_tls is not None and shown is not None:
             # The socket keeps the context that it was opened with; each new connection is given the latest.
@@ -266,7 +293,8 @@ class Worker:
         )
         self._calls.configure(trusting)
         self._membership.interval_s = health.probe_interval_s
-        self._discovery.change(_members(config))
+        self._static.change(_members(config))
+        self._discovery.use(sources)
         log.info(
             "reloaded",
             extra=fields(changed=",".join(changed) or "none", needs_restart=",".join(waiting) or "none"),
@@ -313,7 +341,18 @@ class Worker:
             seen = latest.get(ReplicaId(str(row["id"])))
             row["engine_running"] = seen.running if seen is not None else None
             row["engine_waiting"] = seen.waiting if seen is not None else None
+            row |= self._discovered(ReplicaId(str(row["id"])))
         return rows
+
+    def _discovered(self, replica_id: ReplicaId) -> dict[str, object]:
+        """What discovery says of a replica."""
+        member = self._membership.member(replica_id)
+        return {
+            "source": self._discovery.source_of(replica_id),
+            "zone": member.zone if member is not None else "",
+            "draining": member is not None and member.draining,
+            "labels": dict(member.labels) if member is not None else {},
+        }
 
     def _registry_figures(self) -> dict[str, object]:
         return {"healthy": self.registry.healthy, **self.registry.statistics()}
@@ -439,6 +478,16 @@ def build_info(config: Config) -> dict[str, str]:
 
 def _members(config: Config) -> list[Member]:
     return [Member(ReplicaId(replica.id), replica.url) for replica in config.replicas]
+
+
+def _discovery_source(
+    config: Config, index: int, source: DiscoverySource, report: DiscoveryReport
+) -> Discovery:
+    match source:
+        case KubernetesSource() | DnsSource() | RedisSource():
+            raise ConfigError("", f"discovery[{index}]", "is not supported by this version")
+        case _:
+            assert_never(source)
 
 
 def _health_parameters(config: Config) -> HealthParameters:

@@ -6,7 +6,8 @@ A port has one contract test suite (`tests/contract`) that every adapter passes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from math import inf
 from typing import Protocol
 
@@ -103,15 +104,58 @@ class Member:
     replica_id: ReplicaId
     url: str
     """`http://HOST:PORT` or `https://HOST:PORT`, nothing after it."""
+    models: frozenset[str] = frozenset()
+    """What it is said to serve, until it tells itself. Empty: it has to be asked."""
+    zone: str = ""
+    """Where it is; empty where nobody says."""
+    draining: bool = False
+    """It is about to leave: named still so that it can finish, and to be given nothing new."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What else the source tells of it, for people."""
+
+
+class DiscoveryFailure(StrEnum):
+    """Why a source of members could not be read. A metric label."""
+
+    UNREACHABLE = "unreachable"
+    """No connection: unresolved, refused, TLS, or broken off."""
+    TIMEOUT = "timeout"
+    """Connected, and silent for too long."""
+    UNAUTHORIZED = "unauthorized"
+    """It does not take our credentials, or there are none."""
+    FORBIDDEN = "forbidden"
+    """It knows us, and we may not read this."""
+    NOT_FOUND = "not_found"
+    """What was asked for does not exist there."""
+    OVERLOADED = "overloaded"
+    """It asks to be left alone for a while."""
+    SERVER = "server"
+    """It failed itself."""
+    UNREADABLE = "unreadable"
+    """It answered what nobody can read."""
+
+
+class DiscoveryReport(Protocol):
+    """Where a source tells how it fares; whoever listens counts, and logs what is news."""
+
+    def succeeded(self) -> None:
+        """It was read, or has shown that what it named last still holds."""
+
+    def failed(self, failure: DiscoveryFailure, detail: str, retry_in_s: float) -> None:
+        """It could not be read; `detail` says to people what happened, where, and what to do."""
+
+    def noticed(self, problem: str) -> None:
+        """It was read, and an operator should know something of what it said; empty: no longer."""
 
 
 class Discovery(Protocol):
-    """Which replicas belong to the fleet, whether or not they are well."""
+    """Which replicas belong to the fleet, whether or not they are well. One source of them, or several together."""
 
     def watch(self) -> AsyncIterator[tuple[Member, ...]]:
         """All members, at once and again after every change; ids are unique. Ends if there can be no more changes.
 
-        A source that cannot be reached yields nothing: the last known members stay.
+        A source that cannot be reached yields nothing: the last known members stay. Nothing is left open once the
+        iteration ends or is cancelled; it may begin anew then.
         """
 
 

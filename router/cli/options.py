@@ -16,6 +16,7 @@ _FLAGS = {
     "listen": "listen",
     "admin": "admin",
     "replica": "replicas",
+    "discover": "discovery",
     "registry": "registry.url",
     "policy": "policy.name",
     "workers": "workers",
@@ -31,6 +32,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--admin", metavar="HOST:PORT", help="address of health, metrics, explain (default 127.0.0.1:8001)")
     add(
         "--replica", metavar="URL", action="append", help="one vLLM server, http://HOST:PORT; repeat for each"
+    )
+    add(
+        "--discover",
+        metavar="URL",
+        action="append",
+        help="find replicas: kubernetes://NAMESPACE/SERVICE?port=http, dns://HOST:PORT, dns+srv://_http._tcp.NAME,"
+        " redis://… or redis; repeat for each",
     )
     add("--registry", metavar="URL", help="memory, redis://…, rediss://… or unix://… (default memory)")
     add("--policy", metavar="NAME", help="how a replica is chosen (default prefix-cost)")

@@ -32,6 +32,7 @@ settings that contradict each other are errors that name the key and its place. 
 | `--listen HOST:PORT` | `WARMROUTE_LISTEN` | `listen` |
 | `--admin HOST:PORT` | `WARMROUTE_ADMIN` | `admin` |
 | `--replica URL`, repeatable | `WARMROUTE_REPLICA`, comma-separated | `replicas` |
+| `--discover URL`, repeatable | `WARMROUTE_DISCOVER`, comma-separated | `discovery` |
 | `--registry URL` | `WARMROUTE_REGISTRY` | `registry.url` |
 | `--policy NAME` | `WARMROUTE_POLICY` | `policy.name` |
 | `--workers N` | `WARMROUTE_WORKERS` | `workers` |

@@ -14,6 +14,7 @@ from router.config.schema_walk import leaves
 RELOADABLE = frozenset(
     {
         "replicas",
+        "discovery",
         "max_attempts",
         "drain_grace_s",
         "log_level",

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
+from router.config.discovery_urls import REDIS_SCHEMES, RedisSource, parse_source
 from router.config.schema import Config, ReplicaConfig, split_address
 
 
@@ -27,9 +28,7 @@ class Fault:
     """The other one."""
 
 
-REGISTRY_SCHEMES = frozenset(
-    {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
-)
+REGISTRY_SCHEMES = REDIS_SCHEMES
 _ID = re.compile(r"[A-Za-z0-9._:\[\]-]{1,128}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s,]+")
@@ -57,15 +56,18 @@ def normalised(replica: ReplicaConfig) -> ReplicaConfig:
 def faults(config: Config) -> Iterator[Fault]:
     """Everything wrong with these settings, single values first."""
     yield from _replicas(config)
+    yield from _discovery(config)
     yield from _values(config)
     yield from _files(config)
     yield from _contradictions(config)
 
 
 def _replicas(config: Config) -> Iterator[Fault]:
-    if not config.replicas:
+    if not config.replicas and not config.discovery:
         yield Fault(
-            "replicas", "there is none: name at least one, for example --replica http://127.0.0.1:8100"
+            "replicas",
+            "there is none: name at least one, for example --replica http://127.0.0.1:8100, or say where they are"
+            " found, for example --discover kubernetes://default/vllm?port=http",
         )
     urls: set[str] = set()
     ids: set[str] = set()
@@ -84,6 +86,27 @@ def _replicas(config: Config) -> Iterator[Fault]:
             yield Fault(key, f"id {replica.id!r} is given to two replicas")
         urls.add(replica.url)
         ids.add(replica.id)
+
+
+def _discovery(config: Config) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for index, url in enumerate(config.discovery):
+        key = f"discovery[{index}]"
+        try:
+            source = parse_source(url)
+        except ValueError as error:
+            yield Fault(key, f"{redacted(url)!r}: {error}")
+            continue
+        if redacted(url) in seen:
+            yield Fault(key, f"{redacted(url)} is named twice")
+        seen.add(redacted(url))
+        if isinstance(source, RedisSource) and not source.url and config.registry.url == "memory":
+            yield Fault(
+                key,
+                "is redis, the registry's own, but the registry is memory: name a Redis as registry.url, or here as"
+                " redis://HOST:PORT",
+                "registry.url",
+            )
 
 
 def _split(url: str) -> SplitResult | None:

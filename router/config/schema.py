@@ -321,7 +321,11 @@ class Config:
     admin: Address = Address("127.0.0.1:8001")
     """Address of health, metrics, replicas and explain. It has no authentication: keep it private."""
     replicas: tuple[ReplicaConfig, ...] = ()
-    """The fleet: at least one."""
+    """Replicas by their URLs: at least one, unless `discovery` names others."""
+    discovery: tuple[str, ...] = ()
+    """Where replicas are found, as URLs: `kubernetes://NAMESPACE/SERVICE?port=http`, `dns://HOST:PORT`,
+    `dns+srv://_http._tcp.NAME`, `redis://…` (agents' heartbeats), or `redis` (the same in the registry's Redis).
+    Several make one fleet, together with `replicas`; where two name one id, the first counts. See docs/discovery.md."""
     max_attempts: Annotated[int, Range(1, 100)] = 3
     """Most replicas one request is sent to; only a request without a response byte so far is sent again."""
     workers: Annotated[int, Range(1, 256)] = 1

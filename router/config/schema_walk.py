@@ -46,7 +46,8 @@ def leaves(section: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclas
 
 
 def environment_names(section: type) -> dict[str, str]:
-    """Environment variable -> key. A shorthand adds the section's own name; `replicas` is also `REPLICA`."""
+    """Environment variable -> key. A shorthand adds the section's own name; `replicas` is also `REPLICA`,
+    `discovery` also `DISCOVER`."""
     names = {}
     for key, _, _ in leaves(section):
         names[ENV_PREFIX + key.upper().replace(".", "__")] = key
@@ -54,4 +55,5 @@ def environment_names(section: type) -> dict[str, str]:
         if is_section(annotation) and (short := shorthand_of(annotation)) is not None:
             names[ENV_PREFIX + name.upper()] = f"{name}.{short}"
     names[ENV_PREFIX + "REPLICA"] = "replicas"
+    names[ENV_PREFIX + "DISCOVER"] = "discovery"
     return names

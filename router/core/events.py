@@ -14,6 +14,8 @@ class ReplicaAdded:
 
     replica_id: ReplicaId
     url: str
+    models: frozenset[str] = frozenset()
+    """What it is said to serve, until a probe tells; empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -644,6 +644,9 @@ class Fleet:
                 return
             self._remove(known)
         replica = Replica(event.replica_id, event.url, self._joined, self._parameters, self._health)
+        if event.models:
+            replica.models = event.models
+            replica.models_known = True
         self._joined += 1
         self._replicas[event.replica_id] = replica
         self._eligibility.membership_changed()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from router.core.fleet import Fleet, ProbeFailed, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from router.core.fleet import DrainStarted, Fleet, ProbeFailed, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from router.core.health import FailureReason
 from router.core.types import ReplicaId
 from router.ports import Discovery, Engine, Member, ProbeResult
@@ -94,6 +94,11 @@ class Membership:
         if watched is not None:
             watched.wake.set()
 
+    def member(self, replica_id: ReplicaId) -> Member | None:
+        """A member under watch, as discovery named it last."""
+        watched = self._watched.get(replica_id)
+        return watched.member if watched is not None else None
+
     def latest(self) -> Mapping[ReplicaId, ProbeResult]:
         """The last answer of every member that was asked."""
         return {key: watched.latest for key, watched in self._watched.items() if watched.latest is not None}
@@ -105,8 +110,12 @@ class Membership:
     def _change(self, members: tuple[Member, ...]) -> None:
         wanted = self._wanted = {member.replica_id: member for member in members}
         for replica_id, watched in list(self._watched.items()):
-            if replica_id in wanted and wanted[replica_id] != watched.member:
-                self._remove(replica_id, watched)  # it has moved, and takes its own place
+            member = wanted.get(replica_id)
+            if member is not None and member is not watched.member:
+                if member.url != watched.member.url:
+                    self._remove(replica_id, watched)  # it has moved, and takes its own place
+                else:
+                    self._update(watched, member)
         first = not self._first_round.is_set() and not self._watched
         added = []
         for replica_id, member in wanted.items():
@@ -141,11 +150,27 @@ class Membership:
 
     def _add(self, member: Member) -> _Watched:
         log.info("replica_added", extra=fields(replica=member.replica_id, url=member.url))
-        self._fleet.apply(ReplicaAdded(member.replica_id, member.url))
+        self._fleet.apply(ReplicaAdded(member.replica_id, member.url, member.models))
+        if member.draining:
+            self._drain(member)
         wake = asyncio.Event()
         task = self._tasks.supervise(partial(self._watch, member, wake), name=f"probe {member.replica_id}")
         watched = self._watched[member.replica_id] = _Watched(member, wake, task)
         return watched
+
+    def _update(self, watched: _Watched, member: Member) -> None:
+        """Something is said of a member that was not said before."""
+        drained, watched.member = watched.member.draining, member
+        if member.draining and not drained:
+            self._drain(member)
+        elif drained and not member.draining:
+            log.info("replica_readmitted", extra=fields(replica=member.replica_id))
+            self._fleet.apply(ReplicaAdded(member.replica_id, member.url))
+            self.probe_soon(member.replica_id)
+
+    def _drain(self, member: Member) -> None:
+        log.info("replica_draining", extra=fields(replica=member.replica_id))
+        self._fleet.apply(DrainStarted(member.replica_id))
 
     def _remove(self, replica_id: ReplicaId, watched: _Watched) -> None:
         log.info("replica_removed", extra=fields(replica=replica_id))

@@ -11,6 +11,7 @@ import pytest
 
 from router.core.cost import CostParameters
 from router.core.fleet import (
+    DrainStarted,
     Event,
     Fleet,
     ProbeFailed,
@@ -359,3 +360,72 @@ def test_who_comes_back_before_the_others_were_asked_stays() -> None:
 
     world = play(scenario, A)
     assert world.removed == []
+
+
+def test_a_member_named_as_draining_gets_nothing_new_and_stays_until_it_is_no_longer_named() -> None:
+    leaving = dataclasses.replace(A, draining=True)
+
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        world.discovery.changes.put_nowait((leaving, B))
+        await asyncio.sleep(5)
+        assert world.fleet.state(A) is ReplicaState.DRAINING
+        assert world.fleet.routable() == 1
+        assert world.membership.member(A.replica_id) == leaving
+        assert world.membership.member(ReplicaId("nobody")) is None
+        world.discovery.changes.put_nowait((B,))
+        await asyncio.sleep(1)
+        assert list(world.fleet.replicas) == [B.replica_id]
+
+    world = play(scenario, A, B)
+    assert world.fleet.events.count(DrainStarted(A.replica_id)) == 1
+    assert world.removed == [A.replica_id]
+
+
+def test_a_member_that_stays_after_all_is_asked_at_once_and_used_again() -> None:
+    leaving = dataclasses.replace(A, draining=True)
+
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(10)
+        world.discovery.changes.put_nowait((A,))
+        await asyncio.sleep(0.1)
+        assert world.fleet.state(A) is ReplicaState.READY
+
+    world = play(scenario, leaving, interval_s=60.0)
+    assert world.fleet.events[:2] == [ReplicaAdded(A.replica_id, A.url), DrainStarted(A.replica_id)]
+    assert world.removed == []
+
+
+def test_what_else_is_said_of_a_member_changes_nothing_in_the_fleet() -> None:
+    told = dataclasses.replace(A, zone="z", labels={"node": "n"})
+
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        before = len(world.fleet.events)
+        world.discovery.changes.put_nowait((told,))
+        await asyncio.sleep(0.1)
+        assert len(world.fleet.events) == before
+        assert world.membership.member(A.replica_id) == told
+
+    play(scenario, A)
+
+
+def test_a_member_is_known_to_serve_what_is_said_of_it_until_it_tells() -> None:
+    said = dataclasses.replace(A, models=frozenset({"said"}))
+
+    async def scenario(world: World) -> None:
+        world.engine.answers[A.replica_id] = REFUSED
+        world.membership.start()
+        await asyncio.sleep(1)
+        assert world.fleet.models() == {"said"}
+        world.engine.answers[A.replica_id] = dataclasses.replace(WELL, models=None)
+        await asyncio.sleep(3)
+        assert world.fleet.models() == {"said"}, "an engine that does not tell leaves it at that"
+        world.engine.answers[A.replica_id] = WELL
+        await asyncio.sleep(3)
+        assert world.fleet.models() == {"m"}
+
+    play(scenario, said)

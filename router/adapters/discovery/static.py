@@ -14,7 +14,6 @@ class StaticDiscovery:
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
         self._changed = asyncio.Event()
-        self._changed.set()
 
     def change(self, members: Sequence[Member]) -> None:
         """From now on these are all. Call in the watcher's event loop."""
@@ -23,6 +22,7 @@ class StaticDiscovery:
 
     async def watch(self) -> AsyncIterator[tuple[Member, ...]]:
         """All members, at once and after every change."""
+        self._changed.set()
         while True:
             await self._changed.wait()
             self._changed.clear()
