@@ -25,7 +25,8 @@ from loadtest.simulate.picture import write_png
 from loadtest.simulate.report import Row, axes_table, grid_table, table
 from loadtest.simulate.rivals import RIVALS
 from loadtest.simulate.simulation import FleetConfig, SpeedChange
-from loadtest.simulate.sources import FIRST_SEED, Source
+from loadtest.simulate.sources import FIRST_SEED, Source, of_seed
+from loadtest.simulate.unread import PlayUnread, unread_table
 from replica.sim.engine import SchedulingPolicy
 from replica.sim.step_time import StepTime
 
@@ -167,6 +168,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="play the whole grid (needs --mooncake-file, --ragpulse-dir), or the set in which one thing at a time "
         "differs from the plain case (without those files, and --lmcache-file, less of it)",
     )
+    do.add_argument(
+        "--prompt-logprobs",
+        type=_share,
+        metavar="SHARE",
+        help="let this share of the requests (0.01: one in a hundred) ask for prompt_logprobs, for which engines do "
+        "not read their caches, and show what the others lose",
+    )
     do.add_argument("--mooncake-file", type=Path, help="for --cells: the Mooncake conversation trace")
     do.add_argument("--ragpulse-dir", type=Path, help="for --cells: the RAGPulse folder")
     do.add_argument("--lmcache-file", type=Path, help="for --cells axes: the LMCache agents' trace")
@@ -190,7 +198,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="for --cells: every cell N times at rates that differ by parts in 10,000, figures averaged; a single run "
-        "depends on accidents (default 1)",
+        "depends on accidents (default 1); for --prompt-logprobs: N seeds",
     )
     do.add_argument("--jobs", type=_positive, default=1, metavar="N", help="worker processes (default 1)")
     out = parser.add_argument_group("output")
@@ -211,6 +219,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.explain is not None:
             print(json.dumps(explain(source.load(), fleet, arguments.explain), indent=1))
             return 0
+        if arguments.prompt_logprobs is not None:
+            return _play_unread(arguments, source, fleet)
         return _compare(arguments, source, fleet)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"simulate: {error}", file=sys.stderr)
@@ -222,6 +232,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 <= share <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return share
 
 
 def _told(text: str) -> int:
@@ -359,6 +376,21 @@ def _compare(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) 
         arguments.html.write_text(page(title, facts, rows), encoding="utf-8")
     if arguments.png is not None:
         write_png(arguments.png, title, facts, rows)
+    return 0
+
+
+def _play_unread(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) -> int:
+    jobs = [
+        PlayUnread(
+            of_seed(source, source.seed + draw), arguments.rate, fleet, policy, arguments.prompt_logprobs
+        )
+        for policy in arguments.policy or [OURS]
+        for draw in range(arguments.draws)
+    ]
+    rows = run_all(jobs, arguments.jobs)
+    if arguments.json != Path("-"):
+        print(unread_table(rows))
+    _write_json(arguments.json, {"draws": [row.as_dict() for row in rows]})
     return 0
 
 

@@ -12,6 +12,7 @@ from itertools import accumulate
 from math import log
 from random import Random
 
+from loadtest.simulate.demo_traffic import demo
 from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
 
 
@@ -227,11 +228,22 @@ GENERATORS: dict[str, Callable[..., Workload]] = {
     "hot-keys": hot_keys,
     "no-reuse": no_reuse,
     "mixed": mixed,
+    "demo": demo,
 }
+_NUMBERS = {
+    "agent-loops": 0,
+    "hot-keys": 1,
+    "mixed": 2,
+    "multi-turn": 3,
+    "no-reuse": 4,
+    "shared-prompts": 5,
+    "demo": 6,
+}
+"""Keep the draws of different generators apart; a new one takes the next."""
 
 
 def generate(name: str, requests: int, variant: int = 0) -> Workload:
     """A workload of `GENERATORS`. Variant 0 has the generator's own seed, others the same distributions in other
     draws."""
     make = GENERATORS[name]
-    return make(requests, 1000 * variant + sorted(GENERATORS).index(name)) if variant else make(requests)
+    return make(requests, 1000 * variant + _NUMBERS[name]) if variant else make(requests)

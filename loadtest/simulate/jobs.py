@@ -148,6 +148,7 @@ _RULES = (
     "workload",
     "history",
     "generators",
+    "demo_traffic",
     "traces",
     "access_log",
     "sources",

@@ -347,5 +347,8 @@ class _Clock:
         if engine.idle and self._clocks_s[served.replica] < now_s:
             self._clocks_s[served.replica] = now_s
         engine.add(
-            SimRequest(turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys, served.priority), now_s
+            SimRequest(
+                turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys, served.priority, turn.reads_cache
+            ),
+            now_s,
         )

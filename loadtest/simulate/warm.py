@@ -115,8 +115,10 @@ class Warm(Chooser):
         return self._again_s
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Tell the fleet."""
-        self.fleet.started(self._open[turn.id][0], now_s)
+        """Tell the fleet, if the answer is streamed."""
+        decision, shape = self._open[turn.id]
+        if shape.streams:
+            self.fleet.started(decision, now_s)
 
     def predicted_tokens(self, turn: Turn) -> int:
         """What clients would be told."""
@@ -126,8 +128,10 @@ class Warm(Chooser):
         """Give the reservation back."""
         super().finished(turn, replica, cached_tokens, now_s)
         decision, shape = self._open.pop(turn.id)
+        if not shape.streams:
+            self.fleet.started(decision, now_s)
         self.fleet.settle(decision, now_s)
-        known = cached_tokens if self.site.feedback else None
+        known = cached_tokens if self.site.feedback and shape.reads_cache else None
         self.fleet.learn(decision, shape, turn.prompt_tokens, known, turn.output_tokens)
         self.fleet.confirm(decision, known, turn.output_tokens, now_s)
 

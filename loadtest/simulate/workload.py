@@ -37,6 +37,8 @@ class Turn:
     user_key: int = 0
     """Stands for the session's first user message: what routers that hash it see."""
     session: int = 0
+    reads_cache: bool = True
+    """False: it asks for the prompt's log probabilities, and the engine computes all of it."""
 
 
 @dataclass(slots=True)
@@ -171,7 +173,12 @@ class Shaper:
             head_key = rung_hash(keys[(head - 1) // block_bytes], -1)
         else:
             head_key = rung_hash(hash(turn.id) & _MASK, -2)
-        return RequestShape(MODEL, rungs, prompt_bytes, turn.prompt_tokens, head_key, head_key)
+        shape = RequestShape(MODEL, rungs, prompt_bytes, turn.prompt_tokens, head_key, head_key)
+        if not turn.reads_cache:
+            shape.reads_cache = shape.streams = (
+                False  # engines refuse to stream the prompt's log probabilities
+            )
+        return shape
 
 
 def rung_hash(key: int, index: int) -> int:
