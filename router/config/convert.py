@@ -107,7 +107,7 @@ def _section(node: yaml.Node, section: Any, key: str) -> Any:
     if isinstance(node, yaml.ScalarNode) and short is not None:
         return section(**{short: convert(node, fields[short][0], key)})
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(where(node), key, "must be a section with keys of its own")
+        raise ConfigError(where(node), key, f"must be a section with keys of its own: {', '.join(fields)}")
     faults = Faults()
     nodes = keys_of(node, section, f"{key}.", faults)
     values = {}

@@ -12,6 +12,8 @@ class ConfigError(Exception):
     def __init__(self, where: str, key: str, message: str) -> None:
         self.where = where
         self.key = key
+        self.fault = message
+        """Without place and key."""
         self.messages: tuple[str, ...] = (": ".join(part for part in (where, key, message) if part),)
         """A line for each fault; the first is this one's own."""
         super().__init__(self.messages[0])

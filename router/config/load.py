@@ -19,7 +19,16 @@ from router.config.errors import ConfigError, Faults
 from router.config.rules import faults, normalised
 from router.config.schema import Config
 from router.config.schema_walk import fields_of, is_section, leaves
-from router.config.sources import Nodes, Setting, from_environment, from_file, from_flags, where
+from router.config.sources import (
+    Nodes,
+    Setting,
+    Shorthand,
+    from_environment,
+    from_file,
+    from_flags,
+    keys_below,
+    where,
+)
 
 CONFIG_VARIABLE = "WARMROUTE_CONFIG"
 
@@ -56,7 +65,7 @@ def load(
             try:
                 values[key] = convert(nodes[key], annotation, key)
             except ConfigError as error:
-                found.add(error)
+                found.add(_of_section(error, nodes[key], key))
     config: Config = _build(Config, "", values)
     config = dataclasses.replace(config, replicas=tuple(map(normalised, config.replicas)))
     together = Faults()
@@ -69,6 +78,16 @@ def load(
     found.add_all(together)
     found.raise_any()
     return config
+
+
+def _of_section(error: ConfigError, node: yaml.Node, key: str) -> ConfigError:
+    """The error, which also says how the value came to stand for this key, where another one was named."""
+    if not isinstance(node, Shorthand):
+        return error
+    section, _, _ = key.partition(".")
+    keys = keys_below(fields_of(Config)[section][0], f"{section}.")
+    fault = f"{error.fault}; {section!r} itself stands for this key, and the section has {keys}"
+    return ConfigError(error.where, key, fault)
 
 
 def _build(section: Any, prefix: str, values: dict[str, Any]) -> Any:

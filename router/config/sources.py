@@ -42,6 +42,18 @@ _FOREIGN = re.compile(
 )
 
 
+class Shorthand(yaml.ScalarNode):
+    """A value that was given in place of a section; it is under the key that it stands for."""
+
+    def __init__(self, node: yaml.ScalarNode) -> None:
+        super().__init__(node.tag, node.value, node.start_mark, node.end_mark, node.style)
+
+
+def keys_below(section: type, prefix: str) -> str:
+    """Names the settings of a section, for messages."""
+    return ", ".join(key for key, _, _ in leaves(section, prefix))
+
+
 def where(node: yaml.Node) -> str:
     """`file:line`, or the name of the variable or flag."""
     mark = node.start_mark
@@ -106,10 +118,12 @@ def _collect(node: yaml.Node, section: type, prefix: str, found: Nodes, faults: 
     if not isinstance(node, yaml.MappingNode):
         short = shorthand_of(section)
         if short is None or not prefix or not isinstance(node, yaml.ScalarNode):
-            what = "settings, `key: value` each" if not prefix else "a section with keys of its own"
+            what = "settings, `key: value` each"
+            if prefix:
+                what = f"a section with keys of its own: {keys_below(section, prefix)}"
             faults.add(ConfigError(where(node), prefix.rstrip("."), f"must be {what}"))
             return
-        found[prefix + short] = node
+        found[prefix + short] = Shorthand(node)
         return
     for name, value in keys_of(node, section, prefix, faults).items():
         annotation, _ = fields_of(section)[name]
@@ -149,11 +163,17 @@ def from_environment(environ: Mapping[str, str], faults: Faults) -> Nodes:
         if key is None:
             if _FOREIGN.fullmatch(variable):
                 continue
+            name = variable[len(ENV_PREFIX) :].lower()
+            if name in _sections():
+                faults.add(_no_setting(variable, name))
+                continue
             faults.add(ConfigError(variable, "", "sets nothing that exists" + suggestion(variable, names)))
             continue
         if key in found and text != environ[where(found[key])]:
             faults.add(ConfigError(variable, key, f"contradicts {where(found[key])}"))
-        found[key] = text_node(text.split(",") if key in _lists() else text, variable)
+        node = text_node(text.split(",") if key in _lists() else text, variable)
+        by_section = _sections().get(variable[len(ENV_PREFIX) :].lower()) is not None
+        found[key] = Shorthand(node) if by_section and isinstance(node, yaml.ScalarNode) else node
     return found
 
 
@@ -165,6 +185,15 @@ def from_flags(settings: Iterable[Setting], faults: Faults) -> Nodes:
     known = {key for key, _, _ in leaves(Config)}
     found: Nodes = {}
     for flag, key, text in settings:
+        section = _sections().get(key)
+        if section is not None:
+            short = shorthand_of(section)
+            if short is None:
+                faults.add(_no_setting(flag, key))
+            else:
+                node = text_node(text, flag)
+                found[f"{key}.{short}"] = Shorthand(node) if isinstance(node, yaml.ScalarNode) else node
+            continue
         if key not in known:
             faults.add(ConfigError(flag, key, "unknown key" + suggestion(key, known)))
             continue
@@ -172,6 +201,17 @@ def from_flags(settings: Iterable[Setting], faults: Faults) -> Nodes:
             text = text.split(",")
         found[key] = text_node(text, flag)
     return found
+
+
+@cache
+def _sections() -> dict[str, type]:
+    """The sections of the configuration by name."""
+    return {name: annotation for name, (annotation, _) in fields_of(Config).items() if is_section(annotation)}
+
+
+def _no_setting(place: str, section: str) -> ConfigError:
+    keys = keys_below(_sections()[section], f"{section}.")
+    return ConfigError(place, section, f"is a section and takes no value itself; set one of {keys}")
 
 
 @cache

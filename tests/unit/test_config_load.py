@@ -254,6 +254,39 @@ def test_an_empty_file_and_empty_sections_change_nothing(tmp_path: Path) -> None
         assert load([REPLICA], path=write(tmp_path, text), environ={}) == plain
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "hold=7",
+            "--set hold: hold.enabled: must be true or false, not '7'; 'hold' itself stands for this key, and the"
+            " section has hold.enabled, hold.ahead_tokens, hold.max_requests, hold.max_s",
+        ),
+        (
+            "headers=yes",
+            "--set headers: headers: is a section and takes no value itself; set one of headers.explain,",
+        ),
+        ("hold.max_s=x", "--set hold.max_s: hold.max_s: must be a number, not 'x'"),
+    ],
+)
+def test_a_value_for_a_whole_section_is_refused_with_the_keys_that_it_has(setting: str, message: str) -> None:
+    key, _, text = setting.partition("=")
+    with pytest.raises(ConfigError) as refused:
+        load([REPLICA, (f"--set {key}", key, text)], environ={})
+    assert str(refused.value).startswith(message)
+    variable = f"WARMROUTE_{key.upper().replace('.', '__')}"
+    with pytest.raises(ConfigError) as refused:
+        load([REPLICA], environ={variable: text})
+    assert str(refused.value).startswith(message.replace(f"--set {key}", variable))
+
+
+def test_a_flag_sets_what_its_section_stands_for() -> None:
+    config = load(
+        [REPLICA, ("--set policy", "policy", "round-robin"), ("--set hold", "hold", "off")], environ={}
+    )
+    assert (config.policy.name, config.hold.enabled) == ("round-robin", False)
+
+
 def test_effective_settings_load_to_the_same(tmp_path: Path) -> None:
     config = load(
         [REPLICA, ("--set", "limits.body_bytes", "1000"), ("--listen", "listen", "[::]:1")], environ={}
