@@ -468,7 +468,7 @@ class Fleet:
     def _learn_survival(self, decision: Decision, cached_tokens: int) -> None:
         """Each part of the prompt by its own age: what was found of it."""
         replica = decision.replica
-        learn = replica.survival.learn
+        survival = replica.survival
         residency = replica.residency
         at_s = decision.reserved_s
         fresh_tokens = decision.fresh_tokens
@@ -476,12 +476,12 @@ class Fleet:
         if fresh_tokens > 0:
             age_s = at_s - decision.fresh_s
             share = _share(cached_tokens, fresh_tokens)
-            learn(age_s, share)
+            survival.learn(age_s, share)
             replica.trust.learn(age_s, share)
         if believed_tokens > fresh_tokens and cached_tokens >= fresh_tokens:
             share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
             age_s = at_s - decision.believed_s
-            learn(age_s, share)
+            survival.learn(age_s, share)
             if age_s > YOUNG_S and residency.cache_tokens < inf:
                 expected = KEPT_RATIO * decision.predicted_tokens / believed_tokens
                 residency.fit.learn(share >= 0.5 or share >= expected, decision.doubtful, age_s)
@@ -491,7 +491,7 @@ class Fleet:
                 self._learn_beyond(decision, cached_tokens)
         if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
             share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
-            learn(at_s - decision.remembered_s, share)
+            survival.learn(at_s - decision.remembered_s, share)
             if share >= 0.5:
                 residency.fit.found()
 

@@ -147,22 +147,22 @@ class MemoryRegistry:
         if self._turned_s is None or now_s - self._turned_s >= self._idle_s:
             self._turn(now_s)
         young = self._young
-        young_get = young.get
-        take_old = self._old.pop
+        old = self._old
         holder: Holder = (incarnation, now_s)
         alone: Record = (holder,)
         changed: list[FingerprintHash] = []
         seen: Record | None = None
         becomes: Record = alone
         for rung in rungs:
-            record = young_get(rung)
+            record = young.get(rung)
             carried = record is None
             if record is None:
-                record = take_old(rung, None)
+                record = old.get(rung)
                 if record is None:
                     young[rung] = alone
                     changed.append(rung)
                     continue
+                del old[rung]
                 # Carried to the young generation even when fresh, so that what is in use outlives the next turn.
                 young[rung] = record
             if record is not seen:
