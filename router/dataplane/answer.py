@@ -10,6 +10,7 @@ import re
 from http import HTTPStatus
 from typing import Final
 
+from router.dataplane.repeated_head import RepeatedHead
 from router.dataplane.request import HOP_BY_HOP, Fields, named
 from router.dialects.coding import named as named_coding
 
@@ -39,7 +40,8 @@ _CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
 """What only line ends may contain."""
 _LOCATION: Final = re.compile(rb"(?im)^((?:content-)?location:[ \t]*)https?://([^/?#\r\n]*)([^\r\n]*)")
 _MAX_DIGITS: Final = 18
-_LENGTHS: Final = frozenset((b"\r\ncontent-length: ", b"\r\nContent-Length: "))
+_LOWER_LENGTH: Final = b"\r\ncontent-length: "
+_TITLE_LENGTH: Final = b"\r\nContent-Length: "
 _LENGTH_BYTES: Final = 18
 _CACHED_HEADS: Final = 256
 _CACHED_HEAD_BYTES: Final = 2048
@@ -68,6 +70,12 @@ class AnswerHead:
         """Whether its events can be read: a coded stream passes as it comes, like any bytes."""
         self.coding = coding
         """Content coding of the body; empty without one."""
+
+    def again(self, length_bytes: int) -> AnswerHead:
+        """The head of another answer that says the same, with a body of so many bytes."""
+        return AnswerHead(
+            self.status, self.lines, length_bytes, event_stream=self.event_stream, coding=self.coding
+        )
 
     def names_request(self) -> bool:
         """Whether a `request-id` is among the fields."""
@@ -180,31 +188,49 @@ def at_the_router(head: AnswerHead, host: bytes) -> AnswerHead:
     return head
 
 
+class KnownAnswer(RepeatedHead):
+    """What was found of a head, for every answer that begins with it."""
+
+    __slots__ = ("head",)
+
+    def __init__(self, before: bytes, after: bytes, head: AnswerHead) -> None:
+        super().__init__(before, after)
+        self.head = head
+
+
 class AnswerCache:
     """Heads that `read_whole` has read before: a replica repeats its head but for the length, the id and the date.
 
     What was found of a head is found again by the same bytes without the length's digits and the request id, which are
-    checked by themselves; a head that differs in anything else is read anew. Emptied when full, which the date makes
-    happen now and then.
+    checked by themselves; a head that differs in anything else is read anew. The last one is tried first. Emptied when
+    full, which the date makes happen now and then.
     """
 
-    __slots__ = ("_digits_at", "_heads")
+    __slots__ = ("_digits_at", "_heads", "_last")
 
     def __init__(self) -> None:
         self._heads: dict[bytes, AnswerHead] = {}
+        self._last: KnownAnswer | None = None
         self._digits_at = _LENGTH_BYTES
         """Where the last head had its length: the next one likely has it there too."""
 
     def read(self, data: bytes) -> tuple[AnswerHead, bytes] | None:
         """The same as `read_whole(data)`."""
+        last = self._last
+        if last is not None:
+            body_at, length_bytes = last.measure(data)
+            if body_at >= 0:
+                body = data[body_at:]
+                return (last.head.again(length_bytes), body) if len(body) == length_bytes else None
         end = data.find(b"\r\n\r\n")
         if end < 0 or end > _CACHED_HEAD_BYTES:
             return read_whole(data)
         digits_at = self._digits_at
-        if digits_at > end or data[digits_at - _LENGTH_BYTES : digits_at] not in _LENGTHS:
-            at = data.find(b"\r\ncontent-length: ", 0, end)
+        mark = data[digits_at - _LENGTH_BYTES : digits_at] if digits_at <= end else b""
+        if mark != _LOWER_LENGTH and mark != _TITLE_LENGTH:
+            at = data.find(_LOWER_LENGTH, 0, end)
             if at < 0:
-                at = data.find(b"\r\nContent-Length: ", 0, end)
+                at = data.find(_TITLE_LENGTH, 0, end)
                 if at < 0:
                     return read_whole(data)
             digits_at = self._digits_at = at + _LENGTH_BYTES
@@ -212,9 +238,12 @@ class AnswerCache:
         digits = data[digits_at:digits_end]
         if not digits.isdigit() or len(digits) > _MAX_DIGITS:
             return read_whole(data)
-        key = data[:digits_at] + data[digits_end:end]
+        before = data[:digits_at]
+        key = before + data[digits_end:end]
         known = self._heads.get(key)
-        if known is None:
+        if known is not None:
+            self._last = KnownAnswer(before, data[digits_end : end + 4], known)
+        else:
             key = _without_id(key)
             known = self._heads.get(key)
             if known is None:
@@ -225,19 +254,7 @@ class AnswerCache:
                     self._heads[key] = whole[0]
                 return whole
         body = data[end + 4 :]
-        length_bytes = len(body)
-        if int(digits) != length_bytes:
-            return None
-        return (
-            AnswerHead(
-                known.status,
-                known.lines,
-                length_bytes,
-                event_stream=known.event_stream,
-                coding=known.coding,
-            ),
-            body,
-        )
+        return (known.again(len(body)), body) if int(digits) == len(body) else None
 
 
 def _without_id(key: bytes) -> bytes:

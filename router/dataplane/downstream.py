@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from router.core.errors import ClientError, OverloadError, RouterError
 from router.dataplane.exchange import Exchange
-from router.dataplane.head_cache import Found
+from router.dataplane.head_cache import KnownHead
 from router.dataplane.large_body import LARGE_BYTES, LargeBody
 from router.dataplane.request import Fields, Request, RequestHead
 from router.dataplane.tunnel import Tunnel, wants_websocket
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from router.dataplane.gateway import Gateway
 
 log = logging.getLogger(__name__)
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
 
 PIPELINE_LIMIT: Final = 8
 """Requests read ahead on one connection; browsers and SDKs never pipeline, load generators do."""
@@ -65,6 +68,7 @@ class ClientConnection:
         "_head_bytes",
         "_heads_begun",
         "_in_head",
+        "_known",
         "_paused_reading",
         "_parser",
         "_queue",
@@ -100,6 +104,8 @@ class ClientConnection:
         self._head_bytes = 0
         self._heads_begun = 0
         self._head: RequestHead | None = None
+        self._known: KnownHead | None = None
+        """The head that was found in the cache last: the next request most likely has it too."""
         self._first_read = b""
         self._fields: Fields = []
         self._url = b""
@@ -148,8 +154,7 @@ class ClientConnection:
             return
         idle = self._between and self.exchange is None
         if idle:
-            found = self._gateway.heads.find(data) if not self._write_paused else None
-            if found is not None and self._begin_found(found, data):
+            if not self._write_paused and self._begin_known(data):
                 return
             if self.waiting != Waiting.HEAD:  # empty lines before a request are no progress
                 self.waiting = Waiting.HEAD
@@ -185,9 +190,22 @@ class ClientConnection:
         elif self._body_length - self._body_bytes > LARGE_BYTES and not self._refused:
             self._read_large_body()
 
-    def _begin_found(self, found: Found, data: bytes) -> bool:
-        """Begin a request whose head is known. False if the parser must see it after all."""
-        head, body_at, length_bytes = found
+    def _begin_known(self, data: bytes) -> bool:
+        """Begin a request whose head is known. False if the parser must see it."""
+        known = self._known
+        body_at = -1
+        length_bytes = 0
+        if known is not None:
+            body_at, length_bytes = known.measure(data)
+        if body_at < 0:
+            known = self._gateway.heads.find(data)
+            if known is None:
+                return False
+            body_at, length_bytes = known.measure(data)
+            if body_at < 0:
+                return False
+            self._known = known
+        assert known is not None
         if length_bytes > self._gateway.limits.body_bytes:
             return False
         missing_bytes = length_bytes - len(data) + body_at
@@ -195,7 +213,7 @@ class ClientConnection:
         if not missing_bytes:
             if length_bytes > LARGE_BYTES and not self._reserve(length_bytes):
                 return False
-            request = Request(head, body, monotonic())
+            request = Request(known.head, body, monotonic())
             request.reserved_bytes, self._reserved_bytes = self._reserved_bytes, 0
             self._begin(request)
             return True
@@ -206,7 +224,7 @@ class ClientConnection:
         self.waiting = Waiting.BODY
         self.since_s = monotonic()
         self._between = False
-        self._head = head
+        self._head = known.head
         self._body = [body]
         self._body_length = length_bytes
         self._body_bytes = len(body)

@@ -18,8 +18,8 @@ The rules it keeps:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -42,8 +42,8 @@ from router.dataplane.verdict import (
     judge,
     killed,
 )
-from router.dialects import invoked_api, parse
 from router.dialects.coding import readable
+from router.dialects.reading import invoked_api, parse
 from router.dialects.routes import RouteKind, stored_response_id
 from router.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
 from router.dialects.terminal import opening_end
@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from router.dataplane.upstream import ReplicaConnection
 
 log = logging.getLogger(__name__)
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
 
 _PREFIX: Final = RouteKind.PREFIX
 _LOAD: Final = RouteKind.LOAD

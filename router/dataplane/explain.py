@@ -13,7 +13,7 @@ from router.core.fingerprint import GRID
 from router.core.types import Api, FingerprintHash, Records
 from router.dataplane.gateway import Gateway
 from router.dataplane.request import Request, RequestHead
-from router.dialects import invoked_api, parse
+from router.dialects.reading import invoked_api, parse
 from router.dialects.routes import RouteKind
 
 

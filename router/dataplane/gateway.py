@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import time
 from collections.abc import Callable, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,9 +29,10 @@ from router.dataplane.hold import Hold
 from router.dataplane.pool import Pool
 from router.dataplane.proxies import TrustedProxies
 from router.dataplane.request import Request, RequestHead
-from router.dialects import Parsed, coding, multipart_model, parse
+from router.dialects import coding, multipart_model
 from router.dialects.model_list import anthropic_list, anthropic_model, default_model
-from router.dialects.parsed import model_required
+from router.dialects.parsed import Parsed, model_required
+from router.dialects.reading import parse
 from router.dialects.routes import model_id
 from router.dialects.sessions import Sessions
 from router.dialects.usage_request import StreamManner
@@ -52,7 +53,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
+
 MAX_WITHDRAWN: Final = 1024
+
+_TWO_DIGITS: Final = [b"%02x" % number for number in range(256)]
 
 HEAD_BYTES: Final = 4096
 """How much of a body that is not routed by prefix enters its ring key."""
@@ -128,6 +134,8 @@ class Gateway:
         """Status and body of `/ready`."""
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_count = 0
+        self._id_block = self._id_prefix + b"000000"
+        """All of the next id but its last two digits."""
 
     def configure(self, config: Config, upstream_tls: ssl.SSLContext | None) -> None:
         """Serve by these settings from now on, as far as they can change in a running router (`config.reload`)."""
@@ -154,7 +162,10 @@ class Gateway:
     def new_request_id(self) -> bytes:
         """Unique over all routers: a random prefix a process, then a count."""
         self._id_count += 1
-        return b"%b%08x" % (self._id_prefix, self._id_count)
+        last = self._id_count & 255
+        if not last:
+            self._id_block = b"%b%06x" % (self._id_prefix, self._id_count >> 8)
+        return self._id_block + _TWO_DIGITS[last]
 
     def pool(self, replica: Replica) -> Pool:
         """Connections to this replica."""

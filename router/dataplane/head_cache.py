@@ -2,7 +2,8 @@
 
 Decides whether a read holds a request whose head llhttp has already judged. llhttp stays the only parser: an entry is
 made from its verdict on one head, and found again only by the same bytes with other digits in the one Content-Length.
-Such a head is framed alike whatever the digits, so nothing can be smuggled past the parser.
+Such a head is framed alike whatever the digits, so nothing can be smuggled past the parser. A connection keeps the one
+it has found last, and looks for others here only where the next read does not begin with that.
 
 Bounded: `MAX_HEADS` heads of at most `MAX_HEAD_BYTES`; emptied when full, which a client with ever new heads can bring
 about and which costs the others one parse each.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from router.dataplane.repeated_head import RepeatedHead
 from router.dataplane.request import RequestHead
 
 MAX_HEADS: Final = 2048
@@ -19,11 +21,16 @@ MAX_HEAD_BYTES: Final = 2048
 
 _SPELLINGS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _MARK_BYTES: Final = len(_SPELLINGS[0])
-_MAX_DIGITS: Final = 10
 
 
-Found = tuple[RequestHead, int, int]
-"""A known head; index of the body's first byte in the read; announced length of the body in bytes."""
+class KnownHead(RepeatedHead):
+    """What llhttp has found of a head, for every read that begins with it."""
+
+    __slots__ = ("head",)
+
+    def __init__(self, before: bytes, after: bytes, head: RequestHead) -> None:
+        super().__init__(before, after)
+        self.head = head
 
 
 class HeadCache:
@@ -32,10 +39,10 @@ class HeadCache:
     __slots__ = ("_heads",)
 
     def __init__(self) -> None:
-        self._heads: dict[bytes, RequestHead] = {}
+        self._heads: dict[bytes, KnownHead] = {}
 
-    def find(self, data: bytes) -> Found | None:
-        """The known head with which this read begins, or None."""
+    def find(self, data: bytes) -> KnownHead | None:
+        """The only known head with which this read may begin, which `measure` says; or None."""
         end = data.find(b"\r\n\r\n")
         if end < 0 or end > MAX_HEAD_BYTES:
             return None
@@ -46,13 +53,7 @@ class HeadCache:
                 return None
         digits_at = at + _MARK_BYTES
         digits_end = data.find(b"\r", digits_at, end + 2)
-        head = self._heads.get(data[:digits_at] + data[digits_end:end])
-        if head is None:
-            return None
-        digits = data[digits_at:digits_end]
-        if not digits.isdigit() or len(digits) > _MAX_DIGITS:
-            return None
-        return head, end + 4, int(digits)
+        return self._heads.get(data[:digits_at] + data[digits_end:end])
 
     def keep(self, data: bytes, head: RequestHead) -> None:
         """Note that llhttp has read this head, at the start of this read, as a request with one Content-Length.
@@ -72,5 +73,7 @@ class HeadCache:
                 if data[digits_at:digits_end].isdigit():
                     if len(self._heads) >= MAX_HEADS:
                         self._heads.clear()
-                    self._heads[data[:digits_at] + data[digits_end:end]] = head
+                    before = data[:digits_at]
+                    key = before + data[digits_end:end]
+                    self._heads[key] = KnownHead(before, data[digits_end : end + 4], head)
                 return

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from time import monotonic
-from typing import TYPE_CHECKING, cast
+import time
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
 from router.dataplane.answer import AnswerCache
@@ -19,6 +19,9 @@ from router.telemetry.reasons import is_refused, why_no_connection
 
 if TYPE_CHECKING:
     from router.dataplane.exchange import Exchange
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
 
 
 class Pool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import monotonic
-from typing import TYPE_CHECKING, cast
+import time
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from router.dataplane.request import Fields
 
 log = logging.getLogger(__name__)
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
 
 
 class ReplicaConnection:

@@ -39,8 +39,8 @@ class Alike:
         rest = len(piece) - len(self._end)
         return (
             rest >= begin
-            and piece[rest:] == self._end
-            and piece[:begin] == start
+            and piece.startswith(start)
+            and piece.endswith(self._end)
             and _QUOTE not in piece[begin:rest]
         )
 

@@ -5,15 +5,30 @@ Source: vLLM's entrypoints/openai/chat_completion/protocol.py and chat_utils.py:
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import astuple
 
 from router.core import prompt
 from router.core.prompt import TEXT, TEXT_MESSAGES, add_json
-from router.dialects.chat_request import ChatRequest, Message, decode, decode_raw
+from router.dialects import chat_request
+from router.dialects.chat_request import ChatRequest, Message, decode_raw
 from router.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE
 from router.dialects.parsed import Parsed, messages_required
 from router.dialects.parts import Part, add_content
+
+# The module's own: those of others are looked up by name at every use.
+_decode: Final = chat_request.decode
+_fields_of: Final = astuple
+_unset: Final = UNSET
+_TEXT_MESSAGES: Final = TEXT_MESSAGES
+_SESSION: Final = chat_request.SESSION
+_NO_SESSION: Final = chat_request.NO_SESSION
+_RARE: Final = chat_request.RARE
+_NOTHING_RARE: Final = chat_request.NOTHING_RARE
+_NO_MORE: Final = chat_request.NO_MORE
 
 
 def parse(body: bytes | bytearray | memoryview) -> Parsed:
@@ -23,55 +38,52 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         ClientError: No messages.
         msgspec.MsgspecError, UnicodeError, RecursionError: The caller translates them.
     """
-    request = decode(body)
-    messages = request.messages
+    request = _decode(body)
+    fields = _fields_of(request)
+    messages: list[Message] | None
+    model, messages, streams, options, n, salt = fields[_SESSION:_RARE]
     if messages is None:
         raise messages_required()
     out: list[bytes] = []
-    _add_header(out, request)
-    append = out.append
+    rare = fields[_RARE:] != _NOTHING_RARE
+    if rare:
+        _add_header(out, request)
     for index, message in enumerate(messages):
-        content = message.content
-        if content.__class__ is list and len(content) == 1:
+        of_message = _fields_of(message)
+        content = of_message[1]
+        if type(content) is list and len(content) == 1:
             part = content[0]
-            if part.__class__ is Part and part.type == "text":
+            if isinstance(part, Part) and part.type == "text":
                 content = part.text
-        if (
-            content.__class__ is str
-            and content
-            and (start := TEXT_MESSAGES.get(message.role)) is not None
-            and message.tool_calls is None
-            and message.name is None
-            and message.tool_call_id is None
-            and message.reasoning is None
-            and message.reasoning_content is None
-            and message.tools is ABSENT
-        ):
-            append(start)
-            append(content.encode())
+        start = _TEXT_MESSAGES.get(of_message[0]) if of_message[2:] == _NO_MORE else None
+        if start is not None and isinstance(content, str) and content:
+            out.append(start)
+            out.append(content.encode())
         else:
             _add_message(out, message, body, index)
-    if request.add_generation_prompt is False or request.continue_final_message:
-        append(prompt.ENDING)
-        append(b"continue" if request.continue_final_message else b"none")
+    if rare and (request.add_generation_prompt is False or request.continue_final_message):
+        out.append(prompt.ENDING)
+        out.append(b"continue" if request.continue_final_message else b"none")
     canonical = b"".join(out)
-    stream = request.stream is True
+    stream = streams is True
     return Parsed(
-        request.model or "",
-        request.cache_salt or "",
+        model or "",
+        salt or "",
         canonical,
         len(canonical),
         stream,
-        request,
+        None if fields[:_SESSION] == _NO_SESSION else request,
         None,
         None,
-        stream and request.stream_options is UNSET and bytes(request.n) in ONE,
-        (request.prompt_logprobs is ABSENT and request.echo is ABSENT) or _reads_cache(request),
+        stream and options is _unset and bytes(n) in ONE,
+        not rare or _reads_cache(request),
     )
 
 
 def _reads_cache(request: ChatRequest) -> bool:
     """Source: vLLM's `to_sampling_params`: with `echo`, `prompt_logprobs` is `top_logprobs`, 0 unless given."""
+    if request.prompt_logprobs is ABSENT and request.echo is ABSENT:
+        return True
     if bytes(request.prompt_logprobs) not in NOT_GIVEN:
         return False
     return bytes(request.echo) in FALSE or bytes(request.top_logprobs) == b"null"

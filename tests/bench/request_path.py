@@ -126,7 +126,8 @@ def instructions(kb: int, policy: str, *, chunks: bool) -> int:
             command += ["tests.bench.request_path", f"--kb={kb}", f"--requests={count}", f"--policy={policy}"]
             if chunks:
                 command.append("--chunks")
-            environment = {**os.environ, "PYTHONPATH": path}
+            # Hashes that differ from run to run would make both starts differ by some hundred instructions a request.
+            environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
             found = re.search(r"^totals: (\d+)$", out.read_text(), re.MULTILINE)
             assert found is not None, "callgrind wrote no total"
