@@ -391,11 +391,12 @@ class Fleet:
             expected_tokens = decision.predicted_tokens + int(beyond * share * gap_tokens)
             decision.expected_tokens = min(expected_tokens, prompt_tokens - 1)
 
-    def started(self, decision: Decision, now_s: float, computed: bool = True) -> None:
+    def started(self, decision: Decision, now_s: float, computed: bool = True, heard: bool = True) -> None:
         """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything.
 
         Args:
             computed: False if it came without a prefill (an error).
+            heard: False if it came before the prefill's end, for all that is known.
         """
         if decision.phase != RESERVED:
             return
@@ -403,10 +404,12 @@ class Fleet:
         decision.started_s = now_s
         if not computed:
             decision.tells = decision.computed = False
+        if not heard:
+            decision.tells = False
         replica = decision.replica
         replica.waiting -= 1
         replica.waiting_tokens -= decision.uncached_tokens
-        replica.dequeue(decision, now_s, heard=computed)
+        replica.dequeue(decision, now_s, heard=computed and heard)
         self._believe_first(replica)
         if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
             self.moved()

@@ -823,7 +823,10 @@ class Exchange:
         gateway.drop_body(self._request)
         status = self._status
         computed = status < 300 and not self._event_error
-        gateway.fleet.started(decision, gateway.clock(), computed)
+        heard = True
+        if self._api is Api.RESPONSES and decision.streams:
+            heard = opening_end(first, 0) >= 0  # else it only opens a response, at a length that is not held
+        gateway.fleet.started(decision, gateway.clock(), computed, heard)
         if computed and self._withdrawals != gateway.withdrawals:
             self._note_again(decision)
         if self._suspects is not None:

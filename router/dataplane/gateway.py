@@ -285,10 +285,9 @@ class Gateway:
         )
         shape.tokens_known = parsed.tokens_known is not None
         shape.single = single = parsed.prompt_bytes == len(parsed.canonical)
-        # The first event of `/v1/responses` comes before anything is computed (vLLM's `response.created`), that of a
-        # batch when one of its prompts is.
-        found = request.head.route
-        shape.streams = parsed.stream and single and (found is None or found.api is not Api.RESPONSES)
+        # The first event of a batch comes when one of its prompts is computed; how much is computed of a response that
+        # goes on from another is not known here.
+        shape.streams = parsed.stream and single and parsed.previous_response_id is None
         if not parsed.reads_cache:
             shape.reads_cache = shape.streams = False  # what it takes says nothing of others, either
         return shape

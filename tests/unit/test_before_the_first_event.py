@@ -321,6 +321,60 @@ def test_an_opening_too_long_to_be_held_is_passed_on() -> None:
     assert body_of(client) == long + b"}\n\n" + DELTA + COMPLETED
 
 
+def test_the_first_event_behind_the_opening_of_a_response_tells_when_its_prefill_was_over() -> None:
+    fleet = WireFleet(1)
+    moments = [1_800_000_000.0]
+    fleet.gateway.clock = lambda: moments[0]
+    _, exchange = fleet.begin({**RESPONSE, "input": "hello " * 5000}, RESPONSES)
+    decision = exchange.decision
+    assert decision is not None
+    replica = decision.replica
+    assert (decision.streams, replica.awaited_tokens) == (True, decision.uncached_tokens)
+    moments[0] += 0.01
+    send(exchange, HEAD + chunk(OPENING))
+    assert replica.awaited_tokens == decision.uncached_tokens
+    moments[0] += 2.0
+    send(exchange, chunk(DELTA))
+    assert decision.stretch is not None
+    assert decision.stretch.end_s == moments[0]
+    moments[0] += 1.0
+    trust = replica.streamed
+    send(exchange, chunk(COMPLETED) + b"0\r\n\r\n")
+    assert replica.streamed == trust + 1
+    assert replica.speed.count == 1
+    assert fleet.wire.at_rest()
+
+
+@pytest.mark.parametrize(
+    ("fields", "stream"),
+    [
+        ({}, b"event: response.created\ndata: {" + b"x" * OPENING_BYTES),
+        ({}, OPENING),
+        ({"previous_response_id": "resp_0"}, OPENING + DELTA),
+        ({"stream": False}, OPENING + DELTA),
+    ],
+    ids=["too long an opening", "nothing but an opening", "a history kept by the engine", "not a stream"],
+)
+def test_a_response_whose_prefill_has_no_audible_end_teaches_no_speed(
+    fields: dict[str, object], stream: bytes
+) -> None:
+    fleet = WireFleet(1)
+    moments = [1_800_000_000.0]
+    fleet.gateway.clock = lambda: moments[0]
+    fleet.gateway.registry.remember_response("resp_0", fleet.replicas[0].id)
+    _, exchange = fleet.begin({**RESPONSE, "input": "hello " * 5000, **fields}, RESPONSES)
+    decision = exchange.decision
+    assert decision is not None
+    moments[0] += 2.0
+    send(exchange, HEAD + chunk(stream))
+    trust = decision.replica.streamed
+    moments[0] += 1.0
+    send(exchange, b"0\r\n\r\n")
+    assert decision.stretch is None
+    assert (decision.replica.streamed, decision.replica.speed.count) == (trust, 0)
+    assert fleet.wire.at_rest()
+
+
 # -- the head alone ---------------------------------------------------------------------------------------------------
 
 
