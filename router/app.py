@@ -89,6 +89,8 @@ class Worker:
     ) -> None:
         """`control_socket`: one of several workers; the data port is shared, control listens on this socket file."""
         self.config = config
+        self.settings_current = True
+        """False after a reload that failed."""
         self._shares_port = control_socket is not None
         self.tasks = Tasks()
         self.registry = _registry(config, clock)
@@ -192,6 +194,10 @@ class Worker:
                 build=build_info(config),
                 peers=lambda: self.leases.routers,
                 held=lambda: self.gateway.hold.waiting if self.gateway.hold is not None else 0,
+                ready=readiness.ready,
+                settings_current=lambda: self.settings_current,
+                client_connections=lambda: len(self.gateway.connections),
+                buffered_body_bytes=lambda: self.gateway.buffered_bytes,
                 models=self.fleet.model_rows,
             ),
         )
@@ -448,7 +454,9 @@ def _reload(worker: Worker, reload: Callable[[], Config | None], unless: Config 
         config = reload()
         if config is not None and config != unless:
             worker.reload(config)
+        worker.settings_current = True
     except ConfigError as error:
+        worker.settings_current = False
         for message in error.messages:
             log.error("reload_failed", extra=fields(error=message))
 

@@ -209,6 +209,7 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._ended = False
         self._hung_up = False
+        self._settings_current = True
 
     async def run(self) -> int:
         """Exit status: 0 after a drain."""
@@ -267,9 +268,11 @@ class Supervisor:
             following, changed, waiting = reloaded(self._config, self._reload())
             _check_files(following)
         except ConfigError as error:
+            self._settings_current = False
             for message in error.messages:
                 log.error("reload_failed", extra=fields(error=message))
         else:
+            self._settings_current = True
             self._config = following
             if "log_level" in changed:
                 set_up(self._config.log_level)
@@ -373,8 +376,15 @@ class Supervisor:
         return {w.name: w.socket_path for w in self._workers if w.process is not None}
 
     def _metrics(self) -> str:
-        name = catalogue.WORKER_RESTARTS.name
-        return f"# HELP {name} {catalogue.WORKER_RESTARTS.help}\n# TYPE {name} counter\n{name} {self._restarts}\n"
+        figures = (
+            (catalogue.WORKER_RESTARTS, self._restarts),
+            (catalogue.SETTINGS_CURRENT, int(self._settings_current)),
+        )
+        lines = [
+            f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n{metric.name} {value}\n"
+            for metric, value in figures
+        ]
+        return "".join(lines)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,10 @@ class Readiness:
     ever_reachable: Callable[[], bool] = lambda: True
     """Whether any of them was ever seen working."""
 
+    def ready(self) -> bool:
+        """Whether `/ready` answers 200."""
+        return self.routable() > 0 and not self.draining()
+
     def answer(self) -> tuple[int, bytes]:
         """HTTP status (200 or 503) and JSON body."""
         routable, draining = self.routable(), self.draining()

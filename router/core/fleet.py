@@ -670,6 +670,7 @@ class Fleet:
             replica.last_failure = None
             replica.residency.clear()
             if replica.incarnation is not None:
+                replica.restarts += 1
                 # Nothing was ever computed on it.
                 replica.survival.clear()
                 replica.trust.clear()

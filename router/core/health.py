@@ -130,6 +130,7 @@ class Health:
     __slots__ = (
         "dead",
         "ejected_s",
+        "ejections",
         "failures",
         "parameters",
         "probe_failures",
@@ -150,6 +151,8 @@ class Health:
         was sent before, which no other failure is."""
         self.ejected_s = -inf
         """When it was ejected last, or failed last while ejected; orders the fail-open choice."""
+        self.ejections: dict[FailureReason, int] = {}
+        """How often it was ejected, trials that failed included, and why."""
         self._reset()
 
     def _reset(self) -> None:
@@ -170,6 +173,8 @@ class Health:
         if after is ReplicaState.EJECTED:
             if changed:
                 self.strikes += 1
+                reason = FailureReason.PROBE if self.reason is None else self.reason
+                self.ejections[reason] = self.ejections.get(reason, 0) + 1
             if changed or signal in _DATES_EJECTION:
                 changed = True
                 self.ejected_s = now_s

@@ -80,6 +80,7 @@ class Replica:
         "price",
         "queue",
         "residency",
+        "restarts",
         "shared_tokens",
         "silent",
         "since_s",
@@ -118,6 +119,8 @@ class Replica:
         """What its `/v1/models` says of each model, where a probe passed that on."""
         self.health = Health(health)
         self.errors = ErrorRate()
+        self.restarts = 0
+        """How often another life was found in the place of a known one."""
         self.last_failure: str | None = None
         """Why a request or a probe failed last, for people; None before any and after a restart."""
         self.in_flight = 0
@@ -507,6 +510,8 @@ class Replica:
             "failures": health.failures,
             "probe_failures": health.probe_failures,
             "ejections": health.strikes,
+            "ejections_total": {reason.value: count for reason, count in health.ejections.items()},
+            "restarts_total": self.restarts,
             "last_failure": self.last_failure,
             "retry_in_s": round(max(0.0, health.until_s - now_s), 3) if backing_off else None,
         }

@@ -37,6 +37,7 @@ class Sweeper:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
         self._dead_since_s: dict[tuple[Replica, Incarnation | None], float] = {}
         """Since when requests are seen to be with a life of a replica that is shown to be over."""
         self._were_dead: dict[tuple[Replica, Incarnation | None], float] = {}
@@ -44,6 +45,7 @@ class Sweeper:
 
     def start(self) -> None:
         """Begin; `stop` ends it."""
+        self._due_s = monotonic() + PERIOD_S
         self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self._tick)
 
     def stop(self) -> None:
@@ -52,8 +54,10 @@ class Sweeper:
             self._timer.cancel()
 
     def _tick(self) -> None:
+        now_s = monotonic()
+        self._gateway.metrics.late(max(0.0, now_s - self._due_s))
         self.start()
-        self.sweep(monotonic())
+        self.sweep(now_s)
 
     def sweep(self, now_s: float) -> None:
         """Apply every limit that has passed at this monotonic time."""

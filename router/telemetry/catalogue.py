@@ -121,6 +121,35 @@ DECISIONS = Metric(
     "Finished requests by why and which replica was chosen.",
     ("decision", "replica"),
 )
+REPLICA_PROMPT_TOKENS = Metric(
+    "warmroute_replica_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of requests that the replica answered, cached ones included.",
+    ("replica",),
+)
+REPLICA_CONFIRMED_TOKENS = Metric(
+    "warmroute_replica_confirmed_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Those of requests whose answer reported cached tokens: divide the two below by it.",
+    ("replica",),
+)
+REPLICA_PREDICTED_TOKENS = Metric(
+    "warmroute_replica_predicted_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens that the replica was believed to hold, of requests whose answer reported cached tokens.",
+    ("replica",),
+)
+REPLICA_CACHED_TOKENS = Metric(
+    "warmroute_replica_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens that the replica reported as cached; divided by warmroute_replica_prefill_tokens_per_second, the"
+    " time for which it would have computed them.",
+    ("replica",),
+)
 RETRIES = Metric(
     "warmroute_retries_total",
     _C,
@@ -161,6 +190,28 @@ REPLICA_STATE = Metric(
     "1",
     "1 for the state a replica is in; other states are absent.",
     ("replica", "state"),
+    across=Across.MOST,
+)
+REPLICA_EJECTIONS = Metric(
+    "warmroute_replica_ejections_total",
+    _C,
+    "ejections",
+    "Times the replica was put out of use, by why, failed trials included; each router and worker counts its own.",
+    ("replica", "reason"),
+)
+REPLICA_RESTARTS = Metric(
+    "warmroute_replica_restarts_total",
+    _C,
+    "restarts",
+    "Times the replica's engine was found restarted, its cache empty; each router and worker counts what it saw.",
+    ("replica",),
+)
+MODEL_REPLICAS = Metric(
+    "warmroute_model_replicas",
+    _G,
+    "replicas",
+    "Replicas that serve the model, by state; `other`: those that have not told what they serve.",
+    ("model", "state"),
     across=Across.MOST,
 )
 REPLICA_IN_FLIGHT = Metric(
@@ -351,6 +402,40 @@ REGISTRY_LOCAL = Metric(
     "records",
     "Records of this process's own placements, kept beside a shared backend.",
     across=Across.SUM,
+)
+READY = Metric(
+    "warmroute_ready",
+    _G,
+    "1",
+    "1 while `/ready` answers 200: some replica may be sent requests, and the router does not drain.",
+    across=Across.LEAST,
+)
+SETTINGS_CURRENT = Metric(
+    "warmroute_settings_current",
+    _G,
+    "1",
+    "0 from a reload of the settings that failed until one that succeeds; the log says what was wrong.",
+    across=Across.LEAST,
+)
+CLIENT_CONNECTIONS = Metric(
+    "warmroute_client_connections",
+    _G,
+    "connections",
+    "Open connections of clients, idle ones included; limits.connections bounds them.",
+    across=Across.SUM,
+)
+BUFFERED_BODY_BYTES = Metric(
+    "warmroute_buffered_body_bytes",
+    _G,
+    "bytes",
+    "Request bodies in memory until no retry can need them; limits.buffered_body_bytes bounds them.",
+    across=Across.SUM,
+)
+LATENESS = Metric(
+    "warmroute_loop_lateness_seconds",
+    _H,
+    "seconds",
+    "How much later than due a timer was called, asked twice a second: what a busy router adds to every request.",
 )
 ACCESS_LOG_DROPPED = Metric(
     "warmroute_access_log_dropped_total",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -19,16 +20,28 @@ from prometheus_client.metrics_core import (
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from router.core.health import FailureReason, ReplicaState
 from router.telemetry import catalogue as c
 from router.telemetry.metrics import (
     DURATION_BUCKETS_S,
     HOLD_BUCKETS_S,
+    LATENESS_BUCKETS_S,
     NO_DECISION,
+    OTHER,
     STAGES,
     TTFT_BUCKETS_S,
     Histogram,
     Metrics,
 )
+
+_AWAITED_ERRORS = dict.fromkeys(
+    ("buffers_full", "deadly_request", "no_replica", "replica_failed", "replica_lost", "replica_timeout",
+     "too_many_connections"), 0
+)  # fmt: skip
+"""Codes that are 0 from the beginning, since there are alerts on them: Prometheus sees no increase in a counter whose
+first value is 1."""
+_MAX_MODELS = 256
+"""Models that are labels of `warmroute_model_replicas`; adapters can be many."""
 
 Rows = Iterable[Mapping[str, object]]
 
@@ -38,8 +51,8 @@ class Sources:
     """What a scrape reads, besides the counters."""
 
     replicas: Callable[[], Rows]
-    """The fleet's snapshot: `id`, `state`, `in_flight`, `waiting_tokens`, and, where the engine reports them,
-    `engine_running` and `engine_waiting`."""
+    """The fleet's snapshot: `id`, `state`, `in_flight`, `waiting_tokens`, `models`, and, where the engine reports
+    them, `engine_running` and `engine_waiting`."""
     registry_statistics: Callable[[], Mapping[str, float]]
     registry_healthy: Callable[[], bool]
     access_log_dropped: Callable[[], int]
@@ -49,6 +62,10 @@ class Sources:
     """Requests held; none by default."""
     peers: Callable[[], int] = int
     """Other routers heard of; none by default."""
+    ready: Callable[[], bool] = lambda: True
+    settings_current: Callable[[], bool] = lambda: True
+    client_connections: Callable[[], int] = int
+    buffered_body_bytes: Callable[[], int] = int
     models: Callable[[], Rows] = list
     """What answers told: `model`, and each figure with its confidence."""
 
@@ -84,6 +101,7 @@ class _RouterCollector(Collector):
         yield from self._replicas()
         yield from self._models()
         yield from self._registry()
+        yield from self._router()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
         yield _family(c.WORKERS, [((), 1)])
@@ -98,8 +116,8 @@ class _RouterCollector(Collector):
             c.REQUESTS,
             [((a, model, str(s), d or NO_DECISION), n) for (a, model, s, d), n in m.requests().items()],
         )
-        yield _family(c.ERRORS, [((code,), n) for code, n in m.errors.items()])
-        yield _family(c.DECISIONS, [((kind, replica), n) for (kind, replica), n in m.decisions.items()])
+        yield _family(c.ERRORS, [((code,), n) for code, n in (_AWAITED_ERRORS | m.errors).items()])
+        yield _family(c.DECISIONS, [(labels, place.requests) for labels, place in m.places.items()])
         yield _family(c.RETRIES, [((reason,), n) for reason, n in m.retries.items()])
         yield _family(c.DISCONNECTS, [((phase,), n) for phase, n in m.client_disconnects.items()])
         ttft = [((model, kind or NO_DECISION), h) for (model, kind), h in m.ttft.items()]
@@ -126,8 +144,35 @@ class _RouterCollector(Collector):
             ],
         )
 
+    def _places(self) -> Iterable[Family]:
+        places = self._metrics.places
+        for metric, figure in (
+            (c.REPLICA_PROMPT_TOKENS, attrgetter("prompt")),
+            (c.REPLICA_CONFIRMED_TOKENS, attrgetter("confirmed")),
+            (c.REPLICA_PREDICTED_TOKENS, attrgetter("predicted")),
+            (c.REPLICA_CACHED_TOKENS, attrgetter("cached")),
+        ):
+            sums: dict[str, int] = {}
+            for (_, replica), place in places.items():
+                sums[replica] = sums.get(replica, 0) + figure(place)
+            yield _family(metric, [((replica,), tokens) for replica, tokens in sums.items()])
+
+    def _router(self) -> Iterable[Family]:
+        sources = self._sources
+        yield _family(c.READY, [((), int(sources.ready()))])
+        yield _family(c.SETTINGS_CURRENT, [((), int(sources.settings_current()))])
+        yield _family(c.CLIENT_CONNECTIONS, [((), sources.client_connections())])
+        yield _family(c.BUFFERED_BODY_BYTES, [((), sources.buffered_body_bytes())])
+        yield _histogram(c.LATENESS, LATENESS_BUCKETS_S, [((), self._metrics.lateness)])
+
     def _replicas(self) -> Iterable[Family]:
         rows = list(self._sources.replicas())
+        yield from self._places()
+        yield _family(c.REPLICA_EJECTIONS, _ejections(rows))
+        yield _family(
+            c.REPLICA_RESTARTS, [((str(row["id"]),), _number(row.get("restarts_total")) or 0) for row in rows]
+        )
+        yield _family(c.MODEL_REPLICAS, _model_replicas(rows))
         yield _family(c.IN_FLIGHT, [((), sum(_number(row.get("in_flight")) or 0.0 for row in rows))])
         yield _family(c.REPLICA_STATE, [((str(row["id"]), str(row["state"])), 1) for row in rows])
         for metric, key in (
@@ -161,6 +206,33 @@ class _RouterCollector(Collector):
         figures = self._sources.registry_statistics()
         for key, metric in c.REGISTRY_STATISTICS.items():
             yield _family(metric, [((), figures[key])] if key in figures else [])
+
+
+def _ejections(rows: Rows) -> Iterable[tuple[tuple[str, ...], float]]:
+    """One sample a reason; where there is none yet, a 0, so that the first one shows as an increase."""
+    for row in rows:
+        counts = row.get("ejections_total")
+        reasons = counts if isinstance(counts, Mapping) and counts else {FailureReason.PROBE: 0}
+        for reason, count in reasons.items():
+            yield (str(row["id"]), str(reason)), float(count)
+
+
+def _model_replicas(rows: Rows) -> Iterable[tuple[tuple[str, ...], float]]:
+    states: set[str] = set()
+    models: dict[str, dict[str, int]] = {}
+    for row in rows:
+        state = str(row["state"])
+        states.add(state)
+        served = row.get("models")
+        for name in served if isinstance(served, list) and served else [OTHER]:
+            model = str(name) if name in models or len(models) < _MAX_MODELS else OTHER
+            counts = models.setdefault(model, {})
+            counts[state] = counts.get(state, 0) + 1
+    # A model that has lost its last ready replica has a 0, which an alert can see.
+    states.add(ReplicaState.READY.value)
+    return [
+        ((model, state), counts.get(state, 0)) for model, counts in models.items() for state in sorted(states)
+    ]
 
 
 def _number(value: object) -> float | None:

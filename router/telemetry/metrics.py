@@ -35,6 +35,19 @@ TTFT_BUCKETS_S: Final[tuple[float, ...]] = (
     80.0,
     160.0,
 )
+LATENESS_BUCKETS_S: Final[tuple[float, ...]] = (
+    0.001,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
 HOLD_BUCKETS_S: Final[tuple[float, ...]] = (
     0.005,
     0.01,
@@ -70,7 +83,7 @@ DURATION_BUCKETS_S: Final[tuple[float, ...]] = (
 
 _MAX_SERIES: Final = 4096
 _MAX_MODELS: Final = 256
-_MAX_DECISIONS: Final = 8192
+_MAX_PLACES: Final = 8192
 _MAX_CODES: Final = 128
 NO_DECISION: Final = "none"
 """Label of requests answered without a choice (a bad request, no replica)."""
@@ -107,6 +120,21 @@ class Tokens:
         self.unreported = [0] * (len(STAGES) - 1)
 
 
+class Place:
+    """What one replica answered that was chosen for one reason."""
+
+    __slots__ = ("cached", "confirmed", "predicted", "prompt", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.prompt = 0
+        """Prompt tokens of those answered."""
+        self.confirmed = 0
+        """Of those whose engine reported cached tokens, which the two below are of."""
+        self.predicted = 0
+        self.cached = 0
+
+
 class _Series:
     __slots__ = ("duration", "requests", "tokens", "ttft")
 
@@ -124,8 +152,8 @@ RequestKey = tuple[str, str, int, str | None]
 class Metrics:
     """What happened on the request path since the process began."""
 
-    __slots__ = ("_known_models", "client_disconnects", "decisions", "duration", "errors", "hold", "retries", "series",
-                 "tokens", "ttft")  # fmt: skip
+    __slots__ = ("_known_models", "client_disconnects", "duration", "errors", "hold", "lateness", "places", "retries",
+                 "series", "tokens", "ttft")  # fmt: skip
 
     def __init__(self, known_models: Callable[[], Container[str]]) -> None:
         """`known_models` is asked only when a combination of labels is seen for the first time."""
@@ -136,9 +164,11 @@ class Metrics:
         """By model and decision."""
         self.duration: dict[tuple[str, str], Histogram] = {}
         """By api and model."""
-        self.decisions: dict[tuple[str, str], int] = {}
+        self.places: dict[tuple[str, str], Place] = {}
+        """By decision and replica."""
         self.hold = Histogram(HOLD_BUCKETS_S)
         """Only of requests that were held."""
+        self.lateness = Histogram(LATENESS_BUCKETS_S)
         self.errors: dict[str, int] = {}
         self.retries: dict[str, int] = {}
         self.client_disconnects: dict[str, int] = {}
@@ -182,18 +212,29 @@ class Metrics:
         if code is not None:
             _add(self.errors, code, _MAX_CODES)
         if kind is not None and replica is not None:
-            decisions = self.decisions
             try:
-                decisions[(kind, replica)] += 1
+                place = self.places[(kind, replica)]
             except KeyError:
-                key = (kind.value, replica if len(decisions) < _MAX_DECISIONS else OTHER)
-                decisions[key] = decisions.get(key, 0) + 1
+                place = self._admit_place(kind, replica)
+            place.requests += 1
+            if ttft_s is not None:
+                place.prompt += prompt_tokens
+                if cached_tokens is not None:
+                    place.confirmed += prompt_tokens
+                    place.predicted += predicted_tokens
+                    place.cached += cached_tokens
 
     def held(self, held_s: float) -> None:
         """Count one request that is held no longer, whatever became of it."""
         histogram = self.hold
         histogram.counts[_bucket(HOLD_BUCKETS_S, held_s)] += 1
         histogram.sum += held_s
+
+    def late(self, late_s: float) -> None:
+        """Count how much later than due a timer of the event loop was called."""
+        histogram = self.lateness
+        histogram.counts[_bucket(LATENESS_BUCKETS_S, late_s)] += 1
+        histogram.sum += late_s
 
     def funnel(
         self,
@@ -242,11 +283,16 @@ class Metrics:
 
     def forget_replica(self, replica: ReplicaId) -> None:
         """Drop the series of a replica that left the fleet, so that churn does not pile them up."""
-        self.decisions = {key: count for key, count in self.decisions.items() if key[1] != replica}
+        self.places = {key: place for key, place in self.places.items() if key[1] != replica}
 
     def requests(self) -> Mapping[RequestKey, int]:
         """Finished requests by api, model, status and decision."""
         return {key: series.requests for key, series in self.series.items()}
+
+    def _admit_place(self, kind: DecisionKind, replica: ReplicaId) -> Place:
+        """The place of a pair not seen before, under `other` where there are too many."""
+        places = self.places
+        return places.setdefault((kind.value, replica if len(places) < _MAX_PLACES else OTHER), Place())
 
     def _admit(self, api: Api, model: str, status: int, kind: DecisionKind | None) -> _Series:
         """The series of a combination not seen before, under `other` where its model may not be a label.

@@ -96,8 +96,8 @@ def share(redis: RedisServer, replicas: list[str], routers: int, seed: int) -> t
         found = Converser(running, seed).run()
         counts: dict[str, int] = {}
         for router in running:
-            for (_, replica), count in router.worker.metrics.decisions.items():
-                counts[replica] = counts.get(replica, 0) + count
+            for (_, replica), place in router.worker.metrics.places.items():
+                counts[replica] = counts.get(replica, 0) + place.requests
             router.assert_at_rest()
     return found, sorted(counts.values())
 

@@ -26,8 +26,26 @@ ROWS: list[Mapping[str, object]] = [
         "speed_confidence": 0.8,
         "cache_lifetime_s": 64.0,
         "cache_fits_ratio": 0.25,
+        "models": ["m", "n"],
+        "ejections_total": {"probe": 2, "lost": 1},
+        "restarts_total": 3,
     },
-    {"id": "b:1", "state": "ejected", "in_flight": 0, "waiting_tokens": 0, "engine_running": None},
+    {
+        "id": "b:1",
+        "state": "ejected",
+        "in_flight": 0,
+        "waiting_tokens": 0,
+        "engine_running": None,
+        "models": ["n"],
+    },
+    {
+        "id": "c:1",
+        "state": "starting",
+        "in_flight": 0,
+        "waiting_tokens": 0,
+        "engine_running": None,
+        "models": [],
+    },
 ]
 
 
@@ -129,6 +147,44 @@ def test_the_numbers_are_those_counted() -> None:
     assert value("warmroute_access_log_dropped_total") == 4
     assert value("warmroute_build_info", version="1", policy="prefix-cost", registry="memory") == 1
     assert value("process_start_time_seconds") > 0
+
+
+def test_what_each_replica_answered_is_summed_over_decisions() -> None:
+    metrics = busy()
+    metrics.observe(Api.CHAT, "m", 200, None, DecisionKind.RING, ReplicaId("a:1"), 0.2, 1.5, 50, 0, None, 7)
+    metrics.observe(
+        Api.CHAT, "m", 503, None, DecisionKind.RING, ReplicaId("a:1"), None, 1.5, 999, 9, None, None
+    )
+    found = samples(exposition(metrics).render("")[0].decode())
+
+    def tokens(which: str) -> float:
+        return found[(f"warmroute_replica_{which}_tokens_total", frozenset({("replica", "a:1")}))]
+
+    assert [tokens(which) for which in ("prompt", "confirmed_prompt", "predicted_cached", "cached")] == [
+        150,
+        100,
+        90,
+        80,
+    ]
+
+
+def test_ejections_restarts_and_the_replicas_of_each_model_are_shown() -> None:
+    found = samples(exposition(busy()).render("")[0].decode())
+
+    def value(name: str, **labels: str) -> float | None:
+        return found.get((f"warmroute_{name}", frozenset(labels.items())))
+
+    assert value("replica_ejections_total", replica="a:1", reason="lost") == 1
+    assert value("replica_ejections_total", replica="a:1", reason="probe") == 2
+    assert value("replica_ejections_total", replica="b:1", reason="probe") == 0, (
+        "the first one will be an increase"
+    )
+    assert value("replica_restarts_total", replica="a:1") == 3
+    assert value("model_replicas", model="m", state="ready") == 1
+    assert value("model_replicas", model="m", state="ejected") == 0
+    assert value("model_replicas", model="n", state="ejected") == 1
+    assert value("model_replicas", model="other", state="starting") == 1, "it has not told what it serves"
+    assert value("errors_total", code="deadly_request") == 0, "an alert waits for its first one"
 
 
 def test_openmetrics_is_served_to_who_asks_for_it() -> None:

@@ -92,6 +92,22 @@ def test_a_fleet_that_was_never_reachable_says_so_instead_of_asking_for_patience
         fleet.choose_and_reserve(RequestShape("m"), None, 3.0, list(fleet.replicas.values()))
 
 
+def test_ejections_are_counted_by_reason_and_restarts_for_good() -> None:
+    fleet = ready_fleet(1)
+    (replica,) = fleet.replicas.values()
+    first = replica.incarnation
+    fleet.report_failure(replica, FailureReason.REFUSED, 1.0)
+    fleet.report_failure(replica, FailureReason.REFUSED, 1.1)
+    assert replica.health.ejections == {FailureReason.REFUSED: 1}, "it was out of use already"
+    fleet.apply(ProbeSucceeded(replica.id, first, None, None, None, 2.0))
+    for _ in range(2):
+        fleet.apply(ProbeFailed(replica.id, FailureReason.STATUS, 3.0))
+    assert (replica.state, replica.restarts) == (ReplicaState.EJECTED, 0)
+    fleet.apply(ProbeSucceeded(replica.id, Incarnation(99), None, None, None, 4.0))
+    row = fleet.snapshot(5.0)[0]
+    assert (row["ejections_total"], row["restarts_total"]) == ({"refused": 1, "probe": 1}, 1)
+
+
 def test_the_last_failure_says_what_happened_until_the_engine_is_another() -> None:
     fleet = ready_fleet(1)
     (replica,) = fleet.replicas.values()

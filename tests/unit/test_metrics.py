@@ -27,12 +27,18 @@ def observe(
     metrics.observe(api, model, status, code, kind, replica, ttft_s, 1.5, 100, 90, cached, completion)
 
 
+def counts(metrics: Metrics) -> dict[tuple[str, str], int]:
+    return {key: place.requests for key, place in metrics.places.items()}
+
+
 def test_a_request_is_counted_once_everywhere() -> None:
     metrics = Metrics(lambda: {"m"})
     observe(metrics)
     observe(metrics, cached=None, completion=None)
     assert metrics.requests() == {("chat", "m", 200, "warm"): 2}
-    assert metrics.decisions == {("warm", "a:1"): 2}
+    assert counts(metrics) == {("warm", "a:1"): 2}
+    place = metrics.places[("warm", "a:1")]
+    assert (place.prompt, place.confirmed, place.predicted, place.cached) == (200, 100, 90, 80)
     tokens = metrics.tokens["m"]
     assert (tokens.prompt, tokens.predicted, tokens.completion) == (200, 180, 7)
     assert (tokens.cached, tokens.confirmed) == (80, 100), "silent engines do not dilute the cached share"
@@ -46,7 +52,7 @@ def test_a_request_without_a_first_byte_has_no_ttft_and_no_tokens() -> None:
     observe(metrics, status=503, code="no_replica", kind=None, replica=None, ttft_s=None)
     assert metrics.requests() == {("chat", "m", 503, None): 1}
     assert metrics.errors == {"no_replica": 1}
-    assert metrics.decisions == {}
+    assert counts(metrics) == {}
     assert metrics.tokens["m"].prompt == 0
     assert sum(metrics.ttft[("m", None)].counts) == 0
     assert sum(metrics.duration[("chat", "m")].counts) == 1
@@ -98,13 +104,22 @@ def test_tables_stay_bounded_whatever_comes() -> None:
         metrics.client_gone(f"p{index}")
     assert len(metrics.series) <= module._MAX_SERIES + 1
     assert len(metrics.tokens) <= module._MAX_MODELS + 1
-    assert len(metrics.decisions) <= module._MAX_DECISIONS + len(DecisionKind)
+    assert len(metrics.places) <= module._MAX_PLACES + len(DecisionKind)
     for table in (metrics.errors, metrics.retries, metrics.client_disconnects):
         assert len(table) <= module._MAX_CODES + 1
         assert sum(table.values()) == 20_000
     assert sum(metrics.requests().values()) == 20_000
-    assert sum(metrics.decisions.values()) == 20_000
+    assert sum(counts(metrics).values()) == 20_000
     assert all(100 <= key[2] <= 599 for key in metrics.series)
+
+
+def test_lateness_is_counted_by_how_late() -> None:
+    metrics = Metrics(lambda: {"m"})
+    for late_s in (0.0, 0.03, 99.0):
+        metrics.late(late_s)
+    assert sum(metrics.lateness.counts) == 3
+    assert (metrics.lateness.counts[0], metrics.lateness.counts[-1]) == (1, 1)
+    assert metrics.lateness.sum == 99.03
 
 
 def test_a_replica_that_left_is_forgotten() -> None:
@@ -112,9 +127,9 @@ def test_a_replica_that_left_is_forgotten() -> None:
     observe(metrics)
     observe(metrics, replica=ReplicaId("b:1"))
     metrics.forget_replica(ONE)
-    assert metrics.decisions == {("warm", "b:1"): 1}
+    assert counts(metrics) == {("warm", "b:1"): 1}
     observe(metrics)
-    assert metrics.decisions[("warm", "a:1")] == 1
+    assert counts(metrics)[("warm", "a:1")] == 1
 
 
 def test_a_request_costs_about_a_microsecond() -> None:
