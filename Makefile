@@ -19,7 +19,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT PIP
 ENGINE ?= sim
 ONCE ?=
 
-.PHONY: help setup demo test test-source test-installed test-vllm test-clients check lint format lock bench clean
+.PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -53,6 +53,10 @@ test-installed: $(INSTALLED)
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm --timeout 600 tests/vllm
+
+test-monitoring: $(INSTALLED)  ## Dashboard and alerts: promtool, a real Prometheus (Debian), Grafana's own types (npm)
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -rs tests/integration/test_alerts.py \
+		tests/integration/test_monitoring_live.py tests/monitoring
 
 test-clients: $(INSTALLED)  ## The real SDKs and agents, newest versions from PyPI and npm, through a router (not part of CI)
 	$(BIN)/python -m tests.clients.install
