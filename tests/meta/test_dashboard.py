@@ -55,7 +55,7 @@ def test_the_file_is_current() -> None:
 def test_every_panel_says_what_it_shows_and_the_manual_names_it() -> None:
     for panel in panels():
         assert panel["description"].endswith("."), panel["title"]
-        assert len(panel["description"]) > 60, panel["title"]
+        assert len(panel["description"]) > 40, panel["title"]
         assert f"| {panel['title']} |" in MANUAL, panel["title"]
 
 
