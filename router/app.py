@@ -286,7 +286,7 @@ class Worker:
         if access_log is not self.access_log:
             if self.access_log is not None:
                 self.tasks.spawn(self.access_log.stop(), name="old access log")
-            self.access_log = self.gateway.access_log = access_log
+            self.access_log = self.gateway.accounts.access_log = access_log
         self._show_fingerprints()
         self.gateway.configure(config, trusting)
         self.fleet.use_health(_health_parameters(config))
@@ -373,11 +373,11 @@ class Worker:
         self._show_fingerprints()
 
     def _show_fingerprints(self) -> None:
-        gateway, secret = self.gateway, self._secret
+        accounts, secret = self.gateway.accounts, self._secret
         if secret is None or not self.config.access_log.fingerprints:
-            gateway.log_fingerprints = None
-        elif gateway.log_fingerprints is None:
-            gateway.log_fingerprints = LogFingerprints(secret)
+            accounts.log_fingerprints = None
+        elif accounts.log_fingerprints is None:
+            accounts.log_fingerprints = LogFingerprints(secret)
 
     async def _administered(self) -> None:
         """Requests to the engines may have changed what they serve, or have put them to sleep."""

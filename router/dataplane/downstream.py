@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Final, cast
 import httptools
 
 from router.core.errors import ClientError, OverloadError, RouterError
+from router.core.types import Api
+from router.dataplane import local
+from router.dataplane.client_side import ClientSide
 from router.dataplane.exchange import Exchange
 from router.dataplane.head_cache import KnownHead
 from router.dataplane.large_body import LARGE_BYTES, LargeBody
@@ -52,8 +55,8 @@ class Waiting:
     TUNNEL: Final = 4
 
 
-class ClientConnection:
-    """Protocol of one accepted connection. Inherits nothing, so that it can be compiled."""
+class ClientConnection(ClientSide):
+    """Protocol of one accepted connection. Does not inherit asyncio's, so that it can be compiled."""
 
     __slots__ = (
         "_between",
@@ -77,18 +80,14 @@ class ClientConnection:
         "_rewriting",
         "_url",
         "_write_paused",
-        "closing",
         "exchange",
         "lingering",
-        "peer",
         "since_s",
-        "transport",
         "waiting",
     )
 
-    transport: asyncio.Transport
-
     def __init__(self, gateway: Gateway) -> None:
+        super().__init__()
         self._gateway = gateway
         self.exchange: Exchange | None = None
         self._queue: deque[Request | RouterError] = deque()
@@ -114,10 +113,8 @@ class ClientConnection:
         self._body_length = 0
         self._write_paused = False
         """Whether the client is behind with what is written: then no further request of its is started."""
-        self.closing = False
         self.lingering = False
         """Refused while still sending: reads are dropped, and nothing more is answered."""
-        self.peer = b""
         self.waiting = Waiting.IDLE
         self.since_s = 0.0
 
@@ -458,7 +455,13 @@ class ClientConnection:
             self._queue.append(error)
 
     def _answer_refusal(self, error: RouterError) -> None:
-        self._gateway.refuse(self, error)
+        gateway = self._gateway
+        head = RequestHead(b"", b"", [], keep_alive=False, minor_version=1)
+        head.anthropic = self.refused_anthropic
+        local.write_error(self, head, Api.OTHER, error, gateway.new_request_id())
+        gateway.metrics.observe(
+            Api.OTHER, "", error.status, error.code, None, None, None, 0.0, 0, 0, None, None
+        )
         transport = self.transport
         if self._between or not transport.can_write_eof():
             self.close()
@@ -509,6 +512,10 @@ class ClientConnection:
         if self._paused_reading and len(queue) < PIPELINE_LIMIT and not self.closing:
             self._paused_reading = False
             self.transport.resume_reading()
+
+    def serves(self, exchange: object) -> bool:
+        """Whether this exchange is the one under way."""
+        return self.exchange is exchange
 
     @property
     def cors(self) -> Cors | None:

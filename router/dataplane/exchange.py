@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 from router.core.errors import ClientError, NotFoundError, ReplicaError, RouterError
@@ -28,11 +28,19 @@ from router.core.fleet import Decision, Replica
 from router.core.health import FailureReason, ReplicaState
 from router.core.queue import Ticket
 from router.core.replica import STARTED
-from router.core.types import Api, DecisionKind, ReplicaId, RequestShape
-from router.dataplane import local
-from router.dataplane.answer import at_the_router
+from router.core.types import Api, DecisionKind, Records, ReplicaId, RequestShape
+from router.dataplane import local, own_answers
+from router.dataplane.accounts import Outcome
+from router.dataplane.answer import AnswerHead, at_the_router
+from router.dataplane.client_side import ClientSide
+from router.dataplane.gateway import Gateway
+from router.dataplane.pool import Pool
 from router.dataplane.relay import TAIL_BYTES, Relay, write_whole
-from router.dataplane.verdict import (
+from router.dataplane.request import Request
+from router.dataplane.shapes import load_shape, prefix_shape, readable
+from router.dataplane.upstream import ReplicaConnection
+from router.dialects.coding import readable as plain_of
+from router.dialects.engine_errors import (
     DEAD_MARK,
     EVENT_ERRORS,
     HELD_BYTES,
@@ -42,23 +50,13 @@ from router.dataplane.verdict import (
     judge,
     killed,
 )
-from router.dialects.coding import readable
 from router.dialects.reading import invoked_api, parse
-from router.dialects.routes import RouteKind, stored_response_id
+from router.dialects.routes import Route, RouteKind, stored_response_id
 from router.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
 from router.dialects.terminal import opening_end
 from router.dialects.usage import find_usage, response_id
 from router.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, StreamWatch, asking_at
 from router.telemetry.logs import fields
-
-if TYPE_CHECKING:
-    from router.core.types import Records
-    from router.dataplane.answer import AnswerHead
-    from router.dataplane.downstream import ClientConnection
-    from router.dataplane.gateway import Gateway
-    from router.dataplane.pool import Pool
-    from router.dataplane.request import Request
-    from router.dataplane.upstream import ReplicaConnection
 
 log = logging.getLogger(__name__)
 
@@ -90,19 +88,17 @@ NO_ROUTE: Final = b'"Not Found"'
 """What FastAPI says of a path that no handler has, as itself and as vLLM words it; of a missing object it says more."""
 
 
-class Exchange:
+class Exchange(Outcome):
     """One request and what becomes of it."""
 
     __slots__ = (
         "_api",
         "_asked",
         "_asking_at",
-        "_attempts",
         "_connecting",
         "_deaths",
         "_done",
         "_event_error",
-        "_first_byte_s",
         "_fresh_tried",
         "_gateway",
         "_head",
@@ -127,35 +123,26 @@ class Exchange:
         "_ticket",
         "_tried",
         "_withdrawals",
-        "body_bytes",
-        "begun",
-        "client",
         "connection",
         "decision",
-        "held_s",
         "progress_s",
-        "request_id",
-        "shape",
-        "unlisted_model",
     )
 
-    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+    def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
+        super().__init__(client, request.head.request_id or gateway.new_request_id())
         self._gateway = gateway
-        self.client = client
         self._request = request
         self._api = Api.OTHER
         self._asked = False
         """The attempt under way asked for usage that the client did not ask for."""
         self._asking_at = -1
         """Where the request for usage would be spliced into the body; -1 if it is not to be."""
-        self._attempts = 0
         self._connecting = False
         self._deaths = 0
         """Attempts that a replica may have died of."""
         self._done = False
         self._event_error = False
         """This attempt's answer is a stream whose first event is an error."""
-        self._first_byte_s: float | None = None
         self._fresh_tried = False
         self._head: AnswerHead | None = None
         self._held: bytes | None = None
@@ -193,19 +180,9 @@ class Exchange:
         self._tried: list[Replica] = []
         self._withdrawals = -1
         """`Gateway.withdrawals` as of the note; -1 if nothing was noted."""
-        self.begun = False
-        """A replica's first body byte has come: no other after it."""
-        self.body_bytes = 0
-        """Body bytes passed on, once the answer is over."""
         self.connection: ReplicaConnection | None = None
         self.decision: Decision | None = None
-        self.held_s = 0.0
-        """How long it was held."""
         self.progress_s = request.received_s
-        self.request_id = request.head.request_id or gateway.new_request_id()
-        self.shape: RequestShape | None = None
-        self.unlisted_model: str | None = None
-        """The model's name where no replica lists it, and the request goes to any."""
 
     # -- reading and choosing -----------------------------------------------------------------------------------
 
@@ -233,7 +210,7 @@ class Exchange:
                 else:
                     self._gateway.registry.find_response(stored_id, self._stored_found)
             elif kind is _INVOCATION:
-                self._api = invoked_api(self._gateway.readable(request))
+                self._api = invoked_api(readable(self._gateway, request))
                 if self._api is Api.OTHER:
                     self._choose_by_load()
                 else:
@@ -241,7 +218,7 @@ class Exchange:
             elif kind is RouteKind.MODELS and not self._may_see_models():
                 pass
             else:
-                local.answer(self, self._gateway, head, found)
+                self._answer_here(found)
         except RouterError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
@@ -251,8 +228,8 @@ class Exchange:
         request = self._request
         gateway = self._gateway
         coded = request.head.coding
-        parsed = parse(self._api, request.body if not coded else gateway.readable(request))
-        shape = self.shape = gateway.shape(parsed, request)
+        parsed = parse(self._api, request.body if not coded else readable(gateway, request))
+        shape = self.shape = prefix_shape(gateway, parsed, request.head)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, request, self.request_id)
         if parsed.may_ask_usage and gateway.ask_usage and not coded:
@@ -281,7 +258,7 @@ class Exchange:
 
     def _choose_by_load(self) -> None:
         gateway = self._gateway
-        shape = self.shape = gateway.load_shape(self._api, self._request)
+        shape = self.shape = load_shape(gateway, self._request)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, self._request, self.request_id)
         self._choose()
@@ -399,7 +376,13 @@ class Exchange:
     def _answer_models(self) -> None:
         found = self._request.head.route
         assert found is not None
-        local.answer(self, self._gateway, self._request.head, found)
+        self._answer_here(found)
+
+    def _answer_here(self, found: Route) -> None:
+        status, keep_alive = own_answers.answer(
+            self._gateway, self.client, self._request.head, found, self.request_id
+        )
+        self.answered_locally(status, keep_alive=keep_alive)
 
     def _reserve_on(self, replica: ReplicaId) -> None:
         assert self.shape is not None
@@ -484,7 +467,7 @@ class Exchange:
 
     def _dispatch(self) -> None:
         assert self.decision is not None
-        self._attempts += 1
+        self.attempts += 1
         self._fresh_tried = self._refusal = self._event_error = self._joined = False
         self._lead = self._opening = b""
         self._connect(self._gateway.pool(self.decision.replica))
@@ -567,7 +550,7 @@ class Exchange:
 
     def _answer_coded(self, head: AnswerHead, body: bytes) -> None:
         """The complete answer at once, in a content coding: passed on as it is, decoded only to be read here."""
-        plain = readable(head.coding, body, READ_CODED_BYTES)
+        plain = plain_of(head.coding, body, READ_CODED_BYTES)
         self._begin(plain)
         self.body_bytes = len(body)
         added = self._added_lines(head)
@@ -693,7 +676,7 @@ class Exchange:
         if self._status == 404 and self._passed:
             head = self._head
             assert head is not None
-            if self._no_endpoint(readable(head.coding, held, READ_CODED_BYTES)):
+            if self._no_endpoint(plain_of(head.coding, held, READ_CODED_BYTES)):
                 return True
         return (self._status >= 400 or self._event_error) and self._tried_elsewhere(held)
 
@@ -833,7 +816,7 @@ class Exchange:
             self._verdict(self._suspects, replica, computed)
         if self._api is Api.RESPONSES and self._status == 200 and not self._opened:
             self._find_id(first)
-        self._first_byte_s = monotonic()
+        self.first_byte_s = monotonic()
 
     def _added_lines(self, head: AnswerHead) -> bytes:
         """Header lines of the router's own; a Location of the replica itself becomes the router's."""
@@ -888,7 +871,7 @@ class Exchange:
         assert head is not None
         held = body
         if head.coding:
-            body = readable(head.coding, held, READ_CODED_BYTES)
+            body = plain_of(head.coding, held, READ_CODED_BYTES)
         if self._asked and status in REFUSALS and self._refused(body):
             return True
         decision = self.decision
@@ -954,7 +937,7 @@ class Exchange:
         shape = self.shape
         assert shape is not None
         self._tried.append(failed.replica)
-        if self._pinned is not None or self._attempts >= gateway.max_attempts:
+        if self._pinned is not None or self.attempts >= gateway.max_attempts:
             return False
         relay = self._relay
         if relay is not None and (self._opened or not relay.resumable):
@@ -1031,7 +1014,7 @@ class Exchange:
         self.fail(
             ReplicaError(
                 f"replica {decision.replica.id} failed before it answered ({why});"
-                f" {self._attempts} attempt(s) made, {rest}"
+                f" {self.attempts} attempt(s) made, {rest}"
             )
         )
 
@@ -1101,7 +1084,7 @@ class Exchange:
         self._gateway.drop_body(self._request)
         self._settle()
         client = self.client
-        if client.exchange is not self:
+        if not client.serves(self):
             client.abort()
             return
         if over or client.closing:
@@ -1109,12 +1092,15 @@ class Exchange:
             return
         internal = RouterError("the router failed on this request; its log says why")
         self._status = internal.status
-        if self._first_byte_s is None and self._relay is None:
+        if self.first_byte_s is None and self._relay is None:
             local.write_error(client, self._request.head, self._api, internal, self.request_id, close=True)
         else:
             client.abort()
         client.exchange_done(keep_alive=False)
-        self._gateway.finished(self, self._request, self._api, internal.status, internal.code, None, None)
+        gateway = self._gateway
+        gateway.accounts.finished(
+            self, self._request, self._api, internal.status, internal.code, None, None, gateway.clock()
+        )
 
     def fail(self, error: RouterError) -> None:
         """Answer with an error of the router's own."""
@@ -1215,15 +1201,8 @@ class Exchange:
         decision = self.decision
         self._settle()
         usage = find_usage(self._api, seen) if seen and self._status == 200 else None
-        self._gateway.finished(self, self._request, self._api, self._status, code, decision, usage)
+        gateway = self._gateway
+        gateway.accounts.finished(
+            self, self._request, self._api, self._status, code, decision, usage, gateway.clock()
+        )
         self.client.exchange_done(keep_alive=keep_alive)
-
-    @property
-    def first_byte_s(self) -> float | None:
-        """Monotonic time of the first body byte passed on."""
-        return self._first_byte_s
-
-    @property
-    def attempts(self) -> int:
-        """How many times the request was dispatched."""
-        return self._attempts

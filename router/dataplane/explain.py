@@ -13,6 +13,7 @@ from router.core.fingerprint import GRID
 from router.core.types import Api, FingerprintHash, Records
 from router.dataplane.gateway import Gateway
 from router.dataplane.request import Request, RequestHead
+from router.dataplane.shapes import load_shape, prefix_shape, readable
 from router.dialects.reading import invoked_api, parse
 from router.dialects.routes import RouteKind
 
@@ -37,14 +38,14 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
         raise NotFoundError(f"no endpoint {path!r} here", code="unknown_endpoint", param="path")
     api = found.api
     if found.kind is RouteKind.INVOCATION:
-        api = invoked_api(gateway.readable(request))
+        api = invoked_api(readable(gateway, request))
     by_prefix = found.kind is RouteKind.PREFIX or (
         found.kind is RouteKind.INVOCATION and api is not Api.OTHER
     )
     if by_prefix:
-        shape = gateway.shape(parse(api, gateway.readable(request)), request)
+        shape = prefix_shape(gateway, parse(api, readable(gateway, request)), head)
     elif found.kind in (RouteKind.LOAD, RouteKind.PASSED, RouteKind.INVOCATION):
-        shape = gateway.load_shape(found.api, request)
+        shape = load_shape(gateway, request)
     else:
         raise ClientError(f"{path!r} is not routed to a replica by prefix or load", param="path")
     records = await _look_up(gateway, shape.rungs) if shape.rungs else []

@@ -8,10 +8,8 @@ pipelines behind them stays in the socket for the next request's parser.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from router.dataplane.downstream import ClientConnection
+from router.dataplane.client_side import ClientSide
 
 LARGE_BYTES = 32 * 1024
 """Remainders below this take the parser's way: swapping protocols costs more than copying them."""
@@ -22,7 +20,7 @@ class LargeBody(asyncio.BufferedProtocol):
 
     __slots__ = ("_buffer", "_connection", "_filled", "_view")
 
-    def __init__(self, connection: ClientConnection, begun: list[bytes], length_bytes: int) -> None:
+    def __init__(self, connection: ClientSide, begun: list[bytes], length_bytes: int) -> None:
         self._connection = connection
         # bytearray(n) is calloc: pages are only taken as bytes arrive, so a client that claims 64 MiB and sends
         # nothing costs nothing.

@@ -1,24 +1,17 @@
-"""What the router answers itself on the data port: health, readiness, the models of the fleet, and errors.
+"""How the router's own answers are written: whole ones and errors, an error in the shape of the API that was called.
 
-Decides nothing about routing. An error is written in the shape of the API that was called.
+Decides nothing about what is answered (`own_answers`, and whoever refuses).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from router.core.errors import ClientError, NotFoundError, RouterError
+from router.core.errors import ClientError, RouterError
 from router.core.types import Api
 from router.dataplane.answer import STATUS_LINES
+from router.dataplane.client_side import ClientSide
 from router.dataplane.request import RequestHead
 from router.dialects import render_error, render_stream_error
 from router.dialects.coding import UnsupportedCodingError
-from router.dialects.routes import Route, RouteKind
-
-if TYPE_CHECKING:
-    from router.dataplane.downstream import ClientConnection
-    from router.dataplane.exchange import Exchange
-    from router.dataplane.gateway import Gateway
 
 RETRY_AFTER = b"retry-after: 1\r\n"
 """With every 429 and 503: replicas come back within seconds, and SDKs honour it."""
@@ -47,51 +40,6 @@ class UnauthorizedError(ClientError):
         super().__init__("this fleet asks for a key that its replicas take: Authorization: Bearer KEY")
 
 
-def answer(exchange: Exchange, gateway: Gateway, head: RequestHead, route: Route) -> None:
-    """Answer what needs no replica.
-
-    Raises:
-        RouterError: What is to be answered instead.
-    """
-    status = 200
-    content_type = JSON
-    added = id_lines(head, exchange.request_id)
-    kind = route.kind
-    cors = gateway.cors
-    if cors is not None and head.cors_method and head.origin and head.method == b"OPTIONS":
-        added += cors.preflight(head)
-        content_type, body = b"text/plain; charset=utf-8", b"OK"
-    elif kind is RouteKind.HEALTH:
-        body = b'{"status":"ok"}'
-    elif kind is RouteKind.READY:
-        status, body = gateway.readiness()
-    elif kind is RouteKind.MODELS:
-        body = gateway.models_answer(head)
-    elif kind is RouteKind.SERVER_LOAD:
-        body = b'{"server_load":%d}' % gateway.server_load()
-    elif kind is RouteKind.METRICS:
-        if gateway.metrics_text is None:
-            raise NotFoundError(
-                "metrics are on the admin port; data_metrics: true puts them here too",
-                code="unknown_endpoint",
-            )
-        body, text_type = gateway.metrics_text(head.accept.decode("latin-1"))
-        content_type = text_type.encode()
-    elif kind is RouteKind.ADMIN:
-        raise ClientError(
-            f"{head.path.decode('latin-1')} changes or shows one engine, and is not for clients: sent to the router's"
-            " admin port it goes to every replica",
-            status=403,
-            code="administrative_endpoint",
-        )
-    elif kind is RouteKind.UPGRADE:
-        raise ClientError("this endpoint is a WebSocket", status=426, code="upgrade_required")
-    else:
-        raise MethodError(head.method, route.allow)
-    keep_alive = write(exchange.client, head, status, body, added, content_type=content_type)
-    exchange.answered_locally(status, keep_alive=keep_alive)
-
-
 def id_lines(head: RequestHead, request_id: bytes) -> bytes:
     """Header lines with the request's id, under the name that Anthropic's clients read too where one may ask."""
     if head.anthropic:
@@ -100,7 +48,7 @@ def id_lines(head: RequestHead, request_id: bytes) -> bytes:
 
 
 def write(
-    client: ClientConnection,
+    client: ClientSide,
     head: RequestHead,
     status: int,
     body: bytes,
@@ -132,7 +80,7 @@ def write(
 
 
 def write_error(
-    client: ClientConnection,
+    client: ClientSide,
     head: RequestHead,
     api: Api,
     error: RouterError,

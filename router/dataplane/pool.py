@@ -9,22 +9,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 from urllib.parse import urlsplit
 
-from router.dataplane.answer import AnswerCache
-from router.dataplane.upstream import ReplicaConnection
+from router.dataplane.upstream import Asker, Home, ReplicaConnection
 from router.tasks import Tasks
 from router.telemetry.reasons import is_refused, why_no_connection
-
-if TYPE_CHECKING:
-    from router.dataplane.exchange import Exchange
 
 monotonic: Final = time.monotonic
 """The module's own: a name of another module is looked up at every use."""
 
 
-class Pool:
+class Pool(Home):
     """All connections to one replica."""
 
     __slots__ = (
@@ -37,9 +33,6 @@ class Pool:
         "_tasks",
         "_tls",
         "all",
-        "answers",
-        "heard_s",
-        "host_header",
         "idle",
     )
 
@@ -54,6 +47,7 @@ class Pool:
         connect_timeout_s: float,
     ) -> None:
         parts = urlsplit(url)
+        super().__init__(parts.netloc.rpartition("@")[2].encode())
         self._https = https = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if https else 80)
@@ -62,10 +56,6 @@ class Pool:
         self._size = size
         self._keepalive_s = keepalive_s
         self._connect_timeout_s = connect_timeout_s
-        self.host_header = parts.netloc.rpartition("@")[2].encode()
-        self.answers = AnswerCache()
-        self.heard_s = 0.0
-        """When (monotonic) a piece of a begun answer came, or an answer was complete; half a second late at most."""
         self.idle: list[ReplicaConnection] = []
         self.all: set[ReplicaConnection] = set()
         """Every open connection, idle or not."""
@@ -91,7 +81,7 @@ class Pool:
             connection.abandon()
         return None
 
-    def connect(self, exchange: Exchange) -> None:
+    def connect(self, exchange: Asker) -> None:
         """Open a fresh connection for this exchange, which hears `connected` or `connect_failed`."""
         self._tasks.spawn(self._connect(exchange), name="connect")
 
@@ -110,7 +100,7 @@ class Pool:
                 server_hostname=self._host if self._tls is not None else None,
             )
 
-    async def _connect(self, exchange: Exchange) -> None:
+    async def _connect(self, exchange: Asker) -> None:
         connection = ReplicaConnection(self)
         try:
             await self.open(cast(asyncio.Protocol, connection))

@@ -10,18 +10,16 @@ Keeps the last piece that holds a usage record, which `exchange` reads when the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from router.core.types import Api
 from router.dataplane.answer import BODILESS, AnswerHead
+from router.dataplane.client_side import ClientSide
 from router.dataplane.request import RequestHead
 from router.dialects.alike import Alike
 from router.dialects.sse import EventGate
 from router.dialects.terminal import ends_answer
 from router.dialects.usage_request import FINISH, USAGE, StreamWatch
-
-if TYPE_CHECKING:
-    from router.dataplane.downstream import ClientConnection
 
 _SIZES: Final = [b"%x" % size for size in range(4096)]
 """Sizes of chunks, as written."""
@@ -33,9 +31,7 @@ TAIL_BYTES: Final = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
 
 
-def write_whole(
-    client: ClientConnection, asked: RequestHead, head: AnswerHead, added: bytes, body: bytes
-) -> bool:
+def write_whole(client: ClientSide, asked: RequestHead, head: AnswerHead, added: bytes, body: bytes) -> bool:
     """Write an answer that is there in full. Returns whether the client's connection stays open."""
     keep_alive = asked.keep_alive and not client.draining
     if not keep_alive:
@@ -67,7 +63,7 @@ class Relay:
 
     def __init__(
         self,
-        client: ClientConnection,
+        client: ClientSide,
         asked: RequestHead,
         head: AnswerHead,
         added: bytes,

@@ -51,13 +51,14 @@ class DataPlane:
             self._server.close()
         until_s = monotonic() + grace_s
         while gateway.connections and monotonic() < until_s:
-            for connection in list(gateway.connections):
+            for side in list(gateway.connections):
+                connection = cast(ClientConnection, side)
                 if connection.idle:
                     connection.close()
             await asyncio.sleep(0.05)
         left = list(gateway.connections)
-        for connection in left:
-            connection.abort()
+        for side in left:
+            side.abort()
         self._sweeper.stop()
         if gateway.hold is not None:
             gateway.hold.stop()

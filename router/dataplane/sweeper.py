@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import cast
 
 from router.core.replica import Replica
 from router.core.types import Incarnation
 from router.dataplane.downstream import ClientConnection, Waiting
-
-if TYPE_CHECKING:
-    from router.dataplane.gateway import Gateway
+from router.dataplane.gateway import Gateway
 
 PERIOD_S = 0.5
 
@@ -62,7 +60,8 @@ class Sweeper:
     def sweep(self, now_s: float) -> None:
         """Apply every limit that has passed at this monotonic time."""
         self._were_dead, self._dead_since_s = self._dead_since_s, {}
-        for connection in list(self._gateway.connections):
+        for side in list(self._gateway.connections):
+            connection = cast(ClientConnection, side)  # nothing else is ever among them
             if connection.exchange is not None:
                 self._sweep_exchange(connection, now_s)
             elif not connection.closing:

@@ -21,12 +21,13 @@ from router.core.health import FailureReason
 from router.core.types import Api, DecisionKind, ReplicaId
 from router.dataplane import local
 from router.dataplane.request import HOP_BY_HOP, Fields, Request, RequestHead
+from router.dataplane.shapes import load_shape
 from router.dialects.routes import may_be_websocket
 from router.telemetry.access_log import AccessEntry
 
 if TYPE_CHECKING:
     from router.core.fleet import Decision, Replica
-    from router.dataplane.downstream import ClientConnection
+    from router.dataplane.client_side import ClientSide
     from router.dataplane.gateway import Gateway
 
 MOST_HEAD_BYTES = 64 * 1024
@@ -69,7 +70,7 @@ class Tunnel(asyncio.Protocol):
     """Stands in for a client connection until the WebSocket is over."""
 
     def __init__(
-        self, gateway: Gateway, client: ClientConnection, head: RequestHead, fields: Fields, rest: bytes
+        self, gateway: Gateway, client: ClientSide, head: RequestHead, fields: Fields, rest: bytes
     ) -> None:
         self._gateway = gateway
         self._client = client
@@ -136,7 +137,7 @@ class Tunnel(asyncio.Protocol):
 
     def _choose(self, tried: list[Replica]) -> Decision:
         gateway = self._gateway
-        shape = gateway.load_shape(Api.OTHER, Request(self._head, b"", self._started_s))
+        shape = load_shape(gateway, Request(self._head, b"", self._started_s))
         query = self._head.target[len(self._head.path) + 1 :].decode("latin-1")
         shape.model = parse_qs(query).get("model", [""])[0]
         self._model = shape.model
@@ -281,7 +282,7 @@ class Tunnel(asyncio.Protocol):
                 AccessEntry(
                     time=gateway.clock() - duration_s,
                     request_id=self._request_id.decode("latin-1"),
-                    client=gateway.client_of(self._client.peer, self._head),
+                    client=gateway.accounts.client_of(self._client.peer, self._head),
                     method="GET",
                     path=self._head.path.decode("latin-1"),
                     api=Api.OTHER,

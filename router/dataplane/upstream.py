@@ -12,17 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import httptools
 
-from router.dataplane.answer import from_fields
+from router.dataplane.answer import AnswerCache, AnswerHead, from_fields
+from router.dataplane.request import Fields
 from router.telemetry.logs import fields as log_fields
-
-if TYPE_CHECKING:
-    from router.dataplane.exchange import Exchange
-    from router.dataplane.pool import Pool
-    from router.dataplane.request import Fields
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +26,67 @@ monotonic: Final = time.monotonic
 """The module's own: a name of another module is looked up at every use."""
 
 
+class Asker:
+    """Who asks a replica over a connection, and hears what becomes of it: an exchange."""
+
+    __slots__ = ()
+
+    def connected(self, connection: ReplicaConnection) -> None:
+        """A fresh connection is there."""
+        raise NotImplementedError
+
+    def connect_failed(self, why: str, *, refused: bool) -> None:
+        """No connection could be made."""
+        raise NotImplementedError
+
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """The complete answer at once."""
+        raise NotImplementedError
+
+    def on_head(self, head: AnswerHead) -> None:
+        """The answer's head."""
+        raise NotImplementedError
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of its body."""
+        raise NotImplementedError
+
+    def on_end(self) -> None:
+        """It is complete."""
+        raise NotImplementedError
+
+    def on_lost(self, why: str) -> None:
+        """The connection is gone before it was complete."""
+        raise NotImplementedError
+
+    def crashed(self, error: Exception) -> None:
+        """One of these raised what nobody expected."""
+        raise NotImplementedError
+
+
+class Home:
+    """What a connection needs of the pool that it belongs to."""
+
+    __slots__ = ("answers", "heard_s", "host_header")
+
+    def __init__(self, host_header: bytes) -> None:
+        self.host_header = host_header
+        """What the replica is called in the Host field."""
+        self.answers = AnswerCache()
+        self.heard_s = 0.0
+        """When (monotonic) a piece of a begun answer came, or an answer was complete; half a second late at most."""
+
+    def release(self, connection: ReplicaConnection) -> None:
+        """Keep a connection whose answer is complete, or which nobody needed."""
+        raise NotImplementedError
+
+    def lost(self, connection: ReplicaConnection) -> None:
+        """A connection has closed."""
+        raise NotImplementedError
+
+
 class ReplicaConnection:
-    """Protocol of one connection to one replica. Inherits nothing, so that it can be compiled."""
+    """Protocol of one connection to one replica. Does not inherit asyncio's, so that it can be compiled."""
 
     __slots__ = (
         "_bodiless",
@@ -56,7 +111,7 @@ class ReplicaConnection:
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Home) -> None:
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self._fields: Fields = []
@@ -70,7 +125,7 @@ class ReplicaConnection:
         """Whether the answer has no body whatever its head says: the request was HEAD."""
         self._bodiless = False
         self.closed = False
-        self.exchange: Exchange | None = None
+        self.exchange: Asker | None = None
         self.answered = False
         """Whether any byte of the present answer has arrived."""
         self.used = False
@@ -80,7 +135,7 @@ class ReplicaConnection:
         """Set by every read, cleared by the sweeper: measures silence without a clock call a read."""
         self.paused = False
 
-    def send(self, exchange: Exchange, head: bytes, body: bytes | bytearray | memoryview) -> None:
+    def send(self, exchange: Asker, head: bytes, body: bytes | bytearray | memoryview) -> None:
         """Send one request; its answer goes to `exchange`."""
         self._head_only = head[:5] == b"HEAD "
         self.exchange = exchange
@@ -135,7 +190,7 @@ class ReplicaConnection:
                 self._drop()
             exchange.crashed(error)
 
-    def _received(self, exchange: Exchange, data: bytes) -> None:
+    def _received(self, exchange: Asker, data: bytes) -> None:
         if not self.answered:
             self.answered = True
             whole = self._pool.answers.read(data) if not self._head_only else None
@@ -241,7 +296,7 @@ class ReplicaConnection:
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _end(self, exchange: Exchange) -> None:
+    def _end(self, exchange: Asker) -> None:
         self._free()
         exchange.on_end()
 

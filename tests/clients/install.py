@@ -19,6 +19,12 @@ PYTHON = {
     "langchain": ["langchain-openai", "langchain-anthropic"],
     "litellm": ["litellm[proxy]"],
     "aider": ["aider-chat"],
+    "llama-index": ["llama-index-llms-openai-like"],
+    "pydantic-ai": ["pydantic-ai-slim[openai]"],
+    "dspy": ["dspy"],
+    "aiperf": ["aiperf"],
+    "guidellm": ["guidellm"],
+    "inference-perf": ["inference-perf"],
 }
 """Virtual environments and what is in each: their requirements contradict each other."""
 
@@ -27,6 +33,7 @@ NODE = {
     "claude-code": ["@anthropic-ai/claude-code"],
     "codex": ["@openai/codex"],
     "opencode": ["opencode-ai"],
+    "qwen-code": ["@qwen-code/qwen-code"],
 }
 """Folders of npm packages."""
 
