@@ -78,3 +78,16 @@ def test_aider(through: Through, tmp_path: Path) -> None:
     ]
     assert run(command, tmp_path).strip()
     through.answered("/v1/chat/completions")
+
+
+def test_qwen_code(through: Through, tmp_path: Path) -> None:
+    folder = needs("qwen-code")
+    said = run(
+        [folder / "node_modules/.bin/qwen", "--auth-type", "openai", "-p", ASKED],
+        tmp_path,
+        OPENAI_BASE_URL=f"{through.url}/v1",
+        OPENAI_API_KEY="none",
+        OPENAI_MODEL=MODEL,
+    )
+    assert said.strip()
+    through.answered("/v1/chat/completions")

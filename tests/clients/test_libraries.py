@@ -1,4 +1,4 @@
-"""The official SDKs in Python and Node, LangChain, and LiteLLM as a proxy in front of the router."""
+"""The official SDKs in Python and Node, what is made on them, and LiteLLM as a proxy in front of the router."""
 
 from __future__ import annotations
 
@@ -87,6 +87,44 @@ for model in (
 print("all well")
 """
 
+LLAMA_INDEX = """
+import sys
+from llama_index.core.llms import ChatMessage
+from llama_index.llms.openai_like import OpenAILike
+llm = OpenAILike(
+    model="sim", api_base=sys.argv[1] + "/v1", api_key="none", is_chat_model=True, max_tokens=8, context_window=32000
+)
+said = [ChatMessage(role="user", content="Say something short.")]
+assert llm.chat(said).message.content
+assert list(llm.stream_chat(said))[-1].message.content
+assert llm.complete("Hello").text
+print("all well")
+"""
+
+PYDANTIC_AI = """
+import asyncio, sys
+from pydantic_ai import Agent
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
+provider = OpenAIProvider(base_url=sys.argv[1] + "/v1", api_key="none")
+async def ask():
+    for model in (OpenAIChatModel("sim", provider=provider), OpenAIResponsesModel("sim", provider=provider)):
+        agent = Agent(model)
+        assert (await agent.run("Say something short.")).output
+        async with agent.run_stream("Say something short.") as answer:
+            assert [text async for text in answer.stream_text()]
+asyncio.run(ask())
+print("all well")
+"""
+
+DSPY = """
+import sys, dspy
+lm = dspy.LM("openai/sim", api_base=sys.argv[1] + "/v1", api_key="none", max_tokens=16, cache=False)
+assert lm("Say something short.")[0]
+assert lm(messages=[{"role": "user", "content": "Say something short."}])[0]
+print("all well")
+"""
+
 
 def test_official_sdks_in_python(through: Through, tmp_path: Path) -> None:
     folder = needs("sdks")
@@ -104,6 +142,18 @@ def test_official_sdks_in_node(through: Through, tmp_path: Path) -> None:
 def test_langchain(through: Through, tmp_path: Path) -> None:
     folder = needs("langchain")
     assert "all well" in run([folder / "bin/python", "-c", LANGCHAIN, through.url], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "script"), [("llama-index", LLAMA_INDEX), ("pydantic-ai", PYDANTIC_AI), ("dspy", DSPY)]
+)
+def test_a_library(kind: str, script: str, through: Through, tmp_path: Path) -> None:
+    folder = needs(kind)
+    said = run(
+        [folder / "bin/python", "-c", script, through.url], tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True"
+    )
+    assert "all well" in said
+    through.answered("/v1/chat/completions", least=2)
 
 
 def test_litellm_in_front(through: Through, tmp_path: Path) -> None:

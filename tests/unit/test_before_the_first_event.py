@@ -10,7 +10,8 @@ import pytest
 
 from router.config.schema import HeadersConfig, UpstreamConfig
 from router.core.replica import RESERVED, STARTED
-from router.dataplane.exchange import OPENING_BYTES, Exchange
+from router.dataplane.attempt import OPENING_BYTES
+from router.dataplane.exchange import Exchange
 from router.dataplane.sweeper import PERIOD_S, Sweeper
 from tests.support.wire import ClientWire, ParsedAnswers
 from tests.support.wire_fleet import OK, WireFleet, plain
