@@ -15,7 +15,6 @@ from setuptools import setup
 COMPILED = [
     "router/adapters/registry/memory.py",
     "router/core/bounded_load.py",
-    "router/core/cache_fit.py",
     "router/core/cost.py",
     "router/core/deaths.py",
     "router/core/eligibility.py",

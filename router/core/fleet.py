@@ -24,7 +24,6 @@ from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
 from router.core.replica import RESERVED, SETTLED, STARTED, Decision, Replica
 from router.core.returns import Returns
 from router.core.seen import Seen
-from router.core.survival import YOUNG_S
 from router.core.types import DecisionKind, Incarnation, Records, ReplicaId, RequestShape
 
 if TYPE_CHECKING:
@@ -375,7 +374,7 @@ class Fleet:
         if used.believed >= 0:
             decision.believed_tokens = tokens_at(shape, grid[used.believed])
             decision.believed_s = used.believed_s
-            decision.doubtful = decision.replica.residency.doubtful(used.believed_s)
+            decision.doubtful = decision.replica.residency.kept_ratio(used.believed_s) < 1.0
             if used.remembered < 0:
                 self._expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
         if used.fresh >= 0:
@@ -472,7 +471,6 @@ class Fleet:
         """Each part of the prompt by its own age: what was found of it."""
         replica = decision.replica
         survival = replica.survival
-        residency = replica.residency
         at_s = decision.reserved_s
         fresh_tokens = decision.fresh_tokens
         believed_tokens = decision.believed_tokens
@@ -485,9 +483,6 @@ class Fleet:
             share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
             age_s = at_s - decision.believed_s
             survival.learn(age_s, share)
-            if age_s > YOUNG_S and residency.cache_tokens < inf:
-                expected = KEPT_RATIO * decision.predicted_tokens / believed_tokens
-                residency.fit.learn(share >= 0.5 or share >= expected, decision.doubtful, age_s)
             if not decision.doubtful:
                 replica.trust.learn(age_s, share)
             if share >= KEPT_RATIO and decision.gap_tokens > 0:
@@ -495,8 +490,6 @@ class Fleet:
         if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
             share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
             survival.learn(at_s - decision.remembered_s, share)
-            if share >= 0.5:
-                residency.fit.found()
 
     def _learn_beyond(self, decision: Decision, cached_tokens: int) -> None:
         """Of a prompt of which all was there that was believed to be: how much more was."""

@@ -502,7 +502,6 @@ class Replica:
             "speed_stretches": self.speed.count,
             "delay_s": round(self.delay_s + self.wait_s(now_s), 6),
             "resident_tokens": self.residency.tokens + self.residency.pinned_tokens,
-            "cache_fits_ratio": round(self.residency.fit.ratio, 3),
             "cache_lifetime_s": self.survival.lifetime_s(),
             "cache_found_age_s": self.survival.found_age_s(),
             "eviction_ratio": round(self.eviction_ratio, 3),
@@ -608,7 +607,7 @@ class Decision:
         self.gap_tokens = 0
         """Tokens from there to the next rung, which may be there in part; 0 if more is remembered."""
         self.doubtful = False
-        """Whether what is predicted may well have been evicted, by what the replica was sent since."""
+        """Whether part of what is believed to be there was evicted, by what the replica was sent since."""
         self.incarnation = replica.incarnation
         """The life of the replica that has it."""
         self.reserved_s = 0.0

@@ -11,16 +11,13 @@ Each token counts once: while a request is under way (`begin`), or at its last e
 was sent; when that was over is remembered here, moment by moment. Other routers tell what they add
 (`Fleet.note_foreign`), not what they use again.
 
-How much fits is taken from the engine's word at first; answers teach it (`CacheFit`).
+How much fits is the engine's word. Where that is wrong answers show it, by age (`survival`).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 from typing import Final
-
-from router.core.cache_fit import CacheFit
 
 MOMENTS_PER_S: Final = 16.0
 """Of the finest: no engine's step is much shorter."""
@@ -33,9 +30,6 @@ MOST_ENDED: Final = 256
 STALE_S: Final = 0.5
 """How much later than noted something may have been used: registries note a use at most every quarter of a second."""
 
-INNER_RATIO: Final = 0.8
-"""So much of what fits is surely there; of the rest, answers show whether more would fit."""
-
 
 class Residency:
     """Tokens by moment of last use, oldest first. All costs are O(1) amortised."""
@@ -45,14 +39,11 @@ class Residency:
         "_cut",
         "_edge",
         "_ended",
-        "_inner",
         "_newest",
         "_per_s",
         "_under_way",
         "cache_tokens",
-        "fit",
         "horizon_s",
-        "inner_tokens",
         "pinned_tokens",
         "tokens",
     )
@@ -62,18 +53,13 @@ class Residency:
         """Infinite while the cache's size is not known: then nothing is ever believed evicted."""
         self.horizon_s = -inf
         """What was last used before is evicted; minus infinity while nothing had to go."""
-        self.fit = CacheFit()
         self.tokens = 0
         """Resident and not in use."""
         self.pinned_tokens = 0
         """In use."""
-        self.inner_tokens = 0
-        """Those of `tokens` that are surely there."""
         self._per_s = MOMENTS_PER_S
         """Moments in a second: a bucket's number is the time times this."""
         self._buckets: dict[int, int] = {}
-        self._inner: deque[int] = deque()
-        """The newest buckets: `INNER_RATIO` of what fits."""
         self._newest = 0
         self._edge = -1
         """The newest bucket of which anything was evicted."""
@@ -91,14 +77,12 @@ class Residency:
     def clear(self) -> None:
         """The engine has restarted."""
         self._buckets.clear()
-        self._inner.clear()
         self._under_way.clear()
         self._ended.clear()
-        self.tokens = self.inner_tokens = self.pinned_tokens = 0
+        self.tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
         self._edge = -1
         self._cut = 0
-        self.fit.clear()
 
     def begin(
         self, tokens: int, depths_tokens: list[int], times_s: list[float], now_s: float
@@ -175,13 +159,11 @@ class Residency:
         if not buckets or bucket > self._newest:
             self._newest = bucket
             buckets[bucket] = 0
-            self._inner.append(bucket)
             if len(buckets) > MAX_BUCKETS:
                 self._coarsen()
         # A clock set back: the newest second takes it.
         buckets[self._newest] += tokens
         self.tokens += tokens
-        self.inner_tokens += tokens
         self._evict()
 
     def reuse(self, tokens: int, used_s: float) -> None:
@@ -203,8 +185,6 @@ class Residency:
                 taken = left if left < there else there
                 buckets[bucket] = there - taken
                 self.tokens -= taken
-                if bucket >= self._inner[0]:
-                    self.inner_tokens -= taken
                 left -= taken
             if bucket <= self._edge:
                 return  # the rest went with the edge
@@ -215,7 +195,6 @@ class Residency:
     def _take_oldest(self, tokens: int) -> None:
         """Another router has used them since: they are counted where it was not heard of, so the sum is kept right."""
         buckets = self._buckets
-        inner = self._inner
         left = tokens
         while left > 0:
             oldest = next(iter(buckets))
@@ -224,15 +203,10 @@ class Residency:
             if taken > 0:
                 buckets[oldest] = there - taken
                 self.tokens -= taken
-                if oldest == inner[0]:
-                    self.inner_tokens -= taken
                 left -= taken
             if buckets[oldest] > 0 or len(buckets) == 1:
                 return
             self.tokens -= buckets[oldest]
-            if oldest == inner[0]:
-                self.inner_tokens -= buckets[oldest]
-                inner.popleft()
             del buckets[oldest]
 
     @property
@@ -246,8 +220,6 @@ class Residency:
         buckets = self._buckets
         for bucket, tokens in before.items():
             buckets[bucket >> 1] = buckets.get(bucket >> 1, 0) + tokens
-        self._inner = deque(dict.fromkeys([bucket >> 1 for bucket in self._inner]))
-        self.inner_tokens = sum([buckets[bucket] for bucket in self._inner])
         self._newest >>= 1
         self._edge >>= 1
         under_way: dict[int, int] = {}
@@ -260,16 +232,12 @@ class Residency:
         self._ended = ended
 
     def _evict(self) -> None:
-        size_tokens = int(self.cache_tokens * self.fit.ratio)
+        size_tokens = int(self.cache_tokens)
         limit = size_tokens - self.pinned_tokens
         if limit < size_tokens // 10:
             limit = size_tokens // 10  # not all that waits in the engine can be in use
         buckets = self._buckets
-        inner = self._inner
-        inner_limit = limit * INNER_RATIO
-        while len(inner) > 1 and self.inner_tokens > inner_limit:
-            self.inner_tokens -= buckets[inner.popleft()]
-        while len(buckets) > len(inner) and self.tokens > limit:
+        while len(buckets) > 1 and self.tokens > limit:
             oldest = next(iter(buckets))
             there = buckets[oldest]
             if oldest > self._edge:
@@ -299,13 +267,3 @@ class Residency:
         if bucket < edge or there <= 0:
             return 0.0
         return there / (there + self._cut)
-
-    def doubtful(self, used_s: float) -> bool:
-        """Whether what was last used then lies beyond what is surely there."""
-        if not self._inner:
-            return False
-        bucket = int(used_s * self._per_s)
-        first = self._inner[0]
-        if bucket >= first or bucket in self._under_way:
-            return False
-        return self._ended.get(bucket, bucket) < first

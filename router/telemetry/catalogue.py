@@ -239,14 +239,6 @@ REPLICA_CACHE_LIFETIME = Metric(
     ("replica",),
     across=Across.MOST,
 )
-REPLICA_CACHE_FITS = Metric(
-    "warmroute_replica_cache_fits_ratio",
-    _G,
-    "ratio",
-    "How much is taken to fit the replica's cache, as a multiple of the size that the engine tells.",
-    ("replica",),
-    across=Across.MOST,
-)
 REPLICA_RUNNING = Metric(
     "warmroute_replica_engine_running",
     _G,

@@ -179,7 +179,6 @@ class _RouterCollector(Collector):
             (c.REPLICA_IN_FLIGHT, "in_flight"),
             (c.REPLICA_WAITING_TOKENS, "waiting_tokens"),
             (c.REPLICA_CACHE_LIFETIME, "cache_lifetime_s"),
-            (c.REPLICA_CACHE_FITS, "cache_fits_ratio"),
             (c.REPLICA_RUNNING, "engine_running"),
             (c.REPLICA_WAITING, "engine_waiting"),
             (c.REPLICA_PREFILL_RATE, "prefill_tokens_per_s"),

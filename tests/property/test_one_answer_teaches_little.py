@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.cache_fit import LEAST_FIT_RATIO, CacheFit
 from router.core.fleet import Fleet
 from router.core.learning.answers import ModelAnswers
 from router.core.survival import Survival
@@ -19,9 +18,6 @@ AGES = [3.0 * 1.5**power for power in range(25)]
 
 SURVIVAL_ONE = 1 / 16
 SURVIVAL_TEN = 0.4
-FIT_ONE = 0.05
-FIT_TEN = 1 - 0.95**10
-"""Two fifths."""
 BYTES_ONE = (1 / 6, 1 / 3)
 """Downwards and upwards, while nothing but the prior is known."""
 BYTES_KNOWN = 0.05
@@ -54,20 +50,6 @@ def test_ten_answers_of_one_client_leave_most_of_what_is_counted_on(
         other.learn(age_s, share)
     for age in AGES:
         assert abs(one.share(age) - other.share(age)) <= SURVIVAL_TEN
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0.0, 1e4)), max_size=200), st.booleans())
-def test_answers_move_what_fits_by_small_steps(seen: list[tuple[bool, bool, float]], doubtful: bool) -> None:
-    fit = CacheFit()
-    for there, near_edge, age_s in seen:
-        before = fit.ratio
-        fit.learn(there, near_edge, age_s)
-        assert abs(fit.ratio / before - 1.0) <= FIT_ONE + 1e-9
-    before = fit.ratio
-    for _ in range(10):
-        fit.learn(False, doubtful, 100.0)
-    assert 1.0 - fit.ratio / before <= FIT_TEN + 1e-9
-    assert fit.ratio >= LEAST_FIT_RATIO
 
 
 prompts = st.tuples(st.integers(1, 10_000_000), st.integers(1, 1_000_000))
@@ -108,7 +90,6 @@ def test_what_others_are_predicted_to_find_is_hardly_less_after_answers_that_fou
     fleet = ready_fleet(1)
     replica = fleet.replicas[ReplicaId("r0")]
     replica.residency.resize(1_000_000)
-    fit_ratio = replica.residency.fit.ratio
     now_s = 1000.0 + age_s
     for _ in range(answers):
         shape, records = asked(fleet)
@@ -120,7 +101,6 @@ def test_what_others_are_predicted_to_find_is_hardly_less_after_answers_that_fou
     predicted = fleet.rank(shape, records, now_s).choice.predicted_tokens
     bound = SURVIVAL_ONE if answers == 1 else SURVIVAL_TEN
     assert 0.0 < 1.0 - predicted / 1024 <= bound + 16 / 1024  # whole blocks
-    assert replica.residency.fit.ratio >= fit_ratio * (1.0 - FIT_ONE if answers == 1 else 1.0 - FIT_TEN)
 
 
 def asked(fleet: Fleet) -> tuple[RequestShape, list[Record | None]]:

@@ -25,7 +25,6 @@ ROWS: list[Mapping[str, object]] = [
         "interference_s": 0.0005,
         "speed_confidence": 0.8,
         "cache_lifetime_s": 64.0,
-        "cache_fits_ratio": 0.25,
         "models": ["m", "n"],
         "ejections_total": {"probe": 2, "lost": 1},
         "restarts_total": 3,

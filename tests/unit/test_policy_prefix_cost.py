@@ -199,7 +199,6 @@ def test_a_full_cache_has_the_price_of_what_it_would_lose_next() -> None:
     fleet = ready_fleet(1)
     replica = fleet.replicas[ReplicaId("r0")]
     replica.residency.resize(2000)
-    replica.residency.fit.ratio = 1.0
     asked = shape(tokens=1200)
     for at_s in (10.0, 11.0):
         decision = fleet.choose_and_reserve(asked, None, at_s)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.cache_fit import FIT_RATIO
 from router.core.residency import MAX_BUCKETS, Residency
 
 
@@ -16,7 +15,6 @@ def residency(tokens: int) -> Residency:
     """One in which exactly so many tokens fit."""
     one = Residency()
     one.resize(tokens)
-    one.fit.ratio = 1.0
     return one
 
 
@@ -153,10 +151,8 @@ def test_a_restart_forgets_everything() -> None:
     one = residency(100)
     serve(one, 500, 0.0)
     one.begin(50, [], [], 1.0)
-    one.fit.found()
     one.clear()
     assert (one.tokens, one.pinned_tokens, one.horizon_s, one.kept_ratio(0.0)) == (0, 0, -inf, 1.0)
-    assert one.fit.ratio == FIT_RATIO
 
 
 REQUESTS = st.lists(
@@ -189,7 +185,6 @@ def test_whatever_comes_it_stays_bounded_and_its_sums_right(
         assert len(one._buckets) <= MAX_BUCKETS
         assert len(one._ended) <= MAX_BUCKETS
         assert one.tokens == sum(one._buckets.values())
-        assert one.inner_tokens == sum(one._buckets[bucket] for bucket in one._inner)
         assert one.pinned_tokens == sum(own for own, _ in counted.values())
         assert 0 <= one.tokens + one.pinned_tokens <= sent
         assert all(0.0 <= one.kept_ratio(at_s - age_s) <= 1.0 for age_s in (0, 1, 5, 100))
