@@ -536,9 +536,6 @@ def _cost_parameters(policy: PolicyConfig) -> CostParameters:
     return CostParameters(
         prefill_tokens_per_s=policy.prefill_tokens_per_s,
         attention_context_tokens=policy.attention_context_tokens,
-        base_latency_s=policy.base_latency_s,
-        miss_weight=policy.miss_weight,
-        queued_weight=policy.queued_weight,
         eviction_weight=policy.eviction_weight,
         crowd_weight=policy.crowd_weight,
         crowd_requests=policy.crowd_requests,

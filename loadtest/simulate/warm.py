@@ -27,13 +27,10 @@ LEARNING = LearningParameters()
 
 
 def told(site: Site) -> CostParameters:
-    """The defaults, with the site's prior (a prefill rate, and a first byte as many times sooner) and step sharing."""
-    usual = CostParameters()
-    faster = site.prefill_tokens_per_s / usual.prefill_tokens_per_s
+    """The defaults, with the site's prior and step sharing."""
     return replace(
-        usual,
+        CostParameters(),
         prefill_tokens_per_s=site.prefill_tokens_per_s,
-        base_latency_s=usual.base_latency_s / faster,
         shared_step_tokens=float(site.shared_step_tokens),
     )
 

@@ -80,14 +80,6 @@ class PolicyConfig:
     prefill_tokens_per_s: Rate = 8000.0
     """Prefill speed a replica is believed to have until the fleet's first answers show one (`learning`), in uncached
     prompt tokens a second. It need not be right: choices compare replicas that are all believed alike until then."""
-    base_latency_s: Seconds = 0.03
-    """Time to first token of a fully cached prompt on an idle replica, likewise."""
-    miss_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
-    """Price of a miss to everyone else, in multiples of the time its prefill takes. Higher: more loyalty to warm
-    replicas; lower: more even load."""
-    queued_weight: Annotated[float, Range(0.0, 1000.0)] = 1.0
-    """Price of a miss to the requests held at the router, in multiples of the time its prefill takes for each of them
-    and replica. Higher: the longer the queue, the more loyalty to warm replicas."""
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
@@ -289,7 +281,7 @@ class LearningConfig:
 
     enabled: bool = True
     """Learn each replica's prefill speed, base latency and decode interference from first-byte times, and each model's
-    bytes per token from reported usage. Off: `policy.prefill_tokens_per_s`, `policy.base_latency_s` and
+    bytes per token from reported usage. Off: `policy.prefill_tokens_per_s` and
     `policy.bytes_per_token` hold for all, for ever."""
 
 

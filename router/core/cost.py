@@ -1,13 +1,15 @@
 """What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
     cost = base + wait + running + crowding + price x prefill
-    price = 1 + miss_weight + queued_weight x queued + eviction_weight x return ratio
+    price = 1 + 1 + queued + eviction_weight x return ratio
     prefill = uncached / rate x (1 + mean context / attention_context)
 
 Decides nothing: policies compare. Every term is a measured time or a count of requests, and every weight is a pure
-number, so that the rule is the same on engines of any speed. The mean context of a prompt's uncached part is half of
-cached plus whole prompt. `queued` is how many requests are held at the router for each replica; the return ratio is
-how likely what the prompt's blocks push out of the replica's cache is asked for again (`router.core.returns`);
+number, so that the rule is the same on engines of any speed. A second of prefill counts once for who waits for it,
+once for everyone else in whose way it is, and once for each that is held at the router, for each replica (`queued`):
+each second of prefill anywhere makes each of those wait a replica's share of it. The mean context of a prompt's
+uncached part is half of cached plus whole prompt. The return ratio is how likely what the prompt's blocks push out of
+the replica's cache is asked for again (`router.core.returns`);
 `crowding` is the prefill work that the replica was given lately. The request path computes the sum from what each
 replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`); `CostTerms` is the same sum taken apart for people.
 """
@@ -27,13 +29,6 @@ class CostParameters:
     attention_context_tokens: float = 32_000.0
     """Mean context at which attention costs as much as all the rest of a token's prefill: 32,000 for an 8B model with
     full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
-    base_latency_s: float = 0.03
-    """First-byte time of a fully cached prompt on an idle replica, until measured."""
-    miss_weight: float = 1.0
-    """Weight of the prefill work that a miss puts in everyone else's way; 1 prices it like the client's own wait."""
-    queued_weight: float = 1.0
-    """Weight of the same for those held at the router: each second of prefill anywhere makes each of them wait a
-    replica's share of it, so their number for each replica is its price. The longer the queue, the dearer a miss."""
     eviction_weight: float = 4.0
     """Weight of what a miss pushes out of the replica's cache, times the share of it that will be asked for again. Its
     prefill and the price of that miss would be 2; what comes back pushes out more in turn."""
@@ -51,18 +46,13 @@ class CostParameters:
     shared_step_tokens: float = 0.0
     """Least part of a step, in prompt tokens, that an engine gives a long prompt while others are there (vLLM's
     `--long-prefill-token-threshold`); 0: it computes prompts one after the other."""
-    default_block_tokens: int = 16
-    """Cache block of a replica that has not told its own (vLLM's default)."""
 
     def __post_init__(self) -> None:
-        for name in ("prefill_tokens_per_s", "crowd_requests", "default_block_tokens"):
+        for name in ("prefill_tokens_per_s", "crowd_requests"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             "attention_context_tokens",
-            "base_latency_s",
-            "miss_weight",
-            "queued_weight",
             "eviction_weight",
             "crowd_weight",
             "tie_ratio",
@@ -79,7 +69,7 @@ class CostTerms:
     """One candidate's cost, taken apart; all in seconds."""
 
     base_s: float
-    """First-byte time of a fully cached prompt."""
+    """First-byte time of a fully cached prompt; 0 until measured."""
     wait_s: float
     """Prefill work ahead of this request."""
     running_s: float

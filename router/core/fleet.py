@@ -59,8 +59,6 @@ TICK_S: Final = 1.0
 
 WORK_WEIGHT: Final = 1 / 256
 """Of one request in `Fleet.work_tokens`, once there were as many."""
-FOREIGN_REQUESTS: Final = 16.0
-"""As so many, at most, the work that other routers are heard to have given at once lets crowding fade."""
 MOST_UNIT: Final = 1e6
 """At which the unit of crowding begins anew."""
 
@@ -107,7 +105,6 @@ class Fleet:
         self._beyond_count = 0
         self._ticked_s = -inf
         """When the last tick was."""
-        self._queued_weight = parameters.queued_weight
         self.moved: Callable[[], None] | None = None
         """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
         in here. None: nobody wants to know."""
@@ -169,7 +166,7 @@ class Fleet:
 
     def _queued_price(self, model: str, replicas: int) -> float:
         count = self.foreign_held + (self.held.get(model, 0) if self.held else 0)
-        return self._queued_weight * count / replicas if count else 0.0
+        return count / replicas if count else 0.0
 
     def reserve_if_free(
         self,
@@ -599,7 +596,7 @@ class Fleet:
         if given_tokens:
             # They do not say how many requests these were.
             mean_tokens = self.work_tokens if self.work_tokens > 1.0 else 1.0
-            self._crowd(replica, given_tokens, min(given_tokens / mean_tokens, FOREIGN_REQUESTS))
+            self._crowd(replica, given_tokens, given_tokens / mean_tokens)
         if given_tokens and replica.stretch is not None:
             replica.stretch.foreign_sent(now_s)
         if added_tokens:

@@ -28,12 +28,8 @@ SETTLED: Final = 2
 
 LONG_RATIO: Final = 2.0
 """A prompt is passed only by those of less than this part of what is left of it."""
-MOST_STREAMED: Final = 8
-LEAST_STREAMED: Final = 4
-"""Bounds of the trust that a replica streams: below the lower one, where it also begins, no request waits for it."""
-DOUBTED_RATIO: Final = 4.0
-DOUBTED_S: Final = 0.5
-"""A first byte overdue by this much is none to wait for where no answer has shown yet that the replica streams."""
+MOST_STREAMED: Final = 4
+"""Bound of the trust that a replica streams, either way: so many answers that do not take it all away."""
 
 
 class Replica:
@@ -71,7 +67,6 @@ class Replica:
         "interference_s",
         "last_failure",
         "life_told",
-        "miss_weight",
         "models",
         "models_known",
         "overlap_block_tokens",
@@ -153,8 +148,9 @@ class Replica:
         """`CostParameters.shared_step_tokens`."""
         self.awaited_tokens = 0
         """Uncached tokens of the streamed requests in `queue`: their first byte tells when their prefill is over."""
-        self.streamed = LEAST_STREAMED
-        """Trust that streams begin before they end: one more for each that did, one less for each that did not."""
+        self.streamed = 0
+        """Trust that streams begin before they end: one more for each that did, one less for each that did not. No
+        request waits for a replica without."""
         self.residency = Residency()
         self.survival = Survival()
         """How much was found of what was used how long ago: how long prefixes live there."""
@@ -179,9 +175,8 @@ class Replica:
         """Requests under way that were sent while it was not `READY`."""
         self.block_tokens: int | None = None
         self.cache_tokens: int | None = None
-        self.overlap_block_tokens = cost.default_block_tokens
-        """`block_tokens`, or the default where unknown."""
-        self.miss_weight = cost.miss_weight
+        self.overlap_block_tokens = 1
+        """`block_tokens`; one where unknown."""
         self.eviction_weight = cost.eviction_weight
         self.crowd_weight = cost.crowd_weight
         self.crowd_tokens = 0.0
@@ -192,7 +187,7 @@ class Replica:
             0.5 / cost.attention_context_tokens if cost.attention_context_tokens > 0 else 0.0
         )
         """Share by which a token's prefill takes longer for each token of the cached plus the whole prompt."""
-        self.set_rates(cost.prefill_tokens_per_s, cost.base_latency_s)
+        self.set_rates(cost.prefill_tokens_per_s, 0.0)
 
     def set_rates(
         self, prefill_tokens_per_s: float, base_latency_s: float, interference_s: float = 0.0
@@ -211,17 +206,9 @@ class Replica:
         """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
         self.refresh()
 
-    def change_rates(
-        self, token_s: float, base_latency_s: float, interference_s: float, least_ratio: float
-    ) -> None:
-        """`set_rates` if something differs by more than `least_ratio`; what was counted in seconds is counted anew."""
+    def change_rates(self, token_s: float, base_latency_s: float, interference_s: float) -> None:
+        """`set_rates`, and count anew what was counted in seconds."""
         factor = token_s / self.wait_token_s
-        if (
-            abs(factor - 1.0) <= least_ratio
-            and abs(base_latency_s - self.base_latency_s) <= least_ratio * self.base_latency_s
-            and abs(interference_s - self.interference_s) <= least_ratio * self.interference_s
-        ):
-            return
         queue = self.queue
         for decision in queue:
             queue[decision] *= factor
@@ -233,7 +220,7 @@ class Replica:
 
     def refresh(self) -> None:
         """Derive `delay_s`, what is the same for every request but not the queue, `crowd_s` and `price`."""
-        self.price = 1.0 + self.miss_weight + self.eviction_weight * self.eviction_ratio
+        self.price = 2.0 + self.eviction_weight * self.eviction_ratio
         """What a second of own prefill counts."""
         self.delay_s = self.base_latency_s + self.running * self.interference_s
         self.crowd_s = self.crowd_weight * self.wait_token_s * self.crowd_tokens
@@ -416,18 +403,13 @@ class Replica:
         the way there and back: so the engine never runs dry. `behind_s` is how much later than others' requests this
         one may go.
         """
-        streamed = self.streamed
-        if streamed < LEAST_STREAMED or self.health.state is not ReplicaState.READY:
+        if self.streamed <= 0 or self.health.state is not ReplicaState.READY:
             return 0.0
         since_s = self.since_s
         if self.foreign_since_s > since_s:
             since_s = self.foreign_since_s
         if self.awaited_tokens + self.foreign_awaited_tokens <= ahead_tokens:
             return behind_s + since_s - now_s if since_s <= now_s and behind_s > 0.0 else 0.0
-        if streamed == LEAST_STREAMED:
-            head_s = self.head_s if self.head_s > self.foreign_head_s else self.foreign_head_s
-            if now_s - since_s > DOUBTED_RATIO * head_s + DOUBTED_S:
-                return 0.0
         return self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
 
     def note_streamed(self, after_s: float) -> None:
@@ -435,7 +417,7 @@ class Replica:
         if after_s >= WAY_S:  # what is passed on as a whole comes within a turn or two of an event loop
             if self.streamed < MOST_STREAMED:
                 self.streamed += 1
-        elif self.streamed:
+        elif self.streamed > -MOST_STREAMED:
             self.streamed -= 1
 
     @property
@@ -469,7 +451,7 @@ class Replica:
             running_s=self.running * self.interference_s,
             crowding_s=self.crowd_s * crowd_scale,
             prefill_s=prefill_s,
-            miss_s=prefill_s * self.miss_weight,
+            miss_s=prefill_s,
             queued_s=prefill_s * queued_price,
             eviction_s=prefill_s * self.eviction_weight * self.eviction_ratio,
         )
@@ -525,7 +507,7 @@ class Replica:
         assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
         awaited_tokens = sum([d.uncached_tokens for d in self.queue if d.streams])
         assert self.awaited_tokens == awaited_tokens, (self.id, self.awaited_tokens)
-        assert 0 <= self.streamed <= MOST_STREAMED, (self.id, self.streamed)
+        assert -MOST_STREAMED <= self.streamed <= MOST_STREAMED, (self.id, self.streamed)
         assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
         assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
         assert (self.stretch is None) == (not self.queue), self.id

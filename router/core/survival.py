@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from router.core.residency import STALE_S
+
 OCTAVES: Final = 18
 OCTAVES_PER_S: Final = 16
 """Ages up to 1/16, 1/8, … 8192 s; the last is open."""
 PRIOR_LESSONS: Final = 16
-"""What was believed of an age before its first lesson counts like so many."""
-LEAST_WEIGHT: Final = 1 / 32
-"""Of a new answer, once there were as many with those."""
-YOUNG_S: Final = 0.5
-"""What was used more recently is counted on and teaches nothing: it may still wait to be computed, and records tell
-times to a quarter of a second."""
+"""What was believed of an age before its first lesson counts like so many; later lessons count like the one after as
+many."""
 LIFETIME_RATIO: Final = 0.5
 """A prefix lives as long as more than this share of it is found."""
 LEAST_LESSONS: Final = 8
@@ -51,17 +49,18 @@ class Survival:
             self._counts[octave] = self._found[octave] = 0
 
     def learn(self, age_s: float, share: float) -> None:
-        """Of a prefix last used so long before it was asked for, this share was found (0 to 1)."""
-        if age_s <= YOUNG_S:
+        """Of a prefix last used so long before it was asked for, this share was found (0 to 1).
+
+        What is younger than `STALE_S` is counted on and teaches nothing: it may still wait to be computed.
+        """
+        if age_s <= STALE_S:
             return
         octave = _octave(age_s)
         if not self._counts[octave]:
             self._shares[octave] = self.share(age_s)
         count = self._counts[octave] = self._counts[octave] + 1
-        weight = 1.0 / (count + PRIOR_LESSONS)
-        if weight < LEAST_WEIGHT:
-            weight = LEAST_WEIGHT
-        self._shares[octave] += (share - self._shares[octave]) * weight
+        weight = PRIOR_LESSONS + (count if count < PRIOR_LESSONS else PRIOR_LESSONS)
+        self._shares[octave] += (share - self._shares[octave]) / weight
         if share < 1.0:
             self.certain = False
         if share < LIFETIME_RATIO:
@@ -78,7 +77,7 @@ class Survival:
 
     def share(self, age_s: float) -> float:
         """Expected share found of a prefix last used so long ago."""
-        if age_s <= YOUNG_S:
+        if age_s <= STALE_S:
             return 1.0
         octave = _octave(age_s)
         counts = self._counts

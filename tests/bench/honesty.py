@@ -81,7 +81,6 @@ def parameters(fleet: FleetConfig) -> CostParameters:
     return replace(
         CostParameters(),
         prefill_tokens_per_s=step.prefill_tokens_per_s * step.speed,
-        base_latency_s=CostParameters().base_latency_s / step.speed,
     )
 
 
@@ -93,7 +92,6 @@ def settings(policy: str, fleet: FleetConfig) -> dict[str, Any]:
         "policy": {
             "name": policy,
             "prefill_tokens_per_s": prior.prefill_tokens_per_s,
-            "base_latency_s": prior.base_latency_s,
         },
     }
 

@@ -56,11 +56,10 @@ class Router:
         parameters = replace(
             right,
             prefill_tokens_per_s=right.prefill_tokens_per_s * self.prior,
-            base_latency_s=right.base_latency_s / self.prior,
         )
         chooser = Warm(site, "prefix-cost", parameters, HOLD, Learner(LEARNING) if self.learns else None)
         for one, speed in zip(chooser.fleet.replicas.values(), self.told, strict=False):
-            one.set_rates(parameters.prefill_tokens_per_s * speed, parameters.base_latency_s)
+            one.set_rates(parameters.prefill_tokens_per_s * speed, 0.03)
         return chooser
 
 

@@ -36,9 +36,8 @@ STRANGER: Record = ((Incarnation(9), 5.0),)
 
 
 def test_an_idle_replica_costs_its_base_and_twice_the_uncached_prefill() -> None:
-    one = replica(
-        prefill_tokens_per_s=1000.0, base_latency_s=0.5, miss_weight=1.0, attention_context_tokens=0.0
-    )
+    one = replica(attention_context_tokens=0.0)
+    one.set_rates(1000.0, 0.5)
     assert one.terms(3000, 0, 0.0) == CostTerms(
         base_s=0.5, wait_s=0.0, running_s=0.0, crowding_s=0.0, prefill_s=3.0, miss_s=3.0
     )
@@ -127,7 +126,7 @@ def test_the_quick_sum_is_the_explained_one() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"prefill_tokens_per_s": 0}, {"crowd_requests": 0}, {"miss_weight": -1}, {"bounded_load_factor": 0.5}],
+    [{"prefill_tokens_per_s": 0}, {"crowd_requests": 0}, {"crowd_weight": -1}, {"bounded_load_factor": 0.5}],
 )
 def test_senseless_parameters_are_refused_by_name(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):

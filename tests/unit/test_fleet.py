@@ -10,7 +10,6 @@ import pytest
 from router.core.cost import CostParameters
 from router.core.errors import NotFoundError, OverloadError
 from router.core.fleet import (
-    FOREIGN_REQUESTS,
     MOST_UNIT,
     DrainStarted,
     Fleet,
@@ -401,8 +400,8 @@ def test_what_other_routers_gave_crowds_and_fades_alike() -> None:
     assert crowding_s(fleet)["r0"] == pytest.approx(before / 1.15, rel=1e-2)
     assert crowding_s(fleet)["r1"] == pytest.approx(told / 8000 * 0.05 / 1.15, rel=1e-2)
     between = crowding_s(fleet)["r0"]
-    fleet.note_foreign(fleet.replicas[ReplicaId("r1")], (0, 1, 10_000_000, 0, 0, 0, 0.0, 0), 100.0)
-    assert crowding_s(fleet)["r0"] == pytest.approx(between / (1 + FOREIGN_REQUESTS / 20))
+    fleet.note_foreign(fleet.replicas[ReplicaId("r1")], (0, 1, 10 * told, 0, 0, 0, 0.0, 0), 100.0)
+    assert crowding_s(fleet)["r0"] == pytest.approx(between / (1 + 30 / 20), rel=1e-2)
 
 
 def test_a_replica_that_has_left_may_still_be_told_of() -> None:

@@ -98,8 +98,7 @@ def test_a_withdrawn_request_is_not_counted() -> None:
 def test_default_settings_are_those_that_the_simulator_plays_with() -> None:
     policy, cost = PolicyConfig(), CostParameters()
     for field in fields(CostParameters):
-        if field.name != "default_block_tokens":
-            assert getattr(policy, field.name) == getattr(cost, field.name), field.name
+        assert getattr(policy, field.name) == getattr(cost, field.name), field.name
     hold, queue = HoldConfig(), HoldParameters()
     assert hold.ahead_tokens == queue.ahead_tokens
     assert (hold.max_requests, hold.max_s) == (queue.max_held, queue.max_hold_s)

@@ -120,9 +120,11 @@ def tied(waits_s: tuple[float, ...], loads: tuple[int, ...], foreign: tuple[int,
     fleet = ready_fleet(
         2,
         parameters=CostParameters(
-            prefill_tokens_per_s=1000.0, base_latency_s=0.5, attention_context_tokens=0.0, crowd_weight=0.0
+            prefill_tokens_per_s=1000.0, attention_context_tokens=0.0, crowd_weight=0.0
         ),
     )
+    for replica in fleet.replicas.values():
+        replica.set_rates(1000.0, 0.5)
     for replica, wait_s, count, others in zip(fleet.replicas.values(), waits_s, loads, foreign, strict=True):
         for _ in range(count):
             busy(fleet, replica.id, 0)
@@ -276,9 +278,7 @@ def test_the_choices_are_the_same_at_any_speed(times: float, monkeypatch: pytest
     # Powers of two, so that all times are exactly so many times as long; and the machine's own time with them.
     def homes(times: float) -> list[str]:
         monkeypatch.setattr(replica_module, "WAY_S", WAY_S * times)
-        parameters = CostParameters(
-            prefill_tokens_per_s=8000.0 / times, base_latency_s=0.03 * times, attention_context_tokens=0.0
-        )
+        parameters = CostParameters(prefill_tokens_per_s=8000.0 / times, attention_context_tokens=0.0)
         simulation = Simulation(
             ready_fleet(6, parameters=parameters), rate=8000.0 / times, decode_s=2.0 * times
         )

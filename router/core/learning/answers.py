@@ -15,10 +15,9 @@ MEMORY: Final = 0.995
 """What an older answer counts, for each newer one: the last 200 make up two thirds."""
 
 PROMPT_TOKENS: Final = 1000.0
-MOST_PROMPTS: Final = 2.0
-PRIOR_PROMPTS: Final = 4.0
-"""Bytes per token counts by length, a prompt of so many tokens as one, but none like more than two; the prior as
-four."""
+PRIOR_PROMPTS: Final = 2.0
+"""Bytes per token counts by length: a prompt of so many tokens like half of an endless one, the prior like two of
+those."""
 
 NEAR: Final = 2.0
 """A prompt's bytes per token count for at most so many times the mean, and at least one over that."""
@@ -74,7 +73,7 @@ class ModelAnswers:
         if prompt_bytes > 0:
             mean = self.bytes_per_token
             ratio = min(max(prompt_bytes / prompt_tokens, mean.value / NEAR), mean.value * NEAR)
-            mean.add(ratio, min(prompt_tokens / PROMPT_TOKENS, MOST_PROMPTS))
+            mean.add(ratio, prompt_tokens / (prompt_tokens + PROMPT_TOKENS))
         if output_tokens > 0:
             self.answer_tokens.add(float(output_tokens))
 

@@ -3,8 +3,10 @@
 Decides how far a replica is taken to differ from the others that serve the same models: hardly while the difference is
 within what chance makes, fully where it is far beyond. So equals stay equal (their order is the ring's business, not
 noise's), a replica without evidence is believed to be like its fellows from the fleet's first `LEAST_STRETCHES` on,
-whichever replicas these came from, and one of twice or half their speed is found by its first few stretches. No setting
-takes part once anything was measured: a belief that differs from the truth a hundredfold gives way at once.
+whichever replicas these came from, and one of twice or half their speed is found by its first few stretches. One that
+has shown nothing for `WINDOW` of its fellows' stretches is taken to be like them again, and so tried: what it was
+believed to be may be what keeps requests away from it, and the price is one request in as many. No setting takes part
+once anything was measured: a belief that differs from the truth a hundredfold gives way at once.
 
 The rule it keeps: `answered` is on the request path and does next to nothing; `believe` does the arithmetic, once a
 second. At most `MAX_MODELS` models are remembered, and only such as the fleet serves.
@@ -18,7 +20,7 @@ from math import exp, log
 from typing import Final
 
 from router.core.learning.answers import ModelAnswers
-from router.core.learning.speed import Common, weighted_median
+from router.core.learning.speed import WINDOW, Common, weighted_median
 from router.core.replica import Decision, Replica
 from router.core.types import RequestShape
 
@@ -26,18 +28,8 @@ LEAST_STRETCHES: Final = 2.8
 """Three whole ones, of which older ones count a little less, or more that count less, from whichever replicas: until
 then nothing is believed. A single one may be a stall."""
 
-SILENT_STRETCHES: Final = 32.0
-"""After so many of its fellows' without one of its own a replica is taken to be like them again, and so tried: what it
-was believed to be may be what keeps requests away from it. The price is one request in as many."""
-
 CHANCE_RATIO: Final = 0.08
-"""Difference between replicas' speeds that is taken for chance however sure the estimates are."""
-
-BASE_CHANCE_RATIO: Final = 0.5
-"""The same for base latency and interference, which are made of few milliseconds each."""
-
-LEAST_CHANGE_RATIO: Final = 0.01
-"""Smaller changes are not passed on."""
+"""Difference between replicas that is taken for chance however sure the estimates are."""
 
 FEW: Final = 8
 """In groups of up to so many a replica is compared with the others alone."""
@@ -188,23 +180,21 @@ def _weigh(group: list[Replica]) -> bool:
         speed = replica.speed
         if speed.counted <= 0.0:
             speed.heard_count = speed.count
-            replica.change_rates(common.token_s, common.base_s, common.interference_s, LEAST_CHANGE_RATIO)
+            replica.change_rates(common.token_s, common.base_s, common.interference_s)
             continue
         if speed.count > speed.heard_count:
             speed.heard_count = speed.count
             speed.silent = 0.0
         else:
             speed.silent += each
-        silent = speed.silent / SILENT_STRETCHES
+        silent = speed.silent / WINDOW
         left = 1.0 - silent * silent * silent * silent if silent < 1.0 else 0.0
         error = 2.0 * speed.error_ratio
         chance = CHANCE_RATIO * CHANCE_RATIO + error * error
-        base_chance = BASE_CHANCE_RATIO * BASE_CHANCE_RATIO + error * error
         replica.change_rates(
             _between(common.token_s, speed.token_s, chance, left),
-            _between(common.base_s, speed.base_s, base_chance, left),
-            _between(common.interference_s, speed.interference_s, base_chance, left),
-            LEAST_CHANGE_RATIO,
+            _between(common.base_s, speed.base_s, chance, left),
+            _between(common.interference_s, speed.interference_s, chance, left),
         )
     return True
 

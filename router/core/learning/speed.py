@@ -23,9 +23,7 @@ from typing import Final
 from router.core.learning.stretch import WAY_S, Stretch
 
 WINDOW: Final = 32
-
-NEWER: Final = 0.944
-"""What each stretch counts of the next newer one: half as much twelve stretches later."""
+"""Stretches that are fitted; each counts a little less than the next newer one, half as much eleven stretches later."""
 
 RELATIVE_NOISE: Final = 0.2
 """How far an honest stretch may lie from what the formula says, `WAY_S` besides: what a step's grain and neighbours do
@@ -34,21 +32,12 @@ to it."""
 OUTLIER: Final = 2.0
 """Times that noise at which a stretch counts half."""
 
-CALM_STRETCHES: Final = 4.0
-"""So many that lie as far off as the noise above says are assumed, before errors are taken for smaller or larger."""
-
 ROUNDS: Final = 4
 """Each round's weights come from the round before."""
 
-LEAST_RATIO: Final = 1e-3
-"""Of the median pace, below which no time of a token is believed."""
-
 _DOUBT: Final = 3.0
-"""Standard error of what the fellows show, as a multiple of itself."""
-
-COMMON_DOUBT: Final = 0.7
-"""The same of what the fellows show of the time of a token: most replicas of a model are alike, and a single stretch
-that says otherwise may hold what another router sent. Three that agree outweigh it forty times."""
+"""Standard error of what is believed before, as a multiple of itself; of what the fellows show of the time of a token
+it is that itself, since most replicas of a model are alike."""
 
 COMMON_STRETCHES: Final = 2.0
 """What the fellows count at the start of a fit: a single stretch may be a stall, of three the odd one counts little."""
@@ -56,9 +45,6 @@ COMMON_STRETCHES: Final = 2.0
 INTERFERENCE_TOKENS: Final = 4.0
 """Order of magnitude of a decoding request's share of a step, in prompt tokens: 30 us of work and 8,000 tokens of
 context read at 3 TB/s, where a token takes 125 us."""
-
-RESTART_WEIGHT: Final = 0.25
-"""What a stretch before the engine's restart counts: most come back as they were, some on other hardware."""
 
 
 CONFIDENT_RATIO: Final = 0.1
@@ -129,9 +115,11 @@ class SpeedEstimate:
         self._next = at + 1 if at + 1 < WINDOW else 0
 
     def restarted(self) -> None:
-        """The engine is another one: what was seen counts less."""
-        for stretch in self._window:
-            stretch.share *= RESTART_WEIGHT
+        """The engine is another one, of which nothing is known: like its fellows, or as before where it has none."""
+        self._window.clear()
+        self._next = 0
+        self.counted = self.silent = 0.0
+        self.error_ratio = _DOUBT
         self.fresh = True
 
     @property
@@ -164,7 +152,7 @@ class SpeedEstimate:
                 pace.append((elapsed_s / stretch.tokens, weight))
                 if stretch.from_idle and elapsed_s < least_s:
                     least_s = elapsed_s
-            age *= NEWER
+            age *= 1.0 - 2.0 / WINDOW
         if not stretches:
             return
         if common is not None:
@@ -185,7 +173,7 @@ class SpeedEstimate:
         # In these units; each prior is as doubtful as it or the unit is large.
         token_0 = prior_s / unit_s
         base_0, interference_0 = base, interference
-        doubt = (_DOUBT if common is None else COMMON_DOUBT) * (token_0 if token_0 > 1.0 else 1.0)
+        doubt = (_DOUBT if common is None else 1.0) * (token_0 if token_0 > 1.0 else 1.0)
         token_prior = 1.0 / (doubt * doubt)
         base_prior = 1.0 / (_DOUBT * _DOUBT)
         doubt = _DOUBT * (interference_0 if interference_0 > 1.0 else 1.0)
@@ -229,13 +217,13 @@ class SpeedEstimate:
             z_i = (iy - l_ib * z_b) / l_ii
             z_t = (ty - l_tb * z_b - l_ti * z_i) / l_tt
             token = z_t / l_tt
-            token = LEAST_RATIO if token < LEAST_RATIO else token
+            token = 1.0 if token <= 0.0 else token
             interference = (z_i - l_ti * token) / l_ii
             interference = 0.0 if interference < 0.0 else interference
             base = (z_b - l_ib * interference - l_tb * token) / l_bb
             base = 0.0 if base < 0.0 else base
-            missed = (CALM_STRETCHES + misses * OUTLIER * OUTLIER) / (CALM_STRETCHES + counted)
-            error = sqrt(missed) / (l_tt * token)
+            # Beside one that lies as far off as the noise says.
+            error = sqrt((1.0 + misses * OUTLIER * OUTLIER) / (1.0 + counted)) / (l_tt * token)
         self.base_s = base * base_unit_s
         self.token_s = token * unit_s
         self.interference_s = interference * interference_unit_s

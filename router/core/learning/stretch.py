@@ -23,14 +23,13 @@ by less is taken for the same moment."""
 ENOUGH_TOKENS: Final = 4096
 """A stretch that has so much ends with the next step, though prompts are waiting."""
 
-UNCONFIRMED_WEIGHT: Final = 0.1
-"""Of a stretch with prompts that were believed to be cached in part while nothing has confirmed it."""
-
-SHARED_WEIGHT: Final = 0.25
-"""Of a stretch in which other routers' prompts were computed first: how much is known to a tenth of a second."""
+UNSURE_WEIGHT: Final = 0.2
+"""Of a stretch of which it is not known for certain what was computed: prompts were believed to be cached in part and
+nothing has confirmed it, or other routers' prompts were computed first."""
 
 UNHEARD_S: Final = 0.15
 """What another router is heard to have sent may have been sent this long before."""
+
 
 MOST_S: Final = 600.0
 """Longer ones are not believed: the clock was set."""
@@ -110,7 +109,7 @@ class Stretch:
     def put_behind(self, tokens: float) -> None:
         """Other routers' prompts are computed first."""
         self.tokens = tokens
-        self.share *= SHARED_WEIGHT
+        self.share *= UNSURE_WEIGHT
 
     def foreign_sent(self, now_s: float) -> None:
         """Other routers are heard to have sent prompts: after the only one of this stretch, they do not matter."""
@@ -125,4 +124,4 @@ class Stretch:
     @property
     def weight(self) -> float:
         """What it counts."""
-        return self.share * UNCONFIRMED_WEIGHT if self.unconfirmed else self.share
+        return self.share * UNSURE_WEIGHT if self.unconfirmed else self.share

@@ -13,9 +13,9 @@ What follows without further rules: a conversation goes home; a home that is too
 where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
 that it draws (`crowd_weight`).
 
-In fleets beyond `EXACT` replicas only these are looked at: all that hold part of the prompt, the ring's first few, and
-a few drawn by dice (with 16 random choices the least loaded of them is close to the least loaded of all).
-Complexity: at most about 40 candidates whatever the fleet's size, holders included (a record names at most 16).
+In fleets of more than `LOOKED_AT` replicas only so many are looked at, those that the ring prefers, and all that hold
+part of the prompt: of 32 that are drawn by a hash the least loaded is close to the least loaded of all.
+Complexity: at most 48 candidates whatever the fleet's size, holders included (a record names at most 16).
 """
 
 from __future__ import annotations
@@ -34,10 +34,8 @@ _WARM: Final = DecisionKind.WARM
 _RING: Final = DecisionKind.RING
 _SPILL: Final = DecisionKind.SPILL
 
-EXACT: Final = 32
-"""Up to so many replicas, all are candidates: about 0.2 µs each."""
-RING_HEAD: Final = 8
-SAMPLE: Final = 8
+LOOKED_AT: Final = 32
+"""Candidates besides the holders: about 0.2 µs each."""
 
 
 class PrefixCost:
@@ -52,7 +50,7 @@ class PrefixCost:
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """`WARM` if the choice holds part of the prompt; `SPILL` if others do, or the ring's first choice lost."""
         members = view.members
-        large = len(members) > EXACT
+        large = len(members) > LOOKED_AT
         pool = self._pool(shape, overlaps, view) if large else members
         tokens = shape.prompt_tokens
         now_s = view.now_s
@@ -101,12 +99,7 @@ class PrefixCost:
         return best, _RING if best is first else _SPILL
 
     def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
-        """Candidates in a large fleet, most preferred first: the ring's first few, holders deepest first, a sample."""
-        pool = dict.fromkeys(islice(view.rank(view.key(shape)), RING_HEAD))
+        """Candidates in a large fleet, most preferred first: the ring's first, then holders, deepest first."""
+        pool = dict.fromkeys(islice(view.rank(view.key(shape)), LOOKED_AT))
         pool.update(dict.fromkeys(overlaps))
-        members = view.members
-        random = view.rng.random
-        count = len(members)
-        for _ in range(SAMPLE):
-            pool[members[int(random() * count)]] = None
         return list(pool)
