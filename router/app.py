@@ -536,7 +536,6 @@ def _cost_parameters(policy: PolicyConfig) -> CostParameters:
     return CostParameters(
         prefill_tokens_per_s=policy.prefill_tokens_per_s,
         attention_context_tokens=policy.attention_context_tokens,
-        eviction_weight=policy.eviction_weight,
         crowd_weight=policy.crowd_weight,
         crowd_requests=policy.crowd_requests,
         tie_ratio=policy.tie_ratio,

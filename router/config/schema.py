@@ -92,10 +92,6 @@ class PolicyConfig:
     attention_context_tokens: Annotated[float, Range(0.0, 1e9)] = 32_000.0
     """Mean context, in tokens, at which attention makes a token's prefill take twice as long: 32,000 for an 8B model
     with full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
-    eviction_weight: Annotated[float, Range(0.0, 1000.0)] = 4.0
-    """Price of what a miss pushes out of a full cache, in multiples of the time its prefill takes, times the share of
-    it that will be asked for again, which is learned from the ages at which prompts come back. Higher: new
-    conversations go where the least is lost."""
     crowd_weight: Annotated[float, Range(0.0, 1000.0)] = 0.15
     """Price of the prefill work that a replica was given lately, done or not. Higher: prefixes that many share are
     copied to more replicas, and conversations are loyal to theirs for less long."""

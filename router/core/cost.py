@@ -1,15 +1,16 @@
 """What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
     cost = base + wait + running + crowding + price x prefill
-    price = 1 + 1 + queued + eviction_weight x return ratio
+    price = 2 + 2 r + 2 r^2 + queued
     prefill = uncached / rate x (1 + mean context / attention_context)
 
 Decides nothing: policies compare. Every term is a measured time or a count of requests, and every weight is a pure
 number, so that the rule is the same on engines of any speed. A second of prefill counts once for who waits for it,
 once for everyone else in whose way it is, and once for each that is held at the router, for each replica (`queued`):
-each second of prefill anywhere makes each of those wait a replica's share of it. The mean context of a prompt's
-uncached part is half of cached plus whole prompt. The return ratio is how likely what the prompt's blocks push out of
-the replica's cache is asked for again (`router.core.returns`);
+each second of prefill anywhere makes each of those wait a replica's share of it. The return ratio r is how likely what
+the prompt's blocks push out of the replica's cache is asked for again (`router.core.returns`): then it has to be
+computed anew, and pushes out as much in turn, once; further on nobody looks. The mean context of a prompt's
+uncached part is half of cached plus whole prompt;
 `crowding` is the prefill work that the replica was given lately. The request path computes the sum from what each
 replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`); `CostTerms` is the same sum taken apart for people.
 """
@@ -29,9 +30,6 @@ class CostParameters:
     attention_context_tokens: float = 32_000.0
     """Mean context at which attention costs as much as all the rest of a token's prefill: 32,000 for an 8B model with
     full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
-    eviction_weight: float = 4.0
-    """Weight of what a miss pushes out of the replica's cache, times the share of it that will be asked for again. Its
-    prefill and the price of that miss would be 2; what comes back pushes out more in turn."""
     crowd_weight: float = 0.15
     """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
     everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own
@@ -53,7 +51,6 @@ class CostParameters:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             "attention_context_tokens",
-            "eviction_weight",
             "crowd_weight",
             "tie_ratio",
             "shared_step_tokens",

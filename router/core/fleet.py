@@ -18,6 +18,7 @@ from router.core.events import DrainStarted, Event, ProbeFailed, ProbeSucceeded,
 from router.core.fingerprint import GRID
 from router.core.foreign_load import Foreign
 from router.core.health import FailureReason, HealthParameters, ReplicaState, Signal
+from router.core.learning.answers import MEMORY
 from router.core.learning.learner import Learner
 from router.core.overlap import Uses, gap_tokens, last_used_s, note_ages, overlaps, tokens_at, uses
 from router.core.ranking import Overlaps, Policy, Ranking, View, candidate
@@ -57,8 +58,6 @@ BEYOND_WEIGHT: Final = 1 / 64
 TICK_S: Final = 1.0
 """How often estimates are renewed: work off the request path, whose price is of the machine."""
 
-WORK_WEIGHT: Final = 1 / 256
-"""Of one request in `Fleet.work_tokens`, once there were as many."""
 MOST_UNIT: Final = 1e6
 """At which the unit of crowding begins anew."""
 
@@ -346,7 +345,7 @@ class Fleet:
 
     def _note_work(self, work_tokens: float) -> None:
         self._work_count += 1
-        weight = 1.0 / self._work_count if self._work_count * WORK_WEIGHT < 1.0 else WORK_WEIGHT
+        weight = 1.0 / (self._work_count if self._work_count < MEMORY else MEMORY)
         self.work_tokens += (work_tokens - self.work_tokens) * weight
 
     def _eviction_ratio(self, replica: Replica, now_s: float) -> float:

@@ -26,8 +26,6 @@ RESERVED: Final = 0
 STARTED: Final = 1
 SETTLED: Final = 2
 
-LONG_RATIO: Final = 2.0
-"""A prompt is passed only by those of less than this part of what is left of it."""
 MOST_STREAMED: Final = 4
 """Bound of the trust that a replica streams, either way: so many answers that do not take it all away."""
 
@@ -49,7 +47,6 @@ class Replica:
         "crowd_weight",
         "delay_s",
         "errors",
-        "eviction_weight",
         "eviction_ratio",
         "foreign_awaited_tokens",
         "foreign_head_s",
@@ -177,7 +174,6 @@ class Replica:
         self.cache_tokens: int | None = None
         self.overlap_block_tokens = 1
         """`block_tokens`; one where unknown."""
-        self.eviction_weight = cost.eviction_weight
         self.crowd_weight = cost.crowd_weight
         self.crowd_tokens = 0.0
         """Uncached tokens given to it lately, in the fleet's growing unit (`Fleet` has it)."""
@@ -220,7 +216,8 @@ class Replica:
 
     def refresh(self) -> None:
         """Derive `delay_s`, what is the same for every request but not the queue, `crowd_s` and `price`."""
-        self.price = 2.0 + self.eviction_weight * self.eviction_ratio
+        ratio = self.eviction_ratio
+        self.price = 2.0 + 2.0 * ratio + 2.0 * ratio * ratio
         """What a second of own prefill counts."""
         self.delay_s = self.base_latency_s + self.running * self.interference_s
         self.crowd_s = self.crowd_weight * self.wait_token_s * self.crowd_tokens
@@ -296,7 +293,7 @@ class Replica:
         shared_tokens = self.shared_tokens
         if shared_tokens <= 0.0 or not self.queue or self.foreign_awaited_tokens > 0:
             return False
-        long_s = LONG_RATIO * own_s + shared_tokens * self.wait_token_s
+        long_s = own_s + shared_tokens * self.wait_token_s
         short_s = 0.0
         elapsed_s = now_s - self.since_s
         for decision, prefill_s in self.queue.items():
@@ -453,7 +450,7 @@ class Replica:
             prefill_s=prefill_s,
             miss_s=prefill_s,
             queued_s=prefill_s * queued_price,
-            eviction_s=prefill_s * self.eviction_weight * self.eviction_ratio,
+            eviction_s=prefill_s * (self.price - 2.0),
         )
 
     def note_failure(self, reason: str, detail: str) -> None:

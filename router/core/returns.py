@@ -2,9 +2,9 @@
 
 Decides one share by age; knows no replicas and no prefixes. Each use of a token begins a life that ends with the
 token's next use, wherever that is. Of all lives that reached an age, the share is of those that ended later instead of
-never. Ages are counted by half-octaves, and old lives fade with the number of requests, not with time: fleets of any
-speed learn alike. What began less than an age ago cannot have come back at that age yet, so that a share that grows is
-seen late. Before anything is known the share is a half.
+never, beside one prompt that never ended. Ages are counted by half-octaves, and old lives fade with the number of
+requests, not with time: fleets of any speed learn alike. What began less than an age ago cannot have come back at that
+age yet, so that a share that grows is seen late.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ LEAST_AGE_S: Final = 1 / 256
 """Ages from there to 18 hours, two buckets an octave; what lies beyond either end counts there."""
 MEMORY_REQUESTS: Final = 2000.0
 """After so many requests what was learnt counts 37 %."""
-PRIOR_RATIO: Final = 0.5
-PRIOR_PROMPTS: Final = 4.0
-"""What is believed before anything is known, and how many prompts it counts for."""
 _MOST_UNIT: Final = 1e9
 
 
@@ -56,7 +53,7 @@ class Returns:
     def ratio(self, age_s: float) -> float:
         """The share, 0 to 1, of what was last used so long ago that will be used again."""
         if self._used <= 0.0:
-            return PRIOR_RATIO
+            return 0.0
         place = _place(age_s)
         bucket = int(place)
         sooner = later = 0.0
@@ -70,8 +67,7 @@ class Returns:
         left = self._used - sooner
         if left < later:
             left = later
-        prior = PRIOR_PROMPTS * self._used / self._prompts
-        return (later + prior * PRIOR_RATIO) / (left + prior)
+        return later / (left + self._unit * self._used / self._prompts)
 
 
 def _place(age_s: float) -> float:

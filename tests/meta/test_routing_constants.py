@@ -14,7 +14,7 @@ from tests.support.routing_constants import (
     settings,
 )
 
-MOST = 74
+MOST = 40
 """There is no reason for more: whoever adds one takes another away."""
 
 

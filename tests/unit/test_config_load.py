@@ -314,7 +314,7 @@ def test_policies_and_their_parameters_are_those_of_the_core() -> None:
     assert set(get_args(PolicyName)) == set(POLICIES)
     config, core = PolicyConfig(), CostParameters()
     shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(core)}
-    assert {"prefill_tokens_per_s", "eviction_weight", "bounded_load_factor"} <= shared
+    assert {"prefill_tokens_per_s", "crowd_weight", "bounded_load_factor"} <= shared
     for name in shared:
         assert getattr(config, name) == getattr(core, name), name
     health, core_health = HealthConfig(), HealthParameters()

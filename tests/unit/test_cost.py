@@ -50,11 +50,11 @@ def test_the_context_of_a_prompts_uncached_part_makes_it_slower() -> None:
 
 
 def test_what_is_pushed_out_of_the_cache_has_a_price() -> None:
-    one = replica(eviction_weight=2.0)
-    one.eviction_ratio = 0.25
+    one = replica()
+    one.eviction_ratio = 0.2
     one.refresh()
     terms = one.terms(1000, 0, 0.0)
-    assert terms.eviction_s == pytest.approx(terms.prefill_s / 2)
+    assert terms.eviction_s == pytest.approx(terms.prefill_s * (2 * 0.2 + 2 * 0.2 * 0.2))
     assert terms.total_s == pytest.approx(one.delay_s + one.price * one.prefill_s(1000, 0))
 
 

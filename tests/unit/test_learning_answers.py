@@ -13,8 +13,8 @@ def test_bytes_per_token_follow_reports_within_a_few_answers() -> None:
     model = ModelAnswers(4.0, 250.0)
     assert model.bytes_per_token.confidence == 0.0
     model.answered(20_000, 10_000, 100)
-    # The prior is worth four prompts; this one, however long, is worth two.
-    assert model.bytes_per_token.value == pytest.approx((4 * 4.0 + 2 * 2.0) / 6, rel=0.01)
+    # The prior is worth two endless prompts, this one is worth ten elevenths of one.
+    assert model.bytes_per_token.value == pytest.approx((2 * 4.0 + 10 / 11 * 2.0) / (2 + 10 / 11), rel=0.01)
     for _ in range(20):
         model.answered(20_000, 10_000, 100)
     assert model.bytes_per_token.value == pytest.approx(2.0, rel=0.1)

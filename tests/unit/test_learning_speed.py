@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from router.core.learning.speed import WINDOW, Common, SpeedEstimate, weighted_median
+from router.core.learning import speed as speed_module
+from router.core.learning.speed import ROUNDS, WINDOW, Common, SpeedEstimate, weighted_median
 from router.core.learning.stretch import Stretch
 
 
@@ -44,6 +45,18 @@ def show(
         if number % every == 0:
             speed.fit(common)
     speed.fit(common)
+
+
+@pytest.mark.parametrize("stalls", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("count", [3, 12, 40])
+def test_more_rounds_find_the_same(count: int, stalls: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rounds in (ROUNDS, 4 * ROUNDS):
+        monkeypatch.setattr(speed_module, "ROUNDS", rounds)
+        speed = SpeedEstimate()
+        show(speed, count, rate=8000.0, stalls=stalls)
+        found.append(speed.token_s)
+    assert found[0] == pytest.approx(found[1], rel=0.005)
 
 
 def test_nothing_seen_is_nothing_believed() -> None:

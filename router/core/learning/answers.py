@@ -11,8 +11,8 @@ from typing import Final
 
 from router.core.learning.speed import confidence
 
-MEMORY: Final = 0.995
-"""What an older answer counts, for each newer one: the last 200 make up two thirds."""
+MEMORY: Final = 256.0
+"""Answers of which older ones count 37 %."""
 
 PROMPT_TOKENS: Final = 1000.0
 PRIOR_PROMPTS: Final = 2.0
@@ -44,9 +44,9 @@ class Mean:
     def add(self, value: float, weight: float = 1.0) -> None:
         """One more."""
         self.answers += 1
-        self._weight = self._weight * MEMORY + weight
-        self._sum = self._sum * MEMORY + value * weight
-        self._squares = self._squares * MEMORY + value * value * weight
+        self._weight = self._weight * (1.0 - 1.0 / MEMORY) + weight
+        self._sum = self._sum * (1.0 - 1.0 / MEMORY) + value * weight
+        self._squares = self._squares * (1.0 - 1.0 / MEMORY) + value * value * weight
         self.value = self._sum / self._weight
 
     @property
@@ -54,7 +54,7 @@ class Mean:
         """0 (the prior) to 1 (no doubt); one half at a standard error of a tenth of `value`."""
         if self.answers == 0 or self.value <= 0.0:
             return 0.0
-        count = min(self.answers, 1.0 / (1.0 - MEMORY))
+        count = min(self.answers, MEMORY)
         variance = max(0.0, self._squares / self._weight / (self.value * self.value) - 1.0)
         return confidence(sqrt((variance + _FIRST_SPREAD * _FIRST_SPREAD / count) / count))
 

@@ -7,9 +7,9 @@ stretches, newer ones counting more, weighted so that what lies far off counts l
 tenfold now and then does not move it, and one that has changed for good is followed within some twenty stretches.
 
 No setting takes part. The fit starts from the median of what the stretches themselves show, never from the estimate
-before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as two of
-its own stretches at the start and as one weak observation of each figure, which decides what the stretches leave open
-(prompts of one length say nothing about base); where there are no fellows the median itself does.
+before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as one weak
+observation of each figure, which decides what the stretches leave open (prompts of one length say nothing about base);
+where there are no fellows the median itself does.
 
 Nothing fades with time: only newer stretches replace older ones. Cost: `observe` is a few stores on the request path;
 `fit` is some 10 us and is called off it.
@@ -38,9 +38,6 @@ ROUNDS: Final = 4
 _DOUBT: Final = 3.0
 """Standard error of what is believed before, as a multiple of itself; of what the fellows show of the time of a token
 it is that itself, since most replicas of a model are alike."""
-
-COMMON_STRETCHES: Final = 2.0
-"""What the fellows count at the start of a fit: a single stretch may be a stall, of three the odd one counts little."""
 
 INTERFERENCE_TOKENS: Final = 4.0
 """Order of magnitude of a decoding request's share of a step, in prompt tokens: 30 us of work and 8,000 tokens of
@@ -155,8 +152,6 @@ class SpeedEstimate:
             age *= 1.0 - 2.0 / WINDOW
         if not stretches:
             return
-        if common is not None:
-            pace.append((common.token_s, COMMON_STRETCHES))
         unit_s = weighted_median(pace)
         prior_s = unit_s if common is None else common.token_s
         prior_base_s = 0.0 if common is None else common.base_s
