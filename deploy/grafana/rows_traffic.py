@@ -219,7 +219,7 @@ PAYS = Row(
         ),
         stat(
             "Prompt tokens saved",
-            "Prompt tokens found cached in the whole range of time shown.",
+            "Prompt tokens that engines found cached, in the whole range of time shown.",
             f"sum (increase(warmroute_cached_tokens_total{{{M}}}[$__range]))",
             COUNT,
             width=4,
