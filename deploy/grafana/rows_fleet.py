@@ -66,6 +66,22 @@ LOAD = Row(
             most=1,
         ),
         Panel(
+            "Mean TTFT by replica",
+            "Mean time to first token of what each replica answered. One well above its fellows under equal load:"
+            " slower hardware, a neighbour on its GPU, or a queue of its own.",
+            [
+                Query(
+                    share(
+                        f"warmroute_replica_ttft_seconds_total{{{P}}}",
+                        f"warmroute_replica_answers_total{{{P}}}",
+                        "replica",
+                    ),
+                    "{{replica}}",
+                )
+            ],
+            SECONDS,
+        ),
+        Panel(
             "In flight by replica",
             "Requests that all routers together have sent to each replica and not seen end.",
             [Query(f"sum by (replica) (warmroute_replica_in_flight{{{P}}})", "{{replica}}")],
@@ -110,6 +126,7 @@ LOAD = Row(
                 ),
             ],
             kind="table",
+            width=24,
             columns=(
                 ("replica", "replica", ""),
                 ("Value #A", "share of requests", RATIO),

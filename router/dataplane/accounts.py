@@ -33,6 +33,7 @@ class Outcome(Asker):
         "first_byte_s",
         "held_s",
         "request_id",
+        "retried_after",
         "shape",
         "unlisted_model",
     )
@@ -50,6 +51,8 @@ class Outcome(Asker):
         """Monotonic time of the first body byte passed on."""
         self.held_s = 0.0
         """How long it was held."""
+        self.retried_after: str | None = None
+        """Replica and reason of the last try that another replica made good."""
         self.shape: RequestShape | None = None
         self.unlisted_model: str | None = None
         """The model's name where no replica lists it, and the request goes to any."""
@@ -158,6 +161,7 @@ class Accounts:
                     bytes_out=outcome.body_bytes,
                     held_s=outcome.held_s,
                     attempts=outcome.attempts,
+                    retried_after=outcome.retried_after,
                 ),
                 members,
             )

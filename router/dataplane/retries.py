@@ -280,6 +280,7 @@ class Retrying(Attempt):
         self._held = None
         decision.kind = DecisionKind.RETRY
         gateway.metrics.retried(reason)
+        self.retried_after = f"{failed.replica.id} {reason.value}"
         self._decided(decision, now_s)
         return True
 

@@ -58,6 +58,8 @@ class AccessEntry(msgspec.Struct, gc=False, kw_only=True, omit_defaults=False):
     attempts: int = 0
     held_s: float = 0.0
     """How long the request waited in the router for a replica to come free."""
+    retried_after: str | None = None
+    """Replica and reason of the last attempt that failed and that another replica made good."""
 
 
 class AccessLog:

@@ -128,6 +128,20 @@ REPLICA_PROMPT_TOKENS = Metric(
     "Prompt tokens of requests that the replica answered, cached ones included.",
     ("replica",),
 )
+REPLICA_ANSWERS = Metric(
+    "warmroute_replica_answers_total",
+    _C,
+    "requests",
+    "Requests that the replica answered 200, with a first byte.",
+    ("replica",),
+)
+REPLICA_TTFT = Metric(
+    "warmroute_replica_ttft_seconds_total",
+    _C,
+    "seconds",
+    "Their times from arrival to first byte; divide by warmroute_replica_answers_total for the mean.",
+    ("replica",),
+)
 REPLICA_CONFIRMED_TOKENS = Metric(
     "warmroute_replica_confirmed_prompt_tokens_total",
     _C,

@@ -147,12 +147,14 @@ class _RouterCollector(Collector):
     def _places(self) -> Iterable[Family]:
         places = self._metrics.places
         for metric, figure in (
+            (c.REPLICA_ANSWERS, attrgetter("answered")),
+            (c.REPLICA_TTFT, attrgetter("ttft_s")),
             (c.REPLICA_PROMPT_TOKENS, attrgetter("prompt")),
             (c.REPLICA_CONFIRMED_TOKENS, attrgetter("confirmed")),
             (c.REPLICA_PREDICTED_TOKENS, attrgetter("predicted")),
             (c.REPLICA_CACHED_TOKENS, attrgetter("cached")),
         ):
-            sums: dict[str, int] = {}
+            sums: dict[str, float] = {}
             for (_, replica), place in places.items():
                 sums[replica] = sums.get(replica, 0) + figure(place)
             yield _family(metric, [((replica,), tokens) for replica, tokens in sums.items()])

@@ -123,10 +123,13 @@ class Tokens:
 class Place:
     """What one replica answered that was chosen for one reason."""
 
-    __slots__ = ("cached", "confirmed", "predicted", "prompt", "requests")
+    __slots__ = ("answered", "cached", "confirmed", "predicted", "prompt", "requests", "ttft_s")
 
     def __init__(self) -> None:
         self.requests = 0
+        self.answered = 0
+        """Those that had a first byte, and the sums of the times to it."""
+        self.ttft_s = 0.0
         self.prompt = 0
         """Prompt tokens of those answered."""
         self.confirmed = 0
@@ -218,6 +221,8 @@ class Metrics:
                 place = self._admit_place(kind, replica)
             place.requests += 1
             if ttft_s is not None:
+                place.answered += 1
+                place.ttft_s += ttft_s
                 place.prompt += prompt_tokens
                 if cached_tokens is not None:
                     place.confirmed += prompt_tokens

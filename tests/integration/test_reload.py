@@ -142,11 +142,13 @@ def test_a_wrong_file_changes_nothing_and_says_all_that_is_wrong(
         assert "max_attempts: must be a whole number, not 'many'" in said
         assert "drain_grace_s: must be from" in said
         assert ids(router) == {sims.urls[0].removeprefix("http://")}
+        assert router.metrics()["warmroute_settings_current"] == 0
         settings.write(max_attempts=2, drain_grace_s=7.0, policy="random", limits={"body_bytes": 300})
         said = hang_up(router)
         assert "changed=replicas,max_attempts,drain_grace_s,limits.body_bytes" in said
         assert "needs_restart=policy.name" in said
         wait_until(lambda: ids(router) == {sims.urls[1].removeprefix("http://")})
+        assert router.metrics()["warmroute_settings_current"] == 1
         assert router.chat("x" * 400)[0] == 413
         assert router.chat("x")[0] == 200
 

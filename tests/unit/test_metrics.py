@@ -39,6 +39,7 @@ def test_a_request_is_counted_once_everywhere() -> None:
     assert counts(metrics) == {("warm", "a:1"): 2}
     place = metrics.places[("warm", "a:1")]
     assert (place.prompt, place.confirmed, place.predicted, place.cached) == (200, 100, 90, 80)
+    assert (place.answered, place.ttft_s) == (2, 0.4)
     tokens = metrics.tokens["m"]
     assert (tokens.prompt, tokens.predicted, tokens.completion) == (200, 180, 7)
     assert (tokens.cached, tokens.confirmed) == (80, 100), "silent engines do not dilute the cached share"
