@@ -18,6 +18,10 @@ from typing import assert_never
 
 import uvloop
 
+from router.adapters.discovery.kubernetes.access import AccessError, Credentials
+from router.adapters.discovery.kubernetes.api import Api, Patience
+from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
+from router.adapters.discovery.kubernetes.slices import selector_of
 from router.adapters.discovery.static import StaticDiscovery
 from router.adapters.engine.calls import HttpCalls
 from router.adapters.engine.probe import HttpEngine
@@ -491,9 +495,18 @@ def _members(config: Config) -> list[Member]:
 def _discovery_source(
     config: Config, index: int, source: DiscoverySource, report: DiscoveryReport
 ) -> Discovery:
+    key = f"discovery[{index}]"
     match source:
-        case KubernetesSource() | DnsSource() | RedisSource():
-            raise ConfigError("", f"discovery[{index}]", "is not supported by this version")
+        case KubernetesSource():
+            try:
+                credentials = Credentials(source.context)
+            except AccessError as error:
+                raise ConfigError("", key, str(error)) from error
+            patience = Patience()
+            connect = partial(Api, credentials.access, source.namespace, selector_of(source), patience)
+            return KubernetesDiscovery(source, connect, report, Random(), patience)
+        case DnsSource() | RedisSource():
+            raise ConfigError("", key, "is not supported by this version")
         case _:
             assert_never(source)
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from random import Random
 from typing import Protocol
 
+from router.adapters.discovery.kubernetes.access import Access
+from router.adapters.discovery.kubernetes.api import Api, Patience
+from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
+from router.adapters.discovery.kubernetes.slices import selector_of
 from router.adapters.discovery.static import StaticDiscovery
+from router.config.discovery_urls import KubernetesSource
 from router.core.types import ReplicaId
 from router.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
+from tests.support.fake_kubernetes import FakeKubernetes, endpoint, endpoint_slice
 
 
 class World(Protocol):
@@ -91,4 +99,63 @@ class StaticWorld:
         raise NotImplementedError
 
 
-WORLDS: dict[str, type[World]] = {"static": StaticWorld}
+class KubernetesWorld:
+    """EndpointSlices of a Service in a fake API server, two endpoints a slice."""
+
+    candidates = tuple(
+        Member(ReplicaId(f"vllm-{name}"), f"http://10.0.0.{number}:8000")
+        for number, name in enumerate("abc", start=1)
+    )
+    drains = True
+    fails = True
+
+    def __init__(self) -> None:
+        self.fake = FakeKubernetes()
+
+    async def start(self) -> None:
+        await self.fake.start()
+
+    async def stop(self) -> None:
+        await self.fake.stop()
+
+    def discovery(self, report: DiscoveryReport) -> Discovery:
+        return kubernetes(KubernetesSource("prod", "vllm", port="http"), self.fake.url, report)
+
+    async def name(self, *members: Member) -> None:
+        for start in (0, 2):
+            self.fake.put(endpoint_slice(f"vllm-{start}", map(_endpoint, members[start : start + 2])))
+
+    async def fail(self) -> None:
+        await self.fake.stop()
+
+    async def mend(self) -> None:
+        await self.fake.start()
+
+
+HURRIED = Patience(
+    connect_s=5.0, answer_s=5.0, page_s=5.0, silence_s=5.0, backoff_min_s=0.02, backoff_max_s=0.1
+)
+"""For servers that answer at once."""
+
+
+def kubernetes(
+    source: KubernetesSource,
+    server: str,
+    report: DiscoveryReport,
+    *,
+    patience: Patience = HURRIED,
+    access: Callable[[], Access] | None = None,
+) -> KubernetesDiscovery:
+    """The adapter for a fake server."""
+    known = Access(server, "prod", "token")
+    connect = partial(Api, access or (lambda: known), source.namespace, selector_of(source), patience)
+    return KubernetesDiscovery(source, connect, report, Random(1), patience)
+
+
+def _endpoint(member: Member) -> dict[str, object]:
+    address = member.url.removeprefix("http://").rpartition(":")[0]
+    leaving = member.draining
+    return endpoint(str(member.replica_id), address, ready=not leaving, serving=True, terminating=leaving)
+
+
+WORLDS: dict[str, type[World]] = {"static": StaticWorld, "kubernetes": KubernetesWorld}

@@ -26,6 +26,7 @@ from router.core.types import Incarnation, ReplicaId
 from router.ports import Member, ProbeResult
 from router.service.membership import MAX_CONCURRENT_PROBES, Membership
 from router.tasks import Tasks
+from tests.support.virtual_clock import VirtualClockLoop
 
 A = Member(ReplicaId("a:1"), "http://a:1")
 B = Member(ReplicaId("b:1"), "http://b:1")
@@ -33,25 +34,6 @@ WELL = ProbeResult(
     alive=True, incarnation=Incarnation(7), models={"m": {}}, block_tokens=32, cache_tokens=8192
 )
 REFUSED = ProbeResult(alive=False, failure=FailureReason.REFUSED)
-
-
-class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer instead of passing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_s = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def jump(timeout: float | None) -> object:
-            if timeout:
-                self.now_s += timeout
-            return select(0)
-
-        self._selector.select = jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self.now_s
 
 
 class FakeEngine:
