@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from router.config.errors import suggestion
@@ -223,7 +224,12 @@ def _port(text: str) -> int:
 
 
 def _nameserver(text: str) -> tuple[str, int]:
+    host, port = text, 53
     if text.count(":") == 1 or text.startswith("["):
-        host, _, port = text.rpartition(":")
-        return host.strip("[]"), _port(port)
-    return text, 53
+        before, _, after = text.rpartition(":")
+        host, port = before.strip("[]"), _port(after)
+    try:
+        ip_address(host)
+    except ValueError as error:
+        raise ValueError(f"nameserver must be an address, not {host!r}") from error
+    return host, port

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Protocol
 
+from router.adapters.discovery.dns import DnsDiscovery, DnsPatience
 from router.adapters.discovery.kubernetes.access import Access
 from router.adapters.discovery.kubernetes.api import Api, Patience
 from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
 from router.adapters.discovery.kubernetes.slices import selector_of
 from router.adapters.discovery.static import StaticDiscovery
-from router.config.discovery_urls import KubernetesSource
+from router.config.discovery_urls import DnsSource, KubernetesSource
 from router.core.types import ReplicaId
 from router.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
+from tests.support.fake_dns import FakeDns
 from tests.support.fake_kubernetes import FakeKubernetes, endpoint, endpoint_slice
 
 
@@ -158,4 +161,74 @@ def _endpoint(member: Member) -> dict[str, object]:
     return endpoint(str(member.replica_id), address, ready=not leaving, serving=True, terminating=leaving)
 
 
-WORLDS: dict[str, type[World]] = {"static": StaticWorld, "kubernetes": KubernetesWorld}
+class DnsWorld:
+    """Addresses of a name in a DNS server."""
+
+    candidates: Sequence[Member] = tuple(
+        Member(ReplicaId(f"10.0.0.{number}:8000"), f"http://10.0.0.{number}:8000") for number in (1, 2, 3)
+    )
+    drains = False
+    fails = True
+
+    def __init__(self) -> None:
+        self.server = FakeDns()
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def stop(self) -> None:
+        self.server.stop()
+
+    def _source(self) -> DnsSource:
+        return DnsSource("vllm.prod.svc.", 8000)
+
+    def discovery(self, report: DiscoveryReport) -> Discovery:
+        source = dataclasses.replace(
+            self._source(), interval_s=0.02, nameserver=("127.0.0.1", self.server.port)
+        )
+        return DnsDiscovery(source, report, Random(1), HURRIED_DNS)
+
+    async def name(self, *members: Member) -> None:
+        hosts = [member.url.removeprefix("http://").rpartition(":")[0] for member in members]
+        self.server.zone = {("vllm.prod.svc.", "A"): hosts} if hosts else {}
+
+    async def fail(self) -> None:
+        self.server.rcode = "SERVFAIL"
+
+    async def mend(self) -> None:
+        self.server.rcode = "NOERROR"
+
+
+class SrvWorld(DnsWorld):
+    """SRV records in a DNS server that sometimes does not answer at all."""
+
+    candidates = tuple(
+        Member(ReplicaId(f"vllm-{number}.vllm.prod.svc:8000"), f"http://vllm-{number}.vllm.prod.svc:8000")
+        for number in (0, 1, 2)
+    )
+
+    def _source(self) -> DnsSource:
+        return DnsSource("_http._tcp.vllm.prod.svc.", srv=True)
+
+    async def name(self, *members: Member) -> None:
+        hosts = [member.url.removeprefix("http://").rpartition(":")[0] for member in members]
+        records = [f"0 10 8000 {host}." for host in hosts]
+        self.server.zone = {("_http._tcp.vllm.prod.svc.", "SRV"): records} if records else {}
+
+    async def fail(self) -> None:
+        self.server.silent = True
+
+    async def mend(self) -> None:
+        self.server.silent = False
+
+
+HURRIED_DNS = DnsPatience(answer_s=0.3, min_interval_s=0.02, backoff_min_s=0.02, backoff_max_s=0.1)
+"""For servers that answer at once."""
+
+
+WORLDS: dict[str, type[World]] = {
+    "static": StaticWorld,
+    "kubernetes": KubernetesWorld,
+    "dns": DnsWorld,
+    "dns+srv": SrvWorld,
+}

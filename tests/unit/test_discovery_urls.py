@@ -76,6 +76,7 @@ def test_a_url_says_where_replicas_are_found(url: str, source: DiscoverySource) 
         ("dns+srv://_http._tcp.vllm:80", "must not name a port"),
         ("dns://vllm:80?scheme=ftp", "scheme must be http or https"),
         ("dns://vllm:80?interval=never", "interval must be"),
+        ("dns://vllm:80?nameserver=dns.example.com", "nameserver must be an address"),
         ("redis://", "names no server"),
         ("redis://r?namespace=a%20b", "namespace must be"),
     ],
