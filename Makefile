@@ -18,6 +18,11 @@ EXPECT_COMPILED = $(if $(filter 0,$(WARMROUTE_COMPILE)),0,$(if $(shell command -
 unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 ENGINE ?= sim
 ONCE ?=
+# Load tests: locust brings gevent, which patches Python's sockets; it has an environment and a lock file of its own.
+LOADTEST_VENV := .venv-loadtest
+LOADTEST_READY := $(LOADTEST_VENV)/.dependencies
+URL ?=
+COMPARE ?=
 
 .PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
@@ -62,6 +67,20 @@ test-clients: $(INSTALLED)  ## The real SDKs and agents, newest versions from Py
 	$(BIN)/python -m tests.clients.install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m clients -rs --timeout 300 tests/clients
 
+$(LOADTEST_READY): requirements-loadtest.lock
+	@echo "setting up $(LOADTEST_VENV): locust (about 20 seconds the first time)"
+	@test -x $(LOADTEST_VENV)/bin/python || $(PYTHON) -m venv $(LOADTEST_VENV)
+	@$(LOADTEST_VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r requirements-loadtest.lock
+	@touch $@
+
+# What is given on the command line goes on to the load test; a router is only built where none is given.
+loadtest: $(LOADTEST_READY) $(if $(findstring ://,$(URL)$(COMPARE)),,$(INSTALLED))  ## locust: SCENARIO=… URL=http://…, or a fleet of its own; HELP=1 lists settings (docs/load-testing.md)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOADTEST_VENV)/bin/python -m loadtest.locust $(MAKEOVERRIDES)
+
+test-loadtest: $(LOADTEST_READY) $(DEPENDENCIES)  ## locust itself against simulated replicas (not part of CI)
+	LOADTEST_PYTHON=$(CURDIR)/$(LOADTEST_VENV)/bin/python $(BIN)/pytest -o pythonpath=. -m loadtest -rs tests/loadtest
+
 check: lint  ## The gate of every commit: format, lint, types, import contracts, unit tests
 	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta
 
@@ -83,6 +102,8 @@ lock:  ## Renew the lock files from pyproject.toml (needs uv)
 		pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra loadtest -c requirements.lock pyproject.toml -o requirements-loadtest.lock
 
 clean:  ## Remove what setting up made
-	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOADTEST_VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,12 +15,12 @@ by the clock. Bytes become tokens by the model's mean over the log.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.simulate.traces import TraceError
+from loadtest.simulate.traces import TraceError, stop
 from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
 from router.core.fingerprint import GRID
 
@@ -45,31 +45,35 @@ class _Line:
     """Blocks of prompt and answer, once known."""
 
 
-def access_log(path: Path) -> Workload:
+def access_log(path: Path, *, bad: Callable[[TraceError], None] = stop) -> Workload:
     """Every answered request that was routed by prefix.
 
+    Args:
+        path: The log.
+        bad: Takes what is wrong with a broken line, which is left out if this returns.
     Raises:
         TraceError: A line is not one of such a log, or none is.
         OSError: The file cannot be read.
     """
-    lines = sorted(_lines(path), key=lambda line: line.start_s)
+    lines = sorted(_lines(path, bad), key=lambda line: line.start_s)
     if not lines:
         raise TraceError(f"{path.name}: no answered request with `rungs`; is `access_log.fingerprints` on?")
     _find_keys(lines)
     return Workload(path.stem, LOG_BLOCK_TOKENS, _sessions(lines), source=path.name)
 
 
-def _lines(path: Path) -> Iterator[_Line]:
+def _lines(path: Path, bad: Callable[[TraceError], None]) -> Iterator[_Line]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, text in enumerate(file, 1):
             if not text.strip():
                 continue
             try:
                 line = _line(number, json.loads(text))
-                if line is not None:
-                    yield line
             except (KeyError, TypeError, ValueError) as error:
-                raise TraceError(f"{path.name}:{number}: no access-log record: {error!r}") from error
+                bad(TraceError(f"{path.name}:{number}: no access-log record: {error!r}"))
+                continue
+            if line is not None:
+                yield line
 
 
 def _line(number: int, row: Any) -> _Line | None:

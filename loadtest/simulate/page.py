@@ -29,7 +29,7 @@ COLOURS = (
 )
 """One a policy, repeated where there are more."""
 
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#667;--line:#d8dce2;--back:#fff;--tint:#f5f7f9;--mark:#dff3ec}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#9aa3ad;--line:#3a4048;--back:#16191d;--tint:#1e2227;
 --mark:#173d32}}
@@ -72,7 +72,7 @@ def page(title: str, facts: dict[str, Any], rows: Sequence[Row]) -> str:
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
         f"<p>{escape(str(facts.get('source', '')))}. Virtual time, from empty caches; times rank policies and predict"
         f" no machine.</p><dl>{shown}</dl><h2>Policies</h2><div class=wide>{_table(rows)}</div>"
         "<p>Marked: the best of a column. Imbalance: prompt tokens computed, largest replica over the mean.</p>"

@@ -7,7 +7,7 @@ error that names the line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,25 @@ class TraceError(ValueError):
     """A file is not the trace it is said to be."""
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def stop(error: TraceError) -> None:
+    """What becomes of a broken line unless a reader's caller says otherwise.
+
+    Raises:
+        TraceError: Always.
+    """
+    raise error
+
+
+def _lines(path: Path, bad: Callable[[TraceError], None] = stop) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    row = json.loads(line)
                 except ValueError as error:
-                    raise TraceError(f"{path.name}:{number}: not JSON: {error}") from error
+                    bad(TraceError(f"{path.name}:{number}: not JSON: {error}"))
+                    continue
+                yield number, row
 
 
 def _tokens(value: Any, least: int) -> int:
@@ -58,7 +69,12 @@ def _ids(values: Any, full: int) -> tuple[int, ...]:
 
 
 def mooncake(
-    path: Path, name: str = "", *, join_tokens: int | None = None, open_loop: bool = False
+    path: Path,
+    name: str = "",
+    *,
+    join_tokens: int | None = None,
+    open_loop: bool = False,
+    bad: Callable[[TraceError], None] = stop,
 ) -> Workload:
     """A Mooncake-format trace: `timestamp` ms, lengths in tokens, one hash id a block of `block` tokens (512 where the
     lines do not say); lines that name one `session` are its turns.
@@ -76,13 +92,14 @@ def mooncake(
         name: Of the workload; the file's where it is empty.
         join_tokens: Blocks of the workload, a multiple of the trace's: fewer keys, that agree less far.
         open_loop: Whether every line stands alone, whatever session it names.
+        bad: Takes what is wrong with a broken line, which is left out if this returns.
 
     Raises:
         TraceError: A line is no such record, or has blocks of another size than the first.
     """
     lines: list[tuple[float, Turn, int | str | None]] = []
     block_tokens = joined = 0
-    for number, row in _lines(path):
+    for number, row in _lines(path, bad):
         try:
             block_tokens = _block_tokens(row, block_tokens)
             joined = joined or _joined(block_tokens, join_tokens)
@@ -93,7 +110,7 @@ def mooncake(
             turn = Turn(f"m{number}", prompt, answer, keys, user_key=ids[0] if ids else -number)
             lines.append((float(row["timestamp"]) / 1000.0, turn, None if open_loop else _session(row)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise TraceError(f"{path.name}:{number}: no Mooncake record: {error!r}") from error
+            bad(TraceError(f"{path.name}:{number}: no Mooncake record: {error!r}"))
     size = block_tokens * joined or join_tokens or MOONCAKE_BLOCK_TOKENS
     sessions = _in_sessions(lines)
     clocked = any(len(session.turns) > 1 for session in sessions)

@@ -1,0 +1,217 @@
+"""HTTP/1.1 to one server, a connection a request at a time, with the clock read at every arrival.
+
+Decides nothing about what is sent. It uses Python's own sockets, which wait cooperatively once gevent has
+patched them, and block as usual without it. A connection that the server had closed while it was idle costs a
+fresh one, not a failure; anything else that breaks is told."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from urllib.parse import urlsplit
+
+import httptools
+
+RECEIVE_BYTES = 65_536
+CONNECT_TIMEOUT_S = 10.0
+IDLE_S = 3.0
+"""Connections idle for longer are not used again: vLLM closes them after 5 s."""
+ADDRESS_S = 30.0
+"""For how long a resolved name is used."""
+
+
+class WireError(Exception):
+    """No complete answer; the message says why."""
+
+
+class Leave(Exception):
+    """Raised by a reader that wants the connection closed at once."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer's head, and its end."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """By lower-case name."""
+    has_ended: bool = False
+    keeps_alive: bool = False
+    received_bytes: int = 0
+
+
+Reader = Callable[[Reply, bytes, float], None]
+"""Takes body bytes as they come, with the clock at their arrival."""
+
+
+class _Parts:
+    """What httptools calls."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.pieces: list[bytes] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        self.reply.has_ended = True
+
+
+class Wire:
+    """One server; connections are kept, the one used last is used next."""
+
+    def __init__(self, url: str, *, timeout_s: float = 120.0, insecure: bool = False) -> None:
+        """Resolve nothing yet.
+
+        Args:
+            url: `http://` or `https://`, host and port; a path is put before those of requests.
+            timeout_s: Silence after which an answer counts as failed.
+            insecure: Accept any certificate.
+        Raises:
+            ValueError: It is no such URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is no URL: expected http://HOST:PORT")
+        self._host = parts.hostname
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
+        self._authority = parts.netloc.rpartition("@")[2]
+        self._timeout_s = timeout_s
+        self._context: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            self._context = ssl.create_default_context()
+            if insecure:
+                self._context.check_hostname = False
+                self._context.verify_mode = ssl.CERT_NONE
+        self._idle: list[tuple[socket.socket, float]] = []
+        self._address: tuple[float, int, tuple[object, ...]] | None = None
+
+    def head(self, method: str, path: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
+        """A request's head."""
+        lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._authority}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if body_bytes:
+            lines.append(f"Content-Length: {body_bytes}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def get(self, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Status and body of a GET.
+
+        Raises:
+            WireError: No complete answer.
+        """
+        pieces: list[bytes] = []
+        reply = self.exchange(self.head("GET", path, headers, 0), lambda _, piece, __: pieces.append(piece))
+        return reply.status or 0, b"".join(pieces)
+
+    def exchange(self, request: bytes, read: Reader) -> Reply:
+        """Send a request, read its answer to the end.
+
+        Raises:
+            WireError: No complete answer.
+            Leave: As raised by `read`; the connection is closed.
+        """
+        while True:
+            sock, is_used = self._take()
+            reply = Reply()
+            is_kept = False
+            try:
+                sock.sendall(request)
+                self._receive(sock, reply, read)
+                is_kept = reply.keeps_alive
+            except OSError as error:
+                if not is_used or reply.received_bytes or isinstance(error, TimeoutError):
+                    raise WireError(_said(error)) from error
+                continue
+            finally:
+                if is_kept:
+                    self._idle.append((sock, perf_counter()))
+                else:
+                    sock.close()
+            if reply.received_bytes or not is_used:
+                return reply
+
+    def connect(self) -> socket.socket:
+        """A fresh connection, closed by the caller.
+
+        Raises:
+            WireError: There is none to be had.
+        """
+        try:
+            family, address = self._resolved()
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(CONNECT_TIMEOUT_S)
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._context is not None:
+                    sock = self._context.wrap_socket(sock, server_hostname=self._host)
+                sock.settimeout(self._timeout_s)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        except OSError as error:
+            raise WireError(f"no connection to {self._host}:{self._port}: {_said(error)}") from error
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def _take(self) -> tuple[socket.socket, bool]:
+        now_s = perf_counter()
+        while self._idle:
+            sock, since_s = self._idle.pop()
+            if now_s - since_s < IDLE_S:
+                return sock, True
+            sock.close()
+        return self.connect(), False
+
+    def _resolved(self) -> tuple[int, tuple[object, ...]]:
+        now_s = perf_counter()
+        if self._address is None or now_s - self._address[0] > ADDRESS_S:
+            family, _, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
+            self._address = (now_s, family, address)
+        return self._address[1], self._address[2]
+
+    def _receive(self, sock: socket.socket, reply: Reply, read: Reader) -> None:
+        parts = _Parts(reply)
+        parser = httptools.HttpResponseParser(parts)
+        while not reply.has_ended:
+            data = sock.recv(RECEIVE_BYTES)
+            now_s = perf_counter()
+            if not data:
+                framed = "content-length" in reply.headers or "transfer-encoding" in reply.headers
+                if reply.received_bytes and (framed or reply.status is None):
+                    raise WireError("the connection was closed in the middle of the answer")
+                if not reply.received_bytes:
+                    raise ConnectionResetError("the connection was closed without an answer")
+                return
+            reply.received_bytes += len(data)
+            try:
+                parser.feed_data(data)
+            except httptools.HttpParserError as error:
+                raise WireError(f"what came is no HTTP: {error}") from error
+            if reply.status is None and reply.headers:
+                reply.status = parser.get_status_code()
+            if parts.pieces:
+                piece = parts.pieces[0] if len(parts.pieces) == 1 else b"".join(parts.pieces)
+                parts.pieces.clear()
+                read(reply, piece, now_s)
+        reply.status = parser.get_status_code()
+        reply.keeps_alive = parser.should_keep_alive()
+
+
+def _said(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return error.strerror or str(error) or type(error).__name__
