@@ -81,6 +81,16 @@ loadtest: $(LOADTEST_READY) $(if $(findstring ://,$(URL)$(COMPARE)),,$(INSTALLED
 test-loadtest: $(LOADTEST_READY) $(DEPENDENCIES)  ## locust itself against simulated replicas (not part of CI)
 	LOADTEST_PYTHON=$(CURDIR)/$(LOADTEST_VENV)/bin/python $(BIN)/pytest -o pythonpath=. -m loadtest -rs tests/loadtest
 
+image:  ## The container image, by podman or docker (IMAGE=name:tag; IMAGE_FLAGS: further flags of build)
+	@deploy/docker/build.sh
+
+wheels:  ## dist/: a compiled wheel for each supported Python found here, and one that runs uncompiled anywhere
+	@$(PYTHON) deploy/wheels.py
+
+test-image: $(DEPENDENCIES)  ## Build the image and check it: size, user, read-only, ready in 2 s (not part of CI)
+	@deploy/docker/build.sh || [ $$? = 3 ]
+	$(BIN)/pytest -m image -rs -s --timeout 300 tests/image
+
 check: lint  ## The gate of every commit: format, lint, types, import contracts, unit tests
 	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta
 
@@ -104,6 +114,9 @@ lock:  ## Renew the lock files from pyproject.toml (needs uv)
 		--extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra loadtest -c requirements.lock pyproject.toml -o requirements-loadtest.lock
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		-c requirements-dev.lock - -o requirements-build.lock
 
 clean:  ## Remove what setting up made
 	rm -rf $(VENV) $(LOADTEST_VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from router.cli import config, metrics, serve
 from router.config.errors import ConfigError, suggestion
-from router.telemetry.build import version
+from router.telemetry.build import described
 
 COMMANDS = (serve, config, metrics)
 COMMANDS_GROUP = "warmroute.commands"
@@ -51,7 +51,7 @@ def _parser(further: Iterable[EntryPoint]) -> argparse.ArgumentParser:
         prog="warmroute",
         description="Sends each LLM request to the vLLM replica that already holds its prompt's prefix.",
     )
-    parser.add_argument("--version", action="version", version=f"warmroute {version()}")
+    parser.add_argument("--version", action="version", version=f"warmroute {described()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
