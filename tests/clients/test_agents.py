@@ -82,6 +82,16 @@ def test_aider(through: Through, tmp_path: Path) -> None:
 
 def test_qwen_code(through: Through, tmp_path: Path) -> None:
     folder = needs("qwen-code")
+    settings = {
+        "model": {
+            "skipNextSpeakerCheck": True,
+            "generationConfig": {"samplingParams": {"max_tokens": 16}},
+        },
+        "general": {"disableAutoUpdate": True},
+        "privacy": {"usageStatisticsEnabled": False},
+    }
+    (tmp_path / ".qwen").mkdir()
+    (tmp_path / ".qwen" / "settings.json").write_text(json.dumps(settings))
     said = run(
         [folder / "node_modules/.bin/qwen", "--auth-type", "openai", "-p", ASKED],
         tmp_path,

@@ -55,6 +55,15 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_where_a_behaviour_is_said_to_be_there_is_a_file() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().split("## Where is")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|`]+) \| `([^`]+)` \| `([^`]+)` \|$", table, re.MULTILINE)
+    assert len(rows) >= 20
+    for behaviour, *files in rows:
+        for file in files:
+            assert (ROOT / file).is_file(), (behaviour, file)
+
+
 def test_every_decision_is_explained() -> None:
     text = (ROOT / "docs/routing.md").read_text()
     for kind in DecisionKind:
