@@ -22,7 +22,6 @@ NOT_SHOWN = {
     "warmroute_model_answer_tokens_confidence_ratio": "for `/replicas`",
     "warmroute_replica_base_latency_seconds": "for `/replicas`",
     "warmroute_replica_interference_seconds": "for `/replicas`",
-    "warmroute_replica_cache_fits_ratio": "for `/replicas`",
     "warmroute_replica_waiting_tokens": "for `/replicas`",
     "warmroute_replica_engine_running": "in flight is nearer to now",
     "warmroute_replica_prompt_tokens_total": "the table has shares of requests, the panel computed tokens",
