@@ -2,8 +2,8 @@
 
     python -m tests.support.chart_reference        writes both (`make chart`)
 
-The comment above a value is its description. What it may be is told by its default: a map with keys is closed, an empty map
-or list takes anything. A last line `@schema {…}` says more, in the words of JSON schema. Decides nothing about values.
+The comment above a value is its description. What it may be is told by its default: a map with keys is closed, an empty
+map or list takes anything. A last line `@schema {…}` says more, in JSON schema's words. Decides nothing about values.
 """
 
 from __future__ import annotations
@@ -110,9 +110,11 @@ def table(values: list[Value]) -> str:
     """The values as markdown, a section for each top-level key that has some below it."""
     plain = [value for value in values if not value.children]
     parts = ["### General\n\n" + _rows(plain)]
-    for value in values:
-        if value.children:
-            parts.append(f"### `{value.path[0]}`\n\n{value.text}\n\n" + _rows(value.children))
+    parts += [
+        f"### `{value.path[0]}`\n\n{value.text}\n\n{_rows(value.children)}"
+        for value in values
+        if value.children
+    ]
     return "\n".join(parts)
 
 
@@ -122,7 +124,9 @@ def _rows(values: list[Value]) -> str:
         choices = value.schema.get("enum")
         meaning = value.text
         if choices:
-            meaning += " One of " + ", ".join(f"`{choice}`" if choice else "empty" for choice in choices) + "."
+            meaning += (
+                " One of " + ", ".join(f"`{choice}`" if choice else "empty" for choice in choices) + "."
+            )
         default = json.dumps(value.default, ensure_ascii=False)
         lines.append(f"| `{'.'.join(value.path)}` | `{default}` | {meaning.replace('|', '&#124;')} |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """Sends one request, then the same again, and checks by the router's headers that the second one found its prefix.
 
-Usage: test.py BASE_URL TIMEOUT_S MODEL…; run by `helm test` in the product's own image, with nothing but Python's library.
+Usage: test.py BASE_URL TIMEOUT_S MODEL…; run by `helm test` in the product's own image, with Python's library alone.
 """
 
 import json
@@ -31,7 +31,9 @@ def patiently(url, model, prompt, deadline_s):
         try:
             return ask(url, model, prompt)
         except (urllib.error.URLError, OSError) as error:
-            said = error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
+            said = (
+                error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
+            )
             if time.monotonic() > deadline_s:
                 sys.exit(f"{model}: no answer from {url}: {error}: {said}")
             print(f"{model}: not yet: {error}", flush=True)
@@ -48,7 +50,9 @@ def check(url, model, deadline_s):
         told = {key: value for key, value in headers.items() if key.lower().startswith("x-warmroute-")}
         print(f"{model}: {name}: {told}", flush=True)
     if "X-Warmroute-Decision" not in first:
-        sys.exit(f"{model}: the answer has no X-Warmroute- headers (headers.explain is false, or this is no router)")
+        sys.exit(
+            f"{model}: the answer has no X-Warmroute- headers (headers.explain is false, or this is no router)"
+        )
     warm = second["X-Warmroute-Decision"] == "warm"
     if not warm or second["X-Warmroute-Replica"] != first["X-Warmroute-Replica"]:
         sys.exit(f"{model}: the second request did not go where its prefix is")
