@@ -50,7 +50,7 @@ demo: $(INSTALLED)  ## The router before 4 simulated replicas, beside round robi
 test: test-source test-installed  ## All tests but those that need vLLM
 
 test-source: $(DEPENDENCIES)
-	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta tests/contract
+	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta tests/contract tests/chart
 
 test-installed: $(INSTALLED)
 	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= $(FOUR_AT_ONCE) tests/integration tests/fault
@@ -99,6 +99,13 @@ lint: $(DEPENDENCIES)  ## Format, lint, types and import contracts alone
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chart: $(DEPENDENCIES)  ## Renew what is made from the Helm chart's values: its schema, its README, deploy/kubernetes
+	$(BIN)/python -m tests.support.chart_reference
+	$(BIN)/python -m tests.support.plain_manifests
+
+check-chart: $(DEPENDENCIES)  ## Policies for Kubernetes (checkov, installed at first use: 290 MB) over all scenarios of the chart
+	$(BIN)/python -m tests.support.checkov
 
 format: $(DEPENDENCIES)  ## Format and mend what ruff can mend
 	$(BIN)/ruff format .
