@@ -165,6 +165,12 @@
     periodSeconds: 10
     timeoutSeconds: 5
     failureThreshold: 6
+  {{- if not .sidecar }}
+  # It is told to end at the same time as the engine, and stays until that is idle.
+  lifecycle:
+    preStop:
+      httpGet: {path: /prestop, port: agent}
+  {{- end }}
   resources: {{- toYaml .pool.agent.resources | nindent 4 }}
   securityContext:
     allowPrivilegeEscalation: false
