@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from replica.cli import main
 from tests.support.chart import CHART, Manifest, container, manifests, named, pod_of
 from tests.support.processes import Program
 from tests.support.redis_server import ensure_redis, free_port
@@ -168,6 +169,17 @@ def test_every_probe_and_hook_asks_for_what_is_answered(fleet: Fleet) -> None:
         for probe in ("readinessProbe", "livenessProbe")
     ]
     assert statuses == [503, 200]
+
+
+def test_the_agent_knows_every_variable_that_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["agent", "--help"])
+    known = capsys.readouterr().out
+    given = [v["name"] for v in CONTAINERS["agent"]["env"] if v["name"].startswith("WARMROUTE_AGENT_")]
+    assert len(given) >= 7
+    for name in given:
+        flag = "--" + name.removeprefix("WARMROUTE_AGENT_").lower().replace("_", "-")
+        assert re.search(rf"{flag}\b", known), name
 
 
 def test_vllm_is_asked_as_the_simulated_replica_is() -> None:

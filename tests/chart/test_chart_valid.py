@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from tests.support.chart import CHART, MIDDLE, SCENARIOS, VERSIONS, manifests, values_file
+from tests.support.chart import CHART, MIDDLE, ROOT, SCENARIOS, VERSIONS, manifests, values_file
 from tests.support.chart_reference import Value, documents, read
 from tests.support.helm import helm
 from tests.support.kubernetes_schemas import CUSTOM, errors
@@ -41,6 +42,12 @@ def test_every_scenario_is_valid_for_every_version_of_kubernetes(version: str) -
                 seen.add(key)
                 assert errors(manifest, version) == [], scenario
     assert len(seen) > 30
+
+
+def test_the_chart_is_of_the_program_s_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["kubeVersion"] == ">=1.28.0-0"
 
 
 def test_the_schemas_find_what_is_wrong() -> None:

@@ -18,7 +18,9 @@ from router.telemetry.access_log import AccessEntry
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy/systemd/warmroute.service"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("helm/**/*.md")]
+)
 
 
 def test_the_example_configuration_loads() -> None:
