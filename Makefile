@@ -79,7 +79,7 @@ loadtest: $(LOADTEST_READY) $(if $(findstring ://,$(URL)$(COMPARE)),,$(INSTALLED
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOADTEST_VENV)/bin/python -m loadtest.locust $(MAKEOVERRIDES)
 
 test-loadtest: $(LOADTEST_READY) $(DEPENDENCIES)  ## locust itself against simulated replicas (not part of CI)
-	LOADTEST_PYTHON=$(CURDIR)/$(LOADTEST_VENV)/bin/python $(BIN)/pytest -o pythonpath=. -m loadtest -rs tests/loadtest
+	LOADTEST_PYTHON=$(CURDIR)/$(LOADTEST_VENV)/bin/python $(BIN)/pytest -o pythonpath=. -m loadtest -rs --timeout 600 tests/loadtest
 
 image:  ## The container image, by podman or docker (IMAGE=name:tag; IMAGE_FLAGS: further flags of build)
 	@deploy/docker/build.sh

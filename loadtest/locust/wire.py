@@ -53,6 +53,7 @@ class _Parts:
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.pieces: list[bytes] = []
+        self.parser = httptools.HttpResponseParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
@@ -62,6 +63,8 @@ class _Parts:
 
     def on_message_complete(self) -> None:
         self.reply.has_ended = True
+        # The parser forgets it with the message.
+        self.reply.keeps_alive = self.parser.should_keep_alive()
 
 
 class Wire:
@@ -136,8 +139,7 @@ class Wire:
                     self._idle.append((sock, perf_counter()))
                 else:
                     sock.close()
-            if reply.received_bytes or not is_used:
-                return reply
+            return reply
 
     def connect(self) -> socket.socket:
         """A fresh connection, closed by the caller.
@@ -185,7 +187,7 @@ class Wire:
 
     def _receive(self, sock: socket.socket, reply: Reply, read: Reader) -> None:
         parts = _Parts(reply)
-        parser = httptools.HttpResponseParser(parts)
+        parser = parts.parser
         while not reply.has_ended:
             data = sock.recv(RECEIVE_BYTES)
             now_s = perf_counter()
@@ -201,14 +203,12 @@ class Wire:
                 parser.feed_data(data)
             except httptools.HttpParserError as error:
                 raise WireError(f"what came is no HTTP: {error}") from error
-            if reply.status is None and reply.headers:
+            if reply.status is None and (reply.headers or reply.has_ended):
                 reply.status = parser.get_status_code()
             if parts.pieces:
                 piece = parts.pieces[0] if len(parts.pieces) == 1 else b"".join(parts.pieces)
                 parts.pieces.clear()
                 read(reply, piece, now_s)
-        reply.status = parser.get_status_code()
-        reply.keeps_alive = parser.should_keep_alive()
 
 
 def _said(error: OSError) -> str:
