@@ -102,7 +102,9 @@ def test_a_death_in_prefill_behind_comments_is_made_good() -> None:
     assert client.output.count(b"HTTP/1.1") == 1
     assert not client.transport.closed
     assert exchange.attempts == 2
-    assert exchange.retried_after == f"10.0.0.{first + 1}:8000 lost", "the access log says why there was another attempt"
+    assert exchange.retried_after == f"10.0.0.{first + 1}:8000 lost", (
+        "the access log says why there was another attempt"
+    )
     assert fleet.wire.at_rest()
 
 
