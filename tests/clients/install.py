@@ -22,9 +22,6 @@ PYTHON = {
     "llama-index": ["llama-index-llms-openai-like"],
     "pydantic-ai": ["pydantic-ai-slim[openai]"],
     "dspy": ["dspy"],
-    "aiperf": ["aiperf"],
-    "guidellm": ["guidellm"],
-    "inference-perf": ["inference-perf"],
 }
 """Virtual environments and what is in each: their requirements contradict each other."""
 
