@@ -689,7 +689,7 @@ def test_a_crash_after_the_answer_costs_nothing_but_the_connection(
     with paired(access_log=AccessLogConfig(enabled=True, path=str(tmp_path / "log"))) as pair:
         gateway = pair.router.worker.gateway
         log = gateway.access_log
-        pair.router.call(lambda: setattr(gateway, "access_log", Broken(log, "write")))
+        pair.router.call(lambda: setattr(gateway.accounts, "access_log", Broken(log, "write")))
         with pair.router.connect() as sock:
             sock.sendall(raw_request("/v1/chat/completions"))
             answer = read_answer(sock)
@@ -697,7 +697,7 @@ def test_a_crash_after_the_answer_costs_nothing_but_the_connection(
         assert answer.count(b"HTTP/1.1") == 1
         assert "exchange_crashed" in [record.message for record in caplog.records]
         pair.router.assert_at_rest()
-        pair.router.call(lambda: setattr(gateway, "access_log", log))
+        pair.router.call(lambda: setattr(gateway.accounts, "access_log", log))
 
 
 def test_a_crash_in_a_parser_s_callback_is_not_the_client_s_fault(
