@@ -147,7 +147,7 @@ class Replica:
         """Uncached tokens of the streamed requests in `queue`: their first byte tells when their prefill is over."""
         self.streamed = 0
         """Trust that streams begin before they end: one more for each that did, one less for each that did not. No
-        request waits for a replica without."""
+        request waits for a replica that has lost it."""
         self.residency = Residency()
         self.survival = Survival()
         """How much was found of what was used how long ago: how long prefixes live there."""
@@ -400,7 +400,7 @@ class Replica:
         the way there and back: so the engine never runs dry. `behind_s` is how much later than others' requests this
         one may go.
         """
-        if self.streamed <= 0 or self.health.state is not ReplicaState.READY:
+        if self.streamed < 0 or self.health.state is not ReplicaState.READY:
             return 0.0
         since_s = self.since_s
         if self.foreign_since_s > since_s:

@@ -62,7 +62,6 @@ class Router:
         self.fleet.apply(
             ProbeSucceeded(ReplicaId(name), Incarnation(1), frozenset({"m"}), None, None, self.clock.now_s)
         )
-        self.fleet.replicas[ReplicaId(name)].streamed = 1
 
     def send(self, name: str, tokens: int) -> Decision:
         shape = RequestShape("m", prompt_tokens=tokens)

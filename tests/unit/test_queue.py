@@ -273,21 +273,22 @@ def test_a_replica_whose_streams_come_whole_is_soon_waited_for_no_more() -> None
         now_s += 5.0
         world.fleet.started(answer, now_s)
         world.fleet.settle(answer, now_s + 0.001)
-    assert replica.streamed <= 0
+    assert replica.streamed < 0
     assert isinstance(world.offer("b", 80_000, now_s), Decision)
     assert isinstance(world.offer("c", 80_000, now_s), Decision)
     world.fleet.validate()
 
 
-def test_a_replica_not_known_to_stream_is_not_waited_for() -> None:
+def test_a_replica_not_known_to_stream_is_waited_for_until_its_first_answer() -> None:
     world = World(streamed=0)
     first = world.offer("a", 8000, 0.0)
     assert isinstance(first, Decision)
-    second = world.offer("b", 8000, 0.1)
-    assert isinstance(second, Decision)
-    world.fleet.started(first, 1.0)
-    world.fleet.settle(first, 2.0)
-    assert isinstance(world.offer("c", 8000, 2.0), Ticket), "one answer has shown it"
+    assert isinstance(world.offer("b", 8000, 0.1), Ticket)
+    world.fleet.started(first, 9.0)
+    world.fleet.settle(first, 9.001)
+    world.queue.release(9.001)
+    assert world.names == ["b"]
+    assert isinstance(world.offer("c", 8000, 9.1), Decision), "one that came whole is enough"
 
 
 def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
