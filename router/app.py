@@ -202,6 +202,7 @@ class Worker:
                 settings_current=lambda: self.settings_current,
                 client_connections=lambda: len(self.gateway.connections),
                 buffered_body_bytes=lambda: self.gateway.buffered_bytes,
+                discovery=self._discovery_rows,
                 models=self.fleet.model_rows,
             ),
         )
@@ -212,6 +213,7 @@ class Worker:
                     metrics=self._exposition.render,
                     replicas=self._rows,
                     registry=self._registry_figures,
+                    discovery=self._discovery_rows,
                     models=self.fleet.model_rows,
                     funnel=self.metrics.funnel_rows,
                     explain=lambda path, headers, body: explain(self.gateway, path, headers, body),
@@ -353,6 +355,10 @@ class Worker:
             row["engine_waiting"] = seen.waiting if seen is not None else None
             row |= self._discovered(ReplicaId(str(row["id"])))
         return rows
+
+    def _discovery_rows(self) -> list[dict[str, object]]:
+        """Sources that can fail, which the settings' own list cannot."""
+        return [row for row in self._discovery.rows() if row["source"] != STATIC]
 
     def _discovered(self, replica_id: ReplicaId) -> dict[str, object]:
         """What discovery says of a replica."""

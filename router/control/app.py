@@ -50,6 +50,8 @@ class ControlDeps:
     registry: Callable[[], Mapping[str, object]]
     """The registry's figures."""
     explain: Explain
+    discovery: Callable[[], Sequence[Mapping[str, object]]] = list
+    """One row a source of replicas."""
     models: Callable[[], Sequence[Mapping[str, object]]] = list
     """One row a model that answers told of."""
     funnel: Callable[[], Mapping[str, object]] = dict
@@ -83,6 +85,7 @@ def build_control(deps: ControlDeps) -> web.Application:
                 "models": deps.models(),
                 "funnel": deps.funnel(),
                 "registry": deps.registry(),
+                "discovery": deps.discovery(),
             }
         )
 

@@ -118,6 +118,26 @@ class DiscoverySources:
         """Name of the source whose word counts for a replica; empty for one that none names."""
         return self._owners.get(replica_id, "")
 
+    def rows(self) -> list[dict[str, object]]:
+        """One row a source, for `/replicas` and `/metrics`. Every reason is there, since alerts count from 0."""
+        now_s = self._clock()
+        rows: list[dict[str, object]] = []
+        for name, figures in self.figures().items():
+            succeeded_s = figures.succeeded_s
+            rows.append(
+                {
+                    "source": name,
+                    "up": not figures.failing,
+                    "ready": figures.members - figures.draining,
+                    "draining": figures.draining,
+                    "age_s": None if succeeded_s is None else round(max(0.0, now_s - succeeded_s), 3),
+                    "errors_total": {str(each): figures.failures.get(each, 0) for each in DiscoveryFailure},
+                    "failing": figures.failing or None,
+                    "problem": figures.problem or None,
+                }
+            )
+        return rows
+
     def figures(self) -> dict[str, SourceFigures]:
         """How each source fares, by name."""
         return {name: source.figures for name, source in self._sources.items()}

@@ -443,6 +443,39 @@ LATENESS = Metric(
     "seconds",
     "How much later than due a timer was called, asked twice a second: what a busy router adds to every request.",
 )
+DISCOVERY_UP = Metric(
+    "warmroute_discovery_up",
+    _G,
+    "0 or 1",
+    "1 while a source of replicas can be read, as far as is known; 0 from a failure until the next success. Its last"
+    " members stay.",
+    ("source",),
+    across=Across.LEAST,
+)
+DISCOVERY_MEMBERS = Metric(
+    "warmroute_discovery_members",
+    _G,
+    "replicas",
+    "Replicas that a source names, by state: ready, or draining, to finish only.",
+    ("source", "state"),
+    across=Across.MOST,
+)
+DISCOVERY_AGE = Metric(
+    "warmroute_discovery_age_seconds",
+    _G,
+    "seconds",
+    "Time since a source was read last, or showed that what it said holds; absent until it is read first.",
+    ("source",),
+    across=Across.MOST,
+)
+DISCOVERY_ERRORS = Metric(
+    "warmroute_discovery_errors_total",
+    _C,
+    "failures",
+    "Failures to read a source, by reason: unreachable, timeout, unauthorized, forbidden, not_found, overloaded,"
+    " server, unreadable.",
+    ("source", "reason"),
+)
 ACCESS_LOG_DROPPED = Metric(
     "warmroute_access_log_dropped_total",
     _C,

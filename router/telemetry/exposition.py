@@ -66,6 +66,8 @@ class Sources:
     settings_current: Callable[[], bool] = lambda: True
     client_connections: Callable[[], int] = int
     buffered_body_bytes: Callable[[], int] = int
+    discovery: Callable[[], Rows] = list
+    """A row a source of replicas: `source`, `up`, `ready`, `draining`, `age_s`, and `errors_total` by reason."""
     models: Callable[[], Rows] = list
     """What answers told: `model`, and each figure with its confidence."""
 
@@ -101,6 +103,7 @@ class _RouterCollector(Collector):
         yield from self._replicas()
         yield from self._models()
         yield from self._registry()
+        yield from self._discovery()
         yield from self._router()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
@@ -201,6 +204,30 @@ class _RouterCollector(Collector):
         ):
             values = [((str(row["model"]),), _number(row.get(key))) for row in rows]
             yield _family(metric, [(labels, value) for labels, value in values if value is not None])
+
+    def _discovery(self) -> Iterable[Family]:
+        rows = [(str(row["source"]), row) for row in self._sources.discovery()]
+        yield _family(c.DISCOVERY_UP, [((source,), 1 if row["up"] else 0) for source, row in rows])
+        yield _family(
+            c.DISCOVERY_MEMBERS,
+            [
+                ((source, state), _number(row[state]) or 0.0)
+                for source, row in rows
+                for state in ("ready", "draining")
+            ],
+        )
+        ages = [((source,), _number(row["age_s"])) for source, row in rows]
+        yield _family(c.DISCOVERY_AGE, [(labels, age_s) for labels, age_s in ages if age_s is not None])
+        errors = [(source, row["errors_total"]) for source, row in rows]
+        yield _family(
+            c.DISCOVERY_ERRORS,
+            [
+                ((source, str(reason)), count)
+                for source, counts in errors
+                if isinstance(counts, Mapping)
+                for reason, count in counts.items()
+            ],
+        )
 
     def _registry(self) -> Iterable[Family]:
         yield _family(c.REGISTRY_UP, [((), 1 if self._sources.registry_healthy() else 0)])

@@ -41,7 +41,7 @@ from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestSh
 from router.ports import DiscoveryFailure, ProbeResult
 from router.service.discovery_sources import DiscoverySources
 from router.service.membership import Membership
-from router.service.tasks import Tasks
+from router.tasks import Tasks
 from tests.support.discovery_worlds import kubernetes
 from tests.support.fake_kubernetes import (
     FakeKubernetes,

@@ -200,6 +200,13 @@ def test_a_failure_is_logged_when_it_begins_and_changes_and_ends_and_each_is_cou
         figures = together.sources.figures()["one"]
         assert figures.failures == {DiscoveryFailure.TIMEOUT: 3, DiscoveryFailure.FORBIDDEN: 1}
         assert (figures.succeeded_s, figures.failing, figures.members) == (100.0, "it is timeout", 1)
+        (row,) = together.sources.rows()
+        assert (row["source"], row["up"], row["ready"], row["age_s"]) == ("one", False, 1, 100.0)
+        assert row["errors_total"] == {
+            **dict.fromkeys(map(str, DiscoveryFailure), 0),
+            "timeout": 3,
+            "forbidden": 1,
+        }
         for _ in range(2):
             source.report.succeeded()
         assert together.sources.figures()["one"].failing == ""

@@ -60,12 +60,33 @@ MODELS: list[Mapping[str, object]] = [
 ]
 
 
+DISCOVERY: list[Mapping[str, object]] = [
+    {
+        "source": "dns://a:1",
+        "up": False,
+        "ready": 2,
+        "draining": 1,
+        "age_s": 7.5,
+        "errors_total": {"timeout": 3, "server": 0},
+    },
+    {"source": "redis", "up": True, "ready": 0, "draining": 0, "age_s": None, "errors_total": {}},
+]
+
+
 def exposition(metrics: Metrics) -> Exposition:
     statistics = {key: float(index) for index, key in enumerate(REGISTRY_STATISTICS)}
     build = {"version": "1", "policy": "prefix-cost", "registry": "memory"}
     return Exposition(
         metrics,
-        Sources(lambda: ROWS, lambda: statistics, lambda: True, lambda: 4, build, models=lambda: MODELS),
+        Sources(
+            lambda: ROWS,
+            lambda: statistics,
+            lambda: True,
+            lambda: 4,
+            build,
+            discovery=lambda: DISCOVERY,
+            models=lambda: MODELS,
+        ),
     )
 
 
@@ -206,3 +227,17 @@ def test_names_follow_the_convention() -> None:
         assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
         assert metric.help.endswith("."), metric.name
     assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE)
+
+
+def test_sources_of_replicas_are_exposed_with_their_members_age_and_errors() -> None:
+    found = samples(exposition(Metrics(lambda: set())).render("")[0].decode())
+
+    def value(name: str, **labels: str) -> float | None:
+        return found.get((f"warmroute_discovery_{name}", frozenset(labels.items())))
+
+    assert (value("up", source="dns://a:1"), value("up", source="redis")) == (0, 1)
+    assert value("members", source="dns://a:1", state="ready") == 2
+    assert value("members", source="dns://a:1", state="draining") == 1
+    assert (value("age_seconds", source="dns://a:1"), value("age_seconds", source="redis")) == (7.5, None)
+    assert value("errors_total", source="dns://a:1", reason="timeout") == 3
+    assert value("errors_total", source="dns://a:1", reason="server") == 0

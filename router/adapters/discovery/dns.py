@@ -15,7 +15,7 @@ The system's resolver (getaddrinfo) tells neither TTLs nor SRV records, and its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -146,7 +146,7 @@ class DnsDiscovery:
         name = self._source.name
         asked = ", ".join(str(server) for server in resolver.nameservers)
         try:
-            answer = await resolver.resolve(name, kind, search=True)
+            answer = await _not_uncancelled(resolver.resolve(name, kind, search=True))
         except dns.resolver.NXDOMAIN:
             return _Found((), None, f"the name {name!r} does not exist, says DNS ({asked})")
         except dns.resolver.NoAnswer:
@@ -180,6 +180,17 @@ class DnsDiscovery:
         else:
             hosts = tuple((record.address, self._source.port) for record in rrset)
         return _Found(hosts, float(answer.chaining_result.minimum_ttl))
+
+
+async def _not_uncancelled(resolving: Awaitable[dns.resolver.Answer]) -> dns.resolver.Answer:
+    """Whoever cancels must be heard: dnspython waits by `asyncio.wait_for`, which before Python 3.12 forgets a
+    cancellation that comes together with the answer."""
+    task = asyncio.current_task()
+    try:
+        return await resolving
+    finally:
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
 
 
 def _why(error: dns.resolver.NoNameservers) -> str:
