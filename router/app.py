@@ -22,6 +22,7 @@ from router.adapters.discovery.kubernetes.access import AccessError, Credentials
 from router.adapters.discovery.kubernetes.api import Api, Patience
 from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
 from router.adapters.discovery.kubernetes.slices import selector_of
+from router.adapters.discovery.redis import OnLoad, RedisDiscovery
 from router.adapters.discovery.static import StaticDiscovery
 from router.adapters.engine.calls import HttpCalls
 from router.adapters.engine.probe import HttpEngine
@@ -154,6 +155,7 @@ class Worker:
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
             self._use_secret(config.fingerprint.secret.encode())
+        self._agent_loads: dict[ReplicaId, tuple[int | None, int | None]] = {}
         self._static = StaticDiscovery(_members(config))
         self._discovery = DiscoverySources(self.tasks, clock)
         self._discovery.use(self._discovery.prepared(self._sources(config)))
@@ -268,7 +270,9 @@ class Worker:
         if config.replicas:
             sources[STATIC] = lambda _: self._static
         for index, url in enumerate(config.discovery):
-            sources[redacted(url)] = partial(_discovery_source, config, index, parse_source(url))
+            sources[redacted(url)] = partial(
+                _discovery_source, config, index, parse_source(url), self._agent_load
+            )
         return sources
 
     def reload(self, new: Config) -> None:
@@ -363,12 +367,19 @@ class Worker:
     def _discovered(self, replica_id: ReplicaId) -> dict[str, object]:
         """What discovery says of a replica."""
         member = self._membership.member(replica_id)
+        running, waiting = self._agent_loads.get(replica_id, (None, None))
         return {
             "source": self._discovery.source_of(replica_id),
             "zone": member.zone if member is not None else "",
             "draining": member is not None and member.draining,
             "labels": dict(member.labels) if member is not None else {},
+            "agent_running": running,
+            "agent_waiting": waiting,
         }
+
+    def _agent_load(self, replica_id: ReplicaId, running: int | None, waiting: int | None) -> None:
+        if replica_id in self.fleet.replicas:
+            self._agent_loads[replica_id] = running, waiting
 
     def _registry_figures(self) -> dict[str, object]:
         return {"healthy": self.registry.healthy, **self.registry.statistics()}
@@ -398,6 +409,7 @@ class Worker:
 
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)
+        self._agent_loads.pop(replica_id, None)
         self.gateway.drop_pools()
 
     def _load_heard(self) -> None:
@@ -499,7 +511,7 @@ def _members(config: Config) -> list[Member]:
 
 
 def _discovery_source(
-    config: Config, index: int, source: DiscoverySource, report: DiscoveryReport
+    config: Config, index: int, source: DiscoverySource, on_load: OnLoad, report: DiscoveryReport
 ) -> Discovery:
     key = f"discovery[{index}]"
     match source:
@@ -517,7 +529,16 @@ def _discovery_source(
 
             return DnsDiscovery(source, report, Random(), DnsPatience())
         case RedisSource():
-            raise ConfigError("", key, "is not supported by this version")
+            registry = config.registry
+            try:
+                return RedisDiscovery(
+                    source.url or registry.url,
+                    namespace=source.namespace or registry.namespace,
+                    report=report,
+                    on_load=on_load,
+                )
+            except ValueError as error:
+                raise ConfigError("", key, str(error)) from error
         case _:
             assert_never(source)
 

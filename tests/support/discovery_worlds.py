@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import json
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from router.adapters.discovery.dns import DnsDiscovery, DnsPatience
 from router.adapters.discovery.kubernetes.access import Access
 from router.adapters.discovery.kubernetes.api import Api, Patience
 from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
 from router.adapters.discovery.kubernetes.slices import selector_of
+from router.adapters.discovery.redis import RedisDiscovery
 from router.adapters.discovery.static import StaticDiscovery
 from router.config.discovery_urls import DnsSource, KubernetesSource
 from router.core.types import ReplicaId
 from router.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
 from tests.support.fake_dns import FakeDns
 from tests.support.fake_kubernetes import FakeKubernetes, endpoint, endpoint_slice
+from tests.support.redis_server import RedisServer
 
 
 class World(Protocol):
@@ -226,9 +236,85 @@ HURRIED_DNS = DnsPatience(answer_s=0.3, min_interval_s=0.02, backoff_min_s=0.02,
 """For servers that answer at once."""
 
 
+class RedisWorld:
+    """Agents' records in a real Redis, written as docs/replica-agent.md says, by nobody's code but this."""
+
+    candidates = tuple(Member(ReplicaId(name), f"http://{name}:8000") for name in "abc")
+    drains = True
+    fails = True
+
+    INTERVAL_S = 0.5
+
+    def __init__(self) -> None:
+        self.server = RedisServer()
+        self._members: tuple[Member, ...] = ()
+        self._up = False
+        self._beating: asyncio.Task[None] | None = None
+        self._writing = threading.Lock()
+
+    async def start(self) -> None:
+        await self.mend()
+        self._beating = asyncio.create_task(self._beat())
+
+    async def stop(self) -> None:
+        assert self._beating is not None
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
+        await asyncio.to_thread(self.server.__exit__, None, None, None)
+
+    def discovery(self, report: DiscoveryReport) -> Discovery:
+        return RedisDiscovery(self.server.url, namespace="w", report=report, read_s=0.5)
+
+    async def name(self, *members: Member) -> None:
+        left = {member.replica_id for member in self._members} - {member.replica_id for member in members}
+        gone = [member for member in self._members if member.replica_id in left]
+        self._members = members
+        if self._up:
+            await asyncio.to_thread(self._write, gone)
+
+    async def fail(self) -> None:
+        self._up = False
+        await asyncio.to_thread(self.server.kill)
+
+    async def mend(self) -> None:
+        await asyncio.to_thread(self.server.start)
+        self._up = True
+        await asyncio.to_thread(self._write, [])
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.INTERVAL_S / 2)
+            if self._up:
+                with contextlib.suppress(redis.RedisError):
+                    await asyncio.to_thread(self._write, [])
+
+    def _write(self, gone: Sequence[Member]) -> None:
+        lives_ms = int(self.INTERVAL_S * 4000)
+        # One at a time, or a beat that began earlier would bring back who is withdrawn here.
+        client = redis.Redis(port=self.server.port, socket_timeout=30.0, retry=Retry(NoBackoff(), 0))
+        with self._writing, client:
+            for member in gone:
+                client.delete(f"w:member:{member.replica_id}")
+                client.zrem("w:members", member.replica_id)
+                client.publish("w:members", self._text(member, "gone"))
+            for member in self._members:
+                text = self._text(member, "draining" if member.draining else "ready")
+                seconds, micros = client.time()
+                client.set(f"w:member:{member.replica_id}", text, px=lives_ms)
+                client.zadd("w:members", {member.replica_id: seconds * 1000 + micros // 1000 + lives_ms})
+                client.publish("w:members", text)
+
+    def _text(self, member: Member, state: str) -> str:
+        told = {"format": 1, "id": member.replica_id, "url": member.url, "state": state}
+        return json.dumps(
+            {**told, "interval_s": self.INTERVAL_S, "models": ["m"], "running": 0, "waiting": 0}
+        )
+
+
 WORLDS: dict[str, type[World]] = {
     "static": StaticWorld,
     "kubernetes": KubernetesWorld,
     "dns": DnsWorld,
     "dns+srv": SrvWorld,
+    "redis": RedisWorld,
 }
