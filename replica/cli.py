@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMAND_MODULES = ("replica.sim.command", "replica.vllm.command")
+COMMAND_MODULES = ("replica.agent.command", "replica.sim.command", "replica.vllm.command")
 """Modules that add subcommands, in the order in which `--help` lists them. One whose extra dependencies are not
 installed is left out of the command rather than breaking the others."""
 

@@ -1,0 +1,85 @@
+"""The few figures an agent needs of an engine's `/metrics`, in Prometheus' text format.
+
+Source: vLLM 0.32: `vllm:cache_config_info` one line an engine (data-parallel rank), request gauges one line an engine
+and model, `process_start_time_seconds` (absent with several API servers), `vllm:engine_sleep_state`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+_NAMES = (
+    "process_start_time_seconds",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:cache_config_info",
+    "vllm:engine_sleep_state",
+)
+_LINE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)$")
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """What the text tells; None where it does not."""
+
+    start_s: float | None = None
+    block_tokens: int | None = None
+    cache_blocks: int | None = None
+    running: int | None = None
+    waiting: int | None = None
+    awake: bool = True
+    """False while some engine behind the URL sleeps: then requests queue without an end."""
+
+
+def parse(text: str) -> EngineFigures:
+    """Read the figures; text of any other kind gives none of them, never an error."""
+    start_s: float | None = None
+    sums: dict[str, int] = {}
+    block_tokens: int | None = None
+    cache_blocks = 0
+    awake = True
+    for line in text.splitlines():
+        # Most of 57 KB is histograms: a pattern over all of it would take milliseconds, four times a second.
+        found = _LINE.match(line) if line.startswith(_NAMES) else None
+        if found is None or found[1] not in _NAMES:
+            continue
+        name, labels, value = found[1], found[2] or "", _number(found[3])
+        if value is None:
+            continue
+        if name == "process_start_time_seconds":
+            start_s = value or None
+        elif name == "vllm:cache_config_info":
+            told = dict(_LABEL.findall(labels))
+            size = _count(told.get("block_size"))
+            block_tokens = size or block_tokens
+            cache_blocks += _count(told.get("num_gpu_blocks")) or (
+                _count(told.get("kv_cache_size_tokens")) // size if size else 0
+            )
+        elif name == "vllm:engine_sleep_state":
+            if 'sleep_state="awake"' in labels and value == 0:
+                awake = False
+        else:
+            sums[name] = sums.get(name, 0) + int(value)
+    return EngineFigures(
+        start_s=start_s,
+        block_tokens=block_tokens,
+        cache_blocks=cache_blocks or None,
+        running=sums.get("vllm:num_requests_running"),
+        waiting=sums.get("vllm:num_requests_waiting"),
+        awake=awake,
+    )
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 13 else 0

@@ -1,0 +1,140 @@
+"""Which Redis an agent speaks to: the URL in the same forms as the router's `registry.url`.
+
+    redis://[user:password@]host[:port][/db]          one server; rediss:// with TLS
+    unix://[user:password@]/path[?db=N]               one server, by socket file
+    redis+sentinel://[…@]host:port,…/service[/db]     the primary that Sentinels name; rediss+sentinel:// with TLS
+    redis+cluster://[…@]host:port,…                   a Redis Cluster; rediss+cluster:// with TLS
+
+Options follow as a query: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` (`required` or `none`),
+`ssl_check_hostname`; `db`, `username`, `password`; `sentinel_username`, `sentinel_password`. Messages never hold the
+password.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_OPTIONS = (*_TLS, "db", "username", "password", "sentinel_username", "sentinel_password")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServers:
+    """A parsed URL."""
+
+    form: str
+    """`single`, `sentinel` or `cluster`."""
+    addresses: tuple[tuple[str, int], ...]
+    """The server; or the Sentinels; or some of the Cluster's nodes. Empty with a socket file."""
+    socket_path: str | None = None
+    service: str = ""
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    tls: Mapping[str, Any] | None = None
+    """Options of redis-py about TLS; None without."""
+
+    @property
+    def label(self) -> str:
+        """The servers, for logs: no credentials."""
+        return self.socket_path or ",".join(f"{host}:{port}" for host, port in self.addresses)
+
+
+def parse_redis_url(url: str) -> RedisServers:
+    """Read a URL.
+
+    Raises:
+        ValueError: With the part that cannot be understood; never with the password.
+    """
+    parts = urlsplit(url)
+    scheme, _, form = parts.scheme.partition("+")
+    if scheme not in ("redis", "rediss", "unix") or form not in ("", "sentinel", "cluster"):
+        raise ValueError(
+            f"scheme {parts.scheme!r} is not one of redis, rediss, unix, redis+sentinel, redis+cluster"
+        )
+    if scheme == "unix" and (form or not parts.path):
+        raise ValueError("a socket file is named as unix:///path")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in options:
+        if name not in _OPTIONS:
+            raise ValueError(f"unknown option {name!r}; known are {', '.join(_OPTIONS)}")
+    if scheme != "rediss" and any(name in options for name in _TLS):
+        raise ValueError(f"has TLS options, but scheme {parts.scheme!r} speaks no TLS: use rediss")
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = userinfo.partition(":")
+    steps = [] if scheme == "unix" else [unquote(step) for step in parts.path.split("/") if step]
+    if form == "sentinel" and not steps:
+        raise ValueError("names no Sentinel service: redis+sentinel://host:port,…/service")
+    service = steps.pop(0) if form == "sentinel" else ""
+    db = steps.pop(0) if steps else options.get("db", "0")
+    if steps or not db.isascii() or not db.isdigit():
+        raise ValueError(f"path {parts.path!r} or option db is no number of a database")
+    if form == "cluster" and int(db):
+        raise ValueError("a Redis Cluster has only database 0")
+    return RedisServers(
+        form=form or "single",
+        addresses=() if scheme == "unix" else _addresses(hosts, form),
+        socket_path=unquote(parts.path) if scheme == "unix" else None,
+        service=service,
+        db=int(db),
+        username=options.get("username") or unquote(username) or None,
+        password=options.get("password") or unquote(password) or None,
+        sentinel_username=options.get("sentinel_username"),
+        sentinel_password=options.get("sentinel_password"),
+        tls=_tls(options) if scheme == "rediss" else None,
+    )
+
+
+def local_address(servers: RedisServers) -> str:
+    """This machine's address towards Redis, which is one that routers can very likely reach too."""
+    for host, port in servers.addresses:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind, proto) as probe:
+                probe.connect(address)  # sends nothing: only has the system choose its address
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return "127.0.0.1"
+
+
+def _addresses(hosts: str, form: str) -> tuple[tuple[str, int], ...]:
+    addresses = []
+    for host in hosts.split(","):
+        try:
+            one = urlsplit(f"//{host}")
+            port = one.port or (26379 if form == "sentinel" else 6379)
+        except ValueError:
+            raise ValueError(f"host {host!r} is not host:port") from None
+        addresses.append((unquote(one.hostname or "localhost"), port))
+    if not form and len(addresses) > 1:
+        raise ValueError("names several hosts: say redis+sentinel or redis+cluster")
+    return tuple(addresses)
+
+
+def _tls(options: Mapping[str, str]) -> dict[str, Any]:
+    required = options.get("ssl_cert_reqs", "required")
+    if required not in ("required", "none"):
+        raise ValueError(f"option ssl_cert_reqs={required!r} is neither required nor none")
+    check = options.get("ssl_check_hostname", "true").lower()
+    if check not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError(f"option ssl_check_hostname={check!r} is neither true nor false")
+    tls: dict[str, Any] = {
+        "ssl": True,
+        "ssl_cert_reqs": required,
+        "ssl_check_hostname": required == "required" and check in ("true", "1", "yes"),
+    }
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if name in options:
+            try:
+                open(options[name], "rb").close()
+            except OSError as error:
+                raise ValueError(f"option {name}: {options[name]!r}: {error.strerror}") from None
+            tls[name] = options[name]
+    return tls

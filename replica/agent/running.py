@@ -1,0 +1,147 @@
+"""Runs an agent, alone or around an engine that it started, from start to withdrawal.
+
+The order of an end: routers are told (`draining`), what is under way finishes or the grace is over, the engine is
+stopped if it is ours, the replica is withdrawn (`gone`). A second signal ends the waiting. An engine of ours that ends
+by itself ends the agent, with its status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from aiohttp import web
+
+from replica.agent.agent import Agent
+from replica.agent.announcer import Announcer
+from replica.agent.child import Child
+from replica.agent.engine import Engine
+from replica.agent.logs import fields
+from replica.agent.server import build_server
+from replica.agent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOP_S = 15.0
+"""Time that an engine of ours has to end after it was drained; then it is killed."""
+
+RESTART_S = 1.0
+
+_FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def run(settings: Settings, command: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, or until the engine that was started with `command` ends. The exit status."""
+    return asyncio.run(_run(settings, command))
+
+
+async def _run(settings: Settings, command: list[str] | None) -> int:
+    rng = random.SystemRandom()
+    name = f"{time.time_ns() // 1_000_000:013d}-{rng.getrandbits(32):08x}"
+    engine = Engine(settings.engine, settings.engine_api_key)
+    agent: Agent
+    announcer = Announcer(settings.redis, settings.namespace, lambda: agent.record(), rng)
+    agent = Agent(settings, engine, name, changed=announcer.changed, told=announcer.has_told)
+    runner = web.AppRunner(build_server(agent, announcer), handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        host, port = settings.listen
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            log.error(
+                "cannot_listen",
+                extra=fields(listen=f"{host}:{port}", error=error, hint="name another --listen"),
+            )
+            return 1
+        bound = runner.addresses[0]
+        log.info(
+            "agent_started",
+            extra=fields(
+                id=settings.replica_id,
+                engine=settings.engine,
+                advertise=settings.advertise,
+                redis=settings.redis.label,
+                listen=f"{bound[0]}:{bound[1]}",
+            ),
+        )
+        child = None
+        if command is not None:
+            try:
+                child = await Child.start(command)
+            except OSError as error:
+                log.error("cannot_start_engine", extra=fields(command=command[0], error=error))
+                return 127 if isinstance(error, FileNotFoundError) else 126
+        return await _serve(agent, announcer, child)
+    finally:
+        await engine.close()
+        await runner.cleanup()
+
+
+async def _serve(agent: Agent, announcer: Announcer, child: Child | None) -> int:
+    loop = asyncio.get_running_loop()
+    background = [
+        loop.create_task(_supervised(agent.watch), name="watch"),
+        loop.create_task(_supervised(announcer.run), name="announce"),
+    ]
+    ended = loop.create_task(child.wait(), name="engine") if child is not None else None
+    with _signals(agent, child) as stop:
+        stopping = loop.create_task(stop.wait(), name="stop")
+        own = [ended] if ended is not None else []
+        try:
+            await asyncio.wait([stopping, *own], return_when=asyncio.FIRST_COMPLETED)
+            if ended is None or not ended.done():
+                await asyncio.wait([agent.drain(), *own], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            background[0].cancel()  # that it ends is no news
+            status = await child.stop(STOP_S) if child is not None else 0
+            for task in (*background, stopping):
+                task.cancel()
+            await asyncio.gather(*background, stopping, return_exceptions=True)
+        agent.gone = True
+        await announcer.withdraw()
+    if child is not None:
+        log.info("engine_ended", extra=fields(status=status))
+    return status
+
+
+async def _supervised(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run it, and again whenever it crashes: a bug of ours must not end an engine."""
+    while True:
+        try:
+            await make()
+        except Exception:
+            log.exception("task_crashed", extra=fields(restart_in_s=RESTART_S))
+        await asyncio.sleep(RESTART_S)
+
+
+@contextlib.contextmanager
+def _signals(agent: Agent, child: Child | None) -> Iterator[asyncio.Event]:
+    """The event that a signal to end sets; the second one hurries, others go on to the engine."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def end() -> None:
+        if stop.is_set():
+            agent.hurry()
+        stop.set()
+
+    handled = [signal.SIGTERM, signal.SIGINT]
+    for number in handled:
+        loop.add_signal_handler(number, end)
+    if child is not None:
+        for number in _FORWARDED:
+            loop.add_signal_handler(number, child.signal, number)
+            handled.append(number)
+    try:
+        yield stop
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
