@@ -30,11 +30,11 @@ class Site:
     """Whether a router that can learn from reports of cached tokens does."""
     shared_step_tokens: int = 0
     """The engines' `--long-prefill-token-threshold`, as an operator would say it."""
+    replicas: int = 0
+    """How many are in the fleet at this moment: the first so many of the engines. 0: all of them."""
 
-    @property
-    def replicas(self) -> int:
-        """How many."""
-        return len(self.engines)
+    def __post_init__(self) -> None:
+        self.replicas = self.replicas or len(self.engines)
 
 
 class Chooser:
@@ -44,7 +44,7 @@ class Chooser:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.in_flight = [0] * site.replicas
+        self.in_flight = [0] * len(site.engines)
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
         """Index of the replica for the turn, or None to keep it at the router until `released` gives it out."""
@@ -57,6 +57,14 @@ class Chooser:
     def wake_s(self, now_s: float) -> float | None:
         """When to ask `released` again though nothing happens, later than now; None: not at all."""
         return None
+
+    def joined(self, replica: int, now_s: float) -> None:
+        """A replica has come to the fleet, with an empty cache.
+
+        Raises:
+            ValueError: The rule is for fleets that stay as they are.
+        """
+        raise ValueError(f"policy {self.name} cannot be given more replicas in the middle of a run")
 
     def priority(self, turn: Turn) -> int:
         """`priority` of the request as it is sent to an engine that may schedule by it; smaller goes first."""

@@ -19,12 +19,12 @@ from loadtest.simulate.explain import explain
 from loadtest.simulate.generators import GENERATORS
 from loadtest.simulate.grid import AXES, GRID, Design, play_grid
 from loadtest.simulate.jobs import Bounds, FindKnee, Play, run_all
-from loadtest.simulate.metrics import TARGET_BASE_S, TARGET_TOKEN_S
+from loadtest.simulate.metrics import TARGET_BASE_S, TARGET_TOKEN_S, Figures
 from loadtest.simulate.page import page
 from loadtest.simulate.picture import write_png
 from loadtest.simulate.report import Row, axes_table, grid_table, table
 from loadtest.simulate.rivals import RIVALS
-from loadtest.simulate.simulation import FleetConfig, SpeedChange
+from loadtest.simulate.simulation import FleetConfig, Join, SpeedChange
 from loadtest.simulate.sources import FIRST_SEED, Source, of_seed
 from loadtest.simulate.unread import PlayUnread, unread_table
 from replica.sim.engine import SchedulingPolicy
@@ -144,6 +144,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "seconds; repeatable",
     )
     fleet.add_argument(
+        "--joins",
+        action="append",
+        default=[],
+        type=_join,
+        metavar="N@S",
+        help="N replicas join with empty caches S seconds after the beginning, and the minute after is told apart; "
+        "0@S tells that minute without them; repeatable; for policies of ours",
+    )
+    fleet.add_argument(
         "--seed", type=int, default=FIRST_SEED, help="of generated workloads and of policies that roll dice"
     )
     fleet.add_argument(
@@ -258,6 +267,13 @@ def _speed_change(text: str) -> SpeedChange:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
+def _join(text: str) -> Join:
+    match = re.fullmatch(r"(\d+)@(\d+(?:\.\d+)?)s?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"is not like 4@120: {text}")
+    return Join(int(match[1]), float(match[2]))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the module."""
     parser = argparse.ArgumentParser(prog="simulate")
@@ -315,6 +331,7 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
         prior_ratio=arguments.prior_ratio,
         speed=arguments.speed,
         changes=tuple(arguments.speed_change),
+        joins=tuple(arguments.joins),
         max_num_batched_tokens=arguments.max_num_batched_tokens,
         long_prefill_token_threshold=arguments.long_prefill_token_threshold,
         long_prefill_token_threshold_adaptive=arguments.long_prefill_token_threshold_adaptive,
@@ -342,6 +359,14 @@ def _facts(source: Source, fleet: FleetConfig, rate: float | None) -> dict[str, 
     }
 
 
+def _after_join(found: Figures) -> str:
+    return (
+        f"{found.policy}: the minute after: TTFT p50 {found.joined_ttft_p50_s:.3f} s, "
+        f"p90 {found.joined_ttft_p90_s:.3f} s, cached {found.joined_cached_ratio:.3f}, "
+        f"sent to those that joined {found.joined_share_ratio:.3f}"
+    )
+
+
 def _cap(fleet: FleetConfig) -> str:
     if not fleet.long_prefill_token_threshold:
         return "long prompts not capped"
@@ -351,7 +376,7 @@ def _cap(fleet: FleetConfig) -> str:
 
 def _compare(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) -> int:
     routers = [int(part) for part in arguments.routers.split(",")]
-    names = arguments.policy or [OURS, *RIVALS]
+    names = arguments.policy or ([OURS] if fleet.joins else [OURS, *RIVALS])
     policies = [
         of_routers(name, count) for name in names for count in (routers if name not in RIVALS else [1])
     ]
@@ -370,6 +395,9 @@ def _compare(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) 
             print(f"{key:20s} {value}")
         print()
         print(table(rows))
+        for row in rows:
+            if row.figures.joined_ttft_p90_s is not None:
+                print(_after_join(row.figures))
     _write_json(arguments.json, {**facts, "policies": [row.as_dict() for row in rows]})
     title = f"{facts['workload']} on {fleet.replicas} replicas"
     if arguments.html is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from loadtest.simulate.simulation import Run
+from loadtest.simulate.simulation import Run, Served
 from replica.sim.step_time import StepTime
 
 TARGET_BASE_S = 2.0
@@ -18,6 +18,10 @@ many times less."""
 
 SETTLED_REQUESTS = 500
 """After so many answers a router is taken to have learnt what it can."""
+
+
+JOINED_S = 60.0
+"""For so long, at speed 1, the figures after a join are taken."""
 
 
 def target_s(prompt_tokens: int, base_s: float = TARGET_BASE_S) -> float:
@@ -66,6 +70,12 @@ class Figures:
     settled_cached_ratio: float = 0.0
     settled_predicted_ratio: float = 0.0
     """The same two over all but the first `SETTLED_REQUESTS`."""
+    joined_ttft_p50_s: float | None = None
+    joined_ttft_p90_s: float | None = None
+    joined_cached_ratio: float | None = None
+    """These three of requests that came within `JOINED_S` after replicas joined; None if none did."""
+    joined_share_ratio: float | None = None
+    """Prompt tokens of these requests that replicas which joined were sent."""
 
     def as_dict(self) -> dict[str, float | int | str]:
         """For JSON."""
@@ -85,6 +95,10 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
     total = sum(work)
     settled = served[SETTLED_REQUESTS:]
     settled_prompt = sum(s.turn.prompt_tokens for s in settled) or 1
+    joined = [] if run.joined_s is None else _joined(run, run.joined_s)
+    joined_times = sorted(s.ttft_s for s in joined)
+    joined_prompt = sum(s.turn.prompt_tokens for s in joined) or 1
+    new = sum(s.turn.prompt_tokens for s in joined if s.replica >= run.first_replicas)
     return Figures(
         policy=run.policy,
         requests=len(served),
@@ -102,4 +116,13 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
         predicted_ratio=sum(s.predicted_tokens for s in served) / prompt,
         settled_cached_ratio=sum(s.cached_tokens for s in settled) / settled_prompt,
         settled_predicted_ratio=sum(s.predicted_tokens for s in settled) / settled_prompt,
+        joined_ttft_p50_s=quantile(joined_times, 0.5) if joined else None,
+        joined_ttft_p90_s=quantile(joined_times, 0.9) if joined else None,
+        joined_cached_ratio=sum(s.cached_tokens for s in joined) / joined_prompt if joined else None,
+        joined_share_ratio=new / joined_prompt if joined else None,
     )
+
+
+def _joined(run: Run, joined_s: float) -> list[Served]:
+    """Requests that came in the time after a join."""
+    return [s for s in run.served if joined_s <= s.arrival_s < joined_s + JOINED_S / run.speed]

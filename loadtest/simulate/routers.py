@@ -177,6 +177,13 @@ class Routers(Chooser):
         self._bells: deque[float] = deque()
         self._router_of: dict[str, _Router] = {}
 
+    def joined(self, replica: int, now_s: float) -> None:
+        """Every router finds it."""
+        self._step_until(now_s)
+        for router in self._routers:
+            router.chooser.joined(replica, now_s)
+            router.due = True
+
     def choose(self, turn: Turn, now_s: float) -> int | None:
         """As the router that the request comes through decides."""
         router = self._at(turn, now_s)

@@ -24,7 +24,7 @@ from replica.sim.step_time import StepTime
 HOP_S = 0.001
 """One way between router and engine: network, event loops, the engine's front end."""
 
-_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE, _CHANGE = range(6)
+_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE, _CHANGE, _JOIN = range(7)
 
 
 @dataclass(slots=True)
@@ -74,10 +74,21 @@ class SpeedChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """Replicas come to the fleet in the middle of a run, with empty caches."""
+
+    replicas: int
+    """How many; 0: none, to measure the same minute without them."""
+    at_s: float
+    """When by the clock, from the run's beginning, at speed 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class FleetConfig:
     """The simulated fleet, and what routers are told of it."""
 
     replicas: int = 8
+    """At the beginning."""
     cache_tokens: int = 1_000_000
     step_time: StepTime = field(default_factory=StepTime)
     speeds: tuple[float, ...] = ()
@@ -100,6 +111,8 @@ class FleetConfig:
     is of the router's machine stays: hops, timers. Rates of a workload are given at speed 1."""
     changes: tuple[SpeedChange, ...] = ()
     """Replicas that change speed."""
+    joins: tuple[Join, ...] = ()
+    """Replicas that come later, numbered on from the first ones."""
     hop_s: float = HOP_S
 
     def __post_init__(self) -> None:
@@ -108,8 +121,13 @@ class FleetConfig:
         if self.speeds and self.replicas % len(self.speeds):
             raise ValueError(f"{len(self.speeds)} speeds do not make {self.replicas} replicas")
         for change in self.changes:
-            if not 0 <= change.replica < self.replicas:
-                raise ValueError(f"no replica {change.replica} of {self.replicas}")
+            if not 0 <= change.replica < self.all_replicas:
+                raise ValueError(f"no replica {change.replica} of {self.all_replicas}")
+
+    @property
+    def all_replicas(self) -> int:
+        """How many there are in the end."""
+        return self.replicas + sum(join.replicas for join in self.joins)
 
     @property
     def prefill_prior(self) -> float:
@@ -143,7 +161,7 @@ class FleetConfig:
                     step_time=replace(self.step_time, speed=self.speed_of(replica)),
                 )
             )
-            for replica in range(self.replicas)
+            for replica in range(self.all_replicas)
         ]
 
 
@@ -161,6 +179,10 @@ class Run:
     chooser: Chooser
     speed: float = 1.0
     """How fast all this was."""
+    joined_s: float | None = None
+    """When the first replicas joined, if any did."""
+    first_replicas: int = 0
+    """How many there were at the beginning."""
 
 
 def simulate(
@@ -179,20 +201,38 @@ def simulate(
         Random(fleet.seed),
         fleet.feedback,
         fleet.long_prefill_token_threshold,
+        fleet.replicas,
     )
     chooser = make_chooser(site)
-    clock = _Clock(workload.at_speed(fleet.speed), fleet, engines, chooser)
+    clock = _Clock(workload.at_speed(fleet.speed), fleet, engines, site, chooser)
     clock.run(progress)
     served = clock.done
     start_s = min((s.arrival_s for s in served), default=0.0)
     end_s = max((s.end_s for s in served), default=0.0)
-    return Run(chooser.name, served, engines, end_s - start_s, clock.busy_s, chooser, fleet.speed)
+    joined_s = min((join.at_s / fleet.speed for join in fleet.joins), default=None)
+    return Run(
+        chooser.name,
+        served,
+        engines,
+        end_s - start_s,
+        clock.busy_s,
+        chooser,
+        fleet.speed,
+        joined_s,
+        fleet.replicas,
+    )
 
 
 class _Clock:
     def __init__(
-        self, workload: Workload, fleet: FleetConfig, engines: Sequence[Engine], chooser: Chooser
+        self,
+        workload: Workload,
+        fleet: FleetConfig,
+        engines: Sequence[Engine],
+        site: Site,
+        chooser: Chooser,
     ) -> None:
+        self._site = site
         self._engines = engines
         self._chooser = chooser
         self._sessions = workload.sessions
@@ -201,7 +241,7 @@ class _Clock:
         step = fleet.step_time
         fastest = max(
             [
-                *(fleet.speed_of(replica) for replica in range(fleet.replicas)),
+                *(fleet.speed_of(replica) for replica in range(fleet.all_replicas)),
                 *(fleet.speed_of(change.replica) * change.ratio for change in fleet.changes),
             ]
         )
@@ -221,6 +261,9 @@ class _Clock:
                 self._changes.setdefault(change.request, []).append(change)
             elif change.at_s is not None:
                 self._push(change.at_s / fleet.speed, _CHANGE, change)
+        for join in fleet.joins:
+            if join.replicas:
+                self._push(join.at_s / fleet.speed, _JOIN, join)
         self._arrived = 0
         self._clocks_s = [0.0] * len(engines)
         self._open: dict[str, tuple[Served, int, int]] = {}
@@ -296,6 +339,15 @@ class _Clock:
         if kind == _CHANGE:
             assert isinstance(payload, SpeedChange)
             self._change(payload)
+            return
+        if kind == _JOIN:
+            assert isinstance(payload, Join)
+            new = range(self._site.replicas, self._site.replicas + payload.replicas)
+            self._site.replicas = new.stop
+            for replica in new:
+                self._clocks_s[replica] = now_s
+                self._chooser.joined(replica, now_s)
+            self._release(now_s)
             return
         if kind == _WAKE:
             self._wake_s = float("inf")

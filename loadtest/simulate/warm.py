@@ -57,13 +57,7 @@ class Warm(Chooser):
             learner=learner,
         )
         for index in range(site.replicas):
-            replica_id = ReplicaId(f"replica-{index}:8000")
-            self.fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
-            self.fleet.apply(
-                ProbeSucceeded(
-                    replica_id, Incarnation(index + 1), {MODEL}, site.block_tokens, site.cache_tokens, 0.0
-                )
-            )
+            self.joined(index, 0.0)
         self._shaper = Shaper(site.block_tokens)
         self.registry = VirtualRegistry(self.fleet)
         self._open: dict[str, tuple[Decision, RequestShape]] = {}
@@ -71,6 +65,17 @@ class Warm(Chooser):
         self._granted: list[tuple[Turn, int]] = []
         self._again_s: float | None = None
         self._now_s = 0.0
+
+    def joined(self, replica: int, now_s: float) -> None:
+        """Discovery names it, and a probe finds it well."""
+        site = self.site
+        replica_id = ReplicaId(f"replica-{replica}:8000")
+        self.fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
+        self.fleet.apply(
+            ProbeSucceeded(
+                replica_id, Incarnation(replica + 1), {MODEL}, site.block_tokens, site.cache_tokens, now_s
+            )
+        )
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
         """The core's choice."""

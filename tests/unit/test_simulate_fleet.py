@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from loadtest.simulate.bounds import clairvoyant_ratio, infinite_ratio, pooled_lru_ratio, working_set_tokens
+from loadtest.simulate.chooser import Chooser, Site
 from loadtest.simulate.explain import explain
 from loadtest.simulate.generators import GENERATORS, agent_loops, multi_turn, no_reuse, shared_prompts
 from loadtest.simulate.knee import knee_rate
 from loadtest.simulate.metrics import figures, quantile
 from loadtest.simulate.rivals import RIVALS
-from loadtest.simulate.simulation import HOP_S, FleetConfig, simulate
+from loadtest.simulate.routers import several
+from loadtest.simulate.simulation import HOP_S, FleetConfig, Join, simulate
 from loadtest.simulate.warm import warm
 from loadtest.simulate.workload import Session, Turn, Workload
 from replica.sim.step_time import StepTime
@@ -47,6 +52,32 @@ def test_every_policy_serves_every_request_once(name: str) -> None:
     assert all(engine.idle for engine in run.engines)
     for engine in run.engines:
         engine.validate()
+
+
+@pytest.mark.parametrize("make", [warm("prefix-cost"), several("prefix-cost", 2)])
+def test_replicas_that_join_are_used_from_then_on_and_the_minute_after_is_told(
+    make: Callable[[Site], Chooser],
+) -> None:
+    workload = multi_turn(160).at_rate(8.0)
+    fleet = FleetConfig(replicas=2, cache_tokens=400_000, joins=(Join(2, 6.0),))
+    run = simulate(workload, fleet, make)
+    assert len(run.served) == workload.requests
+    newcomers = [s for s in run.served if s.replica >= 2]
+    assert min(s.dispatched_s for s in newcomers) >= 6.0
+    assert {s.replica for s in newcomers} == {2, 3}
+    found = figures(run)
+    assert found.joined_share_ratio is not None
+    assert 0.1 < found.joined_share_ratio < 0.9
+    alone = figures(simulate(workload, replace(fleet, joins=(Join(0, 6.0),)), make))
+    assert alone.joined_share_ratio == 0.0
+    assert alone.joined_ttft_p90_s is not None
+    assert found.joined_ttft_p90_s is not None
+    assert found.joined_ttft_p90_s < alone.joined_ttft_p90_s
+
+
+def test_a_rule_for_fleets_that_stay_says_so_when_replicas_join() -> None:
+    with pytest.raises(ValueError, match="round-robin cannot be given more replicas"):
+        simulate(multi_turn(80), replace(SMALL, joins=(Join(1, 1.0),)), RIVALS["round-robin"])
 
 
 def test_under_overload_nobody_is_forgotten_at_the_router() -> None:
