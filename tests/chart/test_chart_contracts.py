@@ -28,7 +28,7 @@ scenarios = pytest.mark.parametrize("scenario", SCENARIOS)
 
 GIVEN_SECRETS = {
     "warmroute-tls", "warmroute-secrets", "hugging-face", "redis", "redis-credentials", "redis-tls", "registry",
-    "llm-example-com",
+    "llm-example-com", "engine-key",
 }  # fmt: skip
 """Secrets that scenarios name and that whoever installs has to make."""
 

@@ -6,6 +6,7 @@ a fake, which allows what the rendered Role does.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -34,7 +35,14 @@ from tests.support.redis_server import ensure_redis, free_port
 from tests.support.router_thread import wait_until
 
 MODULES = {"warmroute": "router.cli.main", "warmroute-replica": "replica.cli"}
-RENDERED = manifests("simulated")
+# With a key that the engine asks for, so that it is seen to reach everybody.
+RENDERED = manifests(
+    "simulated",
+    settings=(
+        "pools.sim.apiKey.existingSecret=engine-key",
+        "router.upstreamApiKey.existingSecret=engine-key",
+    ),
+)
 PASSWORD = "made-once-and-kept-in-a-Secret"
 
 
@@ -69,6 +77,7 @@ class Fleet:
             words = [
                 self.moved(word, http).replace("/etc/warmroute", str(self.place)) for word in each["args"]
             ]
+            words = [re.sub(r"\$\((\w+)\)", lambda match: known[match[1]], word) for word in words]
             return opened.enter_context(Program(MODULES[each["command"][0]], *words))
 
     def url(self, each: Manifest, port: str | int) -> str:
@@ -162,6 +171,7 @@ def _run_test(url: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "API_KEY": PASSWORD},
     )
 
 

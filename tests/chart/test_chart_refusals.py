@@ -95,6 +95,10 @@ REFUSED = {
         ("pools.a.model=m", "pools.a.agent.enabled=false", "discovery.source=redis"),
         "pools.a has no agent",
     ),
+    "a key that routers do not have": (
+        ("pools.a.model=m", "pools.a.apiKey.existingSecret=x"),
+        "pools.a.apiKey is set, but router.upstreamApiKey is not",
+    ),
     "a volume for each pod of a Deployment": (
         ("pools.a.model=m", "pools.a.workload=Deployment", "pools.a.cache.type=persistent"),
         "pools.a.cache.type persistent",

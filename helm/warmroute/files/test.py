@@ -1,9 +1,12 @@
 """Sends one request, then the same again, and checks by the router's headers that the second one found its prefix.
 
-Usage: test.py BASE_URL TIMEOUT_S MODEL…; run by `helm test` in the product's own image, with Python's library alone.
+Usage: [API_KEY=…] test.py BASE_URL TIMEOUT_S MODEL…
+
+Run by `helm test` in the product's own image, with Python's library alone.
 """
 
 import json
+import os
 import ssl
 import sys
 import time
@@ -19,7 +22,10 @@ UNVERIFIED.verify_mode = ssl.CERT_NONE
 def ask(url, model, prompt):
     """One completion of one token: the answer's headers."""
     body = json.dumps({"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0}).encode()
-    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if os.environ.get("API_KEY"):
+        headers["Authorization"] = f"Bearer {os.environ['API_KEY']}"
+    request = urllib.request.Request(f"{url}/v1/completions", body, headers)
     with urllib.request.urlopen(request, timeout=120, context=UNVERIFIED) as answer:
         answer.read()
         return answer.headers

@@ -18,6 +18,9 @@
 {{- range .pool.adapters -}}
 {{- $words = concat $words (list "--lora" .name) -}}
 {{- end -}}
+{{- if .pool.apiKey.existingSecret -}}
+{{- $words = concat $words (list "--api-key" "$(VLLM_API_KEY)") -}}
+{{- end -}}
 {{- else -}}
 {{- $words = list "serve" .pool.model "--host" $host "--port" "8000" -}}
 {{- if ne $model .pool.model -}}
@@ -35,6 +38,16 @@
 {{- end -}}
 {{- end -}}
 {{- toYaml (concat $words .pool.args) -}}
+{{- end -}}
+
+{{/* The engine's key, as engine and agent read it. */}}
+{{- define "warmroute.engineKey" -}}
+{{- with .apiKey -}}
+{{- if .existingSecret -}}
+- name: VLLM_API_KEY
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "warmroute.engine" -}}
@@ -67,6 +80,9 @@
     {{- end }}
     {{- else }}
     - {name: HOME, value: /tmp}
+    {{- end }}
+    {{- with include "warmroute.engineKey" $pool }}
+    {{- . | nindent 4 }}
     {{- end }}
     {{- with $pool.extraEnv }}
     {{- toYaml . | nindent 4 }}
@@ -155,6 +171,9 @@
     - {name: WARMROUTE_AGENT_DRAIN_GRACE, value: {{ int .pool.drainSeconds | quote }}}
     - {name: WARMROUTE_AGENT_LABEL, value: {{ printf "pool=%s" .name | quote }}}
     - {name: HOME, value: /tmp}
+    {{- with include "warmroute.engineKey" .pool }}
+    {{- . | nindent 4 }}
+    {{- end }}
   readinessProbe:
     httpGet: {path: /readyz, port: agent}
     periodSeconds: 2

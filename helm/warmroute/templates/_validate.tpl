@@ -46,6 +46,9 @@
 {{- if and (eq $source "redis") (not (include "warmroute.hasAgent" (dict "root" $ "pool" $pool))) -}}
 {{- fail (printf "%s has no agent, and discovery.source redis finds only replicas with one: set agent.enabled and a redis.mode other than none" $key) -}}
 {{- end -}}
+{{- if and $pool.apiKey.existingSecret (not $.Values.router.upstreamApiKey.existingSecret) -}}
+{{- fail (printf "%s.apiKey is set, but router.upstreamApiKey is not: its replicas would refuse the routers' questions; name the same Secret there" $key) -}}
+{{- end -}}
 {{- if and (eq $pool.workload "Deployment") (eq $pool.cache.type "persistent") -}}
 {{- fail (printf "%s.cache.type persistent makes a volume for each replica, which a Deployment cannot have: use workload StatefulSet, or cache.type existing" $key) -}}
 {{- end -}}
