@@ -188,6 +188,23 @@ REPLICAS = Row(
             stacked=True,
         ),
         Panel(
+            "Replicas by source",
+            "Replicas that each source of discovery named last. A step that you did not make: its Service,"
+            " selector or agents changed.",
+            [Query(f"max by (source, state) (warmroute_discovery_members{{{R}}})", "{{source}} {{state}}")],
+        ),
+        Panel(
+            "Discovery failures",
+            "Failed readings of each source, a second, by why. Replicas stay those that it named last, so new ones"
+            " are not seen and those that left are found out by probes.",
+            [
+                Query(
+                    f"sum by (source, reason) (rate(warmroute_discovery_errors_total{{{R}}}[{I}]))",
+                    "{{source}} {{reason}}",
+                )
+            ],
+        ),
+        Panel(
             "Engine restarts",
             "Times in the range of time shown that an engine was found restarted, its cache empty.",
             [

@@ -116,6 +116,7 @@ CASES = (
     Case("WarmrouteReplicaUnwell", 6, {state("ejected"): "1x9"}, {state("ejected"): "1 1 1 stale _x9", state("ready"): "_ _ _ 1x9"}),
     Case("WarmrouteReplicaUnwell", 6, {state("ejected"): "1 _ 1 _ 1 _ 1", state("probing"): "_ 1 _ 1 _ 1 _"}, {state("draining"): "1x9"}),
     Case("WarmrouteReplicaNeverSeen", 31, {state("starting"): "1x90"}, {state("starting"): "1x90", state("ready", "b"): "1x90"}),
+    Case("WarmrouteDiscoveryFailing", 6, {'warmroute_discovery_up{source="dns"}': "0x90"}, {'warmroute_discovery_up{source="dns"}': "0 0 0 1x90"}),
     Case("WarmrouteReplicaFlapping", 40, {EJECTIONS: "0+1x90"}, {EJECTIONS: "0x20 5x90"}),
     Case("WarmrouteReplicaRestarts", 70, {'warmroute_replica_restarts_total{replica="r"}': "0x20 1x10 2x10 3x90"}, {'warmroute_replica_restarts_total{replica="r"}': "0x20 1x10 2x90"}),
     Case("WarmrouteDeadlyRequests", 12, {ERROR("deadly_request"): "0x8 1x90"}, {ERROR("prompt_required"): "0+9x90"}),
