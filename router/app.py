@@ -339,6 +339,11 @@ class Worker:
         cut_off = await self._data.drain(self.config.drain_grace_s)
         if cut_off:
             log.warning("drain_incomplete", extra=fields(cut_off=cut_off))
+        await self.close()
+        log.info("stopped")
+
+    async def close(self) -> None:
+        """Let go of everything but the data port, started or not."""
         await self._control.stop()
         await self.tasks.stop()
         await self.leases.stop()
@@ -348,7 +353,6 @@ class Worker:
         await self.registry.stop()
         if self.access_log is not None:
             await self.access_log.stop()
-        log.info("stopped")
 
     def _rows(self) -> list[dict[str, object]]:
         rows = self.fleet.snapshot(self.gateway.clock())
@@ -451,6 +455,7 @@ async def _serve(
         await worker.start()
     except OSError as error:
         log.error("cannot_start", extra=fields(error=error))
+        await worker.close()
         return 1
     loop.add_signal_handler(signal.SIGHUP, _hang_up, worker, reload)
     if control_socket is not None:

@@ -51,6 +51,11 @@ def test_serve_curl_and_the_client_do_what_the_readme_says() -> None:
             assert "x-warmroute-replica:" in done.stdout.lower()
             assert '"object":"chat.completion"' in done.stdout
 
+            again = mine(indented(chapter().split("send this twice")[1], "curl"))
+            for decision in ("ring", "warm"):
+                done = subprocess.run(["bash", "-c", again], capture_output=True, text=True, timeout=60)
+                assert f"x-warmroute-decision: {decision}" in done.stdout.lower(), (done.stdout, done.stderr)
+
             code = mine(chapter().split("```python\n")[1].split("```")[0])
             code += "\nprint('ANSWER', len(answer.choices[0].message.content))\n"
             done = subprocess.run(

@@ -281,6 +281,16 @@ def test_a_port_that_is_taken_is_said_so(
         assert "cannot_start" in second.output
 
 
+def test_one_worker_whose_port_is_taken_says_so_and_nothing_else(
+    router: RouterProcess, replicas: list[str]
+) -> None:
+    address = f"127.0.0.1:{router.port}"
+    with RouterProcess(replicas, "--listen", address, wait=False) as second:
+        assert second.process.wait(60) == 1
+        assert "address already in use" in second.output
+        assert "Unclosed" not in second.output
+
+
 def test_workers_that_cannot_start_end_the_router(
     redis: RedisServer, replicas: list[str], tmp_path: Path
 ) -> None:
