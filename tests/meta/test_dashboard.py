@@ -25,6 +25,7 @@ NOT_SHOWN = {
     "warmroute_replica_waiting_tokens": "for `/replicas`",
     "warmroute_replica_engine_running": "in flight is nearer to now",
     "warmroute_replica_prompt_tokens_total": "the table has shares of requests, the panel computed tokens",
+    "warmroute_discovery_age_seconds": "whether a source can be read says it sooner",
     "warmroute_registry_entries": "bytes are what is bounded",
     "warmroute_registry_idle_seconds": "for `/replicas`",
     "warmroute_registry_pending_records": "not 0 only where the registry is down, which is shown",
