@@ -24,12 +24,13 @@ from loadtest.demo.children import Child, Children
 from loadtest.demo.fleet import Fleet, start_simulated
 from loadtest.demo.routing import start_router
 from loadtest.locust import baseline, replay, samples, thresholds
-from loadtest.locust.arrivals import Arrival
+from loadtest.locust.arrivals import Arrival, poisson, recorded
 from loadtest.locust.figures import figures
 from loadtest.locust.models import choose
 from loadtest.locust.recorder import Generator
 from loadtest.locust.report import Report, Side, table, write
 from loadtest.locust.report import notes as notes_of
+from loadtest.locust.scenarios import Generated
 from loadtest.locust.settings import OWN_SPEED, Settings, Target
 from loadtest.locust.wire import Wire
 
@@ -83,7 +84,7 @@ async def run(settings: Settings, say: Say) -> int:
         stage = _Stage(settings, say, children, folder, arrivals)
         played = await stage.own(stack) if settings.starts_fleet else await stage.given()
         facts = {**_facts(settings), **stage.facts}
-    return _report(settings, say, folder, played, facts, before, stage.notes)
+    return _report(settings, say, folder, played, facts, before, stage.notes, arrivals)
 
 
 def _recorded(settings: Settings, say: Say) -> list[Arrival] | None:
@@ -181,7 +182,8 @@ class _Stage:
         except asyncio.CancelledError:
             self.say("Ending.")
             await self.children.stop(child)
-            self.notes.append("The run was interrupted.")
+            if settings.web is None:
+                self.notes.append("The run was interrupted.")
             if not (folder / "samples.jsonl").exists():
                 raise
         if child.process.returncode not in (0, None, -15) and not (folder / "samples.jsonl").exists():
@@ -270,6 +272,19 @@ def _last_s(settings: Settings, arrivals: Sequence[Arrival] | None) -> float:
     return min(last_s, settings.duration_s if settings.duration_s is not None else last_s)
 
 
+def _planned(settings: Settings, arrivals: Sequence[Arrival] | None) -> int | None:
+    """Requests that were to be sent; None where users decide, or people at the web interface."""
+    if settings.users is not None or settings.web is not None:
+        return None
+    if arrivals is not None:
+        return sum(len(each.talk.asks) for each in recorded(arrivals, settings.duration_s))
+    assert settings.rate is not None
+    assert settings.duration_s is not None
+    source = Generated(settings.scenario, settings.seed, settings.lengths, settings.pace, settings.api)
+    planned = poisson(source, settings.rate, settings.seed, settings.duration_s)
+    return sum(len(each.talk.asks) for each in planned)
+
+
 def _facts(settings: Settings) -> dict[str, str]:
     """What was asked, for people."""
     load = f"{settings.users} users" if settings.users is not None else "the record's own times"
@@ -309,6 +324,7 @@ def _report(
     facts: dict[str, str],
     before: baseline.Baseline | None,
     notes: list[str],
+    arrivals: Sequence[Arrival] | None,
 ) -> int:
     """Write, print and judge; returns the exit status."""
     sides = [_side(settings, each) for each in played]
@@ -320,6 +336,13 @@ def _report(
     if before is not None:
         unlike = baseline.differences(before.settings, settings.asked())
         notes += [f"The baseline was made otherwise: {line}" for line in unlike]
+    count = _planned(settings, arrivals)
+    for side in sides:
+        if count is not None and len(side.samples) < count:
+            notes.append(
+                f"{side.name}: {count - len(side.samples):,} of {count:,} planned requests were not sent, since the"
+                " answers before them had failed or were not complete when the run ended."
+            )
     report = Report(f"Load test: {settings.scenario}", facts, sides, before, verdicts, notes)
     write(folder, report)
     (folder / "figures.json").write_text(
