@@ -1,8 +1,8 @@
 """Load tests that locust runs: what is asked when, how answers are read, what they amount to.
 
-A black box: routers and replicas are spoken to over HTTP only. `locustfile` is the one module that imports
-locust, and `launch` the one that starts processes; all others are plain Python, so that they can be tested
-where neither locust nor gevent is installed. From the bottom up:
+A black box: routers and replicas are spoken to over HTTP only. `locustfile`, `watched` and `web` import locust,
+gevent and Flask, and `launch` starts processes; all others are plain Python, so that they can be tested where
+none of that is installed. From the bottom up:
 
     talks, tape                    conversations, and their texts
     scenarios, hostile, replay     which conversations: made, or read from a trace or the router's access log

@@ -37,7 +37,8 @@ from loadtest.locust.settings import ACCESS_LOG, API_NAMES, TRACE
 from loadtest.locust.talks import Talk
 from loadtest.locust.tape import Tape
 from loadtest.locust.thresholds import SettingError
-from loadtest.locust.wire import Wire, WireError
+from loadtest.locust.watched import WatchedWire
+from loadtest.locust.wire import WireError
 from loadtest.simulate.traces import TraceError
 
 LAG_INTERVAL_S = 0.02
@@ -127,7 +128,7 @@ class Run:
         if not self.environment.host:
             raise SettingError("no router to test: --host http://HOST:PORT")
         try:
-            wire = Wire(self.environment.host, timeout_s=options.timeout_s, insecure=options.insecure)
+            wire = WatchedWire(self.environment.host, timeout_s=options.timeout_s, insecure=options.insecure)
         except ValueError as error:
             raise SettingError(str(error)) from error
         key = os.environ.get(API_KEY, "")

@@ -185,19 +185,22 @@ class Wire:
             self._address = (now_s, family, address)
         return self._address[1], self._address[2]
 
+    def pump(self, sock: socket.socket, take: Callable[[bytes, float], bool]) -> None:
+        """Give `take` what arrives, with the clock at its arrival, until it is satisfied; empty is the end.
+
+        Raises:
+            OSError: The connection broke, or was silent for too long.
+        """
+        while not take(sock.recv(RECEIVE_BYTES), perf_counter()):
+            pass
+
     def _receive(self, sock: socket.socket, reply: Reply, read: Reader) -> None:
         parts = _Parts(reply)
-        parser = parts.parser
-        while not reply.has_ended:
-            data = sock.recv(RECEIVE_BYTES)
-            now_s = perf_counter()
+        parser, pieces = parts.parser, parts.pieces
+
+        def take(data: bytes, now_s: float) -> bool:
             if not data:
-                framed = "content-length" in reply.headers or "transfer-encoding" in reply.headers
-                if reply.received_bytes and (framed or reply.status is None):
-                    raise WireError("the connection was closed in the middle of the answer")
-                if not reply.received_bytes:
-                    raise ConnectionResetError("the connection was closed without an answer")
-                return
+                return _ended(reply)
             reply.received_bytes += len(data)
             try:
                 parser.feed_data(data)
@@ -205,10 +208,27 @@ class Wire:
                 raise WireError(f"what came is no HTTP: {error}") from error
             if reply.status is None and (reply.headers or reply.has_ended):
                 reply.status = parser.get_status_code()
-            if parts.pieces:
-                piece = parts.pieces[0] if len(parts.pieces) == 1 else b"".join(parts.pieces)
-                parts.pieces.clear()
+            if pieces:
+                piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces.clear()
                 read(reply, piece, now_s)
+            return reply.has_ended
+
+        self.pump(sock, take)
+
+
+def _ended(reply: Reply) -> bool:
+    """What the connection's end means: true where it ends an answer without a length.
+
+    Raises:
+        ConnectionResetError: There was no answer.
+        WireError: There was a part of one.
+    """
+    if not reply.received_bytes:
+        raise ConnectionResetError("the connection was closed without an answer")
+    if reply.status is None or "content-length" in reply.headers or "transfer-encoding" in reply.headers:
+        raise WireError("the connection was closed in the middle of the answer")
+    return True
 
 
 def _said(error: OSError) -> str:

@@ -157,6 +157,27 @@ def test_what_cannot_be_tested_ends_with_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stream_that_falls_silent_or_breaks_off_is_a_failure_in_time(tmp_path: Path) -> None:
+    for kind, said in (("hang", "timed out"), ("cut", "closed in the middle of the answer")):
+        fault = json.dumps({"kind": kind, "after_chunks": 2, "count": 1000, "path": "/v1/chat/completions"})
+        with SimProcess(*FAST, "--fault", fault) as replica:
+            out = tmp_path / kind
+            ended = run(
+                f"URL={replica.urls[0]}",
+                "SCENARIO=rag",
+                "RATE=10",
+                "DURATION_S=2",
+                "TIMEOUT_S=1",
+                f"OUT={out}",
+            )
+            assert ended.returncode == 1, ended.stdout + ended.stderr
+            _, sampled = results(out)
+            assert len(sampled) > 5
+            assert all(said in sample.error for sample in sampled), {sample.error for sample in sampled}
+            if kind == "hang":
+                assert all(sample.e2e_s < 30 and sample.ttft_s for sample in sampled)
+
+
 def get(url: str, form: dict[str, str] | None = None) -> bytes:
     data = None if form is None else urllib.parse.urlencode(form).encode()
     with urllib.request.urlopen(url, data, timeout=30) as response:
