@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
-from loadtest.demo.children import Child, Children
+from loadtest.demo.children import Child, Children, free_ports
 from loadtest.demo.fleet import Fleet, start_simulated
 from loadtest.demo.routing import start_router
 from loadtest.locust import baseline, replay, samples, thresholds
@@ -172,6 +172,10 @@ class _Stage:
         }
         command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments(settings, self.arrivals)]
         command += ["--host", url, "--salt", salt, "--results", str(folder)]
+        if settings.workers:
+            # locust's own port may be taken: by another run, or by the other side of this one.
+            (port,) = map(str, free_ports(1))
+            command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
         self.say(f"{settings.scenario} against {target.name}, {url}")
         if settings.web is not None:
             self.say(f"Web interface: http://127.0.0.1:{settings.web} (Ctrl-C ends it and makes the report)")
