@@ -28,6 +28,16 @@ def test_who_starts_is_not_named_and_who_drains_is_as_such() -> None:
     assert ids(heartbeats) == ["a", "b"]
 
 
+def test_a_load_alone_makes_no_other_members() -> None:
+    heartbeats = Heartbeats()
+    assert heartbeats.publish(said("a", running=1), 0.0)
+    assert not heartbeats.publish(said("a", running=2), 0.1)
+    assert heartbeats.publish(said("a", "draining", running=2), 0.2)
+    assert heartbeats.publish(said("a", "draining", zone="z"), 0.3)
+    assert heartbeats.publish(said("a", "gone"), 0.4)
+    assert not heartbeats.publish(said("a", "gone"), 0.5)
+
+
 def test_a_record_that_is_over_goes_when_a_list_confirms_it() -> None:
     heartbeats = Heartbeats()
     heartbeats.listed([(said("a"), 4.0), (said("b"), 4.0)], 0.0, 0.0)

@@ -134,15 +134,17 @@ class Heartbeats:
         used = [h.heartbeat.member for h in self._heard.values() if h.heartbeat.state != "starting"]
         return tuple(sorted(used, key=lambda member: member.replica_id))
 
-    def publish(self, heartbeat: Heartbeat, now_s: float) -> None:
-        """An agent said this just now."""
+    def publish(self, heartbeat: Heartbeat, now_s: float) -> bool:
+        """An agent said this just now. Returns whether `members` may be others: mostly only the load is another."""
         replica_id = heartbeat.member.replica_id
         if heartbeat.state == "gone":
-            self._heard.pop(replica_id, None)
             self._goodbyes_s[replica_id] = now_s
-        else:
-            self._goodbyes_s.pop(replica_id, None)
-            self._hear(heartbeat, now_s + heartbeat.lives_s, now_s)
+            return self._heard.pop(replica_id, None) is not None
+        self._goodbyes_s.pop(replica_id, None)
+        known = self._heard.get(replica_id)
+        before = known.heartbeat if known is not None else None
+        self._hear(heartbeat, now_s + heartbeat.lives_s, now_s)
+        return before is None or before.state != heartbeat.state or before.member != heartbeat.member
 
     def connected(self, now_s: float) -> None:
         """Redis is there again: whoever was known has the time of a few heartbeats to speak."""
