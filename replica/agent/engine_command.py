@@ -21,6 +21,9 @@ import yaml
 KV_EVENTS_PORT = 5557
 """vLLM's own default; the next one replays. Others where these are taken."""
 
+ASKED = ("/health", "/metrics", "/load", "/v1/models")
+"""What agent and routers ask several times a second: not worth a line each in the engine's log."""
+
 HELP_S = 180.0
 _DEFAULT_PORT = "8000"
 
@@ -130,6 +133,7 @@ def routing_flags(command: EngineCommand, shutdown_s: float) -> Flags:
         ("--enable-request-id-headers", []),
         ("--enable-server-load-tracking", []),  # the load at this moment; metrics lag by a step
         ("--kv-events-config", [_kv_events()]),
+        ("--disable-access-log-for-endpoints", [",".join(ASKED)]),
         ("--shutdown-timeout", [f"{shutdown_s:.0f}"]),
     ]
     flags = Flags()

@@ -28,8 +28,9 @@ from replica.agent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STOP_S = 15.0
-"""Time that an engine of ours has to end after it was drained; then it is killed."""
+STOP_S = 30.0
+"""Time that an engine of ours has to end after it was drained; then it is killed. vLLM 0.32 takes more than 5 s: it
+waits for its workers before it tells them to end."""
 
 RESTART_S = 1.0
 

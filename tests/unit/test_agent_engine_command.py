@@ -87,17 +87,19 @@ def test_what_an_engine_knows_is_read_in_its_package(tmp_path: Path, monkeypatch
         "--enable-prompt-tokens-details",
         "--enable-server-load-tracking",
         "--kv-events-config",
+        "--disable-access-log-for-endpoints",
     ]
 
 
 def test_nothing_is_added_to_what_cannot_be_asked(tmp_path: Path) -> None:
     flags = routing_flags(EngineCommand([str(tmp_path / "absent"), "serve", "M"]), 30.0)
     assert flags.added == []
-    assert len(flags.unknown) == 6
+    assert len(flags.unknown) == 7
 
 
 def test_an_engine_with_everything_set_is_asked_nothing(tmp_path: Path) -> None:
     words = "--no-enable-prefix-caching --enable-prompt-tokens-details --no-enable-request-id-headers"
     words += " --enable-server-load-tracking --kv-events-config {} --shutdown-timeout 1"
+    words += " --disable-access-log-for-endpoints /health"
     flags = routing_flags(EngineCommand([str(tmp_path / "absent"), *words.split()]), 30.0)
-    assert (flags.added, flags.unknown, len(flags.own)) == ([], [], 6)
+    assert (flags.added, flags.unknown, len(flags.own)) == ([], [], 7)
