@@ -145,4 +145,4 @@ def test_flags_that_routing_wants_are_added_and_said(redis: RedisServer, tmp_pat
     assert ran.endswith("--shutdown-timeout 20")
     assert "--enable-request-id-headers" not in ran
     assert "set_by_you=--enable-prefix-caching" in output
-    assert 'unknown_to_the_engine="--enable-request-id-headers --enable-server-load-tracking"' in output
+    assert 'unknown_to_the_engine="--enable-request-id-headers --enable-server-load-tracking ' in output
