@@ -140,7 +140,11 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
         values: dict[str, Any] = {}
         for field in fields(Figures):
             if field.name != "policy":
-                mean = sum(getattr(o.figures[policy], field.name) for o in outcomes) / count
+                each = [getattr(o.figures[policy], field.name) for o in outcomes]
+                if None in each:
+                    values[field.name] = None  # no replica joined
+                    continue
+                mean = sum(each) / count
                 values[field.name] = round(mean) if field.type == "int" else mean
         merged[policy] = Figures(policy=policy, **values)
     bounds = {name: sum(o.bounds[name] for o in outcomes) / count for name in first.bounds}

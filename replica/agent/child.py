@@ -35,7 +35,9 @@ class Child:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         return cls(
-            await asyncio.create_subprocess_exec(*command, start_new_session=True, preexec_fn=before_it_runs)
+            await asyncio.create_subprocess_exec(
+                *command, env=os.environ, start_new_session=True, preexec_fn=before_it_runs
+            )
         )
 
     def signal(self, number: signal.Signals) -> None:

@@ -8,6 +8,7 @@ be found the command is asked for its help, which takes vLLM as long as importin
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -95,7 +96,9 @@ class EngineCommand:
         if python is None:
             return None
         try:
-            found = subprocess.run([python, "-c", _FIND], capture_output=True, text=True, timeout=30.0)
+            found = subprocess.run(
+                [python, "-c", _FIND], env=os.environ, capture_output=True, text=True, timeout=30.0
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         names = frozenset(_plain(word) for word in found.stdout.split())
@@ -106,7 +109,7 @@ class EngineCommand:
             return None
         asking = [*self.words[: self.words.index("serve") + 1], "--help=all"]
         try:
-            shown = subprocess.run(asking, capture_output=True, text=True, timeout=HELP_S)
+            shown = subprocess.run(asking, env=os.environ, capture_output=True, text=True, timeout=HELP_S)
         except (OSError, subprocess.TimeoutExpired):
             return None
         names = frozenset(word[2:] for word in re.findall(r"--[a-z0-9][a-z0-9-]+", shown.stdout))
