@@ -84,8 +84,8 @@ class Deaths:
             if not 0.0 <= now_s - lost_s < BUDGET_S:
                 del self._lives[other]
                 self._engines.pop(other, None)
-            elif other != life and other[0].state is not ReplicaState.READY and _over(other):
-                died += 1  # and is not back yet
+            elif other != life and _over(other) and not _back(other[0]):
+                died += 1
         return died <= max(LEAST_BUDGET, replicas // 2)
 
     def died_with(self, key: int, now_s: float) -> list[Life]:
@@ -101,6 +101,12 @@ class Deaths:
     def clear(self, key: int) -> None:
         """It was answered."""
         self._suspects.pop(key, None)
+
+
+def _back(replica: Replica) -> bool:
+    """Whether it serves again. One that is still in the views but does not answer its probes does not."""
+    health = replica.health
+    return health.state is ReplicaState.READY and not health.dead and health.probe_failures == 0
 
 
 def _over(life: Life) -> bool:

@@ -123,3 +123,16 @@ def test_a_small_fleet_may_lose_two() -> None:
         deaths.note(7, last, 0.0)
         assert deaths.may_try_again(last, 0.0, 3) == (last is not three)
         dies(last)
+
+
+def test_a_replica_that_only_its_probe_found_dead_counts_as_dead_until_it_answers() -> None:
+    deaths = Deaths(300.0)
+    lives = [life(number) for number in range(3)]
+    for one in lives:
+        deaths.note(7, one, 0.0)
+    assert deaths.may_try_again(lives[2], 1.0, replicas=4)
+    for one in lives[:2]:
+        one[0].health.probe_failed(1.0)  # one failure does not eject it
+    assert not deaths.may_try_again(lives[2], 1.0, replicas=4)
+    lives[0][0].health.probe_succeeded(False, 2.0)
+    assert deaths.may_try_again(lives[2], 2.0, replicas=4)
