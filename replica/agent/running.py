@@ -13,7 +13,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -73,44 +73,48 @@ async def _run(settings: Settings, command: list[str] | None) -> int:
                 listen=f"{bound[0]}:{bound[1]}",
             ),
         )
-        child = None
-        if command is not None:
-            try:
-                child = await Child.start(command)
-            except OSError as error:
-                log.error("cannot_start_engine", extra=fields(command=command[0], error=error))
-                return 127 if isinstance(error, FileNotFoundError) else 126
-        return await _serve(agent, announcer, child)
+        children: list[Child] = []
+        with _signals(agent, children if command is not None else None) as stop:
+            if command is not None:
+                try:
+                    children.append(await Child.start(command))
+                except OSError as error:
+                    log.error("cannot_start_engine", extra=fields(command=command[0], error=error))
+                    return 127 if isinstance(error, FileNotFoundError) else 126
+            return await _serve(agent, announcer, children[0] if children else None, stop)
     finally:
         await engine.close()
         await runner.cleanup()
 
 
-async def _serve(agent: Agent, announcer: Announcer, child: Child | None) -> int:
+async def _serve(agent: Agent, announcer: Announcer, child: Child | None, stop: asyncio.Event) -> int:
     loop = asyncio.get_running_loop()
-    background = [
-        loop.create_task(_supervised(agent.watch), name="watch"),
-        loop.create_task(_supervised(announcer.run), name="announce"),
-    ]
-    ended = loop.create_task(child.wait(), name="engine") if child is not None else None
-    with _signals(agent, child) as stop:
-        stopping = loop.create_task(stop.wait(), name="stop")
-        own = [ended] if ended is not None else []
-        try:
-            await asyncio.wait([stopping, *own], return_when=asyncio.FIRST_COMPLETED)
-            if ended is None or not ended.done():
-                await asyncio.wait([agent.drain(), *own], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            background[0].cancel()  # that it ends is no news
-            status = await child.stop(STOP_S) if child is not None else 0
-            for task in (*background, stopping):
-                task.cancel()
-            await asyncio.gather(*background, stopping, return_exceptions=True)
-        agent.gone = True
-        await announcer.withdraw()
+    watching = loop.create_task(_supervised(agent.watch), name="watch")
+    announcing = loop.create_task(_supervised(announcer.run), name="announce")
+    stopping = loop.create_task(stop.wait(), name="stop")
+    ended = [loop.create_task(child.wait(), name="engine")] if child is not None else []
+    try:
+        await asyncio.wait([stopping, *ended], return_when=asyncio.FIRST_COMPLETED)
+        if not any(task.done() for task in ended):
+            await asyncio.wait([agent.drain(), *ended], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()  # that the engine ends is no news
+        status = await child.stop(STOP_S) if child is not None else 0
+        await _end(watching, announcing, stopping)
+    agent.gone = True
+    await announcer.withdraw()
     if child is not None:
         log.info("engine_ended", extra=fields(status=status))
     return status
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel until all have ended: a library may swallow a cancellation that comes together with a time-out."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 async def _supervised(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -124,8 +128,8 @@ async def _supervised(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @contextlib.contextmanager
-def _signals(agent: Agent, child: Child | None) -> Iterator[asyncio.Event]:
-    """The event that a signal to end sets; the second one hurries, others go on to the engine."""
+def _signals(agent: Agent, children: Sequence[Child] | None) -> Iterator[asyncio.Event]:
+    """The event that a signal to end sets; the second one hurries. A launcher passes others on to its engine."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -134,13 +138,17 @@ def _signals(agent: Agent, child: Child | None) -> Iterator[asyncio.Event]:
             agent.hurry()
         stop.set()
 
+    def forward(number: signal.Signals) -> None:
+        for child in children or ():
+            child.signal(number)
+
     handled = [signal.SIGTERM, signal.SIGINT]
     for number in handled:
         loop.add_signal_handler(number, end)
-    if child is not None:
+    if children is not None:
         for number in _FORWARDED:
-            loop.add_signal_handler(number, child.signal, number)
-            handled.append(number)
+            loop.add_signal_handler(number, forward, number)
+        handled += _FORWARDED
     try:
         yield stop
     finally:
