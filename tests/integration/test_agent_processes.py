@@ -102,7 +102,7 @@ ENGINE = """
 import signal, sys, time
 signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-print("up", flush=True)
+print("begun", flush=True)
 while True:
     time.sleep(1000)
 """
@@ -115,7 +115,7 @@ def test_a_launcher_ends_as_its_engine_does_and_passes_signals_on(redis: RedisSe
         assert "said" in launcher.output
         assert record(redis) == {}
     with AgentProcess(redis.url, *flags, command=[sys.executable, "-Sc", ENGINE]) as launcher:
-        wait_until(lambda: "up" in launcher.output)
+        wait_until(lambda: "begun" in launcher.output)
         launcher.process.send_signal(signal.SIGUSR1)
         wait_until(lambda: "usr1" in launcher.output)
         assert launcher.terminate() == 7
