@@ -22,7 +22,7 @@ def test_help_names_every_command() -> None:
         assert command in shown.stdout
     shown = run("warmroute-replica", "--help")
     assert shown.returncode == 0
-    for command in ("sim", "vllm-install", "vllm-start"):
+    for command in ("agent", "serve", "sim", "vllm-install", "vllm-start"):
         assert command in shown.stdout
 
 
