@@ -256,7 +256,7 @@ def _hint(error: BaseException, namespace: str) -> str:
     if isinstance(error, NoPermissionError) or "NOPERM" in text or "no permissions" in text:
         return (
             f"the Redis user needs: ~{namespace}:member* &{namespace}:members +eval +get +set +del +time +zadd +zrem "
-            "+zremrangebyscore +publish"
+            "+zremrangebyscore +publish, in a Cluster +cluster +command"
         )
     if isinstance(error, AuthenticationError) or any(
         w in text for w in ("WRONGPASS", "NOAUTH", "invalid password")
