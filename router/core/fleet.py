@@ -195,6 +195,7 @@ class Fleet:
                 replica.prefill_s(shape.prompt_tokens, tokens),
                 last_used_s(records, replica.incarnation) if tokens else -inf,
                 ahead_tokens,
+                shape.rungs[0] if shape.rungs else 0,
             )
         ):
             view.turn += 1
@@ -314,6 +315,8 @@ class Fleet:
             self._health_changed()
         decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
         decision.reserved_s = now_s
+        if replica.shared_tokens > 0.0 and shape.rungs:
+            decision.first_rung = shape.rungs[0]
         decision.counted = counted
         if shape.rungs:
             for tokens in held.values():

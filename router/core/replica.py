@@ -283,12 +283,14 @@ class Replica:
                 wait_s += left_s if left_s < part_s else part_s
         return wait_s if wait_s < whole_s else whole_s
 
-    def lets_pass(self, now_s: float, own_s: float, used_s: float, ahead_tokens: float) -> bool:
+    def lets_pass(
+        self, now_s: float, own_s: float, used_s: float, ahead_tokens: float, first_rung: int = 0
+    ) -> bool:
         """Whether a prompt held for it may be sent though it is not free, past much longer ones.
 
         Only where the engine shares its steps, one such prompt at a time: what else is ahead is counted as in
-        `free_in_s`. Not if what is believed to be cached of it was last sent (`used_s`) with one of those that wait: it
-        is still to be computed, and would be computed twice.
+        `free_in_s`. Not if what is believed to be cached of it was last sent (`used_s`) with one of those that wait,
+        which begins alike: it is still to be computed, and would be computed twice.
         """
         shared_tokens = self.shared_tokens
         if shared_tokens <= 0.0 or not self.queue or self.foreign_awaited_tokens > 0:
@@ -297,7 +299,7 @@ class Replica:
         short_s = 0.0
         elapsed_s = now_s - self.since_s
         for decision, prefill_s in self.queue.items():
-            if -WAY_S <= decision.reserved_s - used_s <= STALE_S:
+            if decision.first_rung == first_rung and -WAY_S <= decision.reserved_s - used_s <= STALE_S:
                 return False
             left_s = prefill_s - elapsed_s if elapsed_s > 0.0 else prefill_s
             elapsed_s = 0.0
@@ -526,6 +528,7 @@ class Decision:
         "counted",
         "doubtful",
         "expected_tokens",
+        "first_rung",
         "fresh_s",
         "fresh_tokens",
         "gap_tokens",
@@ -590,6 +593,8 @@ class Decision:
         self.incarnation = replica.incarnation
         """The life of the replica that has it."""
         self.reserved_s = 0.0
+        self.first_rung = 0
+        """The first of its prompt's, where prompts may be passed; else 0."""
         self.believed_s = 0.0
         """When the deepest of what is believed to be there was last used there."""
         self.fresh_tokens = 0

@@ -8,8 +8,9 @@ from math import inf
 import pytest
 
 from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import warm
+from loadtest.simulate.warm import Warm, warm
 from loadtest.simulate.workload import Session, Turn, Workload
+from replica.sim.engine import SchedulingPolicy
 from router.core.cost import CostParameters
 from router.core.fleet import Decision
 from router.core.queue import HoldParameters, HoldQueue, Ticket
@@ -31,13 +32,14 @@ BEGUN_S = 100.0
 class World:
     """One replica of 8,000 tokens a second that computes a prompt of 80,000, and a queue before it."""
 
-    def __init__(self, parameters: CostParameters) -> None:
+    def __init__(self, parameters: CostParameters, rungs: int = 0) -> None:
         self.fleet = ready_fleet(1, parameters=parameters)
         self.replica = self.fleet.replicas[ReplicaId("r0")]
         self.replica.streamed = MOST_STREAMED
         self.queue = HoldQueue(self.fleet, HoldParameters())
         self.granted: list[object] = []
-        assert isinstance(self.offer(80_000, BEGUN_S), Decision)
+        records: Records = [None] * rungs
+        assert isinstance(self.offer(80_000, BEGUN_S, records), Decision)
 
     def offer(self, tokens: int, now_s: float, records: Records | None = None) -> Decision | Ticket:
         shape = prompt(tokens, len(records) if records else 0)
@@ -69,8 +71,14 @@ def test_a_prompt_that_is_hardly_shorter_than_what_is_left_does_not_pass() -> No
 def test_what_may_still_be_computed_is_waited_for() -> None:
     for used_s, goes in ((-5.0, True), (0.0, False), (-0.25, False), (0.9, True)):
         records: Records = [((Incarnation(1), BEGUN_S + used_s),)] * 4
-        answer = World(SHARING).offer(800, BEGUN_S + 1.0, records)
+        answer = World(SHARING, rungs=4).offer(800, BEGUN_S + 1.0, records)
         assert isinstance(answer, Decision) == goes, "registries note a use anew after a quarter of a second"
+
+
+def test_what_begins_otherwise_is_not_waited_for_whenever_it_was_sent() -> None:
+    for used_s in (-5.0, 0.0, -0.25, 0.9):
+        records: Records = [((Incarnation(1), BEGUN_S + used_s),)] * 4
+        assert isinstance(World(SHARING).offer(800, BEGUN_S + 1.0, records), Decision)
 
 
 def test_what_is_ahead_costs_a_short_prompt_no_more_than_its_own_length_or_a_part_of_a_step() -> None:
@@ -82,11 +90,33 @@ def test_what_is_ahead_costs_a_short_prompt_no_more_than_its_own_length_or_a_par
     assert not World(ALONE).replica.lets_pass(BEGUN_S + 1.0, 0.0, -inf, 512.0)
 
 
+def talks_beside_long_prompts(talks: int) -> Workload:
+    """Conversations of 40 turns every second, and a prompt of 60,000 tokens every 12 s."""
+
+    def turn(talk: int, number: int) -> Turn:
+        keys = tuple(range(1000 * talk + 1, 1000 * talk + 9 + number))
+        return Turn(f"t{talk}.{number}", 2048 + 256 * number, 8, keys, 1.0, 99 + talk)
+
+    warm_sessions = [Session(0.1 * talk, [turn(talk, n) for n in range(40)]) for talk in range(talks)]
+    long = [Session(2.0 + 12.0 * n, [Turn(f"l{n}", 60_000, 8, (), 0.0, -2 - n)]) for n in range(4)]
+    return Workload("w", 256, [*warm_sessions, *long])
+
+
+def test_an_engine_that_orders_by_priority_has_nothing_to_order_where_requests_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ttfts_s(policy: SchedulingPolicy) -> list[float]:
+        fleet = FleetConfig(1, 1_500_000, scheduling_policy=policy.value)
+        run = simulate(talks_beside_long_prompts(3), fleet, warm("prefix-cost"))
+        return [served.ttft_s for served in run.served]
+
+    by_arrival = ttfts_s(SchedulingPolicy.FCFS)
+    monkeypatch.setattr(Warm, "priority", lambda self, turn: turn.prompt_tokens - self.predicted_tokens(turn))
+    assert ttfts_s(SchedulingPolicy.PRIORITY) == by_arrival
+
+
 def test_in_an_engine_that_shares_its_steps_warm_turns_do_not_wait_for_long_prompts() -> None:
-    def warm_turns_s(shared_step_tokens: float) -> tuple[float, float]:
-        # A conversation of 40 turns every second, and a prompt of 60,000 tokens every 12 s, on one replica.
-        talk = [Turn(f"t{n}", 2048 + 256 * n, 8, tuple(range(1, 9 + n)), 1.0, -1) for n in range(40)]
-        long = [Session(2.0 + 12.0 * n, [Turn(f"l{n}", 60_000, 8, (), 0.0, -2 - n)]) for n in range(4)]
+    def warm_turns_s(shared_step_tokens: float, talks: int = 1) -> tuple[float, float]:
         fleet = FleetConfig(
             1,
             500_000,
@@ -95,14 +125,15 @@ def test_in_an_engine_that_shares_its_steps_warm_turns_do_not_wait_for_long_prom
             long_prefill_token_threshold_adaptive=True,
         )
         parameters = CostParameters(shared_step_tokens=shared_step_tokens)
-        run = simulate(
-            Workload("w", 256, [Session(0.0, talk), *long]), fleet, warm("prefix-cost", parameters)
-        )
+        run = simulate(talks_beside_long_prompts(talks), fleet, warm("prefix-cost", parameters))
         turns = [s.ttft_s for s in run.served if s.turn.id.startswith("t")]
         cold = [s.ttft_s for s in run.served if s.turn.id.startswith("l")]
-        return sum(turns) / len(turns), max(cold)
+        return (sum(turns) / len(turns) if talks == 1 else max(turns)), max(cold)
 
     held_s, alone_s = warm_turns_s(0.0)
     passing_s, passed_s = warm_turns_s(1024.0)
     assert passing_s < 0.6 * held_s
     assert passed_s < 1.5 * alone_s
+    # Of several conversations none waits for a whole long prompt, whenever its last turn was sent.
+    assert warm_turns_s(0.0, talks=3)[0] > 10.0
+    assert warm_turns_s(1024.0, talks=3)[0] < 5.0
