@@ -248,9 +248,9 @@ class Gateway:
         )
 
     def drop_pools(self) -> None:
-        """Close what is idle to replicas that have left; requests under way keep their connections."""
+        """Close what is idle to replicas that have left; requests under way keep their connections until they end."""
         for replica in [replica for replica in self.pools if replica.state is ReplicaState.GONE]:
-            self.pools.pop(replica).expire(0.0)
+            self.pools.pop(replica).retire()
             self._manners.pop(replica, None)
 
     # -- bodies and connections -----------------------------------------------------------------------------------

@@ -142,6 +142,11 @@ class Pool(Home):
                 kept.append(connection)
         self.idle = kept
 
+    def retire(self) -> None:
+        """Close what is idle, and each of the others when its answer is complete: the replica has left."""
+        self._size = 0
+        self.expire(0.0)
+
     def close(self) -> None:
         """Close everything; exchanges under way hear that their replica is lost."""
         for connection in list(self.all):
