@@ -35,6 +35,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_arguments(serve)
     serve.add_argument("--as-is", action="store_true", help="add no flags to the engine's command")
+    serve.add_argument(
+        "--kv-events",
+        action="store_true",
+        help="have the engine publish what it caches, in token ids, to anybody",
+    )
     serve.add_argument("engine_command", nargs=argparse.REMAINDER, help="the engine's command")
 
 
@@ -63,7 +68,7 @@ def _serve(args: argparse.Namespace) -> int:
     command = EngineCommand(words)
     settings = read(args, engine=command.url(), engine_api_key=command.value("--api-key"))
     if not args.as_is:
-        flags = routing_flags(command, settings.drain_grace_s)
+        flags = routing_flags(command, settings.drain_grace_s, kv_events=args.kv_events)
         log.info(
             "engine_flags",
             extra=fields(added=" ".join(flags.added) or "none", **_left_out(flags.own, flags.unknown)),

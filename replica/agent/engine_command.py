@@ -128,14 +128,19 @@ class Flags:
     """Left out: the engine does not know them, or it could not be told whether it does."""
 
 
-def routing_flags(command: EngineCommand, shutdown_s: float) -> Flags:
-    """Flags to add. `shutdown_s`: how long an engine that is told to end on its own finishes what it has."""
+def routing_flags(command: EngineCommand, shutdown_s: float, *, kv_events: bool = False) -> Flags:
+    """Flags to add.
+
+    Args:
+        shutdown_s: How long an engine that is told to end on its own finishes what it has.
+        kv_events: Whether it publishes what it caches: to anybody who can reach its ports, in tokens of the prompts.
+    """
     wanted: list[tuple[str, list[str]]] = [
         ("--enable-prefix-caching", []),
         ("--enable-prompt-tokens-details", []),  # answers say what was cached
         ("--enable-request-id-headers", []),
         ("--enable-server-load-tracking", []),  # the load at this moment; metrics lag by a step
-        ("--kv-events-config", [_kv_events()]),
+        *([("--kv-events-config", [_kv_events()])] if kv_events else []),
         ("--disable-access-log-for-endpoints", [",".join(ASKED)]),
         ("--shutdown-timeout", [f"{shutdown_s:.0f}"]),
     ]

@@ -75,7 +75,7 @@ def package(directory: Path, names: str) -> EngineCommand:
 def test_what_an_engine_knows_is_read_in_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = package(tmp_path, "enable_request_id_headers: bool = False")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    flags = routing_flags(found, 30.0)
+    flags = routing_flags(found, 30.0, kv_events=True)
     assert flags.added == [
         "--enable-prefix-caching",
         "--enable-request-id-headers",
@@ -94,12 +94,13 @@ def test_what_an_engine_knows_is_read_in_its_package(tmp_path: Path, monkeypatch
 def test_nothing_is_added_to_what_cannot_be_asked(tmp_path: Path) -> None:
     flags = routing_flags(EngineCommand([str(tmp_path / "absent"), "serve", "M"]), 30.0)
     assert flags.added == []
-    assert len(flags.unknown) == 7
+    assert len(flags.unknown) == 6
+    assert "--kv-events-config" not in flags.unknown, "whoever wants its ports open says so"
 
 
 def test_an_engine_with_everything_set_is_asked_nothing(tmp_path: Path) -> None:
     words = "--no-enable-prefix-caching --enable-prompt-tokens-details --no-enable-request-id-headers"
     words += " --enable-server-load-tracking --kv-events-config {} --shutdown-timeout 1"
     words += " --disable-access-log-for-endpoints /health"
-    flags = routing_flags(EngineCommand([str(tmp_path / "absent"), *words.split()]), 30.0)
+    flags = routing_flags(EngineCommand([str(tmp_path / "absent"), *words.split()]), 30.0, kv_events=True)
     assert (flags.added, flags.unknown, len(flags.own)) == ([], [], 7)
