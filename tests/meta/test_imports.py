@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import grimp
 
 FLOORS = [
@@ -22,6 +24,7 @@ FLOORS = [
 """The data plane from top to bottom: a module imports only what is on floors below its own."""
 
 
+@cache
 def graph() -> grimp.ImportGraph:
     return grimp.build_graph("router", exclude_type_checking_imports=False, cache_dir=None)
 
