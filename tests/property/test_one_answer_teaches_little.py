@@ -17,7 +17,8 @@ lessons = st.lists(st.tuples(ages, shares), max_size=80)
 AGES = [3.0 * 1.5**power for power in range(25)]
 
 SURVIVAL_ONE = 1 / 16
-SURVIVAL_TEN = 0.4
+SURVIVAL_TEN = 1 - (16 / 17) ** 10
+"""Less than half, at worst: each the first lesson of an older age, which begins as the younger ones ended."""
 BYTES_ONE = (1 / 6, 1 / 3)
 """Downwards and upwards, while nothing but the prior is known."""
 BYTES_KNOWN = 0.05
