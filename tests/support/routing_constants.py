@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Row]] = {
     "policy": {
         "prefill_tokens_per_s": (
             "nothing",
-            "believed until the fleet's third stretch; any value chooses alike",
+            "believed of all alike until the fleet's third stretch",
         ),
         "attention_context_tokens": ("model", "context at which a token takes twice as long"),
         "crowd_weight": (
