@@ -59,7 +59,8 @@ QUERIES = {
 
 @pytest.fixture(scope="module")
 def prometheus() -> Iterator[Prometheus]:
-    """Two routers over one Redis; four replicas work, one fails its requests, one is not there."""
+    """Two routers over one Redis; four replicas work, one fails its requests, one is not there. Of two more sources of
+    replicas one names none, and the other cannot be read."""
     folder = ensure_programs()
     nobody = f"http://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
@@ -71,7 +72,8 @@ def prometheus() -> Iterator[Prometheus]:
             )
         )
         urls = [*sim.urls, nobody]
-        settings = ("--registry", redis.url, "--set", "health.probe_interval_s=0.5")
+        sources = ("--discover", "redis", "--discover", f"redis://127.0.0.1:{free_port()}")
+        settings = ("--registry", redis.url, "--set", "health.probe_interval_s=0.5", *sources)
         routers = [stack.enter_context(RouterProcess(urls, *settings, well=sim.urls)) for _ in range(2)]
         targets = [f"127.0.0.1:{router.admin_port}" for router in routers]
         server = stack.enter_context(scraping(folder, targets, RULES))
