@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds an image from this checkout with podman or docker, whichever is there; the same commit and base images give the
-# same image. Usage: build.sh [DOCKERFILE]; from the environment:
+# same layers. Usage: build.sh [DOCKERFILE]; from the environment:
 #   IMAGE         its name (default: warmroute/warmroute:VERSION)
 #   BUILD_DIGEST, BASE_DIGEST    @sha256:… of the base images, for a build that can be repeated
 #   IMAGE_FLAGS   further flags of `build`
