@@ -35,11 +35,17 @@ def compose_command() -> list[str]:
         ):
             break
     else:
-        pytest.skip("needs docker compose")
+        pytest.skip("needs docker compose", allow_module_level=True)
     image = ["docker", "image", "inspect", f"warmroute/warmroute:{VERSION}"]
     if subprocess.run(image, capture_output=True).returncode != 0:
-        pytest.skip(f"needs a docker daemon that has warmroute/warmroute:{VERSION}: make image")
+        pytest.skip(
+            f"needs a docker daemon that has warmroute/warmroute:{VERSION}: make image",
+            allow_module_level=True,
+        )
     return command
+
+
+COMMAND = compose_command()
 
 
 class Fleet:
@@ -75,7 +81,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    fleet = Fleet(compose_command())
+    fleet = Fleet(COMMAND)
     began = time.monotonic()
     pull = os.environ.get("COMPOSE_PULL", "missing")
     fleet.compose("up", "--wait", "--pull", pull, "-d")
