@@ -51,11 +51,11 @@ ENVIRONMENT = {
 
 def lacking() -> str | None:
     """Why no cluster can be made here; None where it can."""
-    if os.geteuid() != 0:
-        return "needs root, for namespaces and containers"
     missing = [name for name in KUBERNETES + OTHERS if shutil.which(name, path=PATH) is None]
     if missing:
         return f"needs {', '.join(missing)}: put them on PATH, or Kubernetes's own in a folder that KUBE_BIN names"
+    if os.geteuid() != 0:
+        return "needs root, for namespaces and containers"
     image = f"{IMAGE}:{VERSION}"
     if subprocess.run(["podman", "image", "exists", image], env=ENVIRONMENT, check=False).returncode != 0:
         return f"no image {image}: IMAGE={image} make image"
