@@ -39,6 +39,13 @@ class Eligibility:
         """Turns of views that were dropped."""
         self._rings: dict[tuple[Replica, ...], Ring[Replica]] = {}
         self._last_ring: Ring[Replica] | None = None
+        self._whole: Ring[Replica] = Ring({})
+        """Of all replicas: brought up to date as they come and go, so that no request has to do it for many."""
+
+    def fleet_changed(self) -> None:
+        """A replica came or left."""
+        self._whole = Ring({replica.id: replica for replica in self._replicas.values()}, self._whole)
+        self.membership_changed()
 
     def health_changed(self) -> None:
         """A replica's state, trials or incarnation changed."""
@@ -124,7 +131,13 @@ class Eligibility:
         )
 
     def _ring(self, serving: Sequence[Replica]) -> Ring[Replica]:
-        """The ring of these replicas, shared by all models that the same ones serve; health does not enter."""
+        """A ring that holds these replicas; health does not enter.
+
+        Where they are most of the fleet it is the whole fleet's, in which the others are passed over: who comes before
+        whom does not depend on who else is there. Otherwise it is of these, and shared by all models that they serve.
+        """
+        if len(serving) * 2 > len(self._replicas):
+            return self._whole
         key = tuple(serving)
         ring = self._rings.get(key)
         if ring is None:

@@ -644,12 +644,12 @@ class Fleet:
             replica.models_known = True
         self._joined += 1
         self._replicas[event.replica_id] = replica
-        self._eligibility.membership_changed()
+        self._eligibility.fleet_changed()
 
     def _remove(self, replica: Replica) -> None:
         del self._replicas[replica.id]
         replica.health.signalled(Signal.REMOVE, self._ticked_s)
-        self._eligibility.membership_changed()
+        self._eligibility.fleet_changed()
         self._health_changed()
 
     def _probed(self, replica: Replica, event: ProbeSucceeded) -> None:
