@@ -29,8 +29,6 @@ class Eligibility:
         """Args:
         replicas: The fleet's own, seen as they change.
         """
-        self.models: frozenset[str] = frozenset()
-        """All models that a known replica serves."""
         self._replicas = replicas
         self._rng = rng
         self._views: dict[str | None, View] = {}
@@ -39,8 +37,18 @@ class Eligibility:
         """Turns of views that were dropped."""
         self._rings: dict[tuple[Replica, ...], Ring[Replica]] = {}
         self._last_ring: Ring[Replica] | None = None
+        self._models: frozenset[str] | None = None
         self._whole: Ring[Replica] = Ring({})
         """Of all replicas: brought up to date as they come and go, so that no request has to do it for many."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """All models that a known replica serves."""
+        models = self._models
+        if models is None:  # put together when asked for: many replicas may change before
+            models = self._models = frozenset().union(*[r.models for r in self._replicas.values()])
+            self._turns = {key: turn for key, turn in self._turns.items() if not key or key in models}
+        return models
 
     def fleet_changed(self) -> None:
         """A replica came or left."""
@@ -56,8 +64,7 @@ class Eligibility:
     def membership_changed(self) -> None:
         """The set of replicas, or of the models one serves, changed."""
         self.health_changed()
-        self.models = frozenset().union(*(r.models for r in self._replicas.values()))
-        self._turns = {key: turn for key, turn in self._turns.items() if not key or key in self.models}
+        self._models = None
         self._rings.clear()
 
     def view(self, model: str) -> View:

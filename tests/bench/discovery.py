@@ -31,6 +31,7 @@ import uvloop
 from aiohttp import web
 
 from router.adapters.discovery.kubernetes.api import Patience
+from router.app import GC_THRESHOLDS
 from router.config.discovery_urls import KubernetesSource
 from router.config.load import load
 from router.core.cost import CostParameters
@@ -213,6 +214,7 @@ async def _exchange(endpoints: int, url: str, put: Callable[[list[dict[str, Any]
     await _until(lambda: fleet.routable() == endpoints)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)  # as the router does
     for generation, requests in ((1, False), (2, True)):
         turns, slowest = _Turns(), [0.0]
         running = [asyncio.create_task(turns.watch())]
