@@ -312,7 +312,7 @@ class Fleet:
         if trial:
             replica.trials += 1
             replica.health.signalled(Signal.TRIAL, self._ticked_s)
-            self._health_changed()
+            self._health_changed(replica)
         decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
         decision.reserved_s = now_s
         if replica.shared_tokens > 0.0 and shape.rungs:
@@ -523,7 +523,7 @@ class Fleet:
         replica.refresh()
         if decision.trial:
             replica.trials -= 1
-            self._health_changed()
+            self._health_changed(replica)
 
     def report_success(self, replica: Replica, now_s: float) -> None:
         """A request was answered: its prompt was computed."""
@@ -533,7 +533,7 @@ class Fleet:
 
     def _trial_passed(self, replica: Replica, now_s: float) -> None:
         if replica.health.tainted and replica.health.succeeded(now_s):
-            self._health_changed()
+            self._health_changed(replica)
 
     def report_refusal(self, replica: Replica, now_s: float) -> None:
         """A request was answered with an error of the client's: whatever the replica failed of, it reads requests."""
@@ -576,7 +576,7 @@ class Fleet:
         if reason is not FailureReason.BUSY:
             replica.note_failure(reason, detail)
         if replica.health.failed(reason, now_s):
-            self._health_changed()
+            self._health_changed(replica)
 
     def shown_dead(self, decision: Decision) -> bool:
         """Whether the life of the replica that has this request is over for sure; an ejection alone says nothing."""
@@ -619,7 +619,7 @@ class Fleet:
                     self._remove(replica)
             case DrainStarted():
                 if replica is not None and replica.health.signalled(Signal.DRAIN, self._ticked_s):
-                    self._health_changed()
+                    self._health_changed(replica)
             case ProbeSucceeded():
                 if replica is not None:
                     self._probed(replica, event)
@@ -627,7 +627,7 @@ class Fleet:
                 if replica is not None:
                     replica.note_failure(event.reason, event.detail)
                     if replica.health.probe_failed(event.now_s, event.reason):
-                        self._health_changed()
+                        self._health_changed(replica)
             case _:
                 assert_never(event)
 
@@ -635,7 +635,7 @@ class Fleet:
         if known is not None:
             if known.url == event.url:
                 if known.health.signalled(Signal.READMIT, self._ticked_s):
-                    self._health_changed()
+                    self._health_changed(known)
                 return
             self._remove(known)
         replica = Replica(event.replica_id, event.url, self._joined, self._parameters, self._health)
@@ -650,7 +650,7 @@ class Fleet:
         del self._replicas[replica.id]
         replica.health.signalled(Signal.REMOVE, self._ticked_s)
         self._eligibility.fleet_changed()
-        self._health_changed()
+        self._health_changed(replica)
 
     def _probed(self, replica: Replica, event: ProbeSucceeded) -> None:
         if not self._ticked_s <= event.now_s < self._due_s:
@@ -686,11 +686,13 @@ class Fleet:
                 replica.models_known = True
                 self._eligibility.membership_changed()
         if replica.health.probe_succeeded(restarted, event.now_s) or restarted:
-            self._health_changed()
+            self._health_changed(replica)
 
-    def _health_changed(self) -> None:
+    def _health_changed(self, replica: Replica) -> None:
         self._eligibility.health_changed()
-        self._due_s = min(self._ticked_s + TICK_S, self._first_backoff_end_s())
+        until_s = replica.health.until_s
+        if until_s < self._due_s:
+            self._due_s = until_s
 
     def _first_backoff_end_s(self) -> float:
         ejected = ReplicaState.EJECTED
