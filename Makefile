@@ -120,6 +120,9 @@ format: $(DEPENDENCIES)  ## Format and mend what ruff can mend
 bench: $(INSTALLED)  ## CPU time of a request in the router's own code (README, Cost, has the whole picture)
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.bench.request_path
 
+check-instructions: $(INSTALLED)  ## Instructions of a request and a chunk against the committed baseline (needs valgrind)
+	$(AS_INSTALLED) $(BIN)/python -P -m tests.bench.request_path --check
+
 lock:  ## Renew the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml -o requirements.lock

@@ -1,7 +1,7 @@
 """CPU time of the router's own code for one proxied request: everything but the kernel and the event loop.
 
     python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile | --instructions [--chunks]]
-        [--policy prefix-cost]
+        [--policy prefix-cost] [--check | --record]
 
 Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes
 go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine;
@@ -34,6 +34,11 @@ from router.core.fleet import ProbeSucceeded, ReplicaAdded
 from router.core.types import Incarnation, ReplicaId
 from router.dataplane.downstream import ClientConnection
 from router.dataplane.upstream import ReplicaConnection
+
+BASELINE = Path(__file__).with_name("instructions.json")
+MOST_RATIO = 1.03
+"""Of the baseline: what a change may add without saying so (`--record`)."""
+PYTHON = ".".join(map(str, sys.version_info[:2]))
 
 CACHE_TOKENS = 1_000_000
 ANSWER_BODY = (
@@ -135,6 +140,30 @@ def instructions(kb: int, policy: str, *, chunks: bool) -> int:
     return round((counts[1] - counts[0]) / (many - few))
 
 
+def compare(*, record: bool) -> bool:
+    """Count what the committed baseline has; print both. False if more than `MOST_RATIO` of it is executed anywhere."""
+    counted = {
+        "request of 1 KB": instructions(1, "prefix-cost", chunks=False),
+        "request of 32 KB": instructions(32, "prefix-cost", chunks=False),
+        "chunk of a stream": instructions(1, "prefix-cost", chunks=True),
+    }
+    if record:
+        BASELINE.write_text(json.dumps({"python": PYTHON, "instructions": counted}, indent=2) + "\n")
+    baseline = json.loads(BASELINE.read_text())
+    if baseline["python"] != PYTHON:
+        print(
+            f"the baseline is of Python {baseline['python']}, this is {PYTHON}: both may differ for that alone"
+        )
+    within = True
+    for name, most in baseline["instructions"].items():
+        ratio = counted[name] / most
+        within = within and ratio <= MOST_RATIO
+        print(
+            f"{name:20} {most:9,} {counted[name]:9,}  {ratio:.3f}{'' if ratio <= MOST_RATIO else '  too many'}"
+        )
+    return within
+
+
 async def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser()
@@ -145,7 +174,13 @@ async def main() -> None:
     parser.add_argument("--instructions", action="store_true", help="count instructions (needs valgrind)")
     parser.add_argument("--requests", type=int, default=0, help="so many, instead of --seconds")
     parser.add_argument("--chunks", action="store_true", help="of a stream, instead of requests")
+    parser.add_argument(
+        "--check", action="store_true", help="fail if more is executed than the baseline allows"
+    )
+    parser.add_argument("--record", action="store_true", help="make what is executed now the baseline")
     arguments = parser.parse_args()
+    if arguments.check or arguments.record:
+        sys.exit(not compare(record=arguments.record))
     if arguments.instructions:
         executed = instructions(arguments.kb, arguments.policy, chunks=arguments.chunks)
         print(f"{arguments.kb} KB: {executed:,} instructions a {'chunk' if arguments.chunks else 'request'}")
