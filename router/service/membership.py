@@ -122,13 +122,12 @@ class Membership:
                 else:
                     self._update(watched, member)
                 await self._give_way()
-        first = not self._first_round.is_set() and not self._watched
+        if not self._first_round.is_set() and not self._watched:
+            self._unasked.update(wanted)  # all of them, before the first can have answered
         added = []
         for replica_id, member in wanted.items():
             if replica_id not in self._watched:
                 added.append(self._add(member))
-                if first:
-                    self._unasked.add(replica_id)
                 await self._give_way()
         if not self._unasked:
             self._first_round.set()

@@ -252,6 +252,22 @@ def test_the_first_round_ends_with_the_last_answer_and_is_not_waited_for_for_eve
     play(scenario, A, B)
 
 
+def test_the_first_round_is_of_all_first_members_however_quick_the_first_of_them_answer() -> None:
+    members = [Member(ReplicaId(f"r{index}:1"), f"http://r{index}:1") for index in range(40)]
+
+    async def scenario(world: World) -> None:
+        async def at_once(replica_id: ReplicaId, url: str) -> ProbeResult:
+            world.engine.asked.append((0.0, replica_id))
+            return WELL
+
+        world.engine.probe = at_once  # type: ignore[method-assign]
+        world.membership.start()
+        assert await world.membership.wait_first_round(5.0)
+        assert {replica_id for _, replica_id in world.engine.asked} == {m.replica_id for m in members}
+
+    play(scenario, *members)
+
+
 def test_an_empty_fleet_has_no_first_round_to_wait_for() -> None:
     async def scenario(world: World) -> None:
         world.membership.start()
