@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.dependencies
 INSTALLED := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(shell find router replica loadtest -type f -not -path '*/__pycache__/*')
+# Where the three packages lie in the checkout.
+ROOTS = $(CURDIR)/router:$(CURDIR)/replica:$(CURDIR)/loadtest
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 # The installed package, which is compiled, before the sources beside it.
 AS_INSTALLED = PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])'):$(CURDIR)"
@@ -45,7 +47,7 @@ $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
 setup: $(INSTALLED)  ## Make .venv with warmroute, warmroute-replica and the development tools
 
 demo: $(INSTALLED)  ## The router before 4 simulated replicas, beside round robin (ENGINE=vllm: 2 real vLLM; ONCE=1: then exit)
-	@$(BIN)/python -P -m loadtest.demo --engine $(ENGINE) $(if $(ONCE),--once)
+	@$(BIN)/python -P -m warmroute_loadtest.demo --engine $(ENGINE) $(if $(ONCE),--once)
 
 test: test-source test-installed  ## All tests but those that need vLLM
 
@@ -72,14 +74,15 @@ $(LOADTEST_READY): requirements-loadtest.lock
 	@test -x $(LOADTEST_VENV)/bin/python || $(PYTHON) -m venv $(LOADTEST_VENV)
 	@$(LOADTEST_VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
 		-r requirements-loadtest.lock
+	@printf '%s\n' $(subst :, ,$(ROOTS)) >"$$($(LOADTEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/warmroute.pth"
 	@touch $@
 
 # What is given on the command line goes on to the load test; a router is only built where none is given.
 loadtest: $(LOADTEST_READY) $(if $(findstring ://,$(URL)$(COMPARE)),,$(INSTALLED))  ## locust: SCENARIO=… URL=http://…, or a fleet of its own; HELP=1 lists settings (docs/load-testing.md)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOADTEST_VENV)/bin/python -m loadtest.locust $(MAKEOVERRIDES)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOADTEST_VENV)/bin/python -m warmroute_loadtest.locust $(MAKEOVERRIDES)
 
 test-loadtest: $(LOADTEST_READY) $(DEPENDENCIES)  ## locust itself against simulated replicas (not part of CI)
-	LOADTEST_PYTHON=$(CURDIR)/$(LOADTEST_VENV)/bin/python $(BIN)/pytest -o pythonpath=. -m loadtest -rs --timeout 600 tests/loadtest
+	LOADTEST_PYTHON=$(CURDIR)/$(LOADTEST_VENV)/bin/python $(BIN)/pytest -m loadtest -rs --timeout 600 tests/loadtest
 
 image:  ## The container image, by podman or docker (IMAGE=name:tag; IMAGE_FLAGS: further flags of build)
 	@deploy/docker/build.sh
@@ -104,7 +107,7 @@ lint: $(DEPENDENCIES)  ## Format, lint, types and import contracts alone
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH="$(ROOTS)" $(BIN)/lint-imports
 
 chart: $(DEPENDENCIES)  ## Renew what is made from the Helm chart's values: its schema, its README, deploy/kubernetes
 	$(BIN)/python -m tests.support.chart_reference

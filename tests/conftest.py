@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-import router.dataplane.exchange as exchange
+import warmroute.dataplane.exchange as exchange
 
 # No deadline and no complaint about slow generation: how fast an example runs says how busy the machine is. The same
 # examples at every run: whether a commit passes is not left to chance. `--hypothesis-profile search` looks for others.

@@ -12,7 +12,7 @@ ARG VERSION=0
 LABEL org.opencontainers.image.title="Warmroute load tests" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/warmroute
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/warmroute/router:/opt/warmroute/replica:/opt/warmroute/loadtest
 WORKDIR /opt/warmroute
 COPY requirements-loadtest.lock LICENSE ./
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \

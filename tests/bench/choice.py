@@ -12,12 +12,12 @@ import json
 import time
 from random import Random
 
-from router.core.cost import CostParameters
-from router.core.fingerprint import GRID
-from router.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
-from router.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.cost import CostParameters
+from warmroute.core.fingerprint import GRID
+from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
 
 RUNGS, HOLDERS = 12, 3
 UNDER_WAY = 4

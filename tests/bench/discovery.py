@@ -30,19 +30,6 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from router.adapters.discovery.kubernetes.api import Patience
-from router.app import GC_THRESHOLDS
-from router.config.discovery_urls import KubernetesSource
-from router.config.load import load
-from router.core.cost import CostParameters
-from router.core.fleet import Fleet
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
-from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
-from router.ports import DiscoveryFailure, ProbeResult
-from router.service.discovery_sources import DiscoverySources
-from router.service.membership import Membership
-from router.tasks import Tasks
 from tests.support.discovery_worlds import kubernetes
 from tests.support.fake_kubernetes import (
     FakeKubernetes,
@@ -52,6 +39,19 @@ from tests.support.fake_kubernetes import (
     kubeconfig,
 )
 from tests.support.router_thread import RouterThread
+from warmroute.adapters.discovery.kubernetes.api import Patience
+from warmroute.app import GC_THRESHOLDS
+from warmroute.config.discovery_urls import KubernetesSource
+from warmroute.config.load import load
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Fleet
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
+from warmroute.ports import DiscoveryFailure, ProbeResult
+from warmroute.service.discovery_sources import DiscoverySources
+from warmroute.service.membership import Membership
+from warmroute.tasks import Tasks
 
 SOURCE = KubernetesSource("prod", "vllm", port="http")
 REQUESTS_PER_S = 200

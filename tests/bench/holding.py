@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 
-from loadtest.simulate.generators import GENERATORS
-from loadtest.simulate.metrics import figures
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import LEARNING, warm
-from router.core.cost import CostParameters
-from router.core.queue import HoldParameters
+from warmroute.core.cost import CostParameters
+from warmroute.core.queue import HoldParameters
+from warmroute_loadtest.simulate.generators import GENERATORS
+from warmroute_loadtest.simulate.metrics import figures
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
+from warmroute_loadtest.simulate.warm import LEARNING, warm
 
 LOADS = {"no-reuse": 12.05, "multi-turn": 40.74, "hot-keys": 25.02}
 """Requests a second by session starts."""

@@ -25,21 +25,21 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.metrics import figures, quantile
-from loadtest.simulate.simulation import FleetConfig, Run, simulate
-from loadtest.simulate.sources import Source
-from loadtest.simulate.warm import HOLD, LEARNING, Warm
-from loadtest.simulate.workload import MODEL, Session, Turn, Workload, interleave
-from replica.sim.step_time import StepTime
-from router.config.schema import Config
-from router.core.cost import CostParameters
-from router.core.fingerprint import Fingerprinter
-from router.core.learning.learner import Learner
-from router.core.types import Api, Records, RequestShape
-from router.dialects import parse
 from tests.support.live_fleet import live
 from tests.support.replay import Replay, Texts
+from warmroute.config.schema import Config
+from warmroute.core.cost import CostParameters
+from warmroute.core.fingerprint import Fingerprinter
+from warmroute.core.learning.learner import Learner
+from warmroute.core.types import Api, Records, RequestShape
+from warmroute.dialects import parse
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.metrics import figures, quantile
+from warmroute_loadtest.simulate.simulation import FleetConfig, Run, simulate
+from warmroute_loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.warm import HOLD, LEARNING, Warm
+from warmroute_loadtest.simulate.workload import MODEL, Session, Turn, Workload, interleave
+from warmroute_replica.sim.step_time import StepTime
 
 POLICIES = ("prefix-cost", "prefix-hash", "least-loaded", "round-robin")
 GAP_S = 0.05

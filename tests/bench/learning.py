@@ -17,15 +17,15 @@ from functools import partial
 from math import exp, log
 from pathlib import Path
 
-from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.generators import multi_turn, no_reuse
-from loadtest.simulate.metrics import quantile
-from loadtest.simulate.simulation import FleetConfig, Run, simulate
-from loadtest.simulate.traces import mooncake
-from loadtest.simulate.warm import HOLD, LEARNING, Warm
-from loadtest.simulate.workload import Turn, Workload
-from router.core.cost import CostParameters
-from router.core.learning.learner import Learner
+from warmroute.core.cost import CostParameters
+from warmroute.core.learning.learner import Learner
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.generators import multi_turn, no_reuse
+from warmroute_loadtest.simulate.metrics import quantile
+from warmroute_loadtest.simulate.simulation import FleetConfig, Run, simulate
+from warmroute_loadtest.simulate.traces import mooncake
+from warmroute_loadtest.simulate.warm import HOLD, LEARNING, Warm
+from warmroute_loadtest.simulate.workload import Turn, Workload
 
 WARM_UP = 200
 REPLICAS = 4

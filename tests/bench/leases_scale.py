@@ -16,12 +16,12 @@ import sys
 import time
 from random import Random
 
-from router.adapters.registry.redis_commands import pack
-from router.core.types import ReplicaId
-from router.service.leases import LEAST_PAUSE_S, ROUTER_PAUSE_S
-from router.wire.lease import pack_notice, replica_key
 from tests.support.lease_speaker import Speaker
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.registry.redis_commands import pack
+from warmroute.core.types import ReplicaId
+from warmroute.service.leases import LEAST_PAUSE_S, ROUTER_PAUSE_S
+from warmroute.wire.lease import pack_notice, replica_key
 
 INTERVAL_S = 0.05
 

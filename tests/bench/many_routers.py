@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from loadtest.simulate.metrics import quantile
 from tests.bench.honesty import add_workload, settings, wanted
 from tests.support.live_fleet import live
 from tests.support.redis_server import RedisServer
 from tests.support.replay import Replay, Texts
+from warmroute_loadtest.simulate.metrics import quantile
 
 
 def line(routers: int, found: Replay) -> str:

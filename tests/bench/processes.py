@@ -33,7 +33,7 @@ def replicas(count: int, *arguments: str) -> Iterator[list[int]]:
 def router(ports: Sequence[int], *arguments: str) -> Iterator[tuple[int, int]]:
     """Data port and process id of a router before these replicas."""
     data, admin = free_port(), free_port()
-    command = [sys.executable, "-m", "router.cli.main", "serve"]
+    command = [sys.executable, "-m", "warmroute.cli.main", "serve"]
     command += ["--listen", f"127.0.0.1:{data}", "--admin", f"127.0.0.1:{admin}", *arguments]
     for port in ports:
         command += ["--replica", f"http://127.0.0.1:{port}"]

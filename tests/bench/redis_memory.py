@@ -14,9 +14,9 @@ import struct
 import time
 from random import Random
 
-from router.adapters.registry.redis_commands import pack
 from tests.bench.processes import rss_mb
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.registry.redis_commands import pack
 
 AT_ONCE = 10_000
 LIFETIME_MS = 1_800_000

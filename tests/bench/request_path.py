@@ -28,12 +28,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from router.app import Worker
-from router.config.load import load
-from router.core.fleet import ProbeSucceeded, ReplicaAdded
-from router.core.types import Incarnation, ReplicaId
-from router.dataplane.downstream import ClientConnection
-from router.dataplane.upstream import ReplicaConnection
+from warmroute.app import Worker
+from warmroute.config.load import load
+from warmroute.core.fleet import ProbeSucceeded, ReplicaAdded
+from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.dataplane.downstream import ClientConnection
+from warmroute.dataplane.upstream import ReplicaConnection
 
 BASELINE = Path(__file__).with_name("instructions.json")
 MOST_RATIO = 1.03

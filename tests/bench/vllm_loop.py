@@ -28,15 +28,15 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from loadtest.simulate.metrics import SETTLED_REQUESTS, figures
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import warm
-from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
-from replica.sim.step_time import StepTime
-from replica.vllm.launch import Fleet
 from tests.bench.vllm_order import BLOCK_TOKENS, POOL_BLOCKS, engines
 from tests.support.replay import TokenIds
 from tests.support.vllm_fleet import RouterProcess, call, wait_until
+from warmroute_loadtest.simulate.metrics import SETTLED_REQUESTS, figures
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
+from warmroute_loadtest.simulate.warm import warm
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
+from warmroute_replica.sim.step_time import StepTime
+from warmroute_replica.vllm.launch import Fleet
 
 REPLICAS = 2
 BELIEVED_RATIO = 4

@@ -18,14 +18,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from loadtest.simulate.metrics import figures
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import Warm
-from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
-from replica.sim.step_time import StepTime
-from replica.vllm.launch import Fleet, Options
 from tests.support.replay import TokenIds, replay
 from tests.support.vllm_fleet import RouterProcess, call, wait_until
+from warmroute_loadtest.simulate.metrics import figures
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
+from warmroute_loadtest.simulate.warm import Warm
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
+from warmroute_replica.sim.step_time import StepTime
+from warmroute_replica.vllm.launch import Fleet, Options
 
 POLICIES = ("prefix-cost", "prefix-hash", "least-loaded", "round-robin")
 BLOCK_TOKENS = 32

@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from replica.vllm.launch import Fleet, Options
 from tests.support.vllm_fleet import call, server_load, wait_until
+from warmroute_replica.vllm.launch import Fleet, Options
 
 IDS = range(300, 8000)
 """Of the tiny model's 8,192 tokens, those that are text."""

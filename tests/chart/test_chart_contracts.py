@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from router.config.load import load
 from tests.support.chart import (
     NAMESPACE,
     SCENARIOS,
@@ -23,6 +22,7 @@ from tests.support.chart import (
     values_in,
     workloads,
 )
+from warmroute.config.load import load
 
 scenarios = pytest.mark.parametrize("scenario", SCENARIOS)
 

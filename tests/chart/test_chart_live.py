@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from replica.cli import main
 from tests.support.chart import CHART, Manifest, container, manifests, named, pod_of
 from tests.support.fake_kubernetes import (
     Call,
@@ -33,8 +32,9 @@ from tests.support.fake_kubernetes import (
 from tests.support.processes import Program
 from tests.support.redis_server import ensure_redis, free_port
 from tests.support.router_thread import wait_until
+from warmroute_replica.cli import main
 
-MODULES = {"warmroute": "router.cli.main", "warmroute-replica": "replica.cli"}
+MODULES = {"warmroute": "warmroute.cli.main", "warmroute-replica": "warmroute_replica.cli"}
 # With a key that the engine asks for, so that it is seen to reach everybody.
 RENDERED = manifests(
     "simulated",

@@ -1,4 +1,4 @@
-"""What every source of members does: the settings, and whatever else `router/adapters/discovery` holds."""
+"""What every source of members does: the settings, and whatever else `router/warmroute/adapters/discovery` holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from router.ports import Discovery, Member
 from tests.support.discovery_worlds import WORLDS, Report, World
+from warmroute.ports import Discovery, Member
 
 Members = tuple[Member, ...]
 Scenario = Callable[[World, Report], Awaitable[None]]

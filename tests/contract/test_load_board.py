@@ -10,11 +10,11 @@ from random import Random
 
 import pytest
 
-from router import tasks
-from router.adapters.registry.redis_leases import KEPT, RedisLoadBoard
-from router.ports import LoadBoard
 from tests.support.load_boards import ListBoard, SharedList
 from tests.support.redis_server import RedisServer
+from warmroute import tasks
+from warmroute.adapters.registry.redis_leases import KEPT, RedisLoadBoard
+from warmroute.ports import LoadBoard
 
 MakeBoard = Callable[[], LoadBoard]
 

@@ -13,10 +13,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from router.adapters.registry.memory import MemoryRegistry
-from router.adapters.registry.redis import RedisRegistry
-from router.core.types import FingerprintHash, ReplicaId
-from router.ports import Registry
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.registry_calls import (
     PATIENT_S,
@@ -30,6 +26,10 @@ from tests.support.registry_calls import (
     shows,
     wait_until,
 )
+from warmroute.adapters.registry.memory import MemoryRegistry
+from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.core.types import FingerprintHash, ReplicaId
+from warmroute.ports import Registry
 
 Opener = Callable[..., Any]
 _namespaces = count()

@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from router.adapters.registry.redis import RedisRegistry
-from router.core.types import ReplicaId
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.registry_calls import (
     PATIENT_S,
@@ -26,6 +24,8 @@ from tests.support.registry_calls import (
     shows,
     wait_until,
 )
+from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.core.types import ReplicaId
 
 
 @asynccontextmanager
@@ -256,7 +256,7 @@ def test_a_foreign_value_under_our_key_is_nobody_known_and_is_replaced() -> None
 
 def test_the_loss_and_the_return_of_redis_are_one_log_line_each(caplog: pytest.LogCaptureFixture) -> None:
     async def main(server: RedisServer) -> None:
-        caplog.set_level("INFO", "router.registry")
+        caplog.set_level("INFO", "warmroute.registry")
         async with router_on(server.url) as registry:
             server.kill()
             async with asyncio.timeout(60):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulate.bounds import infinite_ratio
-from loadtest.simulate.command import main
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
-from replica.sim.step_time import StepTime
 from tests.support.live_fleet import live
 from tests.support.replay import Texts
+from warmroute_loadtest.simulate.bounds import infinite_ratio
+from warmroute_loadtest.simulate.command import main
+from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
+from warmroute_replica.sim.step_time import StepTime
 
 BLOCK_TOKENS = 16
 SPEED = 20.0

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 import pytest
 
-from replica.agent.announcer import Announcer
-from replica.agent.record import Record, State
-from replica.agent.redis_url import parse_redis_url
-from router.adapters.discovery.redis import RedisDiscovery
-from router.ports import DiscoveryFailure, Member
 from tests.integration.test_redis_access import make_certificates, tls_server
 from tests.support.discovery_worlds import Report
 from tests.support.redis_cluster import redis_cluster
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.discovery.redis import RedisDiscovery
+from warmroute.ports import DiscoveryFailure, Member
+from warmroute_replica.agent.announcer import Announcer
+from warmroute_replica.agent.record import Record, State
+from warmroute_replica.agent.redis_url import parse_redis_url
 
 PATIENCE_S = 60.0
 AGENT_RIGHTS = (

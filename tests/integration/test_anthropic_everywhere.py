@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.config.schema import Address, Config, LimitsConfig, ReplicaConfig
 from tests.support.router_thread import RouterThread, read_answer, running
 from tests.support.scripted_upstream import (
     SSE_HEAD,
@@ -18,6 +17,7 @@ from tests.support.scripted_upstream import (
     chunk,
     plain,
 )
+from warmroute.config.schema import Address, Config, LimitsConfig, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 MESSAGE = b'{"model":"m","max_tokens":4,"messages":[{"role":"user","content":"x"}]}'

@@ -10,9 +10,9 @@ import anthropic
 import openai
 import pytest
 
-from router.config.schema import Address, Config, ReplicaConfig
 from tests.support.router_thread import RouterThread, running
 from tests.support.sim_fleet import SimProcess
+from warmroute.config.schema import Address, Config, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 SAID = [{"role": "user", "content": "Say something about the weather."}]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
-from router.core.cost import CostParameters
-from router.core.health import HealthParameters
-from router.core.ranking import View
-from router.core.replica import Replica
-from router.core.ring import Ring
-from router.core.types import ReplicaId
+from warmroute.core.cost import CostParameters
+from warmroute.core.health import HealthParameters
+from warmroute.core.ranking import View
+from warmroute.core.replica import Replica
+from warmroute.core.ring import Ring
+from warmroute.core.types import ReplicaId
 
 
 def test_a_ranking_walks_the_ring_only_as_far_as_it_is_asked() -> None:

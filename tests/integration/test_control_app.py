@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.control.app import ControlDeps, build_control
-from router.control.readiness import Readiness
-from router.control.server import ControlServer
-from router.core.errors import ClientError, NotFoundError
+from warmroute.control.app import ControlDeps, build_control
+from warmroute.control.readiness import Readiness
+from warmroute.control.server import ControlServer
+from warmroute.core.errors import ClientError, NotFoundError
 
 
 class Router:

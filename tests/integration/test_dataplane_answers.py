@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.config.schema import Address, Config, ReplicaConfig
 from tests.support.recorded import CLIENTS, RECORDED, request
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import MODELS, SSE_HEAD, Connection, Received, ScriptedUpstream, chunk
 from tests.support.wire import ParsedAnswers, end_to_end
+from warmroute.config.schema import Address, Config, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.config.schema import Address, Config, CorsConfig, ReplicaConfig
 from tests.support.router_thread import RouterThread, read_answer, running
 from tests.support.scripted_upstream import ScriptedUpstream
+from warmroute.config.schema import Address, Config, CorsConfig, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 PAGE = "https://chat.example:3000"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 import zstandard
 
-from router.config.schema import Address, Config, LimitsConfig, ReplicaConfig
 from tests.support.router_thread import RouterThread, running
 from tests.support.scripted_upstream import Connection, Received, ScriptedUpstream, chunk, plain
+from warmroute.config.schema import Address, Config, LimitsConfig, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 40

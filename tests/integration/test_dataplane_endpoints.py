@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from router.config.schema import Address, Config, HealthConfig, ReplicaConfig
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import Connection, Received, ScriptedUpstream, plain
+from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 NO_ROUTE = b'{"error":{"message":"Not Found","type":"NotFoundError","param":null,"code":404}}'

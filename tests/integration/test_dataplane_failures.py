@@ -14,19 +14,6 @@ from typing import Any
 
 import pytest
 
-from router.config.schema import (
-    AccessLogConfig,
-    Address,
-    Config,
-    HealthConfig,
-    LimitsConfig,
-    PolicyConfig,
-    ReplicaConfig,
-    UpstreamConfig,
-)
-from router.core.health import FailureReason, ReplicaState
-from router.core.types import ReplicaId
-from router.dataplane.sweeper import DEAD_SILENCE_S
 from tests.support.recorded import RECORDED
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import (
@@ -39,6 +26,19 @@ from tests.support.scripted_upstream import (
     chunk,
     plain,
 )
+from warmroute.config.schema import (
+    AccessLogConfig,
+    Address,
+    Config,
+    HealthConfig,
+    LimitsConfig,
+    PolicyConfig,
+    ReplicaConfig,
+    UpstreamConfig,
+)
+from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.types import ReplicaId
+from warmroute.dataplane.sweeper import DEAD_SILENCE_S
 
 ANY = Address("127.0.0.1:0")
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.config.schema import Address, Config, LimitsConfig, ReplicaConfig
 from tests.support.router_thread import RouterThread, read_answer, running
 from tests.support.scripted_upstream import ScriptedUpstream
+from warmroute.config.schema import Address, Config, LimitsConfig, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from router.config.schema import Address, Config, HealthConfig, PolicyConfig, ReplicaConfig
 from tests.support.router_thread import RouterThread, read_answer, running
 from tests.support.scripted_upstream import SSE_HEAD, Connection, Received, ScriptedUpstream, chunk, plain
+from warmroute.config.schema import Address, Config, HealthConfig, PolicyConfig, ReplicaConfig
 
 ANY = Address("127.0.0.1:0")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from router.config.schema import Address, Config, HealthConfig, ReplicaConfig, TlsConfig
 from tests.support.recorded import RECORDED, request
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import (
@@ -26,6 +25,7 @@ from tests.support.scripted_upstream import (
     chunk,
 )
 from tests.support.wire import ParsedAnswers, end_to_end
+from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig, TlsConfig
 
 ANY = Address("127.0.0.1:0")
 TINY = MODELS.replace(b'"m"', b'"tiny"')

@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from loadtest.demo.__main__ import settings_of
+from warmroute_loadtest.demo.__main__ import settings_of
 
 ROOT = Path(__file__).parents[2]
 
 
 class Demo:
-    """`python -m loadtest.demo` as a process whose children can be told by a mark in their environment."""
+    """`python -m warmroute_loadtest.demo` as a process whose children can be told by a mark in their environment."""
 
     def __init__(self, temp_dir: str, *arguments: str) -> None:
         self.mark = f"DEMO_TEST_MARK={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.demo", *arguments],
+            [sys.executable, "-m", "warmroute_loadtest.demo", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

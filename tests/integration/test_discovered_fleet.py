@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from router.config.load import load
 from tests.support.fake_kubernetes import Call, KubernetesThread, endpoint, endpoint_slice, kubeconfig
 from tests.support.router_thread import RouterThread, wait_until
 from tests.support.scripted_upstream import SSE_HEAD, Connection, Received, ScriptedUpstream, chunk
+from warmroute.config.load import load
 
 BODY = {"model": "m", "prompt": "x", "stream": True}
 

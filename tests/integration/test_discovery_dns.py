@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from router.adapters.discovery.dns import EMPTY_ANSWERS, DnsDiscovery, DnsPatience
-from router.config.discovery_urls import DnsSource, Pool
-from router.ports import DiscoveryFailure, Member
 from tests.support.discovery_worlds import HURRIED_DNS, Report
 from tests.support.fake_dns import FakeDns
+from warmroute.adapters.discovery.dns import EMPTY_ANSWERS, DnsDiscovery, DnsPatience
+from warmroute.config.discovery_urls import DnsSource, Pool
+from warmroute.ports import DiscoveryFailure, Member
 
 NAME = "vllm.prod.svc."
 
@@ -162,7 +162,7 @@ def test_a_name_that_vanishes_for_a_moment_is_kept() -> None:
 
 def test_the_ttl_says_when_to_ask_again_between_a_second_and_the_interval() -> None:
     def interval_s(ttl_s: int, interval_s: float) -> float:
-        from router.adapters.discovery.dns import _Found
+        from warmroute.adapters.discovery.dns import _Found
 
         discovery = DnsDiscovery(
             DnsSource(NAME, 1, interval_s=interval_s), Report(), Random(1), DnsPatience()

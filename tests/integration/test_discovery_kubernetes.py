@@ -13,10 +13,6 @@ from typing import Any, cast
 
 import pytest
 
-from router.adapters.discovery.kubernetes.access import Access, Credentials
-from router.adapters.discovery.kubernetes.api import PAGE_SLICES, Patience
-from router.config.discovery_urls import KubernetesSource
-from router.ports import DiscoveryFailure
 from tests.support.discovery_worlds import HURRIED, Report, kubernetes
 from tests.support.fake_kubernetes import (
     Call,
@@ -25,6 +21,10 @@ from tests.support.fake_kubernetes import (
     endpoint,
     endpoint_slice,
 )
+from warmroute.adapters.discovery.kubernetes.access import Access, Credentials
+from warmroute.adapters.discovery.kubernetes.api import PAGE_SLICES, Patience
+from warmroute.config.discovery_urls import KubernetesSource
+from warmroute.ports import DiscoveryFailure
 
 SOURCE = KubernetesSource("prod", "vllm", port="http")
 PATIENCE_S = 60.0

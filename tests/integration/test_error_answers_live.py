@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from router.config.schema import Address, Config, HealthConfig, ReplicaConfig
-from router.core.health import ReplicaState
-from router.core.types import ReplicaId
 from tests.support.router_thread import RouterThread, running, wait_until
 from tests.support.scripted_upstream import (
     SSE_HEAD,
@@ -23,6 +20,9 @@ from tests.support.scripted_upstream import (
     chunk,
     plain,
 )
+from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig
+from warmroute.core.health import ReplicaState
+from warmroute.core.types import ReplicaId
 
 BROKEN = plain(b'{"error":{"message":"CUDA out of memory"}}', b"500 Internal Server Error")
 PATH = "/v1/chat/completions"

@@ -12,10 +12,10 @@ from random import Random
 
 import pytest
 
-from router.config.schema import Address, Config, FingerprintConfig, RegistryConfig, ReplicaConfig
 from tests.support.processes import SimProcess
 from tests.support.redis_server import RedisServer
 from tests.support.router_thread import RouterThread, wait_until
+from warmroute.config.schema import Address, Config, FingerprintConfig, RegistryConfig, ReplicaConfig
 
 CONVERSATIONS, TURNS, AT_ONCE = 24, 6, 8
 SYSTEM_PROMPTS = 3

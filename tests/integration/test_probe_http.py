@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from router.adapters.engine import probe as module
-from router.adapters.engine.probe import HttpEngine, incarnation_of
-from router.core.health import FailureReason
-from router.core.types import ReplicaId
-from router.ports import Engine, ProbeResult
 from tests.support.fake_vllm import FakeVllm
+from warmroute.adapters.engine import probe as module
+from warmroute.adapters.engine.probe import HttpEngine, incarnation_of
+from warmroute.core.health import FailureReason
+from warmroute.core.types import ReplicaId
+from warmroute.ports import Engine, ProbeResult
 
 ID = ReplicaId("replica-1")
 NO_START_TIME = b'vllm:num_requests_running{engine="0"} 0.0\n'

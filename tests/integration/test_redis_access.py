@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from router.adapters.registry.redis import RedisRegistry
-from router.telemetry.logs import EventFormatter
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.registry_calls import PATIENT_S, holders, is_up, life, rungs_of, settled
+from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.telemetry.logs import EventFormatter
 
 
 async def round_trip(url: str) -> None:

@@ -11,10 +11,6 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 import uvloop
 
-from router.adapters.registry.redis import RedisRegistry
-from router.adapters.registry.redis_commands import SLOTS, key_slot
-from router.adapters.registry.redis_leases import RedisLoadBoard
-from router.core.types import FingerprintHash, ReplicaId
 from tests.support.redis_cluster import redis_cluster
 from tests.support.redis_server import RedisServer
 from tests.support.registry_calls import (
@@ -29,6 +25,10 @@ from tests.support.registry_calls import (
     shows,
     wait_until,
 )
+from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.adapters.registry.redis_commands import SLOTS, key_slot
+from warmroute.adapters.registry.redis_leases import RedisLoadBoard
+from warmroute.core.types import FingerprintHash, ReplicaId
 
 
 @pytest.fixture(scope="module")

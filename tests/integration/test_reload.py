@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from router.config.errors import ConfigError
-from router.config.load import load
-from router.config.schema import Config
 from tests.support.processes import RouterProcess, SimProcess
 from tests.support.redis_server import RedisServer
 from tests.support.router_thread import RouterThread, wait_until
+from warmroute.config.errors import ConfigError
+from warmroute.config.load import load
+from warmroute.config.schema import Config
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 import uvloop
 
-from replica.sim.command import serving
-from replica.sim.engine import EngineConfig
-from replica.sim.server import ReplicaServer
-from replica.sim.simulated_replica import ReplicaConfig
-from replica.sim.step_time import StepTime
+from warmroute_replica.sim.command import serving
+from warmroute_replica.sim.engine import EngineConfig
+from warmroute_replica.sim.server import ReplicaServer
+from warmroute_replica.sim.simulated_replica import ReplicaConfig
+from warmroute_replica.sim.step_time import StepTime
 
 SYSTEM = "You are a careful assistant with a long list of rules. " * 40
 FAST = ReplicaConfig(engine=EngineConfig(step_time=StepTime(speed=200)))

@@ -9,7 +9,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,11 +17,12 @@ import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from replica.sim.command import serving
-from replica.sim.engine import EngineConfig, SchedulingPolicy
-from replica.sim.server import ReplicaServer
-from replica.sim.simulated_replica import ReplicaConfig
-from replica.sim.step_time import StepTime
+from tests.support.processes import python_command
+from warmroute_replica.sim.command import serving
+from warmroute_replica.sim.engine import EngineConfig, SchedulingPolicy
+from warmroute_replica.sim.server import ReplicaServer
+from warmroute_replica.sim.simulated_replica import ReplicaConfig
+from warmroute_replica.sim.step_time import StepTime
 
 FAST = StepTime(speed=50.0)
 SLOW = StepTime(prefill_tokens_per_s=2000.0, decode_step_s=0.02, attention_context_tokens=0.0)
@@ -860,20 +860,7 @@ def test_statistics_show_headers_and_can_be_reset():
 
 
 def test_the_command_serves_until_sigterm_and_exits_0():
-    command = [
-        sys.executable,
-        "-m",
-        "replica.cli",
-        "sim",
-        "--port",
-        "0",
-        "--port",
-        "0",
-        "--model",
-        "m",
-        "--speed",
-        "9",
-    ]
+    command = python_command("warmroute_replica.cli", *"sim --port 0 --port 0 --model m --speed 9".split())
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().split() for _ in range(2)]
@@ -893,12 +880,12 @@ def test_the_command_serves_until_sigterm_and_exits_0():
 
 
 def test_contradictory_arguments_and_taken_ports_are_errors():
-    command = [sys.executable, "-m", "replica.cli", "sim", "--port", "0", "--max-num-seqs", "9000"]
+    command = python_command("warmroute_replica.cli", "sim", "--port", "0", "--max-num-seqs", "9000")
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
     assert "max_num_batched_tokens" in done.stderr
     for fault in ('{"kind": "implode"}', "{", '{"kind": "status", "status": 42}'):
-        command = [sys.executable, "-m", "replica.cli", "sim", "--port", "0", "--fault", fault]
+        command = python_command("warmroute_replica.cli", "sim", "--port", "0", "--fault", fault)
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 2
         assert f"--fault {fault}" in done.stderr

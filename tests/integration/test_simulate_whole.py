@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulate.command import main
-from loadtest.simulate.rivals import RIVALS
 from tests.support.grid_arguments import WORKLOADS, grid_arguments
+from warmroute_loadtest.simulate.command import main
+from warmroute_loadtest.simulate.rivals import RIVALS
 
 
 def test_the_whole_grid_is_26_cells_of_every_rival(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from router.core.types import ReplicaId
 from tests.support.router_thread import RouterThread, running, wait_until
 from tests.support.sim_fleet import before, fleet
+from warmroute.core.types import ReplicaId
 
 BODY = {"model": "sim-model", "messages": [{"role": "user", "content": "which one? " * 200}], "max_tokens": 2}
 

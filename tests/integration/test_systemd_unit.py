@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.debian import ensure_program
-from tests.support.processes import SimProcess
+from tests.support.processes import SimProcess, python_command
 from tests.support.redis_server import free_port
 from tests.support.router_thread import wait_until
 
@@ -56,8 +56,7 @@ def test_the_router_serves_without_memory_that_is_written_and_executed(tmp_path:
         pytest.skip("this kernel (before 6.3) cannot forbid it to a process")
     admin = free_port()
     with SimProcess(1) as sims, (tmp_path / "log").open("wb") as log:
-        path = f"import sys; sys.path[:] = {sys.path!r}; from router.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        command = [*probe[:-1], sys.executable, "-c", path, "serve", "--replica", sims.urls[0]]
+        command = [*probe[:-1], *python_command("warmroute.cli.main", "serve", "--replica", sims.urls[0])]
         command += ["--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{admin}"]
         with subprocess.Popen(command, stdout=log, stderr=log) as process:
             try:

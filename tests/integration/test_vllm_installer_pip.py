@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replica.vllm.install import _Installation
+from warmroute_replica.vllm.install import _Installation
 
 
 def test_the_installers_pip_takes_no_foreign_package_for_its_own(

@@ -16,10 +16,10 @@ from statistics import fmean
 
 import pytest
 
-from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
-from router.config.schema import Config
 from tests.support.processes import RouterProcess, SimProcess
 from tests.support.replay import Replay, Texts, replay
+from warmroute.config.schema import Config
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
 
 REPLICAS = 8
 TRUE_TOKENS_PER_S = 100_000

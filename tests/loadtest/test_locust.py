@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.locust import samples
-from loadtest.locust.samples import Sample
 from tests.support.redis_server import free_port
 from tests.support.sim_fleet import SimProcess
+from warmroute_loadtest.locust import samples
+from warmroute_loadtest.locust.samples import Sample
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("LOADTEST_PYTHON", "")
@@ -39,12 +39,12 @@ def replica() -> Iterator[SimProcess]:
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT / ".venv" / "bin"), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PATH": path}
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """`make loadtest` with these settings."""
-    command = [PYTHON, "-m", "loadtest.locust", *words]
+    command = [PYTHON, "-m", "warmroute_loadtest.locust", *words]
     return subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
@@ -201,7 +201,14 @@ def wait(condition: Callable[[], Any]) -> Any:
 def test_the_web_interface_has_the_tab_the_report_and_the_samples(replica: SimProcess) -> None:
     port = free_port()
     web = f"http://127.0.0.1:{port}"
-    command = [PYTHON, "-m", "locust", "-f", str(ROOT / "loadtest/locust/locustfile.py"), "Rag"]
+    command = [
+        PYTHON,
+        "-m",
+        "locust",
+        "-f",
+        str(ROOT / "loadtest/warmroute_loadtest/locust/locustfile.py"),
+        "Rag",
+    ]
     command += [
         "--host",
         replica.urls[0],

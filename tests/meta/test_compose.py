@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from router.telemetry.build import version
+from warmroute.telemetry.build import version
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/compose"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.main import main
-from router.config.load import load
-from router.core.cost import CostTerms
-from router.core.types import DecisionKind
-from router.dialects.routes import route
-from router.telemetry.access_log import AccessEntry
+from warmroute.cli.main import main
+from warmroute.config.load import load
+from warmroute.core.cost import CostTerms
+from warmroute.core.types import DecisionKind
+from warmroute.dialects.routes import route
+from warmroute.telemetry.access_log import AccessEntry
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy/systemd/warmroute.service"

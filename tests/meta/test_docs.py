@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.config.load import load
-from router.config.reference import markdown as configuration
-from router.config.schema import Config
-from router.config.schema_walk import leaves
-from router.telemetry.catalogue import markdown as metrics
+from warmroute.config.load import load
+from warmroute.config.reference import markdown as configuration
+from warmroute.config.schema import Config
+from warmroute.config.schema_walk import leaves
+from warmroute.telemetry.catalogue import markdown as metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.dialects.routes import ENDPOINTS, RouteKind, route
+from warmroute.dialects.routes import ENDPOINTS, RouteKind, route
 
 PAGE = Path(__file__).parents[2] / "docs" / "endpoints.md"
 ROW = re.compile(r"^\| ([A-Z, ]+) \| `([^`]+)` \| ([a-z ]+) \|$", re.MULTILINE)

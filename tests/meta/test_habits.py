@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROUTER = Path(__file__).parents[2] / "router"
+ROUTER = Path(__file__).parents[2] / "router" / "warmroute"
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 

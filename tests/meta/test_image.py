@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config.load import load
+from warmroute.config.load import load
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*Dockerfile"))

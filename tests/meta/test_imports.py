@@ -26,7 +26,7 @@ FLOORS = [
 
 @cache
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("router", exclude_type_checking_imports=False, cache_dir=None)
+    return grimp.build_graph("warmroute", exclude_type_checking_imports=False, cache_dir=None)
 
 
 def test_imports_run_in_no_circle() -> None:
@@ -37,13 +37,14 @@ def test_imports_run_in_no_circle() -> None:
         if not leaves:
             break
         left = {module: imported - leaves for module, imported in left.items() if module not in leaves}
+    assert len(imports.modules) > 100
     assert not left, f"these import each other: {sorted(left)}"
 
 
 def test_the_data_plane_stands_on_floors() -> None:
     imports = graph()
     height = {name: -number for number, floor in enumerate(FLOORS) for name in floor}
-    prefix = "router.dataplane."
+    prefix = "warmroute.dataplane."
     modules = {module.removeprefix(prefix) for module in imports.modules if module.startswith(prefix)}
     assert modules == set(height)
     for name in sorted(modules):

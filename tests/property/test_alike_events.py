@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.dialects.alike import Alike
-from router.dialects.usage_request import FINISH, USAGE
+from warmroute.dialects.alike import Alike
+from warmroute.dialects.usage_request import FINISH, USAGE
 
 KEYS = ["content", "text", "arguments", "reasoning", "finish_reason", "usage", "x"]
 STRINGS = st.text(st.sampled_from('ab\\":{},\n ü') | st.characters(codec="utf-8"), max_size=12)

@@ -6,7 +6,7 @@ import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.dataplane.answer import AnswerCache, from_fields, read_whole
+from warmroute.dataplane.answer import AnswerCache, from_fields, read_whole
 
 LINES = [
     b"date: Sat, 21 Nov 2026 19:43:35 GMT",

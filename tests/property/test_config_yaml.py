@@ -7,12 +7,12 @@ import contextlib
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.config.convert import convert
-from router.config.errors import ConfigError, Faults
-from router.config.load import load
-from router.config.schema import Config
-from router.config.schema_walk import ENV_PREFIX, environment_names, leaves
-from router.config.sources import Nodes, from_yaml, text_node
+from warmroute.config.convert import convert
+from warmroute.config.errors import ConfigError, Faults
+from warmroute.config.load import load
+from warmroute.config.schema import Config
+from warmroute.config.schema_walk import ENV_PREFIX, environment_names, leaves
+from warmroute.config.sources import Nodes, from_yaml, text_node
 
 KEYS = [key for key, _, _ in leaves(Config)]
 ANNOTATIONS = {key: annotation for key, annotation, _ in leaves(Config)}

@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.core.errors import ClientError
-from router.core.types import Api
-from router.dialects import Parsed, multipart_model, parse
-from router.dialects.routes import route, stored_response_id
-from router.dialects.usage import find_usage, response_id
+from warmroute.core.errors import ClientError
+from warmroute.core.types import Api
+from warmroute.dialects import Parsed, multipart_model, parse
+from warmroute.dialects.routes import route, stored_response_id
+from warmroute.dialects.usage import find_usage, response_id
 
 CODES = {"invalid_json", "prompt_required"}
 APIS = st.sampled_from(list(Api))

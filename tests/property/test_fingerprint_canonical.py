@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.fingerprint import GRID, Fingerprinter
-from router.core.types import Api
-from router.dialects import parse
+from warmroute.core.fingerprint import GRID, Fingerprinter
+from warmroute.core.types import Api
+from warmroute.dialects import parse
 
 TEXTS = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('\x00\x01ÿþtm\\"')), max_size=12

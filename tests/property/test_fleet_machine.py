@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from router.core.cost import CostParameters
-from router.core.errors import NotFoundError, OverloadError
-from router.core.fleet import (
+from warmroute.core.cost import CostParameters
+from warmroute.core.errors import NotFoundError, OverloadError
+from warmroute.core.fleet import (
     Decision,
     DrainStarted,
     Fleet,
@@ -21,10 +21,10 @@ from router.core.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from router.core.health import FailureReason, HealthParameters
-from router.core.learning.learner import Learner, LearningParameters
-from router.core.policies import POLICIES
-from router.core.types import Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.health import FailureReason, HealthParameters
+from warmroute.core.learning.learner import Learner, LearningParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
 
 GRID = tuple(512 * (i + 1) for i in range(8))
 IDS = [ReplicaId(f"r{i}") for i in range(5)]

@@ -8,10 +8,10 @@ import httptools
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.config.schema import LimitsConfig
-from router.dataplane.head_cache import HeadCache
-from router.dataplane.request import Fields, RequestHead
 from tests.support.wire import REPLICA, Wire
+from warmroute.config.schema import LimitsConfig
+from warmroute.dataplane.head_cache import HeadCache
+from warmroute.dataplane.request import Fields, RequestHead
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 LINES = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.fleet import Fleet
-from router.core.idle_time import IdleTime
-from router.core.survival import Survival
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.fleet import Fleet
+from warmroute.core.idle_time import IdleTime
+from warmroute.core.survival import Survival
 
 ages = st.floats(0.0, 20_000.0)
 lessons = st.lists(st.tuples(st.integers(0, 2), ages, st.floats(0.0, 1.0)), max_size=120)

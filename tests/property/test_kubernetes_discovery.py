@@ -12,7 +12,10 @@ from typing import Any, Self
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.adapters.discovery.kubernetes.answers import (
+from tests.support.discovery_worlds import Report
+from tests.support.fake_kubernetes import FakeCluster, endpoint, endpoint_slice
+from tests.support.virtual_clock import VirtualClockLoop
+from warmroute.adapters.discovery.kubernetes.answers import (
     ApiFailure,
     Change,
     Page,
@@ -21,13 +24,10 @@ from router.adapters.discovery.kubernetes.answers import (
     read_page,
     refused,
 )
-from router.adapters.discovery.kubernetes.api import Patience
-from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
-from router.config.discovery_urls import KubernetesSource
-from router.ports import DiscoveryFailure, Member
-from tests.support.discovery_worlds import Report
-from tests.support.fake_kubernetes import FakeCluster, endpoint, endpoint_slice
-from tests.support.virtual_clock import VirtualClockLoop
+from warmroute.adapters.discovery.kubernetes.api import Patience
+from warmroute.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
+from warmroute.config.discovery_urls import KubernetesSource
+from warmroute.ports import DiscoveryFailure, Member
 
 RESYNC_S = 30.0
 BOOKMARK_S = 7.0

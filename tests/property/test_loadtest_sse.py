@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.locust.sse import Events
+from warmroute_loadtest.locust.sse import Events
 
 STREAM = (
     b": keep-alive\n\n"

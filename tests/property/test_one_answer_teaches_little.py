@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.fleet import Fleet
-from router.core.learning.answers import ModelAnswers
-from router.core.survival import Survival
-from router.core.types import Record, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.fleet import Fleet
+from warmroute.core.learning.answers import ModelAnswers
+from warmroute.core.survival import Survival
+from warmroute.core.types import Record, ReplicaId, RequestShape
 
 ages = st.floats(2.6, 1e5)
 shares = st.floats(0.0, 1.0)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.core.bounded_load import capacity
-from router.core.cost import CostParameters
-from router.core.fleet import Fleet
-from router.core.policies import POLICIES
-from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 from tests.support.fleet_simulation import GRID, ready_fleet
+from warmroute.core.bounded_load import capacity
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Fleet
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 PARAMETERS = CostParameters()
 

@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from router.core.errors import RouterError
-from router.core.fleet import (
+from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.errors import RouterError
+from warmroute.core.fleet import (
     Decision,
     DrainStarted,
     ProbeFailed,
@@ -15,10 +16,9 @@ from router.core.fleet import (
     ReplicaAdded,
     ReplicaRemoved,
 )
-from router.core.health import FailureReason
-from router.core.queue import HoldParameters, HoldQueue, Ticket
-from router.core.types import Incarnation, ReplicaId, RequestShape
-from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.health import FailureReason
+from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 
 REPLICAS = 3
 PARAMETERS = HoldParameters(ahead_tokens=1000, max_held=8, max_hold_s=20.0)

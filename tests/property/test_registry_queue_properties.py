@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.adapters.registry.redis_queue import Queue, Write
-from router.core.types import FingerprintHash, Incarnation
+from warmroute.adapters.registry.redis_queue import Queue, Write
+from warmroute.core.types import FingerprintHash, Incarnation
 
 writes = st.builds(
     Write,

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from router.dialects.sse import MAX_HELD_BYTES
 from tests.support.recorded import RECORDED, path_for, request
 from tests.support.wire import ClientWire, ParsedAnswers, Wire
+from warmroute.dialects.sse import MAX_HELD_BYTES
 
 STREAMS = [
     name

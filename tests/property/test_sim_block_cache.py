@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replica.sim.block_cache import BlockCache
+from warmroute_replica.sim.block_cache import BlockCache
 
 CHAINS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 """Block contents over a tiny alphabet, so that prefixes are shared often."""

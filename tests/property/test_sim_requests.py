@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replica.sim import api_pooling
-from replica.sim.api_chat import plan_chat
-from replica.sim.api_completions import plan_completion
-from replica.sim.api_messages import plan_message
-from replica.sim.api_responses import plan_response
-from replica.sim.engine import EngineConfig
-from replica.sim.errors import ApiError
-from replica.sim.generation import Generation
-from replica.sim.simulated_replica import ReplicaConfig, SimulatedReplica
+from warmroute_replica.sim import api_pooling
+from warmroute_replica.sim.api_chat import plan_chat
+from warmroute_replica.sim.api_completions import plan_completion
+from warmroute_replica.sim.api_messages import plan_message
+from warmroute_replica.sim.api_responses import plan_response
+from warmroute_replica.sim.engine import EngineConfig
+from warmroute_replica.sim.errors import ApiError
+from warmroute_replica.sim.generation import Generation
+from warmroute_replica.sim.simulated_replica import ReplicaConfig, SimulatedReplica
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 300) | st.floats(allow_nan=False) | st.text(max_size=12)
 JSON = st.recursive(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.dialects.sse import MAX_HELD_BYTES, EventGate
+from warmroute.dialects.sse import MAX_HELD_BYTES, EventGate
 
 STREAMS = st.lists(
     st.sampled_from(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.dialects.routes import Route, RouteKind, route
 from tests.support.recorded import CLIENTS, RECORDED, path_for, request
 from tests.support.wire import REPLICA, ParsedAnswers, Wire, end_to_end
+from warmroute.dialects.routes import Route, RouteKind, route
 
 SHORT_BYTES = 1000
 """Up to this length an answer is cut at every byte; a longer one at every fifth, and at random."""

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.dataplane.upstream import ReplicaConnection
-from router.dialects.sse import EventGate
-from router.dialects.usage_request import ASKING, ASKS, NEVER, StreamManner, StreamWatch, asking_at
 from tests.support import recorded
 from tests.support.wire import ClientWire, FakeTransport, ParsedAnswers, Wire
+from warmroute.dataplane.upstream import ReplicaConnection
+from warmroute.dialects.sse import EventGate
+from warmroute.dialects.usage_request import ASKING, ASKS, NEVER, StreamManner, StreamWatch, asking_at
 
 VARIES = re.compile(rb'(?<="created":)\d+|(?<="chatcmpl-tool-)[0-9a-f]+')
 RECORDED = {

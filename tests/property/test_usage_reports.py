@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.types import Api
-from router.dialects.usage import find_usage
-from router.dialects.usage_report import read_report
+from warmroute.core.types import Api
+from warmroute.dialects.usage import find_usage
+from warmroute.dialects.usage_report import read_report
 
 COUNTS = st.integers(0, 10**17) | st.integers(0, 300)
 DETAILS = st.none() | st.fixed_dictionaries({"cached_tokens": COUNTS | st.none()}, optional={"more": COUNTS})

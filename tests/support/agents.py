@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import urllib.error
 import urllib.request
 from typing import Any, Self
 
-from tests.support.processes import Program
+from tests.support.processes import Program, python_command
 from tests.support.redis_server import free_port
 from tests.support.router_thread import wait_until
 
@@ -22,7 +21,7 @@ class AgentProcess(Program):
         words = ["--redis", redis_url, "--listen", f"127.0.0.1:{self.port}", *arguments]
         if command is not None:
             words += ["--", *command]
-        super().__init__("replica.cli", "agent" if command is None else "serve", *words)
+        super().__init__("warmroute_replica.cli", "agent" if command is None else "serve", *words)
 
     def ask(self, path: str, *, post: bool = False) -> tuple[int, str]:
         """One request to the agent's own port; status 0 if nobody answers."""
@@ -64,7 +63,7 @@ class LaunchedSim(AgentProcess):
         self, redis_url: str, *sim: str, agent: tuple[str, ...] = (), port: int | None = None
     ) -> None:
         self.engine_port = free_port() if port is None else port
-        command = [sys.executable, "-m", "replica.cli", "sim", "--port", str(self.engine_port), *sim]
+        command = python_command("warmroute_replica.cli", "sim", "--port", str(self.engine_port), *sim)
         super().__init__(redis_url, "--as-is", *agent, command=command)
 
     @property

@@ -16,19 +16,19 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from router.adapters.discovery.dns import DnsDiscovery, DnsPatience
-from router.adapters.discovery.kubernetes.access import Access
-from router.adapters.discovery.kubernetes.api import Api, Patience
-from router.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
-from router.adapters.discovery.kubernetes.slices import selector_of
-from router.adapters.discovery.redis import RedisDiscovery
-from router.adapters.discovery.static import StaticDiscovery
-from router.config.discovery_urls import DnsSource, KubernetesSource
-from router.core.types import ReplicaId
-from router.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
 from tests.support.fake_dns import FakeDns
 from tests.support.fake_kubernetes import FakeKubernetes, endpoint, endpoint_slice
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.discovery.dns import DnsDiscovery, DnsPatience
+from warmroute.adapters.discovery.kubernetes.access import Access
+from warmroute.adapters.discovery.kubernetes.api import Api, Patience
+from warmroute.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
+from warmroute.adapters.discovery.kubernetes.slices import selector_of
+from warmroute.adapters.discovery.redis import RedisDiscovery
+from warmroute.adapters.discovery.static import StaticDiscovery
+from warmroute.config.discovery_urls import DnsSource, KubernetesSource
+from warmroute.core.types import ReplicaId
+from warmroute.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
 
 
 class World(Protocol):

@@ -1,6 +1,6 @@
 """A fleet in virtual time for tests of policies: replicas that prefill first come first served and never forget.
 
-Much simpler than `replica.sim`: it is there to see where requests go, not how long they take.
+Much simpler than `warmroute_replica.sim`: it is there to see where requests go, not how long they take.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from router.core.cost import CostParameters
-from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
-from router.core.replica import Replica
-from router.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.replica import Replica
+from warmroute.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
 
 GRID = tuple(512 * (i + 1) for i in range(200))
 BYTES_PER_TOKEN = 4

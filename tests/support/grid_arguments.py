@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from loadtest.simulate.cells import wanted_knees
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.cells import wanted_knees
+from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.sources import Source
 
 WORKLOADS = ("conversation", "ragpulse", "multi-turn", "agent-loops", "hot-keys", "no-reuse")
 

@@ -7,15 +7,15 @@ import sys
 import time
 from random import Random
 
-from router.adapters.registry.redis_leases import RedisLoadBoard
-from router.core.cost import CostParameters
-from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
-from router.core.replica import Replica
-from router.core.types import ReplicaId, RequestShape
-from router.service.leases import Leases
-from router.tasks import Tasks
+from warmroute.adapters.registry.redis_leases import RedisLoadBoard
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.replica import Replica
+from warmroute.core.types import ReplicaId, RequestShape
+from warmroute.service.leases import Leases
+from warmroute.tasks import Tasks
 
 
 class Speaker:

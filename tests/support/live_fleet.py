@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.workload import Workload
 from tests.support.processes import RouterProcess, SimProcess
 from tests.support.replay import Replay, Texts, replay
 from tests.support.router_thread import wait_until
+from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.workload import Workload
 
 
 def live(

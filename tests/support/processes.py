@@ -21,16 +21,20 @@ from tests.support.router_thread import wait_until
 _RUN = "import sys; sys.path[:] = {path!r}; from {module} import main; sys.exit(main(sys.argv[1:]))"
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Runs a module's `main` in a Python of its own, with the import path of this one."""
+    return [sys.executable, "-c", _RUN.format(path=sys.path, module=module), *arguments]
+
+
 class Program:
     """One command, its output in a file; killed at the end of the `with` block if it still runs."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="warmroute-test-")
         self._log = Path(self._directory.name) / "log"
-        code = _RUN.format(path=sys.path, module=module)
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments],
+                python_command(module, *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -71,7 +75,7 @@ class SimProcess(Program):
     def __init__(self, count: int, *arguments: str) -> None:
         self.ports = [free_port() for _ in range(count)]
         ports = [word for port in self.ports for word in ("--port", str(port))]
-        super().__init__("replica.cli", "sim", *ports, *arguments)
+        super().__init__("warmroute_replica.cli", "sim", *ports, *arguments)
         wait_until(lambda: all(_status(f"{url}/health") == 200 for url in self.urls))
 
     @property
@@ -105,7 +109,7 @@ class RouterProcess(Program):
         named = [word for url in replicas for word in ("--replica", url)]
         addresses = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         super().__init__(
-            "router.cli.main", "serve", *addresses, *named, "--workers", str(workers), *arguments
+            "warmroute.cli.main", "serve", *addresses, *named, "--workers", str(workers), *arguments
         )
 
     def __enter__(self) -> Self:

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from router.adapters.registry.redis import RedisRegistry
-from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId
-from router.ports import Registry
+from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
+from warmroute.ports import Registry
 
 Holders = list[list[int] | None]
 

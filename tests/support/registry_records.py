@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.core.types import Record
-from router.wire.registry_record import MAX_HOLDERS, pack_entry
+from warmroute.core.types import Record
+from warmroute.wire.registry_record import MAX_HOLDERS, pack_entry
 
 
 def pack_record(record: Record) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from loadtest.simulate.workload import Session, Turn, Workload
+from warmroute_loadtest.simulate.workload import Session, Turn, Workload
 
 TOKEN_BYTES = 4
 

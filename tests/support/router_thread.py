@@ -14,8 +14,8 @@ from typing import Any
 
 import uvloop
 
-from router.app import Worker
-from router.config.schema import Config
+from warmroute.app import Worker
+from warmroute.config.schema import Config
 
 
 class RouterThread:

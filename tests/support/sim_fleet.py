@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from router.config.schema import Address, Config, HealthConfig, ReplicaConfig
+from tests.support.processes import python_command
 from tests.support.redis_server import free_port
+from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig
 
 
 class SimProcess:
@@ -35,7 +35,7 @@ class SimProcess:
 
     def start(self) -> None:
         """Start and wait until all ports listen."""
-        command = [sys.executable, "-m", "replica.cli", "sim", *self._arguments]
+        command = python_command("warmroute_replica.cli", "sim", *self._arguments)
         for port in self.ports:
             command += ["--port", str(port)]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)

@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.processes import python_command
+
 WORDS = (
     "import return class self value index string error module object function default result table python "
     "file name type list number"
@@ -142,7 +144,7 @@ class RouterProcess:
     def __init__(self, urls: Iterable[str], *arguments: str, replicas: int | None = None) -> None:
         """`replicas`: how many there are, where a configuration file among the arguments names them."""
         urls = list(urls)
-        command = [sys.executable, "-m", "router.cli.main", "serve"]
+        command = python_command("warmroute.cli.main", "serve")
         command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         for url in urls:
             command += ["--replica", url]

@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import httptools
 
-from router.app import Worker
-from router.config.schema import Address, Config, FeedbackConfig, LimitsConfig, ReplicaConfig
-from router.core.fleet import ProbeSucceeded, ReplicaAdded
-from router.core.types import Incarnation, ReplicaId
-from router.dataplane.downstream import ClientConnection
-from router.dataplane.upstream import ReplicaConnection
+from warmroute.app import Worker
+from warmroute.config.schema import Address, Config, FeedbackConfig, LimitsConfig, ReplicaConfig
+from warmroute.core.fleet import ProbeSucceeded, ReplicaAdded
+from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.dataplane.downstream import ClientConnection
+from warmroute.dataplane.upstream import ReplicaConnection
 
 REPLICA = ReplicaId("10.0.0.1:8000")
 

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from router.core.fleet import ProbeFailed, ProbeSucceeded
-from router.core.replica import Replica
-from router.dataplane.exchange import Exchange
-from router.dataplane.pool import Pool
-from router.dataplane.upstream import ReplicaConnection
 from tests.support.wire import ClientWire, FakeTransport, Wire
+from warmroute.core.fleet import ProbeFailed, ProbeSucceeded
+from warmroute.core.replica import Replica
+from warmroute.dataplane.exchange import Exchange
+from warmroute.dataplane.pool import Pool
+from warmroute.dataplane.upstream import ReplicaConnection
 
 USAGE = b'"usage":{"prompt_tokens":11,"total_tokens":12,"completion_tokens":1,"prompt_tokens_details":'
 OK = b'{"id":"c","choices":[],' + USAGE + b'{"cached_tokens":3}}}'

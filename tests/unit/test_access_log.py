@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from router.telemetry import access_log
-from router.telemetry.access_log import AccessEntry, AccessLog
+from warmroute.telemetry import access_log
+from warmroute.telemetry.access_log import AccessEntry, AccessLog
 
 
 def entry(index: int, path: str = "/v1/chat/completions") -> AccessEntry:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replica.agent.engine_command import EngineCommand, routing_flags
+from warmroute_replica.agent.engine_command import EngineCommand, routing_flags
 
 
 def command(text: str) -> EngineCommand:

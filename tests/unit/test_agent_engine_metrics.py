@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from replica.agent.engine_metrics import EngineFigures, parse
-from replica.agent.record import Record, State
-from router.adapters.discovery.heartbeats import read_heartbeat
+from warmroute.adapters.discovery.heartbeats import read_heartbeat
+from warmroute_replica.agent.engine_metrics import EngineFigures, parse
+from warmroute_replica.agent.record import Record, State
 
 TEXT = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 vllm:num_requests_running{engine="0",model_name="tiny"} 2.0

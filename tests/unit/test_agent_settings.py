@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from replica import cli
-from replica.agent.redis_url import parse_redis_url as agents
-from replica.agent.settings import Settings, SettingsError, add_arguments, read
-from router.adapters.registry.redis_url import parse_redis_url as routers
+from warmroute.adapters.registry.redis_url import parse_redis_url as routers
+from warmroute_replica import cli
+from warmroute_replica.agent.redis_url import parse_redis_url as agents
+from warmroute_replica.agent.settings import Settings, SettingsError, add_arguments, read
 
 
 def settings(*words: str, environment: dict[str, str] | None = None, **told: Any) -> Settings:
@@ -78,7 +78,7 @@ def test_what_cannot_work_is_named(words: tuple[str, ...], says: str) -> None:
 def test_a_command_that_cannot_work_ends_with_one_line(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replica.agent.command.set_up", lambda: None)
+    monkeypatch.setattr("warmroute_replica.agent.command.set_up", lambda: None)
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert says in said

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.app import _registry
-from router.config.schema import Config, RegistryConfig
-from router.core.types import FingerprintHash, Incarnation
+from warmroute.app import _registry
+from warmroute.config.schema import Config, RegistryConfig
+from warmroute.core.types import FingerprintHash, Incarnation
 
 NOW_S = 1e9
 

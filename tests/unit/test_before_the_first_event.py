@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from router.config.schema import HeadersConfig, UpstreamConfig
-from router.core.replica import RESERVED, STARTED
-from router.dataplane.attempt import OPENING_BYTES
-from router.dataplane.exchange import Exchange
-from router.dataplane.sweeper import PERIOD_S, Sweeper
 from tests.support.wire import ClientWire, ParsedAnswers
 from tests.support.wire_fleet import OK, WireFleet, plain
+from warmroute.config.schema import HeadersConfig, UpstreamConfig
+from warmroute.core.replica import RESERVED, STARTED
+from warmroute.dataplane.attempt import OPENING_BYTES
+from warmroute.dataplane.exchange import Exchange
+from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
 
 BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
 HEAD = b"HTTP/1.1 200 OK\r\nserver: engine\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from importlib.metadata import entry_points
 
 import pytest
 import yaml
 
-from replica.cli import main as replica_main
-from router.cli.main import COMMANDS_GROUP, main
+from tests.support.processes import python_command
+from warmroute.cli.main import COMMANDS_GROUP, main
+from warmroute_replica.cli import main as replica_main
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_an_access_log_file_switches_it_on(capsys: pytest.CaptureFixture[str]) -
 def test_version_help_and_a_missing_command() -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "router.cli.main", *arguments],
+            python_command("warmroute.cli.main", *arguments),
             capture_output=True,
             text=True,
             check=False,

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from router.core.fleet import Decision, Fleet, ProbeSucceeded
-from router.core.types import Incarnation, Record, ReplicaId, RequestShape
 from tests.support.fleet_simulation import prompt, ready_fleet
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded
+from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
 
 SHAPE = prompt(("hello", 8000))
 LIFE = Incarnation(1)

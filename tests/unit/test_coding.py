@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import zstandard
 
-from router.core.errors import ClientError
-from router.dialects.coding import UnsupportedCodingError, decoded, named, readable
+from warmroute.core.errors import ClientError
+from warmroute.dialects.coding import UnsupportedCodingError, decoded, named, readable
 
 TEXT = b'{"model": "m"}' * 1000
 

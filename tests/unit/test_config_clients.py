@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.config.errors import ConfigError
-from router.config.load import load
+from warmroute.config.errors import ConfigError
+from warmroute.config.load import load
 
 REPLICA = ("--replica", "replicas", ["http://a:1"])
 

@@ -9,15 +9,15 @@ from typing import get_args
 import pytest
 import yaml
 
-from router.config.errors import ConfigError
-from router.config.load import load
-from router.config.reference import effective
-from router.config.schema import Config, HealthConfig, PolicyConfig, PolicyName, split_address
-from router.config.schema_walk import environment_names, leaves
-from router.config.sources import Setting
-from router.core.cost import CostParameters
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
+from warmroute.config.errors import ConfigError
+from warmroute.config.load import load
+from warmroute.config.reference import effective
+from warmroute.config.schema import Config, HealthConfig, PolicyConfig, PolicyName, split_address
+from warmroute.config.schema_walk import environment_names, leaves
+from warmroute.config.sources import Setting
+from warmroute.core.cost import CostParameters
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
 
 REPLICA: Setting = ("--replica", "replicas", ["http://127.0.0.1:9000"])
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from router.config.load import load
-from router.config.reload import RELOADABLE, reloaded
-from router.config.schema import Config, ReplicaConfig
-from router.config.schema_walk import leaves
-from router.config.sources import Setting
+from warmroute.config.load import load
+from warmroute.config.reload import RELOADABLE, reloaded
+from warmroute.config.schema import Config, ReplicaConfig
+from warmroute.config.schema_walk import leaves
+from warmroute.config.sources import Setting
 
 REPLICA: Setting = ("--replica", "replicas", ["http://a:1"])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.config.errors import ConfigError
-from router.config.load import load
-from router.config.schema import Config
+from warmroute.config.errors import ConfigError
+from warmroute.config.load import load
+from warmroute.config.schema import Config
 
 REDIS = ("--registry", "registry.url", "redis://10.0.0.9")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.config.schema import CorsConfig
-from router.dataplane.cors import Cors, OriginError
-from router.dataplane.request import RequestHead
+from warmroute.config.schema import CorsConfig
+from warmroute.dataplane.cors import Cors, OriginError
+from warmroute.dataplane.request import RequestHead
 
 PAGE = b"https://chat.example"
 

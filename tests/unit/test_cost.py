@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.cost import CostParameters, CostTerms
-from router.core.health import HealthParameters
-from router.core.overlap import overlaps
-from router.core.replica import Decision, Replica
-from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.cost import CostParameters, CostTerms
+from warmroute.core.health import HealthParameters
+from warmroute.core.overlap import overlaps
+from warmroute.core.replica import Decision, Replica
+from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 GRID = (512, 1024, 1536, 2048)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.config.schema import HealthConfig
 from tests.support.wire_fleet import BREAKS, DIES, OK, WireFleet, plain
+from warmroute.config.schema import HealthConfig
 
 POISON = "POISON pill"
 DEAD = plain(500, b'{"error":{"message":"EngineCore encountered an issue. See stack trace (above)."}}')

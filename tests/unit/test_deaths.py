@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.cost import CostParameters
-from router.core.deaths import BUDGET_S, MAX_KEYS, Deaths, Life
-from router.core.health import FailureReason, HealthParameters
-from router.core.replica import Replica
-from router.core.types import Incarnation, ReplicaId
+from warmroute.core.cost import CostParameters
+from warmroute.core.deaths import BUDGET_S, MAX_KEYS, Deaths, Life
+from warmroute.core.health import FailureReason, HealthParameters
+from warmroute.core.replica import Replica
+from warmroute.core.types import Incarnation, ReplicaId
 
 
 def life(number: int) -> Life:

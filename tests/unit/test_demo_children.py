@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.demo.children import Children, DemoError, free_ports, is_free
+from warmroute_loadtest.demo.children import Children, DemoError, free_ports, is_free
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-from loadtest.demo.client import Measurements
-from loadtest.demo.display import Screen, closing, progress_line, saving, table
-from loadtest.demo.figures import Side
+from warmroute_loadtest.demo.client import Measurements
+from warmroute_loadtest.demo.display import Screen, closing, progress_line, saving, table
+from warmroute_loadtest.demo.figures import Side
 
 
 class Terminal(io.StringIO):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.demo.client import AnswerError, Measurements, Sample, read_stream
-from loadtest.demo.figures import percentile, side, working_set_tokens
+from warmroute_loadtest.demo.client import AnswerError, Measurements, Sample, read_stream
+from warmroute_loadtest.demo.figures import percentile, side, working_set_tokens
 
 
 def sample(

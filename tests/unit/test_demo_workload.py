@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.demo.workload import SIMULATED, TINY_VLLM, Workload, conversations, count_turns, duration_s
+from warmroute_loadtest.demo.workload import (
+    SIMULATED,
+    TINY_VLLM,
+    Workload,
+    conversations,
+    count_turns,
+    duration_s,
+)
 
 
 @pytest.mark.parametrize("workload", [SIMULATED, TINY_VLLM])

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from router.core.errors import ClientError
-from router.core.types import Api
-from router.dialects import Parsed, parse
+from warmroute.core.errors import ClientError
+from warmroute.core.types import Api
+from warmroute.dialects import Parsed, parse
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.errors import ClientError
-from router.core.types import Api
-from router.dialects import multipart_model, parse
+from warmroute.core.errors import ClientError
+from warmroute.core.types import Api
+from warmroute.dialects import multipart_model, parse
 
 
 @pytest.mark.parametrize(

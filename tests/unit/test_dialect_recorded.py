@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from router.core.errors import ClientError
-from router.core.types import Api
-from router.dialects import parse
-from router.dialects.routes import RouteKind, route, stored_response_id
-from router.dialects.usage import Usage, find_usage, response_id
+from warmroute.core.errors import ClientError
+from warmroute.core.types import Api
+from warmroute.dialects import parse
+from warmroute.dialects.routes import RouteKind, route, stored_response_id
+from warmroute.dialects.usage import Usage, find_usage, response_id
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "vllm"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "index.json").read_text())

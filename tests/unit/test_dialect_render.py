@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from router.core.errors import ClientError, NotFoundError, OverloadError, ReplicaError, RouterError
-from router.core.types import Api
-from router.dialects import render_error, render_stream_error
+from warmroute.core.errors import ClientError, NotFoundError, OverloadError, ReplicaError, RouterError
+from warmroute.core.types import Api
+from warmroute.dialects import render_error, render_stream_error
 
 BROKEN = ReplicaError("The replica closed the connection.")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.types import Api
-from router.dialects.routes import RouteKind, route, stored_response_id
+from warmroute.core.types import Api
+from warmroute.dialects.routes import RouteKind, route, stored_response_id
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from router.core.types import ReplicaId
-from router.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
-from router.service.discovery_sources import DiscoverySources, MakeSource
-from router.tasks import Tasks
+from warmroute.core.types import ReplicaId
+from warmroute.ports import Discovery, DiscoveryFailure, DiscoveryReport, Member
+from warmroute.service.discovery_sources import DiscoverySources, MakeSource
+from warmroute.tasks import Tasks
 
 A, B, C = (Member(ReplicaId(name), f"http://{name}:1") for name in "abc")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from router.adapters.discovery.static import StaticDiscovery
-from router.core.types import ReplicaId
-from router.ports import Discovery, Member
+from warmroute.adapters.discovery.static import StaticDiscovery
+from warmroute.core.types import ReplicaId
+from warmroute.ports import Discovery, Member
 
 A, B = Member(ReplicaId("a:1"), "http://a:1"), Member(ReplicaId("b:1"), "http://b:1")
 

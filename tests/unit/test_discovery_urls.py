@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.config.discovery_urls import (
+from warmroute.config.discovery_urls import (
     DiscoverySource,
     DnsSource,
     KubernetesSource,
@@ -12,9 +12,9 @@ from router.config.discovery_urls import (
     RedisSource,
     parse_source,
 )
-from router.config.errors import ConfigError
-from router.config.load import load
-from router.config.sources import Setting
+from warmroute.config.errors import ConfigError
+from warmroute.config.load import load
+from warmroute.config.sources import Setting
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.config.schema import HealthConfig, PolicyConfig
-from router.core.health import FailureReason, ReplicaState
 from tests.support.wire_fleet import OK, WireFleet, plain
+from warmroute.config.schema import HealthConfig, PolicyConfig
+from warmroute.core.health import FailureReason, ReplicaState
 
 BROKEN = plain(500, b'{"error":{"message":"CUDA out of memory"}}')
 EVENTS = b'data: {"error":{"message":"CUDA out of memory"}}\n\ndata: [DONE]\n\n'

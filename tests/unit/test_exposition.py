@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from router.core.types import Api, DecisionKind, ReplicaId
-from router.telemetry.catalogue import CATALOGUE, REGISTRY_STATISTICS, Kind
-from router.telemetry.exposition import Exposition, Sources
-from router.telemetry.metrics import Metrics
+from warmroute.core.types import Api, DecisionKind, ReplicaId
+from warmroute.telemetry.catalogue import CATALOGUE, REGISTRY_STATISTICS, Kind
+from warmroute.telemetry.exposition import Exposition, Sources
+from warmroute.telemetry.metrics import Metrics
 
 ROWS: list[Mapping[str, object]] = [
     {

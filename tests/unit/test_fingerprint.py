@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.fingerprint import (
+from warmroute.core.fingerprint import (
     BLOCK_BYTES,
     GRID,
     HEAD_BYTES,

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from router.core.types import Api
-from router.dataplane.sweeper import PERIOD_S, Sweeper
-from router.dialects.sse import MAX_HELD_BYTES
-from router.dialects.terminal import ends_answer
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import WireFleet
+from warmroute.core.types import Api
+from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
+from warmroute.dialects.sse import MAX_HELD_BYTES
+from warmroute.dialects.terminal import ends_answer
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 USAGE = {

@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from router.core.cost import CostParameters
-from router.core.errors import NotFoundError, OverloadError
-from router.core.fleet import (
+from tests.support.fleet_simulation import GRID, prompt, ready_fleet, uncrowd
+from warmroute.core.cost import CostParameters
+from warmroute.core.errors import NotFoundError, OverloadError
+from warmroute.core.fleet import (
     MOST_UNIT,
     DrainStarted,
     Fleet,
@@ -19,10 +20,9 @@ from router.core.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from router.core.health import FailureReason, HealthParameters
-from router.core.policies import POLICIES
-from router.core.types import DecisionKind, Incarnation, ReplicaId, RequestShape
-from tests.support.fleet_simulation import GRID, prompt, ready_fleet, uncrowd
+from warmroute.core.health import FailureReason, HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import DecisionKind, Incarnation, ReplicaId, RequestShape
 
 SHAPE = prompt(("hello", 2000))
 ANY = RequestShape(model="")

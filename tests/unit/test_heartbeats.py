@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from router.adapters.discovery.heartbeats import Heartbeat, Heartbeats, UnusableError, read_heartbeat
+from warmroute.adapters.discovery.heartbeats import Heartbeat, Heartbeats, UnusableError, read_heartbeat
 
 
 def said(replica_id: str = "a", state: str = "ready", **fields: object) -> Heartbeat:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import fields
 
-from router.config.schema import HoldConfig, PolicyConfig
-from router.core.cost import CostParameters
-from router.core.errors import RouterError
-from router.core.fleet import Decision
-from router.core.queue import HoldParameters, HoldQueue, Ticket
-from router.core.replica import MOST_STREAMED
-from router.core.types import RequestShape
-from router.dataplane.hold import Hold
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.config.schema import HoldConfig, PolicyConfig
+from warmroute.core.cost import CostParameters
+from warmroute.core.errors import RouterError
+from warmroute.core.fleet import Decision
+from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.replica import MOST_STREAMED
+from warmroute.core.types import RequestShape
+from warmroute.dataplane.hold import Hold
 
 SHAPE = RequestShape("m", [], 32_000, 8000, 1, 1)
 

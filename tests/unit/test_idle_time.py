@@ -7,15 +7,15 @@ import random
 
 import pytest
 
-from router.adapters.registry.memory import MemoryRegistry
-from router.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.idle_time import MARGIN_RATIO, IdleTime
-from router.core.replica import Replica
-from router.core.survival import LEAST_LESSONS
-from router.core.types import Incarnation, ReplicaId
-from router.service.expiry import Expiry
-from router.tasks import Tasks
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.adapters.registry.memory import MemoryRegistry
+from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.idle_time import MARGIN_RATIO, IdleTime
+from warmroute.core.replica import Replica
+from warmroute.core.survival import LEAST_LESSONS
+from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.service.expiry import Expiry
+from warmroute.tasks import Tasks
 
 LEAST_S = 300.0
 MOST_S = 3600.0

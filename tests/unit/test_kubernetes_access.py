@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from router.adapters.discovery.kubernetes.access import AccessError, Credentials
+from warmroute.adapters.discovery.kubernetes.access import AccessError, Credentials
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.adapters.discovery.kubernetes.slices import Slice, SliceTable, selector_of
-from router.config.discovery_urls import KubernetesSource, Pool
-from router.ports import Member
 from tests.support.fake_kubernetes import endpoint, endpoint_slice
+from warmroute.adapters.discovery.kubernetes.slices import Slice, SliceTable, selector_of
+from warmroute.config.discovery_urls import KubernetesSource, Pool
+from warmroute.ports import Member
 
 SOURCE = KubernetesSource("prod", "vllm", port="http")
 TERMINATING: dict[str, Any] = {"ready": False, "serving": True, "terminating": True}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from router.core.learning.answers import ModelAnswers
+from warmroute.core.learning.answers import ModelAnswers
 
 
 def test_bytes_per_token_follow_reports_within_a_few_answers() -> None:

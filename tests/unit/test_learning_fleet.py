@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.cost import CostParameters
-from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
-from router.core.health import HealthParameters
-from router.core.learning.learner import MAX_MODELS, Learner, LearningParameters
-from router.core.learning.stretch import ENOUGH_TOKENS
-from router.core.policies import POLICIES
-from router.core.replica import Replica
-from router.core.types import Incarnation, ReplicaId, RequestShape
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from warmroute.core.health import HealthParameters
+from warmroute.core.learning.learner import MAX_MODELS, Learner, LearningParameters
+from warmroute.core.learning.stretch import ENOUGH_TOKENS
+from warmroute.core.policies import POLICIES
+from warmroute.core.replica import Replica
+from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 
 PARAMETERS = CostParameters(attention_context_tokens=0.0)
 PRIORS = (0.001, 0.01, 0.3, 1.0, 12.0, 1000.0)

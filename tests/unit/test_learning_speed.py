@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from router.core.learning import speed as speed_module
-from router.core.learning.speed import ROUNDS, WINDOW, Common, SpeedEstimate, weighted_median
-from router.core.learning.stretch import Stretch
+from warmroute.core.learning import speed as speed_module
+from warmroute.core.learning.speed import ROUNDS, WINDOW, Common, SpeedEstimate, weighted_median
+from warmroute.core.learning.stretch import Stretch
 
 
 def stretch(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Stretch:

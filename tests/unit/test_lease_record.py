@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.foreign_load import Load, Notice
-from router.core.types import ReplicaId
-from router.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
+from warmroute.core.foreign_load import Load, Notice
+from warmroute.core.types import ReplicaId
+from warmroute.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
 
 MOST: Load = (2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)
 TOO_MUCH: Load = (9, 1_000_000, 2**32 + 3, -1, 2**40, 10**9, 10**6, 10**9)

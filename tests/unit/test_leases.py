@@ -7,18 +7,18 @@ from random import Random
 
 import pytest
 
-from router.adapters.registry.redis_leases import NoBoard
-from router.core.cost import CostParameters
-from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
-from router.core.queue import HoldParameters, HoldQueue, Ticket
-from router.core.types import Incarnation, ReplicaId, RequestShape
-from router.ports import LoadBoard
-from router.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, Leases
-from router.tasks import Tasks
-from router.wire.lease import HEADER_BYTES, unpack_notice
 from tests.support.load_boards import ListBoard, SharedList
+from warmroute.adapters.registry.redis_leases import NoBoard
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.types import Incarnation, ReplicaId, RequestShape
+from warmroute.ports import LoadBoard
+from warmroute.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, Leases
+from warmroute.tasks import Tasks
+from warmroute.wire.lease import HEADER_BYTES, unpack_notice
 
 INTERVAL_S = 0.05
 EXPIRE_S = 1.0

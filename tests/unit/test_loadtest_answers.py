@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.locust.answers import Answer, refusal
-from loadtest.locust.sse import Events
-from loadtest.locust.talks import Api
+from warmroute_loadtest.locust.answers import Answer, refusal
+from warmroute_loadtest.locust.sse import Events
+from warmroute_loadtest.locust.talks import Api
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vllm"
 

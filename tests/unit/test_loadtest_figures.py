@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtest.locust import baseline, samples, thresholds
-from loadtest.locust.figures import Figures, figures, most_in_flight, percentile
-from loadtest.locust.launch import printed
-from loadtest.locust.recorder import Generator, Histogram, Recorder
-from loadtest.locust.report import Report, Side, markdown, page, pictures, table, write
-from loadtest.locust.samples import Sample
-from loadtest.locust.thresholds import SettingError, Threshold
+from warmroute_loadtest.locust import baseline, samples, thresholds
+from warmroute_loadtest.locust.figures import Figures, figures, most_in_flight, percentile
+from warmroute_loadtest.locust.launch import printed
+from warmroute_loadtest.locust.recorder import Generator, Histogram, Recorder
+from warmroute_loadtest.locust.report import Report, Side, markdown, page, pictures, table, write
+from warmroute_loadtest.locust.samples import Sample
+from warmroute_loadtest.locust.thresholds import SettingError, Threshold
 
 ONE = Sample(
     name="rag",

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from loadtest.locust.bodies import Dialogue, Form
-from loadtest.locust.models import choose
-from loadtest.locust.player import CUT_OFF, Player
-from loadtest.locust.samples import Sample
-from loadtest.locust.talks import Api, Ask, Manners, Piece, Talk
-from loadtest.locust.tape import Tape
-from loadtest.locust.thresholds import SettingError
-from loadtest.locust.wire import Wire, WireError
+from warmroute_loadtest.locust.bodies import Dialogue, Form
+from warmroute_loadtest.locust.models import choose
+from warmroute_loadtest.locust.player import CUT_OFF, Player
+from warmroute_loadtest.locust.samples import Sample
+from warmroute_loadtest.locust.talks import Api, Ask, Manners, Piece, Talk
+from warmroute_loadtest.locust.tape import Tape
+from warmroute_loadtest.locust.thresholds import SettingError
+from warmroute_loadtest.locust.wire import Wire, WireError
 
 TAPE = Tape("s")
 

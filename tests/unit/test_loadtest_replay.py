@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.locust.replay import Played, Recording, arrivals
-from loadtest.locust.talks import Api, Piece
-from loadtest.locust.tape import Tape
-from loadtest.simulate.traces import TraceError
+from warmroute_loadtest.locust.replay import Played, Recording, arrivals
+from warmroute_loadtest.locust.talks import Api, Piece
+from warmroute_loadtest.locust.tape import Tape
+from warmroute_loadtest.simulate.traces import TraceError
 
 TAPE = Tape("s")
 

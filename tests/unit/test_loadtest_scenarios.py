@@ -6,12 +6,12 @@ from itertools import islice
 
 import pytest
 
-from loadtest.locust.arrivals import Arrival, Share, poisson, recorded
-from loadtest.locust.bodies import Dialogue, Form
-from loadtest.locust.hostile import PREFIX, judged
-from loadtest.locust.scenarios import MAX_CONTEXT_TOKENS, SCENARIOS, Generated
-from loadtest.locust.talks import Api, Ask, Manners, Piece, Talk, planned
-from loadtest.locust.tape import Tape
+from warmroute_loadtest.locust.arrivals import Arrival, Share, poisson, recorded
+from warmroute_loadtest.locust.bodies import Dialogue, Form
+from warmroute_loadtest.locust.hostile import PREFIX, judged
+from warmroute_loadtest.locust.scenarios import MAX_CONTEXT_TOKENS, SCENARIOS, Generated
+from warmroute_loadtest.locust.talks import Api, Ask, Manners, Piece, Talk, planned
+from warmroute_loadtest.locust.tape import Tape
 
 TAPE = Tape("salt")
 FORM = Form("m")

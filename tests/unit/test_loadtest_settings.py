@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.locust.__main__ import main
-from loadtest.locust.launch import arguments
-from loadtest.locust.settings import NAMES, Target, manual, parse
-from loadtest.locust.thresholds import SettingError
+from warmroute_loadtest.locust.__main__ import main
+from warmroute_loadtest.locust.launch import arguments
+from warmroute_loadtest.locust.settings import NAMES, Target, manual, parse
+from warmroute_loadtest.locust.thresholds import SettingError
 
 URL = "URL=http://127.0.0.1:1"
 

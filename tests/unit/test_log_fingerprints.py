@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from router.core.fingerprint import GRID, Fingerprinter
-from router.core.types import RequestShape
-from router.telemetry.log_fingerprints import LogFingerprints
+from warmroute.core.fingerprint import GRID, Fingerprinter
+from warmroute.core.types import RequestShape
+from warmroute.telemetry.log_fingerprints import LogFingerprints
 
 SECRET = b"a secret of sixteen bytes"
 

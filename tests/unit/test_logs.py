@@ -8,23 +8,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.telemetry.logs import fields, set_up
+from warmroute.telemetry.logs import fields, set_up
 
 
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level, ours = root.handlers[:], root.level, logging.getLogger("router").level
+    handlers, level, ours = root.handlers[:], root.level, logging.getLogger("warmroute").level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    logging.getLogger("router").setLevel(ours)
+    logging.getLogger("warmroute").setLevel(ours)
 
 
 def lines(level: str) -> tuple[io.StringIO, logging.Logger]:
     stream = io.StringIO()
     set_up(level, stream)
-    return stream, logging.getLogger("router.test")
+    return stream, logging.getLogger("warmroute.test")
 
 
 def test_an_event_is_one_line_with_its_fields() -> None:
@@ -32,7 +32,7 @@ def test_an_event_is_one_line_with_its_fields() -> None:
     log.info("replica_ejected", extra=fields(replica="a:1", reason="refused", backoff_s=1.0 / 3, none=None))
     stamp, rest = stream.getvalue().split(" ", 1)
     assert (
-        rest == "info router.test replica_ejected replica=a:1 reason=refused backoff_s=0.333333 none=None\n"
+        rest == "info warmroute.test replica_ejected replica=a:1 reason=refused backoff_s=0.333333 none=None\n"
     )
     assert len(stamp) == len("2026-01-01T00:00:00.000Z")
     assert stamp.endswith("Z")
@@ -66,5 +66,5 @@ def test_a_traceback_follows_its_event() -> None:
     except ValueError:
         log.exception("task_crashed", extra=fields(task="probe"))
     first, *rest = stream.getvalue().splitlines()
-    assert first.endswith("error router.test task_crashed task=probe")
+    assert first.endswith("error warmroute.test task_crashed task=probe")
     assert rest[-1].startswith("ValueError: invalid literal")

@@ -9,8 +9,9 @@ from random import Random
 
 import pytest
 
-from router.core.cost import CostParameters
-from router.core.fleet import (
+from tests.support.virtual_clock import VirtualClockLoop
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import (
     DrainStarted,
     Event,
     Fleet,
@@ -20,13 +21,12 @@ from router.core.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from router.core.health import FailureReason, HealthParameters
-from router.core.policies import POLICIES
-from router.core.types import Incarnation, ReplicaId
-from router.ports import Member, ProbeResult
-from router.service.membership import MAX_CONCURRENT_PROBES, Membership
-from router.tasks import Tasks
-from tests.support.virtual_clock import VirtualClockLoop
+from warmroute.core.health import FailureReason, HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.ports import Member, ProbeResult
+from warmroute.service.membership import MAX_CONCURRENT_PROBES, Membership
+from warmroute.tasks import Tasks
 
 A = Member(ReplicaId("a:1"), "http://a:1")
 B = Member(ReplicaId("b:1"), "http://b:1")
@@ -303,7 +303,7 @@ def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         await asyncio.sleep(5)
 
     play(scenario, A)
-    events = [record.message for record in caplog.records if record.name == "router.service.membership"]
+    events = [record.message for record in caplog.records if record.name == "warmroute.service.membership"]
     assert events == ["replica_added", "replica_well", "replica_restarted", "replica_unwell", "replica_well"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from router.telemetry.merging import Merger
+from warmroute.telemetry.merging import Merger
 
 GAUGES = """# HELP warmroute_in_flight Requests.
 # TYPE warmroute_in_flight gauge

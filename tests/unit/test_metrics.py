@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from time import thread_time_ns
 
-from router.core.types import Api, DecisionKind, ReplicaId
-from router.telemetry import metrics as module
-from router.telemetry.metrics import DURATION_BUCKETS_S, OTHER, TTFT_BUCKETS_S, Metrics
+from warmroute.core.types import Api, DecisionKind, ReplicaId
+from warmroute.telemetry import metrics as module
+from warmroute.telemetry.metrics import DURATION_BUCKETS_S, OTHER, TTFT_BUCKETS_S, Metrics
 
 ONE = ReplicaId("a:1")
 

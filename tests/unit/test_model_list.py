@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.dialects.model_list import anthropic_list, anthropic_model, default_model
+from warmroute.dialects.model_list import anthropic_list, anthropic_model, default_model
 
 
 @pytest.mark.parametrize(

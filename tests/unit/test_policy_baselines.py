@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from router.core.policies import POLICIES
-from router.core.types import DecisionKind, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import DecisionKind, ReplicaId, RequestShape
 
 SHAPE = RequestShape("m", prompt_tokens=100, ring_key=5, head_key=5)
 

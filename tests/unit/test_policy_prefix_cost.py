@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-import router.core.replica as replica_module
-from router.core.cost import CostParameters
-from router.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.learning.stretch import WAY_S
-from router.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+import warmroute.core.replica as replica_module
 from tests.support.fleet_simulation import Simulation, prompt, ready_fleet, uncrowd
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.learning.stretch import WAY_S
+from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 
 def holders(*incarnations: int) -> Record:

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from router.core.cost import CostParameters
-from router.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from router.core.health import HealthParameters
-from router.core.policies import POLICIES
-from router.core.types import Incarnation, ReplicaId
-from router.ports import CallAnswer, CallError, ProbeResult
-from router.service import questions
-from router.service.questions import Questions
-from router.tasks import Tasks
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health import HealthParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.ports import CallAnswer, CallError, ProbeResult
+from warmroute.service import questions
+from warmroute.service.questions import Questions
+from warmroute.tasks import Tasks
 
 A, B = ReplicaId("a"), ReplicaId("b")
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.cost import CostParameters
-from router.core.errors import NotFoundError, RouterError
-from router.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
-from router.core.health import FailureReason
-from router.core.learning.stretch import WAY_S
-from router.core.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
-from router.core.replica import MOST_STREAMED
-from router.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.cost import CostParameters
+from warmroute.core.errors import NotFoundError, RouterError
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
+from warmroute.core.health import FailureReason
+from warmroute.core.learning.stretch import WAY_S
+from warmroute.core.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
+from warmroute.core.replica import MOST_STREAMED
+from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 
 TO_ORDER = HoldParameters()
 """256 tokens ahead, and the way, are 37 ms at 8,000 tokens a second."""

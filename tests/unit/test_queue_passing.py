@@ -7,16 +7,16 @@ from math import inf
 
 import pytest
 
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import Warm, warm
-from loadtest.simulate.workload import Session, Turn, Workload
-from replica.sim.engine import SchedulingPolicy
-from router.core.cost import CostParameters
-from router.core.fleet import Decision
-from router.core.queue import HoldParameters, HoldQueue, Ticket
-from router.core.replica import MOST_STREAMED
-from router.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.cost import CostParameters
+from warmroute.core.fleet import Decision
+from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.replica import MOST_STREAMED
+from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
+from warmroute_loadtest.simulate.warm import Warm, warm
+from warmroute_loadtest.simulate.workload import Session, Turn, Workload
+from warmroute_replica.sim.engine import SchedulingPolicy
 
 SHARING = CostParameters(attention_context_tokens=0.0, shared_step_tokens=1024.0)
 ALONE = replace(SHARING, shared_step_tokens=0.0)

@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import warm
-from loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
-from router.core.cost import CostParameters
-from router.core.queue import HoldParameters
+from warmroute.core.cost import CostParameters
+from warmroute.core.queue import HoldParameters
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
+from warmroute_loadtest.simulate.warm import warm
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload
 
 FOR_EVER = HoldParameters(max_held=1_000_000, max_hold_s=1e9)
 """Nobody goes because too many wait, or for too long."""

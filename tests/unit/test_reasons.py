@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from router.telemetry.reasons import is_refused, why_no_connection
+from warmroute.telemetry.reasons import is_refused, why_no_connection
 
 
 def verification(message: str) -> ssl.SSLCertVerificationError:

@@ -8,11 +8,11 @@ from typing import Any
 
 import hiredis
 
-from router.adapters.registry.redis_batch import Lookups
-from router.adapters.registry.redis_commands import Commands
-from router.adapters.registry.redis_queue import Write
-from router.adapters.registry.redis_writes import Writes
-from router.core.types import FingerprintHash, Incarnation, Record, Records
+from warmroute.adapters.registry.redis_batch import Lookups
+from warmroute.adapters.registry.redis_commands import Commands
+from warmroute.adapters.registry.redis_queue import Write
+from warmroute.adapters.registry.redis_writes import Writes
+from warmroute.core.types import FingerprintHash, Incarnation, Record, Records
 
 COMMANDS = Commands("w", b"")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.adapters.registry.memory import MAX_HOLDERS, MemoryRegistry, ResponseHomes
-from router.core.types import FingerprintHash, Incarnation, ReplicaId
+from warmroute.adapters.registry.memory import MAX_HOLDERS, MemoryRegistry, ResponseHomes
+from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId
 
 IDLE_S = 64.0
 FRESH_S = 1.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from router.adapters.registry.memory import MemoryRegistry
-from router.adapters.registry.redis_overlay import Overlay
-from router.core.types import FingerprintHash, Incarnation
 from tests.support.registry_records import pack_record
+from warmroute.adapters.registry.memory import MemoryRegistry
+from warmroute.adapters.registry.redis_overlay import Overlay
+from warmroute.core.types import FingerprintHash, Incarnation
 
 NOW_S = 1_800_000_000.0
 

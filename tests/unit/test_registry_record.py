@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.types import Incarnation, Record
-from router.wire.registry_record import (
+from tests.support.registry_records import pack_record
+from warmroute.core.types import Incarnation, Record
+from warmroute.wire.registry_record import (
     EPOCH_S,
     MAX_HOLDERS,
     pack_entry,
     pack_incarnation,
     unpack_record,
 )
-from tests.support.registry_records import pack_record
 
 GOLDEN = [
     (((0x0000_0000_0001, EPOCH_S + 0.0),), "00000000000100000000"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.core.seen import Seen
-from router.core.types import FingerprintHash
+from warmroute.core.seen import Seen
+from warmroute.core.types import FingerprintHash
 
 
 def rungs(*numbers: int) -> list[FingerprintHash]:

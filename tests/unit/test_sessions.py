@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from router.config.schema import Config
-from router.core.types import Api
-from router.dialects import parse
-from router.dialects.sessions import Sessions
+from warmroute.config.schema import Config
+from warmroute.core.types import Api
+from warmroute.dialects import parse
+from warmroute.dialects.sessions import Sessions
 
 PLACES = Config().sessions
 CLAUDE = json.dumps({"device_id": "d", "account_uuid": "", "session_id": "claude-body"})

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from replica.sim.answers import AnswerLimits, Finish, make_answer
-from replica.sim.errors import ApiError
-from replica.sim.faults import MAX_FAULTS, FaultKind, Faults, parse_fault
-from replica.sim.template import Message, Tool, Turn, render
-from replica.sim.text import answer_pieces
-from replica.sim.tokens import block_keys, count_tokens, stream_of_ids, text_of_ids, token_ids
+from warmroute_replica.sim.answers import AnswerLimits, Finish, make_answer
+from warmroute_replica.sim.errors import ApiError
+from warmroute_replica.sim.faults import MAX_FAULTS, FaultKind, Faults, parse_fault
+from warmroute_replica.sim.template import Message, Tool, Turn, render
+from warmroute_replica.sim.text import answer_pieces
+from warmroute_replica.sim.tokens import block_keys, count_tokens, stream_of_ids, text_of_ids, token_ids
 
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "number"}}})
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from replica.sim.driver import CATCH_UP_S, WAKE_UP_S, Driver
-from replica.sim.engine import Engine, EngineConfig, RunState, SimRequest, StepResult
-from replica.sim.step_time import StepTime
+from warmroute_replica.sim.driver import CATCH_UP_S, WAKE_UP_S, Driver
+from warmroute_replica.sim.engine import Engine, EngineConfig, RunState, SimRequest, StepResult
+from warmroute_replica.sim.step_time import StepTime
 
 
 class Handle:

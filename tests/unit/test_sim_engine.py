@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from replica.sim.engine import Engine, EngineConfig, RunState, SchedulingPolicy, SimRequest, StepResult
-from replica.sim.step_time import StepTime
+from warmroute_replica.sim.engine import (
+    Engine,
+    EngineConfig,
+    RunState,
+    SchedulingPolicy,
+    SimRequest,
+    StepResult,
+)
+from warmroute_replica.sim.step_time import StepTime
 
 # 1 ms a prefilled token, 10 ms the shortest step, nothing else: every duration below is mental arithmetic.
 PLAIN = StepTime(

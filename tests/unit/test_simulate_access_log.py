@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from loadtest.simulate.access_log import LOG_BLOCK_TOKENS, access_log
-from loadtest.simulate.traces import TraceError
-from loadtest.simulate.workload import Workload
+from warmroute_loadtest.simulate.access_log import LOG_BLOCK_TOKENS, access_log
+from warmroute_loadtest.simulate.traces import TraceError
+from warmroute_loadtest.simulate.workload import Workload
 
 
 def line(at_s: float, tokens: int, rungs: str, **more: Any) -> dict[str, Any]:

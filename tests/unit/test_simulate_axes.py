@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulate.axes import (
+from warmroute_loadtest.simulate.axes import (
     CACHE_TOKENS,
     CHOSEN_ON,
     REPORTED_APART,
@@ -17,13 +17,13 @@ from loadtest.simulate.axes import (
     summaries,
     wanted_knees,
 )
-from loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome
-from loadtest.simulate.command import main
-from loadtest.simulate.contenders import OURS
-from loadtest.simulate.metrics import Figures
-from loadtest.simulate.report import axes_table
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome
+from warmroute_loadtest.simulate.command import main
+from warmroute_loadtest.simulate.contenders import OURS
+from warmroute_loadtest.simulate.metrics import Figures
+from warmroute_loadtest.simulate.report import axes_table
+from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.sources import Source
 
 ALL = {name: Source("no-reuse", 100) for name in (*CHOSEN_ON, *REPORTED_APART)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulate.command import main
+from warmroute_loadtest.simulate.command import main
 
 SMALL = ["--requests", "60", "--replicas", "2", "--policy", "prefix-cost", "--policy", "round-robin"]
 

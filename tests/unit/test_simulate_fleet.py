@@ -7,18 +7,29 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.simulate.bounds import clairvoyant_ratio, infinite_ratio, pooled_lru_ratio, working_set_tokens
-from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.explain import explain
-from loadtest.simulate.generators import GENERATORS, agent_loops, multi_turn, no_reuse, shared_prompts
-from loadtest.simulate.knee import knee_rate
-from loadtest.simulate.metrics import figures, quantile
-from loadtest.simulate.rivals import RIVALS
-from loadtest.simulate.routers import several
-from loadtest.simulate.simulation import HOP_S, FleetConfig, Join, simulate
-from loadtest.simulate.warm import warm
-from loadtest.simulate.workload import Session, Turn, Workload
-from replica.sim.step_time import StepTime
+from warmroute_loadtest.simulate.bounds import (
+    clairvoyant_ratio,
+    infinite_ratio,
+    pooled_lru_ratio,
+    working_set_tokens,
+)
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.explain import explain
+from warmroute_loadtest.simulate.generators import (
+    GENERATORS,
+    agent_loops,
+    multi_turn,
+    no_reuse,
+    shared_prompts,
+)
+from warmroute_loadtest.simulate.knee import knee_rate
+from warmroute_loadtest.simulate.metrics import figures, quantile
+from warmroute_loadtest.simulate.rivals import RIVALS
+from warmroute_loadtest.simulate.routers import several
+from warmroute_loadtest.simulate.simulation import HOP_S, FleetConfig, Join, simulate
+from warmroute_loadtest.simulate.warm import warm
+from warmroute_loadtest.simulate.workload import Session, Turn, Workload
+from warmroute_replica.sim.step_time import StepTime
 
 SMALL = FleetConfig(replicas=3, cache_tokens=400_000)
 

@@ -7,8 +7,8 @@ from statistics import fmean, median
 
 import pytest
 
-from loadtest.simulate.bounds import infinite_ratio, working_set_tokens
-from loadtest.simulate.generators import (
+from warmroute_loadtest.simulate.bounds import infinite_ratio, working_set_tokens
+from warmroute_loadtest.simulate.generators import (
     GENERATORS,
     agent_loops,
     generate,
@@ -18,7 +18,7 @@ from loadtest.simulate.generators import (
     no_reuse,
     shared_prompts,
 )
-from loadtest.simulate.workload import Turn, Workload
+from warmroute_loadtest.simulate.workload import Turn, Workload
 
 
 def turns(workload: Workload) -> list[Turn]:

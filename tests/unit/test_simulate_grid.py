@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from loadtest.simulate import jobs
-from loadtest.simulate.cells import CACHES, cells, geometric_means, mean_outcomes, wanted_knees
-from loadtest.simulate.command import main
-from loadtest.simulate.grid import play_grid
-from loadtest.simulate.report import grid_table
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.sources import Source
 from tests.support.grid_arguments import grid_arguments
+from warmroute_loadtest.simulate import jobs
+from warmroute_loadtest.simulate.cells import CACHES, cells, geometric_means, mean_outcomes, wanted_knees
+from warmroute_loadtest.simulate.command import main
+from warmroute_loadtest.simulate.grid import play_grid
+from warmroute_loadtest.simulate.report import grid_table
+from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.sources import Source
 
 
 @pytest.fixture

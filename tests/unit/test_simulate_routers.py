@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.simulate.generators import multi_turn
-from loadtest.simulate.metrics import figures
-from loadtest.simulate.registry import VISIBLE_S, VirtualRegistry
-from loadtest.simulate.routers import several
-from loadtest.simulate.simulation import FleetConfig, simulate
-from loadtest.simulate.warm import Warm, warm
-from loadtest.simulate.workload import Session, Turn, Workload
-from router.config.schema import RegistryConfig
-from router.core.types import FingerprintHash, Incarnation
-from router.service.expiry import INTERVAL_S
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.config.schema import RegistryConfig
+from warmroute.core.types import FingerprintHash, Incarnation
+from warmroute.service.expiry import INTERVAL_S
+from warmroute_loadtest.simulate.generators import multi_turn
+from warmroute_loadtest.simulate.metrics import figures
+from warmroute_loadtest.simulate.registry import VISIBLE_S, VirtualRegistry
+from warmroute_loadtest.simulate.routers import several
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
+from warmroute_loadtest.simulate.warm import Warm, warm
+from warmroute_loadtest.simulate.workload import Session, Turn, Workload
 
 SMALL = FleetConfig(replicas=4, cache_tokens=400_000)
 RUNGS = [FingerprintHash(1), FingerprintHash(2)]

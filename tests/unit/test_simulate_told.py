@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.simulate.chooser import Chooser, Site
-from loadtest.simulate.command import main
-from loadtest.simulate.generators import multi_turn
-from loadtest.simulate.jobs import Play
-from loadtest.simulate.metrics import figures
-from loadtest.simulate.rivals import RIVALS
-from loadtest.simulate.simulation import HOP_S, FleetConfig, SpeedChange, simulate
-from loadtest.simulate.sources import Source
-from loadtest.simulate.warm import Warm, warm
-from loadtest.simulate.workload import Session, Turn, Workload
-from replica.sim.step_time import StepTime
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.command import main
+from warmroute_loadtest.simulate.generators import multi_turn
+from warmroute_loadtest.simulate.jobs import Play
+from warmroute_loadtest.simulate.metrics import figures
+from warmroute_loadtest.simulate.rivals import RIVALS
+from warmroute_loadtest.simulate.simulation import HOP_S, FleetConfig, SpeedChange, simulate
+from warmroute_loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.warm import Warm, warm
+from warmroute_loadtest.simulate.workload import Session, Turn, Workload
+from warmroute_replica.sim.step_time import StepTime
 
 SMALL = FleetConfig(replicas=4, cache_tokens=200_000)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulate.sources import Source
-from loadtest.simulate.traces import TraceError, mooncake, ragpulse
-from loadtest.simulate.workload import Shaper, Turn
+from warmroute_loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.traces import TraceError, mooncake, ragpulse
+from warmroute_loadtest.simulate.workload import Shaper, Turn
 
 
 def write(path: Path, *rows: object) -> Path:

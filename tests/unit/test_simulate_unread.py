@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.demo.workload import SIMULATED, conversations, count_turns
-from loadtest.simulate.command import main
-from loadtest.simulate.demo_traffic import demo
-from loadtest.simulate.simulation import FleetConfig
-from loadtest.simulate.sources import Source
-from loadtest.simulate.unread import PlayUnread, asked_of, with_unread
+from warmroute_loadtest.demo.workload import SIMULATED, conversations, count_turns
+from warmroute_loadtest.simulate.command import main
+from warmroute_loadtest.simulate.demo_traffic import demo
+from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.unread import PlayUnread, asked_of, with_unread
 
 FLEET = FleetConfig(replicas=4, cache_tokens=128_000)
 SOURCE = Source("demo", 768)

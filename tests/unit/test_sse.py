@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.dialects.sse import MAX_HELD_BYTES, EventGate, first_data, unfinished_line
+from warmroute.dialects.sse import MAX_HELD_BYTES, EventGate, first_data, unfinished_line
 
 
 def test_whole_events_pass_as_the_same_object() -> None:

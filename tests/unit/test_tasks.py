@@ -7,8 +7,8 @@ import gc
 
 import pytest
 
-from router import tasks as module
-from router.tasks import Tasks
+from warmroute import tasks as module
+from warmroute.tasks import Tasks
 
 
 def test_a_task_nobody_refers_to_runs_to_its_end() -> None:

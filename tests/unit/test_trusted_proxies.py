@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.config.errors import ConfigError
-from router.config.load import load
-from router.dataplane.proxies import KNOWN, TrustedProxies
+from warmroute.config.errors import ConfigError
+from warmroute.config.load import load
+from warmroute.dataplane.proxies import KNOWN, TrustedProxies
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
 

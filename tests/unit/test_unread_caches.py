@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from router.core.types import Api
-from router.dialects import parse
 from tests.support.wire_fleet import WireFleet, plain
+from warmroute.core.types import Api
+from warmroute.dialects import parse
 
 SYSTEM = "You are a scorer. " * 600
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from router.core.types import Api
-from router.dialects.usage import Usage, find_usage, response_id
+from warmroute.core.types import Api
+from warmroute.dialects.usage import Usage, find_usage, response_id
 
 CHAT = {
     "prompt_tokens": 264,

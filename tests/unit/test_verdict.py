@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.health import FailureReason
-from router.dialects.engine_errors import judge, killed
+from warmroute.core.health import FailureReason
+from warmroute.dialects.engine_errors import judge, killed
 
 DEAD = b'{"error":{"message":"EngineCore encountered an issue. See stack trace"}}'
 DRAINS = b'{"error":{"message":"cannot schedule new futures after shutdown"}}'

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from replica.vllm.environment import clean_environment, is_foreign
-from replica.vllm.install import InstallError, ensure_installed
-from replica.vllm.model import Model, ensure_model
-from replica.vllm.server import Options, Replica
+from warmroute_replica.vllm.environment import clean_environment, is_foreign
+from warmroute_replica.vllm.install import InstallError, ensure_installed
+from warmroute_replica.vllm.model import Model, ensure_model
+from warmroute_replica.vllm.server import Options, Replica
 
 ROOT = Path(__file__).parents[2]
 

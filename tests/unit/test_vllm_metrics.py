@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.adapters.engine.vllm_metrics import EngineFigures, parse
+from warmroute.adapters.engine.vllm_metrics import EngineFigures, parse
 
 TEXT = b"""# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
 # TYPE process_start_time_seconds gauge

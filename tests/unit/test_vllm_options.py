@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from replica.cli import build_parser
-from replica.vllm import command
-from replica.vllm.launch import Fleet, Options
-from replica.vllm.model import Model
-from replica.vllm.server import Replica
+from warmroute_replica.cli import build_parser
+from warmroute_replica.vllm import command
+from warmroute_replica.vllm.launch import Fleet, Options
+from warmroute_replica.vllm.model import Model
+from warmroute_replica.vllm.server import Replica
 
 
 def served_with(options: Options) -> list[str]:

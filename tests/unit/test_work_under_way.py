@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from router.config.schema import UpstreamConfig
-from router.core.fleet import ProbeFailed, ProbeSucceeded
-from router.core.health import FailureReason, ReplicaState
-from router.core.types import Incarnation
-from router.dataplane.sweeper import DEAD_SILENCE_S, PERIOD_S, Sweeper
-from router.dataplane.upstream import ReplicaConnection
 from tests.support.wire import ClientWire, Wire
+from warmroute.config.schema import UpstreamConfig
+from warmroute.core.fleet import ProbeFailed, ProbeSucceeded
+from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.types import Incarnation
+from warmroute.dataplane.sweeper import DEAD_SILENCE_S, PERIOD_S, Sweeper
+from warmroute.dataplane.upstream import ReplicaConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 FIRST = b'f\r\ndata: {"a":1}\n\n\r\n'

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from replica.vllm.launch import Fleet, Options
 from tests.support.redis_server import RedisServer
 from tests.support.vllm_fleet import RouterProcess
+from warmroute_replica.vllm.launch import Fleet, Options
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,10 +13,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from replica.vllm.install import ensure_installed
-from replica.vllm.model import ensure_model
-from replica.vllm.server import Options, Replica, free_port
+from tests.support.processes import python_command
 from tests.support.vllm_fleet import RouterProcess, call, raw_request, text, wait_until
+from warmroute_replica.vllm.install import ensure_installed
+from warmroute_replica.vllm.model import ensure_model
+from warmroute_replica.vllm.server import Options, Replica, free_port
 
 pytestmark = pytest.mark.vllm
 
@@ -45,10 +45,9 @@ class Launched:
             f"127.0.0.1:{self.port}",
             "--check-request",
         ]
-        code = f"import sys; sys.path[:] = {sys.path!r}; from replica.cli import main; sys.exit(main(sys.argv[1:]))"
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "serve", *agent, "--", *engine],
+                python_command("warmroute_replica.cli", "serve", *agent, "--", *engine),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from replica.vllm.launch import Fleet, Replica
 from tests.support.vllm_fleet import Answer, RouterProcess, call, raw_request, server_load, text, wait_until
+from warmroute_replica.vllm.launch import Fleet, Replica
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from replica.vllm.install import ensure_installed
-from router.dialects.routes import ENDPOINTS, RouteKind, may_be_websocket, plain_path, route
+from warmroute.dialects.routes import ENDPOINTS, RouteKind, may_be_websocket, plain_path, route
+from warmroute_replica.vllm.install import ensure_installed
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from replica.cli import build_parser
-from replica.vllm import install, server
-from replica.vllm.install import InstallError, ensure_installed
-from replica.vllm.launch import Fleet
-from replica.vllm.model import ensure_model
-from replica.vllm.processes import Process, end_session, kill_session
-from replica.vllm.wheel_requirements import requirements_of
+from warmroute_replica.cli import build_parser
+from warmroute_replica.vllm import install, server
+from warmroute_replica.vllm.install import InstallError, ensure_installed
+from warmroute_replica.vllm.launch import Fleet
+from warmroute_replica.vllm.model import ensure_model
+from warmroute_replica.vllm.processes import Process, end_session, kill_session
+from warmroute_replica.vllm.wheel_requirements import requirements_of
 
 PYTHON_STAND_IN = """#!{python}
 # Stands for the environment's python: answers what the installer asks, and logs what it was told to do.

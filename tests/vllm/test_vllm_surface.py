@@ -8,10 +8,10 @@ import uuid
 
 import pytest
 
-from replica.vllm.install import default_venv
-from replica.vllm.launch import Fleet
-from replica.vllm.model import ensure_model
 from tests.support.vllm_fleet import RouterProcess, call, text, told, wait_until
+from warmroute_replica.vllm.install import default_venv
+from warmroute_replica.vllm.launch import Fleet
+from warmroute_replica.vllm.model import ensure_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from replica.vllm.launch import Fleet
 from tests.support.vllm_fleet import Answer, RouterProcess, call, text
+from warmroute_replica.vllm.launch import Fleet
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

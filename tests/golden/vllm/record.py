@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from replica.vllm.launch import Fleet, Options
-from replica.vllm.model import default_model
+from warmroute_replica.vllm.launch import Fleet, Options
+from warmroute_replica.vllm.model import default_model
 
 HERE = Path(__file__).parent
 MODEL = "tiny"

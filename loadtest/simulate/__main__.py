@@ -1,8 +1,0 @@
-"""`python -m loadtest.simulate`."""
-
-import sys
-
-from loadtest.simulate.command import main
-
-if __name__ == "__main__":
-    sys.exit(main())

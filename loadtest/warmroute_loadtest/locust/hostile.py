@@ -1,0 +1,48 @@
+"""Clients that mean ill or are broken: what they do, and which answer to it is right.
+
+The rule: whatever such a client does costs itself only. A status of 4xx is the right answer to a bad request;
+5xx, or a connection cut without a word where the request was whole, is a failure of the router's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from warmroute_loadtest.locust.talks import Manners, Talk
+
+PREFIX = "hostile: "
+"""Rows that begin so are listed and not measured."""
+LEFT_AFTER_S = 0.05
+"""How long an early leaver waits."""
+LEFT_AFTER_EVENTS = 5
+SLOW_READ_BYTES, SLOW_READ_PAUSE_S, SLOW_READS = 512, 0.2, 25
+"""A slow reader takes so much at a time, so often, then the rest at once: 5 s in all."""
+HUGE_HEAD_BYTES = 200_000
+HALF_BODY_WAIT_S = 2.0
+
+_BAD = tuple(manners for manners in Manners if manners is not Manners.GOOD)
+_WHOLE = frozenset((Manners.READS_SLOWLY,))
+_LEAVERS = frozenset((Manners.LEAVES_EARLY, Manners.LEAVES_MIDWAY, Manners.HALF_BODY))
+
+
+def hostile_talk(talk: Talk, rng: Random) -> Talk:
+    """The same question from a client of bad manners."""
+    manners = rng.choice(_BAD)
+    return replace(talk, name=f"{PREFIX}{manners.value}", manners=manners)
+
+
+def judged(manners: Manners, status: int | None) -> str | None:
+    """What was wrong with the answer; None where it was right.
+
+    Args:
+        manners: The client's.
+        status: Of the answer; None where none came.
+    """
+    if manners in _LEAVERS or (manners is Manners.NOT_HTTP and status is None):
+        return None
+    if manners in _WHOLE:
+        return None if status == 200 else f"status {status}"
+    if status is None:
+        # A head that is too large may be refused by closing, while it is still sent.
+        return None if manners is Manners.HUGE_HEAD else "cut off without an answer"
+    return None if 400 <= status < 500 else f"status {status} to a bad request"

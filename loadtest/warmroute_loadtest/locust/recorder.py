@@ -1,0 +1,152 @@
+"""Keeps what one process measures, sums it up as it comes, and hands on to a master what is new.
+
+Decides how live figures are kept: in histograms of 2 % steps, since sorting all samples for a web page would
+hold up the clients of the same process. Final figures come from the samples themselves (`figures`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any
+
+from warmroute_loadtest.locust.samples import Sample, of_row, to_row
+
+STEP = log(1.02)
+TOTAL = "all measured"
+
+
+class Histogram:
+    """Counts of times in steps of 2 %."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._total = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[round(log(max(seconds, 1e-6)) / STEP)] += 1
+        self._total += 1
+
+    def percentile(self, ratio: float) -> float | None:
+        """The smallest step that this share does not exceed; None of nothing."""
+        left = ratio * self._total
+        for step in sorted(self._counts):
+            left -= self._counts[step]
+            if left <= 0:
+                return exp(step * STEP)
+        return None
+
+
+@dataclass(slots=True)
+class Live:
+    """Running sums of one row."""
+
+    requests: int = 0
+    failed: int = 0
+    in_time: int = 0
+    """Answers whose first token came within the target."""
+    prompt_tokens: int = 0
+    """Of answers whose engine says how much was cached."""
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    ttft: Histogram = field(default_factory=Histogram)
+    itl: Histogram = field(default_factory=Histogram)
+    e2e: Histogram = field(default_factory=Histogram)
+
+    @property
+    def cached_ratio(self) -> float | None:
+        """Cached tokens by prompt tokens; None where no engine says."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    def add(self, sample: Sample, in_time: bool) -> None:
+        """Count one."""
+        self.requests += 1
+        if sample.error:
+            self.failed += 1
+            return
+        self.in_time += in_time
+        self.e2e.add(sample.e2e_s)
+        if sample.ttft_s is not None:
+            self.ttft.add(sample.ttft_s)
+        if sample.itl_s is not None:
+            self.itl.add(sample.itl_s)
+        if sample.prompt_tokens and sample.cached_tokens is not None:
+            self.prompt_tokens += sample.prompt_tokens
+            self.cached_tokens += sample.cached_tokens
+        self.completion_tokens += sample.completion_tokens or 0
+
+
+@dataclass(slots=True)
+class Generator:
+    """How one process of the load generator fared."""
+
+    cpu_ratio: float = 0.0
+    """Of one core, over the whole run."""
+    lags: list[float] = field(default_factory=list)
+    """How late a timer of 20 ms was, each time, in seconds: by so much its clock is read late."""
+
+
+class Recorder:
+    """Samples of a run, of this process or of all workers."""
+
+    def __init__(self, ttft_target_s: float, itl_target_s: float | None = None) -> None:
+        self._ttft_target_s = ttft_target_s
+        self._itl_target_s = itl_target_s
+        self.samples: list[Sample] = []
+        self.rows: dict[str, Live] = {TOTAL: Live()}
+        self.late = Histogram()
+        self.generators: dict[str, Generator] = {}
+        self._sent = 0
+
+    def add(self, sample: Sample) -> None:
+        """Take one."""
+        self.samples.append(sample)
+        in_time = is_in_time(sample, self._ttft_target_s, self._itl_target_s)
+        self.rows.setdefault(sample.name, Live()).add(sample, in_time)
+        if sample.is_measured:
+            self.rows[TOTAL].add(sample, in_time)
+            self.late.add(sample.late_s)
+
+    def news(self) -> list[list[Any]]:
+        """Rows of samples that were not handed on yet."""
+        rows = [to_row(sample) for sample in self.samples[self._sent :]]
+        self._sent = len(self.samples)
+        return rows
+
+    def take(self, rows: Iterable[list[Any]]) -> None:
+        """Samples of a worker."""
+        for row in rows:
+            self.add(of_row(row))
+
+    def fared(self, who: str, cpu_ratio: float, lags: Iterable[float]) -> None:
+        """What a process of the generator tells of itself since the last time."""
+        generator = self.generators.setdefault(who, Generator())
+        generator.cpu_ratio = cpu_ratio
+        generator.lags.extend(lags)
+
+    def progress(self, elapsed_s: float, in_flight: int) -> str:
+        """One line of where the run is."""
+        total = self.rows[TOTAL]
+        parts = [f"{elapsed_s:5.0f} s", f"{total.requests:6,} answered", f"{total.failed} failed"]
+        parts.append(f"{in_flight} under way")
+        parts.append(f"TTFT p50 {_ms(total.ttft.percentile(0.5))}, p90 {_ms(total.ttft.percentile(0.9))}")
+        ratio = total.cached_ratio
+        parts.append("cached share not reported" if ratio is None else f"cached {ratio:.0%}")
+        parts.append(f"late p99 {_ms(self.late.percentile(0.99))}")
+        return "  ".join(parts)
+
+
+def is_in_time(sample: Sample, ttft_target_s: float, itl_target_s: float | None) -> bool:
+    """Whether an answer counts as goodput: complete, its first token in time, and its others if that is asked for."""
+    if sample.error:
+        return False
+    first_s = sample.e2e_s if sample.ttft_s is None else sample.ttft_s
+    if first_s > ttft_target_s:
+        return False
+    return itl_target_s is None or sample.itl_s is None or sample.itl_s <= itl_target_s
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"

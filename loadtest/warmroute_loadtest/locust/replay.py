@@ -1,0 +1,143 @@
+"""Talks out of a trace or the router's own access log, with the times at which they came.
+
+Decides how blocks known by key become a prompt: a text a key, so that two prompts agree exactly as far as their
+keys do, then a rest that nobody else has. Each request carries its whole prompt as recorded; what the engine
+answers is not put into the next one, since the record says how long answers were, not what they said. Reading,
+and what a key stands for, is that of `warmroute_loadtest.simulate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from warmroute_loadtest.locust.arrivals import Arrival
+from warmroute_loadtest.locust.scenarios import api_of
+from warmroute_loadtest.locust.talks import Ask, Piece, Talk, hurried, planned
+from warmroute_loadtest.simulate.access_log import access_log
+from warmroute_loadtest.simulate.traces import TraceError, mooncake
+from warmroute_loadtest.simulate.workload import Session, Turn, Workload
+
+MAX_BROKEN_RATIO = 0.1
+"""A file with more broken lines than that is not the trace it is said to be."""
+TOLD_LINES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What to replay, and how."""
+
+    path: Path
+    is_access_log: bool = False
+    requests: int | None = None
+    """The first so many, in whole sessions; None for all."""
+    rate: float | None = None
+    """Requests a second by the sessions' starts; None leaves the record's own."""
+    speed: float = 1.0
+    """All times are divided by it."""
+    spread: bool = False
+    """Whether requests of one moment are moved apart until the next: for clocks that tick every few seconds."""
+    open_loop: bool = False
+    """Whether every request comes by the clock, whatever session it names."""
+    lengths: float = 1.0
+    api: str = "chat"
+
+
+def arrivals(recording: Recording, say: Callable[[str], None] = lambda line: None) -> list[Arrival]:
+    """All talks in order of their times.
+
+    A broken line is told, left out and counted; the first ten are told in full.
+
+    Args:
+        recording: What to read.
+        say: Takes what is to be told.
+    Raises:
+        TraceError: More than a tenth of the lines are broken, or nothing is left.
+        OSError: The file cannot be read.
+    """
+    broken: list[str] = []
+
+    def bad(error: TraceError) -> None:
+        broken.append(str(error))
+        if len(broken) <= TOLD_LINES:
+            say(f"left out: {error}")
+
+    workload = _read(recording, bad)
+    count = workload.requests
+    if len(broken) > TOLD_LINES:
+        say(f"left out: {len(broken) - TOLD_LINES} more broken lines")
+    if broken and len(broken) > MAX_BROKEN_RATIO * (count + len(broken)):
+        raise TraceError(
+            f"{recording.path}: {len(broken)} of {count + len(broken)} lines are broken, so this is hardly such a"
+            f" file; the first: {broken[0]}"
+        )
+    workload = workload.slice(recording.requests or count)
+    if not workload.sessions:
+        raise TraceError(f"{recording.path}: it holds no request")
+    if recording.spread:
+        workload = workload.spread()
+    if recording.rate is not None:
+        workload = workload.at_rate(recording.rate)
+    name = "access-log" if recording.is_access_log else "trace"
+    made = [
+        Arrival(
+            number,
+            session.start_s / recording.speed,
+            hurried(_talk(name, session, workload, recording, number), recording.speed),
+        )
+        for number, session in enumerate(workload.sessions)
+    ]
+    return sorted(made, key=lambda arrival: arrival.at_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """Recorded talks as an endless source, for clients that wait for their answers: from the first one again when all
+    were played, with other texts each time."""
+
+    arrivals: Sequence[Arrival]
+
+    def talk(self, number: int) -> Talk:
+        """Talk `number`, from 0."""
+        again, place = divmod(number, len(self.arrivals))
+        talk = self.arrivals[place].talk
+        if not again:
+            return talk
+        asks = tuple(
+            replace(ask, text=tuple(Piece(f"{again}/{key}", n) for key, n in ask.text)) for ask in talk.asks
+        )
+        return replace(talk, asks=asks)
+
+    def mean_requests(self) -> float:
+        """Requests a talk."""
+        return sum(len(arrival.talk.asks) for arrival in self.arrivals) / len(self.arrivals)
+
+
+def _read(recording: Recording, bad: Callable[[TraceError], None]) -> Workload:
+    if recording.is_access_log:
+        return access_log(recording.path, bad=bad)
+    return mooncake(recording.path, open_loop=recording.open_loop, bad=bad)
+
+
+def _talk(name: str, session: Session, workload: Workload, recording: Recording, number: int) -> Talk:
+    asks = tuple(_ask(turn, workload.block_tokens, recording.lengths) for turn in session.turns)
+    if workload.clocked_pauses:
+        at_s = 0.0
+        clocked: list[Ask] = []
+        for ask in asks:
+            at_s += ask.pause_s
+            clocked.append(replace(ask, at_s=at_s))
+        asks = tuple(clocked)
+    else:
+        asks = planned(asks)
+    return Talk(name, asks, api=api_of(recording.api, number), grows=False)
+
+
+def _ask(turn: Turn, block_tokens: int, lengths: float) -> Ask:
+    full = turn.keys[: turn.prompt_tokens // block_tokens]
+    block = max(1, round(block_tokens * lengths))
+    text = [Piece(f"block/{key}", block) for key in full]
+    rest = max(round(turn.prompt_tokens * lengths) - block * len(full), 0)
+    if rest or not text:
+        text.append(Piece(f"rest/{turn.id}", max(rest, 1)))
+    return Ask(tuple(text), max(1, round(turn.output_tokens * lengths)), turn.pause_s)

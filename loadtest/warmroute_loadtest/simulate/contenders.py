@@ -1,0 +1,44 @@
+"""Every policy that can be simulated, by name: the router's own, and the rivals.
+
+A name, unlike a maker, can be sent to another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from warmroute.core.policies import POLICIES
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.rivals import RIVALS
+from warmroute_loadtest.simulate.routers import several
+from warmroute_loadtest.simulate.warm import warm
+
+OURS = "prefix-cost"
+
+
+def maker(name: str) -> Callable[[Site], Chooser]:
+    """The router of this name; `<policy> xN` is a policy of ours in N routers. Where both have one, the rival: its
+    knowledge is the original's.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name in RIVALS:
+        return RIVALS[name]
+    if name in POLICIES:
+        return warm(name)
+    policy, mark, routers = name.partition(" x")
+    if mark and policy in POLICIES and routers.isdecimal():
+        return several(policy, int(routers))
+    raise ValueError(f"no policy {name!r}; known: {', '.join(sorted({*POLICIES, *RIVALS}))}")
+
+
+def of_routers(policy: str, routers: int) -> str:
+    """The name of a policy in so many routers.
+
+    Raises:
+        ValueError: There must be one at least.
+    """
+    if routers < 1:
+        raise ValueError(f"there is no policy without a router, got {routers}")
+    return policy if routers == 1 else f"{policy} x{routers}"

@@ -1,0 +1,249 @@
+"""Makes workloads that no public trace covers, each from stated distributions and one seed.
+
+Decides what is asked; the rates given are a starting point, since the harness moves them. Lengths are log-normal,
+given by mean and shape, cut at both ends; starts are Poisson.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable
+from itertools import accumulate
+from math import log
+from random import Random
+
+from warmroute_loadtest.simulate.demo_traffic import demo
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
+
+
+def _lognormal(rng: Random, mean: float, sigma: float, low: float, high: float) -> float:
+    return min(max(rng.lognormvariate(log(mean) - sigma * sigma / 2, sigma), low), high)
+
+
+def _tokens(rng: Random, mean: float, sigma: float, low: int, high: int) -> int:
+    return int(_lognormal(rng, mean, sigma, low, high))
+
+
+class _Popularity:
+    """Zipf over `count` items."""
+
+    def __init__(self, count: int, exponent: float) -> None:
+        self._sums = list(accumulate((rank + 1) ** -exponent for rank in range(count)))
+
+    def draw(self, rng: Random) -> int:
+        return min(bisect(self._sums, rng.uniform(0.0, self._sums[-1])), len(self._sums) - 1)
+
+
+class _Text:
+    """A growing prompt: shared head, then blocks of its own."""
+
+    def __init__(self, head: tuple[int, ...], block_tokens: int, keys: KeyMaker) -> None:
+        self._block_tokens = block_tokens
+        self._keys = keys
+        self._chain = list(head)
+
+    def keys_for(self, tokens: int) -> tuple[int, ...]:
+        """Keys of the full blocks of the first `tokens` tokens."""
+        full = tokens // self._block_tokens
+        if full > len(self._chain):
+            self._chain.extend(self._keys.fresh(full - len(self._chain)))
+        return tuple(self._chain[:full])
+
+
+def _heads(rng: Random, keys: KeyMaker, count: int, mean: int, block_tokens: int) -> list[tuple[int, ...]]:
+    return [
+        keys.fresh(_tokens(rng, mean, 0.4, mean // 4, mean * 3) // block_tokens or 1) for _ in range(count)
+    ]
+
+
+def shared_prompts(requests: int, seed: int = 1) -> Workload:
+    """Single turns under shared system prompts: 150 groups of 6,000 tokens, question 1,200, answer 300.
+
+    Source: inference-perf `shared_prefix`, llm-d's b2b-saas profile, with shorter answers.
+    """
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 128
+    heads = [keys.fresh(6000 // block) for _ in range(150)]
+    sessions: list[Session] = []
+    now_s = 0.0
+    for number in range(requests):
+        now_s += rng.expovariate(10.0)
+        head = rng.choice(heads)
+        prompt = len(head) * block + _tokens(rng, 1200, 0.3, 200, 4000)
+        output = _tokens(rng, 300, 0.5, 8, 1000)
+        text = _Text(head, block, keys)
+        turn = Turn(f"s{number}", prompt, output, text.keys_for(prompt + output), user_key=-number)
+        sessions.append(Session(now_s, [turn]))
+    return Workload("shared-prompts", block, sessions, source=f"generated, seed {seed}")
+
+
+def multi_turn(requests: int, seed: int = 2) -> Workload:
+    """Conversations: 40 system prompts (mean 1,500 tokens, Zipf), opening message mean 6,000, then 1,500, answers 250.
+
+    Six turns on average (geometric, at most 30), pauses log-normal with mean 10 s, at least 1 s.
+    """
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 64
+    heads = _heads(rng, keys, 40, 1500, block)
+    popular = _Popularity(len(heads), 0.9)
+    sessions: list[Session] = []
+    now_s = 0.0
+    made = 0
+    while made < requests:
+        now_s += rng.expovariate(2.0)
+        head = heads[popular.draw(rng)]
+        text = _Text(head, block, keys)
+        context = len(head) * block
+        turns: list[Turn] = []
+        user_key = -len(sessions) - 1
+        while not turns or (len(turns) < 30 and rng.uniform(0.0, 1.0) < 5 / 6):
+            context += _tokens(rng, 1500 if turns else 6000, 1.1, 20, 40_000)
+            output = _tokens(rng, 250, 0.7, 8, 1500)
+            pause_s = _lognormal(rng, 10.0, 1.0, 1.0, 300.0) if turns else 0.0
+            chain = text.keys_for(context + output)
+            turns.append(Turn(f"t{made}", context, output, chain, pause_s, user_key, session=len(sessions)))
+            made += 1
+            context += output
+        sessions.append(Session(now_s, turns))
+    return Workload("multi-turn", block, sessions, source=f"generated, seed {seed}")
+
+
+def agent_loops(requests: int, seed: int = 3) -> Workload:
+    """Coding agents: contexts from 50k to 150k tokens, tool results mean 2,500 tokens, answers 300, tool pauses.
+
+    15,000 tokens of tools and system prompt come from one of 4 products; pauses are log-normal with mean 12 s, at
+    least 0.5 s (published: median 10 s), and one in 20 is a person's (mean 90 s). About 20 turns, until the context
+    is full. Source of the shape: 710 public Claude Code sessions (96 % reusable, mean prompt 122k, mean growth 2-3k
+    a turn).
+    """
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 128
+    heads = [keys.fresh(15_000 // block) for _ in range(4)]
+    popular = _Popularity(len(heads), 1.0)
+    sessions: list[Session] = []
+    now_s = 0.0
+    made = 0
+    while made < requests:
+        now_s += rng.expovariate(0.15)
+        text = _Text(heads[popular.draw(rng)], block, keys)
+        context = int(rng.uniform(50_000, 100_000))
+        limit = int(rng.uniform(context + 5_000, 150_000))
+        turns: list[Turn] = []
+        user_key = -len(sessions) - 1
+        while not turns or (context < limit and len(turns) < 60):
+            if turns:
+                context += _tokens(rng, 2500, 1.0, 50, 20_000)
+            output = _tokens(rng, 300, 0.9, 16, 3000)
+            person = rng.uniform(0.0, 1.0) < 0.05
+            pause_s = _lognormal(rng, 90.0 if person else 12.0, 1.0, 0.5, 600.0) if turns else 0.0
+            chain = text.keys_for(context + output)
+            turns.append(Turn(f"l{made}", context, output, chain, pause_s, user_key, session=len(sessions)))
+            made += 1
+            context += output
+        sessions.append(Session(now_s, turns))
+    return Workload("agent-loops", block, sessions, source=f"generated, seed {seed}")
+
+
+def hot_keys(requests: int, seed: int = 4) -> Workload:
+    """Bursts: 600 prompts of 4,000 tokens (Zipf), question 500, answer 200; half the time one of them is suddenly hot.
+
+    A burst picks a prompt by lot, lasts for 400 requests and has 40 % of the traffic of its time.
+    """
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 64
+    heads = _heads(rng, keys, 600, 4000, block)
+    popular = _Popularity(len(heads), 0.8)
+    sessions: list[Session] = []
+    now_s = 0.0
+    hot: int | None = None
+    for number in range(requests):
+        now_s += rng.expovariate(10.0)
+        if number % 400 == 0:
+            hot = rng.randrange(len(heads)) if (number // 400) % 2 else None
+        chosen = hot if hot is not None and rng.uniform(0.0, 1.0) < 0.4 else popular.draw(rng)
+        head = heads[chosen]
+        prompt = len(head) * block + _tokens(rng, 500, 0.8, 16, 4000)
+        output = _tokens(rng, 200, 0.6, 8, 1000)
+        text = _Text(head, block, keys)
+        turn = Turn(f"h{number}", prompt, output, text.keys_for(prompt + output), user_key=-number)
+        sessions.append(Session(now_s, [turn]))
+    return Workload("hot-keys", block, sessions, source=f"generated, seed {seed}")
+
+
+def no_reuse(requests: int, seed: int = 5) -> Workload:
+    """Single turns that share nothing: prompts mean 4,000 tokens with a long tail, answers 250."""
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 128
+    sessions: list[Session] = []
+    now_s = 0.0
+    for number in range(requests):
+        now_s += rng.expovariate(8.0)
+        prompt = _tokens(rng, 4000, 1.0, 32, 60_000)
+        output = _tokens(rng, 250, 0.7, 8, 1500)
+        text = _Text((), block, keys)
+        turn = Turn(f"n{number}", prompt, output, text.keys_for(prompt + output), user_key=-number)
+        sessions.append(Session(now_s, [turn]))
+    return Workload("no-reuse", block, sessions, source=f"generated, seed {seed}")
+
+
+def mixed(requests: int, seed: int = 6) -> Workload:
+    """A fifth each of the requests from shared prompts, conversations, agents, hot keys and no reuse, over one
+    span."""
+    parts = [
+        _regrain(make(requests // 5, seed + offset), 128)
+        for offset, make in enumerate((shared_prompts, multi_turn, agent_loops, hot_keys, no_reuse))
+    ]
+    span_s = max(part.sessions[-1].start_s for part in parts)
+    sessions: list[Session] = []
+    for number, part in enumerate(parts):
+        own_s = part.sessions[-1].start_s or 1.0
+        for session in part.sessions:
+            for turn in session.turns:
+                turn.id = f"{number}{turn.id}"
+                turn.keys = tuple(key * 8 + number for key in turn.keys)
+            sessions.append(Session(session.start_s * span_s / own_s, session.turns))
+    return Workload("mixed", 128, interleave(sessions), source=f"generated, seed {seed}")
+
+
+def _regrain(workload: Workload, block_tokens: int) -> Workload:
+    """The same prompts in larger blocks, each known by its last key."""
+    group = block_tokens // workload.block_tokens
+    if group > 1:
+        for session in workload.sessions:
+            for turn in session.turns:
+                turn.keys = turn.keys[group - 1 :: group]
+        workload.block_tokens = block_tokens
+    return workload
+
+
+GENERATORS: dict[str, Callable[..., Workload]] = {
+    "shared-prompts": shared_prompts,
+    "multi-turn": multi_turn,
+    "agent-loops": agent_loops,
+    "hot-keys": hot_keys,
+    "no-reuse": no_reuse,
+    "mixed": mixed,
+    "demo": demo,
+}
+_NUMBERS = {
+    "agent-loops": 0,
+    "hot-keys": 1,
+    "mixed": 2,
+    "multi-turn": 3,
+    "no-reuse": 4,
+    "shared-prompts": 5,
+    "demo": 6,
+}
+"""Keep the draws of different generators apart; a new one takes the next."""
+
+
+def generate(name: str, requests: int, variant: int = 0) -> Workload:
+    """A workload of `GENERATORS`. Variant 0 has the generator's own seed, others the same distributions in other
+    draws."""
+    make = GENERATORS[name]
+    return make(requests, 1000 * variant + _NUMBERS[name]) if variant else make(requests)

@@ -1,0 +1,76 @@
+"""What simulated routers remember of placements: the product's embedded registry, on the simulation's clock.
+
+Decides when what is known: a router's own placements at once, those of others `VISIBLE_S` after they were made. What is
+kept, noted anew and forgotten is `MemoryRegistry`'s, and for how long `warmroute.service.expiry`'s, as in production,
+with the settings' defaults and from what this router's own answers taught.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from warmroute.adapters.registry.memory import MemoryRegistry
+from warmroute.config.schema import RegistryConfig
+from warmroute.core.fleet import Fleet
+from warmroute.core.types import FingerprintHash, Incarnation, Records
+from warmroute.service.expiry import INTERVAL_S, Expiry
+from warmroute.tasks import Tasks
+
+VISIBLE_S = 0.01
+"""From a placement to its record's being seen by another router: batched for 4 ms, then a write and a read."""
+
+_SECRET = bytes(16)
+_Placement = tuple[float, Sequence[FingerprintHash], Incarnation]
+
+
+class VirtualRegistry:
+    """One router's. Times do not go back."""
+
+    def __init__(self, fleet: Fleet, settings: RegistryConfig | None = None) -> None:
+        settings = settings or RegistryConfig()
+        self.now_s = 0.0
+        self._memory = MemoryRegistry(idle_s=settings.idle_max_s, clock=lambda: self.now_s, secret=_SECRET)
+        self._expiry = Expiry(
+            fleet,
+            self._memory,
+            Tasks(),
+            least_s=settings.idle_min_s,
+            most_s=settings.idle_max_s,
+            clock=lambda: self.now_s,
+        )
+        self._expiry_s = 0.0
+        self._others: tuple[VirtualRegistry, ...] = ()
+        self._coming: deque[_Placement] = deque()
+        """Placements of others, with the times at which they were made."""
+
+    def share(self, others: Sequence[VirtualRegistry]) -> None:
+        """Tell these of every placement from now on."""
+        self._others = tuple(one for one in others if one is not self)
+
+    def lookup(self, rungs: Sequence[FingerprintHash], now_s: float) -> Records:
+        """Records of the rungs, as far as this router can have heard."""
+        self._pass(now_s)
+        return self._memory.read(rungs)
+
+    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+        """Note a placement of this router."""
+        self._pass(now_s)
+        self._memory.touch(rungs, incarnation, now_s)
+        for other in self._others:
+            other._coming.append((now_s, rungs, incarnation))  # noqa: SLF001 - another of this class
+
+    @property
+    def idle_s(self) -> float:
+        """How long what nobody touches is kept."""
+        return self._memory.statistics()["idle_s"]
+
+    def _pass(self, now_s: float) -> None:
+        self.now_s = now_s
+        coming = self._coming
+        while coming and coming[0][0] + VISIBLE_S <= now_s:
+            at_s, rungs, incarnation = coming.popleft()
+            self._memory.touch(rungs, incarnation, at_s)
+        if now_s >= self._expiry_s:
+            self._expiry_s = now_s + INTERVAL_S
+            self._expiry.step()

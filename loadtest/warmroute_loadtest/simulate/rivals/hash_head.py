@@ -1,0 +1,29 @@
+"""Hash of the first 1,024 tokens: stateless affinity without load.
+
+Source: the strongest stateless baseline of cache-only replays of Mooncake's traces; LiteLLM's
+`prompt_prefix_affinity` (rendezvous on the first 2,048 tokens, no load bound) and SGLang's `prefix_hash` (first
+256) are of this kind.
+"""
+
+from __future__ import annotations
+
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.workload import Turn, rung_hash
+
+HEAD_TOKENS = 1024
+
+
+class HashHead(Chooser):
+    """Rendezvous hashing of the head."""
+
+    name = "hash-1024"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._blocks = max(HEAD_TOKENS // site.block_tokens, 1)
+
+    def choose(self, turn: Turn, now_s: float) -> int:
+        """The replica whose hash with the head's key is largest."""
+        full = turn.keys[: min(self._blocks, turn.prompt_tokens // self.site.block_tokens)]
+        key = full[-1] if full else hash(turn.id)
+        return max(range(self.site.replicas), key=lambda i: rung_hash(key, i))

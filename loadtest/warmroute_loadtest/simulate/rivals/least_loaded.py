@@ -1,0 +1,19 @@
+"""Least loaded: fewest requests in flight, chance among equals.
+
+Source: nginx `least_conn`, Envoy `LEAST_REQUEST` over all hosts, AIBrix `least-request`.
+"""
+
+from __future__ import annotations
+
+from warmroute_loadtest.simulate.chooser import Chooser
+from warmroute_loadtest.simulate.workload import Turn
+
+
+class LeastLoaded(Chooser):
+    """The smallest count."""
+
+    name = "least-loaded"
+
+    def choose(self, turn: Turn, now_s: float) -> int:
+        """Minimum of requests in flight."""
+        return self.least(self.in_flight.__getitem__)

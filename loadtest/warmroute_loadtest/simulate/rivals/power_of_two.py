@@ -1,0 +1,22 @@
+"""Power of two choices: the less loaded of two replicas drawn by lot.
+
+Source: Mitzenmacher 1996; SGLang gateway `power_of_two`.
+"""
+
+from __future__ import annotations
+
+from warmroute_loadtest.simulate.chooser import Chooser
+from warmroute_loadtest.simulate.workload import Turn
+
+
+class PowerOfTwo(Chooser):
+    """Two dice."""
+
+    name = "power-of-two"
+
+    def choose(self, turn: Turn, now_s: float) -> int:
+        """The one of two with fewer in flight."""
+        count = self.site.replicas
+        first = self.site.rng.randrange(count)
+        second = (first + 1 + self.site.rng.randrange(count - 1)) % count if count > 1 else first
+        return second if self.in_flight[second] < self.in_flight[first] else first

@@ -1,0 +1,24 @@
+"""Round robin: replicas in turn.
+
+Source: every load balancer; vLLM production-stack `roundrobin`.
+"""
+
+from __future__ import annotations
+
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.workload import Turn
+
+
+class RoundRobin(Chooser):
+    """The next one."""
+
+    name = "round-robin"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._next = -1
+
+    def choose(self, turn: Turn, now_s: float) -> int:
+        """One further than the last."""
+        self._next = (self._next + 1) % self.site.replicas
+        return self._next

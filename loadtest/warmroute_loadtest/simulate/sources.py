@@ -1,0 +1,105 @@
+"""Where a workload comes from, as a recipe small enough to be sent to another process.
+
+Decides which part of a trace is meant, and what another seed means: other draws of a generator, the next slice of a
+trace. Reading is `traces`', generating `generators`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from warmroute_loadtest.simulate.access_log import access_log
+from warmroute_loadtest.simulate.generators import GENERATORS, generate
+from warmroute_loadtest.simulate.traces import mooncake, ragpulse
+from warmroute_loadtest.simulate.workload import Workload
+
+FIRST_SEED = 7
+"""The seed of the figures in the docs: generators' own seeds, traces from their start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to load."""
+
+    kind: str
+    """A key of `TRACES` or of `GENERATORS`."""
+    requests: int
+    """How many at least, in whole sessions."""
+    path: Path | None = None
+    """Of a trace."""
+    skip: int = 0
+    seed: int = FIRST_SEED
+    """Of a generated workload."""
+    spread: bool = False
+    """Whether requests that start at one moment are moved apart."""
+    join_tokens: int | None = None
+    """Of a Mooncake-format trace: size of the blocks that its own are joined to; None leaves them."""
+    open_loop: bool = False
+    """Of a Mooncake-format trace: whether its sessions are ignored, so that all requests come by the clock."""
+
+    def load(self) -> Workload:
+        """The workload; the last one asked for is kept, so that all policies of a cell share it.
+
+        Raises:
+            TraceError: The file is not such a trace.
+            OSError: It cannot be read.
+            ValueError: The part asked for is empty.
+        """
+        return _load(self)
+
+    @property
+    def identity(self) -> list[object]:
+        """What tells it from others: its fields, and the trace's size rather than its place."""
+        size = self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+        fields = [self.kind, self.requests, self.skip, self.seed, size]
+        spread: list[object] = ["spread"] if self.spread else []
+        joined: list[object] = [f"{self.join_tokens} tokens a block"] if self.join_tokens is not None else []
+        alone: list[object] = ["open loop"] if self.open_loop else []
+        return [*fields, *spread, *joined, *alone]
+
+
+TRACES: dict[str, Callable[[Path, Source], Workload]] = {
+    "mooncake": lambda path, source: mooncake(
+        path, join_tokens=source.join_tokens, open_loop=source.open_loop
+    ),
+    "ragpulse": lambda path, source: ragpulse(path),
+    "access-log": lambda path, source: access_log(path),
+}
+
+
+def of_seed(source: Source, seed: int) -> Source:
+    """The same kind of workload under another seed.
+
+    Raises:
+        ValueError: The seed is below `FIRST_SEED`: a trace has no slice before its first.
+    """
+    if seed < FIRST_SEED:
+        raise ValueError(f"seeds start at {FIRST_SEED}, got {seed}")
+    skip = source.skip
+    if source.kind in TRACES:
+        skip += (seed - FIRST_SEED) * source.requests
+        return replace(source, skip=skip)
+    return replace(source, seed=seed)
+
+
+@lru_cache(maxsize=1)
+def _load(source: Source) -> Workload:
+    read = TRACES.get(source.kind)
+    if (source.join_tokens is not None or source.open_loop) and source.kind != "mooncake":
+        raise ValueError(
+            f"only a Mooncake-format trace has blocks to join and sessions to ignore: {source.kind}"
+        )
+    if read is None:
+        if source.kind not in GENERATORS:
+            raise ValueError(f"no workload {source.kind!r}; known: {', '.join(sorted(GENERATORS))}")
+        workload = generate(source.kind, source.requests + source.skip, source.seed - FIRST_SEED)
+    else:
+        assert source.path is not None
+        workload = read(source.path, source)
+    workload = workload.slice(source.requests, source.skip)
+    if not workload.sessions:
+        raise ValueError(f"the {source.kind} workload has nothing after its first {source.skip} requests")
+    return workload.spread() if source.spread else workload

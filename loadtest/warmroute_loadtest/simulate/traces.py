@@ -1,0 +1,230 @@
+"""Reads public traces as workloads; the router's own log is `access_log`'s.
+
+Decides how a trace's ids become block keys; generates nothing (`generators`). A record that makes no sense is an
+error that names the line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
+
+MOONCAKE_BLOCK_TOKENS = 512
+RAGPULSE_BLOCK_TOKENS = 64
+
+
+class TraceError(ValueError):
+    """A file is not the trace it is said to be."""
+
+
+def stop(error: TraceError) -> None:
+    """What becomes of a broken line unless a reader's caller says otherwise.
+
+    Raises:
+        TraceError: Always.
+    """
+    raise error
+
+
+def _lines(path: Path, bad: Callable[[TraceError], None] = stop) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    bad(TraceError(f"{path.name}:{number}: not JSON: {error}"))
+                    continue
+                yield number, row
+
+
+def _tokens(value: Any, least: int) -> int:
+    """A length as traces give them.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is below `least`.
+    """
+    tokens = int(value)
+    if tokens < least:
+        raise ValueError(f"a length of {tokens} tokens")
+    return tokens
+
+
+def _ids(values: Any, full: int) -> tuple[int, ...]:
+    """Keys of the full blocks.
+
+    Raises:
+        TypeError: They are no numbers.
+        ValueError: There are too few, or one is negative.
+    """
+    ids = tuple(_tokens(value, 0) + 1 for value in values[:full])
+    if len(ids) < full:
+        raise ValueError(f"{len(ids)} hash_ids for {full} full blocks")
+    return ids
+
+
+def mooncake(
+    path: Path,
+    name: str = "",
+    *,
+    join_tokens: int | None = None,
+    open_loop: bool = False,
+    bad: Callable[[TraceError], None] = stop,
+) -> Workload:
+    """A Mooncake-format trace: `timestamp` ms, lengths in tokens, one hash id a block of `block` tokens (512 where the
+    lines do not say); lines that name one `session` are its turns.
+
+    An id is taken for its whole prefix, as the format defines it. The last id of a prompt covers a partial block; no
+    engine keeps those, so it is left out. Answers are nobody's prefix, since no line says what they became.
+
+    Lines without `session` stand alone. Those of one session follow one another in the order of their times: the first
+    starts by the trace's clock, each other is sent a pause after the answer to the one before. The format has times of
+    requests only, so that pause is the time between the two requests, answer included: at most that much too long.
+    It is of the trace's clock: with pauses that no rate shortens, the number of sessions would bound the load.
+
+    Args:
+        path: The trace.
+        name: Of the workload; the file's where it is empty.
+        join_tokens: Blocks of the workload, a multiple of the trace's: fewer keys, that agree less far.
+        open_loop: Whether every line stands alone, whatever session it names.
+        bad: Takes what is wrong with a broken line, which is left out if this returns.
+
+    Raises:
+        TraceError: A line is no such record, or has blocks of another size than the first.
+    """
+    lines: list[tuple[float, Turn, int | str | None]] = []
+    block_tokens = joined = 0
+    for number, row in _lines(path, bad):
+        try:
+            block_tokens = _block_tokens(row, block_tokens)
+            joined = joined or _joined(block_tokens, join_tokens)
+            prompt = _tokens(row["input_length"], 1)
+            ids = _ids(row["hash_ids"], prompt // block_tokens)
+            keys = ids[joined - 1 :: joined]
+            answer = max(_tokens(row["output_length"], 0), 1)
+            turn = Turn(f"m{number}", prompt, answer, keys, user_key=ids[0] if ids else -number)
+            lines.append((float(row["timestamp"]) / 1000.0, turn, None if open_loop else _session(row)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            bad(TraceError(f"{path.name}:{number}: no Mooncake record: {error!r}"))
+    size = block_tokens * joined or join_tokens or MOONCAKE_BLOCK_TOKENS
+    sessions = _in_sessions(lines)
+    clocked = any(len(session.turns) > 1 for session in sessions)
+    return Workload(name or path.stem, size, sessions, source=path.name, clocked_pauses=clocked)
+
+
+def _block_tokens(row: dict[str, Any], before: int) -> int:
+    """Tokens that an id of this line stands for; `before`: what one of the lines before does, 0 for none.
+
+    Raises:
+        ValueError: It is another, or no size.
+    """
+    own = _tokens(row.get("block", MOONCAKE_BLOCK_TOKENS), 1)
+    if before and own != before:
+        raise ValueError(f"a block of {own} tokens after one of {before}")
+    return own
+
+
+def _session(row: dict[str, Any]) -> int | str | None:
+    """What names the line's session.
+
+    Raises:
+        TypeError: No number and no text.
+    """
+    session = row.get("session")
+    if session is not None and type(session) not in (int, str):
+        raise TypeError("the session is neither a number nor a text")
+    return session
+
+
+def _joined(block_tokens: int, join_tokens: int | None) -> int:
+    """How many of the trace's blocks make one.
+
+    Raises:
+        ValueError: Not a whole number.
+    """
+    joined, left = divmod(join_tokens or block_tokens, block_tokens)
+    if left or not joined:
+        raise ValueError(f"blocks of {block_tokens} tokens do not make one of {join_tokens}")
+    return joined
+
+
+def _in_sessions(lines: list[tuple[float, Turn, int | str | None]]) -> list[Session]:
+    """Turns with the times of their requests, in the trace's order, under what names their session."""
+    sessions: list[Session] = []
+    latest: dict[int | str, tuple[Session, float]] = {}
+    for at_s, turn, named in sorted(lines, key=lambda line: line[0]):
+        known = latest.get(named) if named is not None else None
+        if known is None:
+            turn.session = len(sessions)
+            session = Session(at_s, [turn])
+            sessions.append(session)
+        else:
+            session, before_s = known
+            turn.pause_s = at_s - before_s
+            turn.session, turn.user_key = session.turns[0].session, session.turns[0].user_key
+            session.turns.append(turn)
+        if named is not None:
+            latest[named] = (session, at_s)
+    return sessions
+
+
+_RAG_PARTS = ("sys_prompt", "passages_ids", "history", "web_search", "user_input")
+_RAG_SIZES = {
+    "sys_prompt": "1_sys_prompt",
+    "passages_ids": "2_passages",
+    "history": "3_history",
+    "web_search": "5_web_search",
+    "user_input": "4_user_input",
+}
+
+
+def ragpulse(folder: Path) -> Workload:
+    """RAGPulse: each prompt is a list of pieces (system prompt, passages, history, web, user), sized in five
+    tables."""
+    sizes: dict[int, int] = {}
+    for stem in _RAG_SIZES.values():
+        for number, row in _lines(folder / f"{stem}.jsonl"):
+            try:
+                (identity,) = (value for key, value in row.items() if key.endswith("_id"))
+                sizes[int(identity)] = _tokens(row["token_length"], 0)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise TraceError(f"{stem}.jsonl:{number}: no size record: {error!r}") from error
+    keys = KeyMaker()
+    sessions: list[Session] = []
+    for number, row in _lines(folder / "0_trace.jsonl"):
+        try:
+            pieces = [int(piece) for part in _RAG_PARTS for piece in row["hash_ids"][part]]
+            tokens = sum(sizes[piece] for piece in pieces) or int(row["input_length"])
+            chain = _chain(pieces, sizes, keys)
+            answer = max(_tokens(row["output_length"], 0), 1)
+            turn = Turn(f"r{number}", max(tokens, 1), answer, chain, user_key=-number)
+            sessions.append(Session(float(row["timestamp"]), [turn]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"0_trace.jsonl:{number}: no RAGPulse record: {error!r}") from error
+    return Workload("ragpulse", RAGPULSE_BLOCK_TOKENS, interleave(sessions), source="RAGPulse 0_trace.jsonl")
+
+
+def _chain(pieces: list[int], sizes: dict[int, int], keys: KeyMaker) -> tuple[int, ...]:
+    """Keys of full blocks over pieces of any length: a block is the pieces it touches, after what came before."""
+    chain: list[int] = []
+    parent = filled = 0
+    touched: list[int] = []
+    for piece in pieces:
+        left = sizes[piece]
+        while left:
+            if not touched or touched[-1] != piece:
+                touched.append(piece)
+            used = min(left, RAGPULSE_BLOCK_TOKENS - filled)
+            filled += used
+            left -= used
+            if filled == RAGPULSE_BLOCK_TOKENS:
+                parent = keys.child(parent, tuple(touched))
+                chain.append(parent)
+                touched = []
+                filled = 0
+    return tuple(chain)

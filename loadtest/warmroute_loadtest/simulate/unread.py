@@ -1,0 +1,118 @@
+"""What requests that cannot read the cache cost the others: a workload with some of them beside the same without.
+
+A request that asks for `prompt_logprobs` is computed whole, whatever the engine holds, and its answer reports nothing
+cached. Decides how that is shown: the cached share of all prompts, which falls by what those requests themselves would
+have found, and that of the other requests, which is what a router could spoil.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from random import Random
+
+from warmroute_loadtest.simulate.contenders import maker
+from warmroute_loadtest.simulate.simulation import FleetConfig, Served, simulate
+from warmroute_loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.workload import Session, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Cached tokens over prompt tokens in one draw. `others` are the requests that read the cache in both runs."""
+
+    seed: int
+    policy: str
+    unread_requests: int
+    without_ratio: float
+    """Of all requests, where each reads the cache."""
+    with_ratio: float
+    """Of all requests, where some do not."""
+    others_without_ratio: float
+    others_with_ratio: float
+
+    @property
+    def lost_points(self) -> float:
+        """What the others have lost, in points of a hundred."""
+        return 100.0 * (self.others_without_ratio - self.others_with_ratio)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {**asdict(self), "lost_points": self.lost_points}
+
+
+@dataclass(frozen=True, slots=True)
+class PlayUnread:
+    """One draw of a workload by one policy, with and without such requests."""
+
+    source: Source
+    rate: float | None
+    """Requests a second; None leaves the workload's clock."""
+    fleet: FleetConfig
+    policy: str
+    unread_ratio: float
+    """Share of the requests that ask for `prompt_logprobs`."""
+
+    def run(self) -> Shares:
+        """Simulate both."""
+        workload = self.source.load()
+        if self.rate is not None:
+            workload = workload.at_rate(self.rate)
+        asking = asked_of(workload, self.unread_ratio, self.source.seed)
+        plain = simulate(workload, self.fleet, maker(self.policy)).served
+        mixed = simulate(with_unread(workload, asking), self.fleet, maker(self.policy)).served
+        return Shares(
+            self.source.seed,
+            self.policy,
+            len(asking),
+            cached_ratio(plain),
+            cached_ratio(mixed),
+            cached_ratio(served for served in plain if served.turn.id not in asking),
+            cached_ratio(served for served in mixed if served.turn.id not in asking),
+        )
+
+
+def asked_of(workload: Workload, ratio: float, seed: int) -> frozenset[str]:
+    """Ids of the turns that ask for `prompt_logprobs`: that share of all, by dice."""
+    rng = Random(seed)
+    ids = [turn.id for session in workload.sessions for turn in session.turns]
+    return frozenset(rng.sample(ids, round(ratio * len(ids))))
+
+
+def with_unread(workload: Workload, asking: frozenset[str]) -> Workload:
+    """The same workload, in which these turns do not read the cache."""
+    sessions = [
+        Session(
+            session.start_s,
+            [replace(turn, reads_cache=False) if turn.id in asking else turn for turn in session.turns],
+        )
+        for session in workload.sessions
+    ]
+    return replace(workload, sessions=sessions)
+
+
+def cached_ratio(served: Iterable[Served]) -> float:
+    """Cached tokens over prompt tokens; 0 of nothing."""
+    prompt_tokens = cached_tokens = 0
+    for one in served:
+        prompt_tokens += one.turn.prompt_tokens
+        cached_tokens += one.cached_tokens
+    return cached_tokens / prompt_tokens if prompt_tokens else 0.0
+
+
+def unread_table(rows: Sequence[Shares]) -> str:
+    """A line a draw, and the mean of each policy."""
+    lines = [
+        f"{'policy':24s} {'seed':>5s} {'unread':>7s} {'all: without, with':>22s} {'others: without, with':>24s} lost"
+    ]
+    for policy in dict.fromkeys(row.policy for row in rows):
+        own = [row for row in rows if row.policy == policy]
+        lines += [
+            f"{policy:24s} {row.seed:5d} {row.unread_requests:7d}"
+            f" {row.without_ratio:13.2%} {row.with_ratio:8.2%}"
+            f" {row.others_without_ratio:15.2%} {row.others_with_ratio:8.2%} {row.lost_points:5.2f}"
+            for row in own
+        ]
+        mean = sum(row.lost_points for row in own) / len(own)
+        lines.append(f"{policy}: the others lose {mean:.2f} points in the mean of {len(own)} draws")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""Our router in the simulation: the real `warmroute.core` fleet and policies, and the product's embedded registry.
+
+Decides nothing that the core decides. It knows what a router knows: records that it wrote itself at dispatch, counts,
+first-byte times, and the cached tokens that an answer reports at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from warmroute.core.cost import CostParameters
+from warmroute.core.errors import RouterError
+from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health import HealthParameters
+from warmroute.core.learning.learner import Learner, LearningParameters
+from warmroute.core.policies import POLICIES
+from warmroute.core.queue import HoldParameters, HoldQueue
+from warmroute.core.types import Incarnation, Records, ReplicaId, RequestShape
+from warmroute_loadtest.simulate.chooser import Chooser, Site
+from warmroute_loadtest.simulate.registry import VirtualRegistry
+from warmroute_loadtest.simulate.workload import MODEL, Shaper, Turn
+
+HOLD = HoldParameters()
+LEARNING = LearningParameters()
+
+
+def told(site: Site) -> CostParameters:
+    """The defaults, with the site's prior and step sharing."""
+    return replace(
+        CostParameters(),
+        prefill_tokens_per_s=site.prefill_tokens_per_s,
+        shared_step_tokens=float(site.shared_step_tokens),
+    )
+
+
+class Warm(Chooser):
+    """A policy of `warmroute.core` behind the simulation's interface."""
+
+    def __init__(
+        self,
+        site: Site,
+        policy: str,
+        parameters: CostParameters | None = None,
+        hold: HoldParameters | None = None,
+        learner: Learner | None = None,
+    ) -> None:
+        super().__init__(site)
+        self.name = policy
+        parameters = parameters or told(site)
+        self.fleet = Fleet(
+            POLICIES[policy](parameters),
+            Random(site.rng.random()),
+            parameters,
+            HealthParameters(),
+            learner=learner,
+        )
+        for index in range(site.replicas):
+            self.joined(index, 0.0)
+        self._shaper = Shaper(site.block_tokens)
+        self.registry = VirtualRegistry(self.fleet)
+        self._open: dict[str, tuple[Decision, RequestShape]] = {}
+        self._queue = HoldQueue(self.fleet, hold) if hold is not None else None
+        self._granted: list[tuple[Turn, int]] = []
+        self._again_s: float | None = None
+        self._now_s = 0.0
+
+    def joined(self, replica: int, now_s: float) -> None:
+        """Discovery names it, and a probe finds it well."""
+        site = self.site
+        replica_id = ReplicaId(f"replica-{replica}:8000")
+        self.fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
+        self.fleet.apply(
+            ProbeSucceeded(
+                replica_id, Incarnation(replica + 1), {MODEL}, site.block_tokens, site.cache_tokens, now_s
+            )
+        )
+
+    def choose(self, turn: Turn, now_s: float) -> int | None:
+        """The core's choice."""
+        shape, records = self.ask(turn, now_s)
+        if self._queue is None:
+            return self._accept(turn, shape, self.fleet.choose_and_reserve(shape, records, now_s), now_s)
+
+        def granted(answer: Decision | RouterError) -> None:
+            if isinstance(answer, RouterError):
+                raise answer
+            self._granted.append((turn, self._accept(turn, shape, answer, self._now_s)))
+
+        answer = self._queue.offer(shape, records, now_s, granted)
+        return self._accept(turn, shape, answer, now_s) if isinstance(answer, Decision) else None
+
+    def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, Records]:
+        """The request's shape, and what the registry knows of it."""
+        shape = self._shaper.shape(turn)
+        return shape, self.registry.lookup(shape.rungs, now_s)
+
+    def _accept(self, turn: Turn, shape: RequestShape, decision: Decision, now_s: float) -> int:
+        self._open[turn.id] = (decision, shape)
+        assert decision.replica.incarnation is not None
+        self.registry.touch(shape.rungs, decision.replica.incarnation, now_s)
+        return decision.replica.index
+
+    def released(self, now_s: float) -> list[tuple[Turn, int]]:
+        """What the queue grants."""
+        if self._queue is None:
+            return []
+        self._now_s = now_s
+        again_s = self._queue.release(now_s)
+        self._again_s = None if again_s is None else now_s + again_s
+        granted, self._granted = self._granted, []
+        return granted
+
+    def wake_s(self, now_s: float) -> float | None:
+        """When the queue wants to look again."""
+        return self._again_s
+
+    def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
+        """Tell the fleet, if the answer is streamed."""
+        decision, shape = self._open[turn.id]
+        if shape.streams:
+            self.fleet.started(decision, now_s)
+
+    def predicted_tokens(self, turn: Turn) -> int:
+        """What clients would be told."""
+        return self._open[turn.id][0].expected_tokens
+
+    def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
+        """Give the reservation back."""
+        super().finished(turn, replica, cached_tokens, now_s)
+        decision, shape = self._open.pop(turn.id)
+        if not shape.streams:
+            self.fleet.started(decision, now_s)
+        self.fleet.settle(decision, now_s)
+        known = cached_tokens if self.site.feedback and shape.reads_cache else None
+        self.fleet.learn(decision, shape, turn.prompt_tokens, known, turn.output_tokens)
+        self.fleet.confirm(decision, known, turn.output_tokens, now_s)
+
+
+def warm(
+    policy: str,
+    parameters: CostParameters | None = None,
+    hold: HoldParameters | None = HOLD,
+    learning: LearningParameters | None = LEARNING,
+) -> Callable[[Site], Chooser]:
+    """A maker of choosers for one policy of the core; only `prefix-cost` knows who is free, so only it holds."""
+    own_hold = hold if policy == "prefix-cost" else None
+    return lambda site: Warm(
+        site, policy, parameters, own_hold, Learner(learning) if learning is not None else None
+    )

@@ -1,0 +1,216 @@
+"""What is asked of a simulated fleet: sessions of turns, each turn a prompt known by its blocks.
+
+Decides nothing about routing. A prompt is a tuple of keys, one a full block; a key stands for its block and
+everything before it, so equal keys mean equal prefixes, for the engine's cache and for every policy alike. Sessions
+start by the trace's clock (open loop); a session's next turn is sent a pause after the answer to the one before
+(closed loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from warmroute.core.fingerprint import GRID, HEAD_BYTES
+from warmroute.core.types import FingerprintHash, RequestShape
+
+BYTES_PER_TOKEN = 4
+"""Canonical bytes a token in the simulation: a block of 512 tokens is 2,048 bytes on the router's ladder."""
+
+_MASK = (1 << 64) - 1
+_MIX_A = 0x9E3779B97F4A7C15
+_MIX_B = 0xD6E8FEB86659FD93
+MODEL = "simulated"
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request."""
+
+    id: str
+    prompt_tokens: int
+    output_tokens: int
+    keys: tuple[int, ...]
+    """Keys of the prompt's full blocks, then of the blocks that the answer completes, as far as they are known."""
+    pause_s: float = 0.0
+    """Time between the answer to the session's turn before and this request; 0 for the first."""
+    user_key: int = 0
+    """Stands for the session's first user message: what routers that hash it see."""
+    session: int = 0
+    reads_cache: bool = True
+    """False: it asks for the prompt's log probabilities, and the engine computes all of it."""
+
+
+@dataclass(slots=True)
+class Session:
+    """Turns that follow one another."""
+
+    start_s: float
+    turns: list[Turn]
+
+
+@dataclass(slots=True)
+class Workload:
+    """A list of sessions by start time."""
+
+    name: str
+    block_tokens: int
+    """Tokens a key stands for; the engine's block size in the simulation."""
+    sessions: list[Session]
+    source: str = ""
+    """Where it comes from, for the report."""
+    notes: dict[str, float] = field(default_factory=dict)
+    clocked_pauses: bool = False
+    """Whether pauses are of the trace's clock, as starts are, and move with them; else they are people's own."""
+
+    @property
+    def requests(self) -> int:
+        """Turns of all sessions."""
+        return sum(len(session.turns) for session in self.sessions)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(turn.prompt_tokens for session in self.sessions for turn in session.turns)
+
+    @property
+    def rate(self) -> float:
+        """Requests a second by the sessions' starts alone: the unit in which load is given."""
+        if not self.sessions:
+            return 0.0
+        span_s = self.sessions[-1].start_s - self.sessions[0].start_s
+        return self.requests / span_s if span_s > 0 else 0.0
+
+    @property
+    def least_pause_s(self) -> float:
+        """The shortest pause of any later turn; infinite where all sessions have one turn."""
+        pauses = [turn.pause_s for session in self.sessions for turn in session.turns[1:]]
+        return min(pauses) if pauses else float("inf")
+
+    def at_rate(self, rate: float) -> Workload:
+        """The same requests with starts moved closer or apart, so that `rate` becomes this, and with them the pauses
+        that are of the trace's clock."""
+        factor = self.rate / rate if rate > 0 and self.rate > 0 else 1.0
+        return self._stretched(factor, factor if self.clocked_pauses else 1.0)
+
+    def at_speed(self, speed: float) -> Workload:
+        """The same with all time so many times as fast, people's pauses included."""
+        return self if speed == 1.0 else self._stretched(1.0 / speed, 1.0 / speed)
+
+    def _stretched(self, starts: float, pauses: float) -> Workload:
+        """All starts and all pauses that many times as long."""
+        if pauses == 1.0:
+            sessions = [Session(session.start_s * starts, session.turns) for session in self.sessions]
+        else:
+            sessions = [
+                Session(
+                    session.start_s * starts,
+                    [replace(turn, pause_s=turn.pause_s * pauses) for turn in session.turns],
+                )
+                for session in self.sessions
+            ]
+        return replace(self, sessions=sessions)
+
+    def spread(self) -> Workload:
+        """The same requests, those that start at one moment moved apart evenly until the next moment: a trace whose
+        clock ticks every few seconds has bursts that nobody ever sent."""
+        sessions = self.sessions
+        starts_s = [session.start_s for session in sessions]
+        moved: list[Session] = []
+        at = 0
+        gap_s = 0.0
+        while at < len(sessions):
+            end = at
+            while end < len(sessions) and starts_s[end] == starts_s[at]:
+                end += 1
+            gap_s = starts_s[end] - starts_s[at] if end < len(sessions) else gap_s
+            moved += [
+                Session(starts_s[at] + gap_s * number / (end - at), session.turns)
+                for number, session in enumerate(sessions[at:end])
+            ]
+            at = end
+        return replace(self, sessions=moved)
+
+    def slice(self, requests: int, skip: int = 0) -> Workload:
+        """Whole sessions in order of start, at least `requests` turns after the first `skip`, starting at 0."""
+        kept: list[Session] = []
+        passed = taken = 0
+        for session in self.sessions:
+            if passed < skip:
+                passed += len(session.turns)
+                continue
+            if taken >= requests:
+                break
+            kept.append(session)
+            taken += len(session.turns)
+        first_s = kept[0].start_s if kept else 0.0
+        return replace(self, sessions=[Session(s.start_s - first_s, s.turns) for s in kept])
+
+
+class Shaper:
+    """Turns into what the router's dialects would make of them: rungs of the real ladder, ring key, head key."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self._block_bytes = block_tokens * BYTES_PER_TOKEN
+
+    def shape(self, turn: Turn) -> RequestShape:
+        """The request's shape.
+
+        A rung stands for the block that it ends in: two prompts that differ within a block are taken to differ from
+        its start, since traces know no more.
+        """
+        block_bytes = self._block_bytes
+        prompt_bytes = turn.prompt_tokens * BYTES_PER_TOKEN
+        keys = turn.keys
+        known_bytes = min(len(keys), prompt_bytes // block_bytes) * block_bytes
+        rungs: list[FingerprintHash] = []
+        for index, depth in enumerate(GRID):
+            if depth > known_bytes:
+                break
+            rungs.append(FingerprintHash(rung_hash(keys[(depth - 1) // block_bytes], index)))
+        head = min(HEAD_BYTES, known_bytes)
+        if head:
+            head_key = rung_hash(keys[(head - 1) // block_bytes], -1)
+        else:
+            head_key = rung_hash(hash(turn.id) & _MASK, -2)
+        shape = RequestShape(MODEL, rungs, prompt_bytes, turn.prompt_tokens, head_key, head_key)
+        if not turn.reads_cache:
+            shape.reads_cache = shape.streams = (
+                False  # engines refuse to stream the prompt's log probabilities
+            )
+        return shape
+
+
+def rung_hash(key: int, index: int) -> int:
+    """64 well-mixed bits of a block key and a rung's number."""
+    mixed = (key * _MIX_A + (index + 3) * _MIX_B) & _MASK
+    mixed ^= mixed >> 29
+    mixed = mixed * _MIX_B & _MASK
+    return mixed ^ (mixed >> 32)
+
+
+class KeyMaker:
+    """Interns block keys: the same parent and content give the same key, anything else a new one."""
+
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
+        self._known: dict[tuple[int, object], int] = {}
+
+    def child(self, parent: int, content: object) -> int:
+        """The key of the block `content` after the prefix `parent` (0: none)."""
+        key = self._known.get((parent, content))
+        if key is None:
+            key = self._known[parent, content] = self._next
+            self._next += 1
+        return key
+
+    def fresh(self, count: int) -> tuple[int, ...]:
+        """Keys of blocks that nobody else has."""
+        start = self._next
+        self._next += count
+        return tuple(range(start, start + count))
+
+
+def interleave(sessions: Sequence[Session]) -> list[Session]:
+    """Sorted by start."""
+    return sorted(sessions, key=lambda session: session.start_s)

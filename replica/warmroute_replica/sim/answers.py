@@ -1,0 +1,119 @@
+"""What one sequence will generate, decided before it starts: the simulated model's whole mind.
+
+Decides text or tool call, length, and why it ends. Depends on the prompt and the seed only, so that every replica gives
+the same answer and a conversation goes the same way wherever its turns are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from warmroute_replica.sim.template import Tool, ToolCall, encode
+from warmroute_replica.sim.text import answer_pieces, natural_tokens, tool_arguments
+from warmroute_replica.sim.tokens import count_tokens
+
+ARGUMENT_CHARS = 4
+"""Characters of a tool call's arguments in one token."""
+
+
+class Finish(StrEnum):
+    """vLLM's finish reasons."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    ABORT = "abort"
+
+
+@dataclass(slots=True)
+class Answer:
+    """One generated sequence."""
+
+    pieces: list[str]
+    """What each token adds to the text, or to the tool call's arguments; may be empty."""
+    finish: Finish
+    stream: bytes
+    """The tokens as the engine sees them."""
+    tool: ToolCall | None = None
+    stop: str | None = None
+    """The stop string that ended it."""
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = "".join(self.pieces)
+
+    def cut_off(self, tokens: int) -> None:
+        """End after so many tokens and one that says nothing, which carries the reason."""
+        self.pieces = [*self.pieces[:tokens], ""]
+        self.text = "".join(self.pieces)
+        self.finish = Finish.ABORT
+        self.stop = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated."""
+        return len(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """What the request says about the length."""
+
+    room: int
+    """Tokens the context leaves, at least 1."""
+    max_tokens: int | None = None
+    """Exact length of a text where given; `None`: 20 to 200, by the seed."""
+    is_ceiling: bool = False
+    """`max_tokens` only bounds the natural length."""
+    stop: Sequence[str] = ()
+    """Strings that end the text before they appear in it."""
+
+
+def make_answer(seed: int, limits: AnswerLimits, tool: Tool | None) -> Answer:
+    """Generate one sequence; `tool` is the function it calls instead of answering."""
+    room = limits.room if limits.max_tokens is None else max(1, min(limits.room, limits.max_tokens))
+    return _text_answer(seed, limits, room) if tool is None else _tool_answer(seed, room, tool)
+
+
+def _text_answer(seed: int, limits: AnswerLimits, room: int) -> Answer:
+    tokens = room
+    finish = Finish.LENGTH
+    if limits.max_tokens is None or limits.is_ceiling:
+        natural = natural_tokens(seed)
+        if natural < room:
+            tokens, finish = natural, Finish.STOP
+    pieces = answer_pieces(seed, tokens)
+    stop = None
+    if limits.stop:
+        text = "".join(pieces)
+        found = min(((text.find(s), s) for s in limits.stop if s in text), default=None)
+        if found is not None:
+            pieces, stop, finish = _cut(pieces, found[0]), found[1], Finish.STOP
+    return Answer(pieces, finish, encode("".join(pieces)), stop=stop)
+
+
+def _tool_answer(seed: int, room: int, tool: Tool) -> Answer:
+    call = ToolCall(f"chatcmpl-tool-{seed:016x}", tool.name, tool_arguments(tool.schema, seed))
+    stream = encode(call.rendered())
+    wanted = count_tokens(stream)
+    arguments = call.arguments
+    cut = [arguments[start : start + ARGUMENT_CHARS] for start in range(0, len(arguments), ARGUMENT_CHARS)]
+    # The first token stands for the call's opening and name; those left at the end for its closing tag.
+    pieces = ["", *cut]
+    pieces += [""] * (wanted - len(pieces))
+    if room < wanted:
+        return Answer(pieces[:room], Finish.LENGTH, stream[: room * 4], call)
+    return Answer(pieces, Finish.TOOL_CALLS, stream, call)
+
+
+def _cut(pieces: list[str], chars: int) -> list[str]:
+    """The tokens up to a character; at least one, as an engine generates the stop string's tokens too."""
+    kept: list[str] = []
+    for piece in pieces:
+        if chars <= 0 and kept:
+            break
+        kept.append(piece[: max(chars, 0)])
+        chars -= len(piece)
+    return kept

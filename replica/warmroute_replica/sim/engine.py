@@ -1,0 +1,532 @@
+"""A vLLM engine as a step machine: what each step computes, how long it takes, who gets a token.
+
+Decides the schedule: continuous batching, prompts chunked under a token budget shared with decoding, first come first
+served or by priority, preemption by recomputation. Holds no clock, no sockets, no text: the driver passes `now_s`, and
+delivers a step's tokens when the step ends. Prefix reuse is `block_cache`'s, durations are `step_time`'s.
+
+The rules, as in vLLM V1 (`v1/core/sched/scheduler.py`), in the order in which a step applies them:
+
+1. With a long-prefill threshold, and more than one unfinished request, no sequence computes more tokens in this step
+   than the threshold; adaptive, than its fair share of the budget if that is more. One alone is not capped.
+2. Running sequences first, in order of admission: one token each where decoding, the rest of the prompt where not, as
+   far as cap and budget go. Without a free block for it, the sequence admitted last is preempted; by priority, the one
+   of the largest priority, the latest to arrive among those, and what it was to compute in this step is given back. It
+   loses its blocks and goes to the head of the waiting queue; by priority, to its place in it.
+3. Then, unless something was preempted, waiting ones, by arrival or by priority (smaller first) and arrival, while
+   there are seats, budget, and free blocks for the *whole* prompt (`scheduler_reserve_full_isl`, vLLM's default). The
+   first that does not fit holds up all behind it. Priority takes nothing from those that run.
+4. A block can be hit from the step on that computes it. The last token of a prompt is always computed.
+
+One simplification: a sequence that did not fit is not tried again until blocks are freed.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from warmroute_replica.sim.block_cache import BlockCache
+from warmroute_replica.sim.step_time import StepTime
+
+
+class SchedulingPolicy(Enum):
+    """Who is admitted first, and preempted first."""
+
+    FCFS = "fcfs"
+    PRIORITY = "priority"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Limits of one engine, under vLLM's names."""
+
+    cache_tokens: int = 131_072
+    """Size of the KV cache, rounded down to whole blocks."""
+    block_tokens: int = 16
+    max_num_batched_tokens: int = 8192
+    """Tokens a step computes at most, prompts and decoding together."""
+    max_num_seqs: int = 256
+    """Sequences running at once at most."""
+    long_prefill_token_threshold: int = 0
+    """Tokens of one sequence that a step computes at most while others are there; 0: no cap."""
+    long_prefill_token_threshold_adaptive: bool = False
+    """Whether that cap is never below `max_num_batched_tokens` divided by the number of unfinished requests."""
+    scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
+    step_time: StepTime = field(default_factory=StepTime)
+
+    def __post_init__(self) -> None:
+        if self.block_tokens < 1 or self.cache_tokens < self.block_tokens:
+            raise ValueError("block_tokens must be at least 1, cache_tokens at least block_tokens")
+        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
+            raise ValueError("max_num_seqs must be at least 1 and at most max_num_batched_tokens")
+        if self.long_prefill_token_threshold < 0:
+            raise ValueError("long_prefill_token_threshold must not be negative")
+
+    @property
+    def cache_blocks(self) -> int:
+        """Blocks in the cache."""
+        return self.cache_tokens // self.block_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SimRequest:
+    """One sequence to generate."""
+
+    id: str
+    """Unique among the engine's unfinished requests."""
+    prompt_tokens: int
+    output_tokens: int
+    """Tokens generated before it finishes, at least 1: the simulator knows the answer beforehand."""
+    block_keys: Sequence[Hashable] = ()
+    """Key of each full block of the prompt, and as far as known of prompt and output together; a key stands for the
+    block and all before it. Blocks past the end are computed and never found again."""
+    priority: int = 0
+    """Smaller goes first where the engine schedules by priority; nothing elsewhere."""
+    reads_cache: bool = True
+    """False: nothing is looked up, as for `prompt_logprobs`; what it computes is stored all the same."""
+
+
+class RunState:
+    """A request inside the engine. Read by drivers, written by the engine only; identity is equality."""
+
+    __slots__ = (
+        "admitted_s",
+        "arrival_s",
+        "blocks",
+        "cached_tokens",
+        "computed",
+        "first_token_s",
+        "generated",
+        "id",
+        "preemptions",
+        "rank",
+        "request",
+        "stored",
+    )
+
+    def __init__(self, request: SimRequest, now_s: float, number: int) -> None:
+        self.id = request.id
+        self.rank = (request.priority, number)
+        """By which requests are ordered where priorities count; `number` is that of their arrival."""
+        self.request = request
+        self.arrival_s = now_s
+        self.admitted_s: float | None = None
+        """Start of the step that first scheduled it."""
+        self.first_token_s: float | None = None
+        """End of the step that finished its prompt."""
+        self.generated = 0
+        """Output tokens so far."""
+        self.cached_tokens = 0
+        """Prompt tokens found in the cache when it was first scheduled."""
+        self.computed = 0
+        """Tokens whose KV entries exist: all but the newest, once decoding."""
+        self.blocks: list[int] = []
+        self.stored = 0
+        """How many of `blocks` carry a key."""
+        self.preemptions = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and output so far."""
+        return self.request.prompt_tokens + self.generated
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one step, or a run of steps, did. Its tokens exist at `end_s`, not before."""
+
+    end_s: float
+    duration_s: float
+    steps: int = 0
+    """0 when there was nothing to do."""
+    tokens: list[RunState] = field(default_factory=list)
+    """Sequences with new tokens (`generated` says how many they have), the finished included."""
+    first: list[RunState] = field(default_factory=list)
+    """Those of them whose first token it was."""
+    finished: list[RunState] = field(default_factory=list)
+    """Those of them that got their last token; they have left the engine."""
+    prefill_tokens: int = 0
+    """Prompt tokens computed, recomputation after preemption included."""
+    generated_tokens: int = 0
+    preempted: int = 0
+
+
+@dataclass(slots=True)
+class EngineTotals:
+    """Counters since the engine's start, with the meaning of vLLM's metrics."""
+
+    queried_tokens: int = 0
+    """Prompt tokens looked up in the cache, once a request."""
+    hit_tokens: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens of the requests that got their first token."""
+    generated_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    aborted: int = 0
+
+
+class Engine:
+    """One replica's scheduler and cache.
+
+    Every unfinished request is either in the waiting queue or in the running list. Complexity: a request costs
+    O(its blocks) once; a step O(running sequences); `advance` makes a run of plain decode steps cost O(running)
+    together instead of each.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.cache = BlockCache(config.cache_blocks)
+        self.totals = EngineTotals()
+        self._waiting: deque[RunState] = deque()
+        self._running: list[RunState] = []
+        self._by_id: dict[str, RunState] = {}
+        self._arrived = 0
+        self._by_priority = config.scheduling_policy is SchedulingPolicy.PRIORITY
+        self._stuck = False
+        """The head of the queue did not fit, and no block has been freed since."""
+        self._plain = False
+        """Every running sequence is known to have exactly one token to compute next."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to do until the next `add`."""
+        return not self._by_id
+
+    @property
+    def running(self) -> int:
+        """Sequences holding a seat."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences queued."""
+        return len(self._waiting)
+
+    @property
+    def usage_ratio(self) -> float:
+        """Share of the cache that running sequences use; cached idle blocks count as free."""
+        return 1.0 - self.cache.free_blocks / self.cache.blocks
+
+    @property
+    def backlog_tokens(self) -> int:
+        """Prompt tokens accepted and not yet computed, hits of those still waiting not deducted. O(unfinished)."""
+        return sum(max(0, state.request.prompt_tokens - state.computed) for state in self._by_id.values())
+
+    def states(self) -> Iterator[RunState]:
+        """All unfinished requests, in order of arrival."""
+        return iter(self._by_id.values())
+
+    def overlap_tokens(self, block_keys: Sequence[Hashable], prompt_tokens: int) -> int:
+        """Prompt tokens a request would find in the cache if it were scheduled at once."""
+        limit = (prompt_tokens - 1) // self.config.block_tokens
+        return len(self.cache.match(block_keys, limit)) * self.config.block_tokens
+
+    def change_speed(self, speed: float) -> None:
+        """Divide the durations of steps that start from now on by this: another clock rate, another tenant."""
+        self.config = replace(self.config, step_time=replace(self.config.step_time, speed=speed))
+
+    def add(self, request: SimRequest, now_s: float) -> RunState:
+        """Queue a request.
+
+        Raises:
+            ValueError: The id is in use, a length is below 1, or the sequence is larger than the whole cache.
+        """
+        if request.id in self._by_id:
+            raise ValueError(f"request id {request.id!r} is in use")
+        if request.prompt_tokens < 1 or request.output_tokens < 1:
+            raise ValueError("a request needs at least one prompt token and one output token")
+        if request.prompt_tokens + request.output_tokens > self.cache.blocks * self.config.block_tokens:
+            raise ValueError("the sequence would not fit into the empty cache")
+        self._arrived += 1
+        state = RunState(request, now_s, self._arrived)
+        self._by_id[request.id] = state
+        self._queue(state)
+        return state
+
+    def abort(self, request_id: str) -> bool:
+        """Drop a request in whatever state; false if it is not here (any more)."""
+        state = self._by_id.pop(request_id, None)
+        if state is None:
+            return False
+        if state in self._running:
+            self._running.remove(state)
+            self.cache.release(state.blocks)
+        else:
+            self._waiting.remove(state)
+        self._stuck = False
+        self.totals.aborted += 1
+        return True
+
+    def step(self, now_s: float) -> StepResult:
+        """Compute one step that starts at `now_s`. With nothing to do, a result of no steps and no duration."""
+        if not self._by_id:
+            return StepResult(now_s, 0.0)
+        budget = self.config.max_num_batched_tokens
+        most = self._most_tokens(budget)
+        scheduled: list[tuple[RunState, int]] = []
+        preempted = 0
+        index = 0
+        running = self._running
+        while index < len(running) and budget > 0:
+            state = running[index]
+            new = min(state.tokens - state.computed, most, budget)
+            grown = self._grow(state, state.computed + new)
+            while not grown:
+                victim = self._victim()
+                at = running.index(victim)
+                del running[at]
+                if at < index:
+                    index -= 1
+                    budget += _withdraw(victim, scheduled)
+                self._preempt(victim)
+                preempted += 1
+                if victim is state:
+                    break
+                grown = self._grow(state, state.computed + new)
+            if not grown:
+                break
+            scheduled.append((state, new))
+            budget -= new
+            index += 1
+        if preempted and not scheduled and running:
+            # By priority the first may have made itself go. The engine's empty step takes no time worth counting.
+            result = self.step(now_s)
+            result.preempted += preempted
+            return result
+        if not preempted or not scheduled:
+            # Nothing scheduled: the last sequence made itself go, and comes back into the empty cache at once.
+            self._admit(scheduled, budget, most, now_s)
+        return self._finish_step(scheduled, preempted, now_s)
+
+    def advance(self, now_s: float, until_s: float) -> StepResult:
+        """Compute steps back to back, the first starting at `now_s`, until one gives a sequence its first or last
+        token, or the next would start at or after `until_s`. At least one step, unless idle.
+
+        Exactly what repeated calls of `step` give, each starting at the `end_s` of the one before, but a run of
+        steps in which sequences only decode is computed at once. The caller may `add` what arrives meanwhile
+        afterwards: a step under way takes nobody in.
+        """
+        total = StepResult(now_s, 0.0)
+        gained: dict[RunState, None] = {}
+        while self._by_id:
+            part = self._decode_run(total.end_s, until_s) or self.step(total.end_s)
+            total.end_s = part.end_s
+            total.steps += part.steps
+            total.prefill_tokens += part.prefill_tokens
+            total.generated_tokens += part.generated_tokens
+            total.preempted += part.preempted
+            gained.update(dict.fromkeys(part.tokens))
+            if part.first or part.finished:
+                total.first = part.first
+                total.finished = part.finished
+                break
+            if total.end_s >= until_s:
+                break
+        total.tokens = list(gained)
+        total.duration_s = total.end_s - now_s
+        return total
+
+    def validate(self) -> None:
+        """Raise AssertionError where the books do not agree. For tests."""
+        self.cache.validate()
+        assert len(self._by_id) == len(self._running) + len(self._waiting)
+        assert len(self._running) <= self.config.max_num_seqs
+        block_tokens = self.config.block_tokens
+        used: set[int] = set()
+        for state in self._running:
+            assert len(state.blocks) == -(-state.computed // block_tokens)
+            assert state.computed < state.tokens
+            used.update(state.blocks)
+        assert all(not state.blocks and not state.computed for state in self._waiting)
+        assert self.cache.blocks - self.cache.free_blocks == len(used)
+
+    def _most_tokens(self, budget: int) -> int:
+        """How many tokens of one sequence the next step computes at most."""
+        threshold = self.config.long_prefill_token_threshold
+        eligible = len(self._by_id)
+        if not threshold or eligible < 2:
+            return budget
+        if self.config.long_prefill_token_threshold_adaptive:
+            return max(threshold, budget // eligible)
+        return threshold
+
+    def _victim(self) -> RunState:
+        """The running sequence to preempt."""
+        return max(self._running, key=_rank) if self._by_priority else self._running[-1]
+
+    def _queue(self, state: RunState) -> None:
+        """Put a new sequence where it belongs in the waiting queue."""
+        waiting = self._waiting
+        if not self._by_priority:
+            waiting.append(state)
+            return
+        insort(waiting, state, key=_rank)
+        if waiting[0] is state:
+            self._stuck = False
+
+    def _admit(self, scheduled: list[tuple[RunState, int]], budget: int, most: int, now_s: float) -> None:
+        cache = self.cache
+        block_tokens = self.config.block_tokens
+        while (
+            self._waiting and budget > 0 and len(self._running) < self.config.max_num_seqs and not self._stuck
+        ):
+            state = self._waiting[0]
+            tokens = state.tokens
+            reads = state.request.reads_cache
+            hits = cache.match(state.request.block_keys, (tokens - 1) // block_tokens) if reads else []
+            if -(-tokens // block_tokens) - len(hits) + cache.unused(hits) > cache.free_blocks:
+                self._stuck = True
+                return
+            self._waiting.popleft()
+            cache.take(hits)
+            state.blocks = hits
+            state.stored = len(hits)
+            state.computed = len(hits) * block_tokens
+            if state.admitted_s is None:
+                state.admitted_s = now_s
+                state.cached_tokens = state.computed
+                self.totals.queried_tokens += tokens if reads else 0
+                self.totals.hit_tokens += state.computed
+            new = min(tokens - state.computed, most, budget)
+            self._grow(state, state.computed + new)
+            self._running.append(state)
+            scheduled.append((state, new))
+            budget -= new
+
+    def _finish_step(self, scheduled: list[tuple[RunState, int]], preempted: int, now_s: float) -> StepResult:
+        result = StepResult(now_s, 0.0, steps=1, preempted=preempted)
+        attended = 0.0
+        decoding = context = 0
+        for state, new in scheduled:
+            if state.generated and new == 1:
+                decoding += 1
+                context += state.tokens
+            else:
+                result.prefill_tokens += new
+                attended += new * (state.computed + new / 2)
+            state.computed += new
+            if state.computed < state.tokens:
+                continue
+            state.generated += 1
+            result.tokens.append(state)
+            if state.generated == 1:
+                result.first.append(state)
+                self.totals.prompt_tokens += state.request.prompt_tokens
+            if state.generated == state.request.output_tokens:
+                result.finished.append(state)
+        result.duration_s = self.config.step_time.step_s(result.prefill_tokens, attended, decoding, context)
+        result.end_s = now_s + result.duration_s
+        result.generated_tokens = len(result.tokens)
+        for state in result.first:
+            state.first_token_s = result.end_s
+        self._plain = len(result.tokens) == len(self._running)
+        for state in result.finished:
+            self._retire(state)
+        self.totals.generated_tokens += result.generated_tokens
+        self.totals.steps += result.steps
+        return result
+
+    def _decode_run(self, now_s: float, until_s: float) -> StepResult | None:
+        """Steps up to and including the first that ends a sequence or reaches `until_s`; `None` where a step may do
+        anything but give every running sequence one token."""
+        running = self._running
+        count = len(running)
+        if not self._plain or not running:
+            return None
+        if self._waiting and not self._stuck and count < self.config.max_num_seqs:
+            return None
+        step_s = self.config.step_time.step_s
+        limit = min(state.request.output_tokens - state.generated for state in running)
+        context = sum(state.tokens for state in running)
+        end_s = now_s
+        steps = 0
+        while steps < limit:
+            end_s += step_s(0, 0.0, count, context)
+            context += count
+            steps += 1
+            if end_s >= until_s:
+                break
+        edges = self._block_edges(steps)
+        if sum(taken for _later, _index, taken in edges) > self.cache.free_blocks:
+            return None
+        for later, index, _taken in edges:
+            self._grow(running[index], running[index].computed + later)
+        result = StepResult(end_s, end_s - now_s, steps, list(running), generated_tokens=steps * count)
+        for state in result.tokens:
+            state.computed += steps
+            state.generated += steps
+            if state.generated == state.request.output_tokens:
+                result.finished.append(state)
+        for state in result.finished:
+            self._retire(state)
+        self.totals.generated_tokens += result.generated_tokens
+        self.totals.steps += steps
+        return result
+
+    def _block_edges(self, steps: int) -> list[tuple[int, int, bool]]:
+        """When, in the next plain decode steps, which running sequence takes a block or fills one: the step's number
+        from 1, the sequence's index, whether a block is taken. Sorted as single steps would come to it, so that both
+        ways leave the same cache."""
+        block_tokens = self.config.block_tokens
+        edges: list[tuple[int, int, bool]] = []
+        for index, state in enumerate(self._running):
+            to_full = block_tokens - state.computed % block_tokens
+            taking = to_full % block_tokens + 1
+            edges.extend((later, index, True) for later in range(taking, steps + 1, block_tokens))
+            if block_tokens > 1:
+                edges.extend((later, index, False) for later in range(to_full, steps + 1, block_tokens))
+        edges.sort()
+        return edges
+
+    def _grow(self, state: RunState, computed: int) -> bool:
+        """Give a sequence blocks for this many tokens and store those it fills; false, unchanged, without room."""
+        blocks = state.blocks
+        missing = -(-computed // self.config.block_tokens) - len(blocks)
+        if missing > 0:
+            if missing > self.cache.free_blocks:
+                return False
+            blocks.extend(self.cache.allocate(missing))
+        keys = state.request.block_keys
+        full = min(computed // self.config.block_tokens, len(keys))
+        store = self.cache.store
+        for index in range(state.stored, full):
+            store(blocks[index], keys[index])
+        state.stored = max(state.stored, full)
+        return True
+
+    def _preempt(self, state: RunState) -> None:
+        # What the step that takes its blocks was still to compute is not there.
+        self.cache.forget(state.blocks[state.computed // self.config.block_tokens : state.stored])
+        self.cache.release(state.blocks)
+        state.blocks = []
+        state.stored = state.computed = 0
+        state.preemptions += 1
+        if self._by_priority:
+            self._queue(state)
+        else:
+            self._waiting.appendleft(state)
+        self._stuck = False
+        self.totals.preemptions += 1
+
+    def _retire(self, state: RunState) -> None:
+        self._running.remove(state)
+        del self._by_id[state.id]
+        self.cache.release(state.blocks)
+        self._stuck = False
+
+
+def _rank(state: RunState) -> tuple[int, int]:
+    return state.rank
+
+
+def _withdraw(state: RunState, scheduled: list[tuple[RunState, int]]) -> int:
+    """Take a sequence out of what a step computes. Returns the tokens that were to be computed."""
+    for index, (other, new) in enumerate(scheduled):
+        if other is state:
+            del scheduled[index]
+            return new
+    return 0

@@ -1,0 +1,315 @@
+"""The registry inside one process: the default backend, and what the Redis backend falls back on.
+
+Two generations of dictionaries, rung to record. Reads look into both; writes go to the young one and carry along what
+they touch. When the young one has reached half of the allowed size, or the idle time has passed, it becomes the old
+one, and what nobody touched since the turn before is given up: least recently used first, at two dictionary operations
+a rung and no links. A given-up generation is emptied a few entries a write, since freeing it at once would stall the
+event loop.
+
+All rungs that one request is first to touch share one record, so a rung costs its key and a dictionary slot, and a
+reader may skip repeated records by identity. Decides nothing about where requests go.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from math import inf
+from os import urandom
+from typing import Final
+
+from warmroute.core.types import FingerprintHash, Holder, Incarnation, Record, Records, ReplicaId
+from warmroute.wire.registry_record import MAX_HOLDERS
+
+REFRESH_PARTS: Final = 64
+MAX_REFRESH_S: Final = 0.25
+"""A holder noted within this time, or this part of the idle time, is not noted again: a hot system prompt costs reads
+only. `core.residency` allows for it where a record's time is held against what a replica has evicted since."""
+
+SLOT_BYTES: Final = 122
+"""Memory of one rung without its record: measured over a growing dictionary, integer key included."""
+
+MEMORY_ENTRIES: Final = 1_000_000
+"""Rungs kept unless told otherwise."""
+
+_RECORD_BYTES: Final = sys.getsizeof((0,)) + sys.getsizeof((0, 0.0)) + sys.getsizeof(0.5)
+_HOLDER_BYTES: Final = 8
+_GIVE_UP_PER_RUNG: Final = 3
+_GIVE_UP_PER_TOUCH: Final = 16
+_SAMPLE_MASK: Final = 63
+_MAX_RESPONSES: Final = 100_000
+
+
+class MemoryRegistry:
+    """Implements the port `Registry` for one process; see the module's text for the data structure.
+
+    Args:
+        idle_s: A holder not noted for this long is forgotten, until `expire_after` says otherwise; a response always.
+        max_entries: Bound of rungs kept.
+        max_bytes: Bound of memory used, by the estimate that `statistics` shows.
+        clock: Unix seconds; decides expiry at read.
+        secret: The deployment's fingerprint secret, 16 bytes; made here when absent.
+    """
+
+    def __init__(
+        self,
+        *,
+        idle_s: float = 1800.0,
+        max_entries: int = MEMORY_ENTRIES,
+        max_bytes: int = 512 * 1024 * 1024,
+        clock: Callable[[], float] = time.time,
+        secret: bytes | None = None,
+    ) -> None:
+        if idle_s <= 0 or max_entries < 2 or max_bytes < 2 * SLOT_BYTES:
+            raise ValueError(
+                "idle_s must be positive, max_entries and max_bytes must leave room for two entries"
+            )
+        self._idle_s = idle_s
+        self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
+        self._half_entries = max(max_entries // 2, 1)
+        self._half_bytes = max_bytes // 2
+        self._clock = clock
+        self._secret = secret if secret is not None else urandom(16)
+        self._young: dict[FingerprintHash, Record] = {}
+        self._old: dict[FingerprintHash, Record] = {}
+        self._dying: dict[FingerprintHash, Record] = {}
+        self._young_record_bytes = 0
+        self._old_record_bytes = 0
+        self._turned_s: float | None = None
+        self._responses = ResponseHomes(idle_s, _MAX_RESPONSES)
+        self._lookups = 0
+        self._sampled_s = 0.0
+        self._writes = 0
+        self._evictions = 0
+
+    @property
+    def healthy(self) -> bool:
+        """Always: there is nothing to lose."""
+        return True
+
+    async def start(self, on_secret: Callable[[bytes], None]) -> None:
+        """Hand out the secret."""
+        on_secret(self._secret)
+
+    async def stop(self) -> None:
+        """Nothing is pending and nothing is kept."""
+
+    def expire_after(self, idle_s: float) -> None:
+        """What is too old is not shown from now on, and given up with the generations."""
+        if idle_s <= 0:
+            raise ValueError("idle_s must be positive")
+        self._idle_s = idle_s
+        self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
+
+    def lookup(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> Records:
+        """Always at hand. Complexity: two dictionary reads a rung."""
+        self._lookups = count = self._lookups + 1
+        if not count & _SAMPLE_MASK:
+            started = time.perf_counter()
+            records = self.read(rungs)
+            self._sampled_s += time.perf_counter() - started
+            return records
+        return self.read(rungs)
+
+    def read(self, rungs: Sequence[FingerprintHash]) -> Records:
+        """`lookup` without counting it: for the backend that keeps this one as its local layer."""
+        young = self._young
+        old = self._old
+        oldest_s = self._clock() - self._idle_s
+        records: Records = []
+        last: Record | None = None
+        expired = False
+        for rung in rungs:
+            record = young.get(rung)
+            if record is None:
+                record = old.get(rung)
+            records.append(record)
+            # Holders stand oldest first, so the first tells whether any has expired.
+            if record is not last and record is not None and record[0][1] < oldest_s:
+                expired = True
+            last = record
+        return _without_expired(records, oldest_s) if expired else records
+
+    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+        """Note the holder where it is not known fresh."""
+        self.note(rungs, incarnation, now_s, now_s - self._refresh_s)
+
+    def note(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, fresh_s: float
+    ) -> list[FingerprintHash]:
+        """Note the holder on every rung where it was last noted before `fresh_s`.
+
+        Returns those rungs: what another layer has to be told. Complexity: one to two dictionary operations a rung.
+        """
+        if self._turned_s is None or now_s - self._turned_s >= self._idle_s:
+            self._turn(now_s)
+        young = self._young
+        old = self._old
+        holder: Holder = (incarnation, now_s)
+        alone: Record = (holder,)
+        changed: list[FingerprintHash] = []
+        seen: Record | None = None
+        becomes: Record = alone
+        for rung in rungs:
+            record = young.get(rung)
+            carried = record is None
+            if record is None:
+                record = old.get(rung)
+                if record is None:
+                    young[rung] = alone
+                    changed.append(rung)
+                    continue
+                del old[rung]
+                # Carried to the young generation even when fresh, so that what is in use outlives the next turn.
+                young[rung] = record
+            if record is not seen:
+                seen = record
+                becomes = _with_holder(record, holder, alone, fresh_s, now_s - self._idle_s)
+                if carried or becomes is not record:
+                    self._young_record_bytes += _RECORD_BYTES + _HOLDER_BYTES * len(becomes)
+            if becomes is not record:
+                young[rung] = becomes
+                changed.append(rung)
+        if changed:
+            self._writes += 1
+            self._young_record_bytes += _RECORD_BYTES + _HOLDER_BYTES
+            if (
+                len(young) >= self._half_entries
+                or len(young) * SLOT_BYTES + self._young_record_bytes >= self._half_bytes
+            ):
+                self._turn(now_s)
+        if self._dying:
+            self._give_up(len(rungs) * _GIVE_UP_PER_RUNG + _GIVE_UP_PER_TOUCH)
+        return changed
+
+    def forget(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = inf
+    ) -> None:
+        """Withdraw the holder where it was not noted later; a rung without holders is gone."""
+        for rung in rungs:
+            for generation in (self._young, self._old):
+                record = generation.get(rung)
+                if record is not None:
+                    left = tuple([h for h in record if h[0] != incarnation or h[1] > until_s])
+                    if not left:
+                        del generation[rung]
+                    elif len(left) < len(record):
+                        generation[rung] = left
+
+    def remember_response(self, response_id: str, replica: ReplicaId) -> None:
+        """Keep the replica for the idle time of the beginning."""
+        self._responses.remember(response_id, replica, self._clock())
+
+    def find_response(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
+        """Calls `done` before it returns."""
+        done(self.response_home(response_id))
+
+    def response_home(self, response_id: str) -> ReplicaId | None:
+        """The replica that made the response, if noted within the idle time."""
+        return self._responses.find(response_id, self._clock())
+
+    def entries_since(self, since_s: float) -> Iterator[tuple[FingerprintHash, Record]]:
+        """Rungs with a holder noted at `since_s` or later, as they stand now: what a returning Redis has missed."""
+        for generation in (self._old, self._young):
+            for rung, record in list(generation.items()):
+                if record[-1][1] >= since_s:
+                    yield rung, record
+
+    def statistics(self) -> dict[str, float]:
+        """Figures for `/metrics`; time is sampled from every 64th lookup, bytes are an upper estimate."""
+        entries = len(self._young) + len(self._old)
+        slots = entries + len(self._dying)
+        return {
+            "entries": entries,
+            "bytes": slots * SLOT_BYTES + self._young_record_bytes + self._old_record_bytes,
+            "responses": len(self._responses),
+            "idle_s": self._idle_s,
+            "lookups_total": self._lookups,
+            "lookup_timeouts_total": 0,
+            "lookup_seconds_total": self._sampled_s * (_SAMPLE_MASK + 1),
+            "writes_total": self._writes,
+            "errors_total": 0,
+            "evictions_total": self._evictions,
+        }
+
+    def _turn(self, now_s: float) -> None:
+        self._turned_s = now_s
+        if self._old:
+            self._evictions += len(self._old)
+            # Two full generations at most are ever kept: what is left of the last one given up goes at once.
+            self._dying = self._old
+        self._old, self._old_record_bytes = self._young, self._young_record_bytes
+        self._young, self._young_record_bytes = {}, 0
+
+    def _give_up(self, count: int) -> None:
+        dying = self._dying
+        if count >= len(dying):
+            self._dying = {}
+            return
+        for _ in range(count):
+            dying.popitem()
+
+
+class ResponseHomes:
+    """Which replica keeps a stored response: bounded, oldest forgotten first, ids of any length."""
+
+    def __init__(self, idle_s: float, max_entries: int) -> None:
+        self._idle_s = idle_s
+        self._max_entries = max_entries
+        self._homes: OrderedDict[bytes, tuple[ReplicaId, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+    def remember(self, response_id: str, replica: ReplicaId, now_s: float) -> None:
+        """Note the response's home, most recent last."""
+        homes = self._homes
+        key = response_key(response_id)
+        homes.pop(key, None)
+        homes[key] = (replica, now_s)
+        # Two for one, so that the expired are gone sooner than new ones come.
+        for _ in range(2):
+            oldest_s = next(iter(homes.values()))[1]
+            if len(homes) > self._max_entries or oldest_s < now_s - self._idle_s:
+                homes.popitem(last=False)
+
+    def find(self, response_id: str, now_s: float) -> ReplicaId | None:
+        """The response's home, unless forgotten."""
+        home = self._homes.get(response_key(response_id))
+        return home[0] if home is not None and home[1] >= now_s - self._idle_s else None
+
+
+def response_key(response_id: str) -> bytes:
+    """16 bytes that stand for a response id of any length and content."""
+    return blake2b(response_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _with_holder(record: Record, holder: Holder, alone: Record, fresh_s: float, oldest_s: float) -> Record:
+    """The record with the holder noted; the same object when it was noted at `fresh_s` or later."""
+    incarnation = holder[0]
+    for known, at_s in record:
+        if known == incarnation:
+            if at_s >= fresh_s:
+                return record
+            break
+    others = [other for other in record if other[0] != incarnation and other[1] >= oldest_s]
+    if not others:
+        return alone
+    return (*others[-MAX_HOLDERS + 1 :], holder)
+
+
+def _without_expired(records: Records, oldest_s: float) -> Records:
+    """The same records less expired holders; repeated records stay one object."""
+    answer: Records = []
+    last: Record | None = None
+    left: Record | None = None
+    for record in records:
+        if record is not last:
+            last = left = record
+            if record is not None and record[0][1] < oldest_s:
+                left = tuple([holder for holder in record if holder[1] >= oldest_s]) or None
+        answer.append(left)
+    return answer

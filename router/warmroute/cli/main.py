@@ -1,0 +1,64 @@
+"""Entry point of `warmroute`: picks the command, and turns wrong settings into a line each and exit status 2.
+
+Commands that stand above the router (`simulate` drives its core and the simulated engine) join by the entry point
+group `warmroute.commands`: a module with `add_parser(commands)`. They are loaded only when named, so that `serve`
+stays small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from warmroute.cli import config, metrics, serve
+from warmroute.config.errors import ConfigError, suggestion
+from warmroute.telemetry.build import described
+
+COMMANDS = (serve, config, metrics)
+COMMANDS_GROUP = "warmroute.commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    further = entry_points(group=COMMANDS_GROUP)
+    names = [*(command.__name__.rpartition(".")[2] for command in COMMANDS), *further.names]
+    if not words or (words[0] not in names and not words[0].startswith("-")):
+        _parser(list(further)).print_help(sys.stderr)
+        unknown = f"no command {words[0]!r}{suggestion(words[0], names)}" if words else "a command is missing"
+        print(f"warmroute: error: {unknown}", file=sys.stderr)
+        return 2
+    wanted = words[0]
+    parser = _parser([entry for entry in further if entry.name == wanted or wanted in ("-h", "--help")])
+    arguments = parser.parse_args(words)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except ConfigError as error:
+        for line in error.messages:
+            print(f"warmroute: {line}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
+        sys.stderr.close()
+        return 1
+
+
+def _parser(further: Iterable[EntryPoint]) -> argparse.ArgumentParser:
+    """The parser of the router's own commands and of these."""
+    parser = argparse.ArgumentParser(
+        prog="warmroute",
+        description="Sends each LLM request to the vLLM replica that already holds its prompt's prefix.",
+    )
+    parser.add_argument("--version", action="version", version=f"warmroute {described()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    for entry in further:
+        entry.load().add_parser(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

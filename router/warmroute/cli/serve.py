@@ -1,0 +1,36 @@
+"""`warmroute serve`: load the configuration and run the router until a signal ends it; SIGHUP loads it again."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from functools import partial
+
+from warmroute.cli.options import Commands, add_flags, load_from
+
+
+def add_parser(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="route traffic",
+        description="Route traffic until SIGTERM, then drain. SIGHUP reads the settings again.",
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status: 0 after a drain, anything else says why on standard error."""
+    # Until its handler is there, one that comes early must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    config = load_from(arguments)
+    reload = partial(load_from, arguments)
+    # Here, so that a wrong setting is reported before the server's libraries are loaded.
+    if config.workers > 1:
+        from warmroute.supervisor import run as supervise
+
+        return supervise(config, reload)
+    from warmroute.app import run as serve
+
+    return serve(config, reload=reload)

@@ -1,0 +1,164 @@
+"""The admin port of several workers: one address, answered by whichever worker lives.
+
+`GET /metrics` is read from all workers and merged; any other request is handed to one worker, byte for byte, on its
+socket file. Each connection serves one request. Reads no request beyond its head, and knows no endpoint besides the one
+that it merges; what a worker answers for the fleet holds for all, since workers tell each other their load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from warmroute.telemetry.merging import CONTENT_TYPE, Merger
+
+log = logging.getLogger(__name__)
+
+_HEAD_BYTES = 65_536
+_HEAD_S = 10.0
+_SCRAPE_S = 2.0
+_SCRAPE_BYTES = 64 << 20
+_PIECE_BYTES = 65_536
+
+_SCRAPE = b"GET /metrics HTTP/1.0\r\nHost: worker\r\nAccept: text/plain\r\n\r\n"
+_OF_CONNECTION = (b"connection:", b"keep-alive:", b"proxy-connection:")
+_NOBODY = (
+    b'{"error":{"message":"no worker of this router is up","type":"overloaded_error",'
+    b'"param":null,"code":"no_worker"}}'
+)
+
+
+class AdminFront:
+    """Listens on the admin address.
+
+    Args:
+        workers: Socket file of each live worker's control server, by the worker's name.
+        own_metrics: What the supervisor counts itself, as Prometheus text.
+    """
+
+    def __init__(self, workers: Callable[[], Mapping[str, str]], own_metrics: Callable[[], str]) -> None:
+        self.merger = Merger()
+        self._workers = workers
+        self._own_metrics = own_metrics
+        self._server: asyncio.Server | None = None
+        self._turn = 0
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port.
+
+        Raises:
+            OSError: The address is taken or not this machine's.
+        """
+        self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_BYTES)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_HEAD_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+            method, target = (head.split(b"\r\n", 1)[0].split(b" ") + [b"", b""])[:2]
+            if method in (b"GET", b"HEAD") and target.partition(b"?")[0] == b"/metrics":
+                text = (await self._metrics()).encode()
+                writer.write(_answer(b"200 OK", CONTENT_TYPE, b"" if method == b"HEAD" else text, len(text)))
+            else:
+                await self._hand_over(head, reader, writer)
+            await writer.drain()
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            pass  # A client that leaves, dawdles or sends no request gets no answer.
+        finally:
+            writer.close()
+
+    async def _hand_over(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        worker = await self._connect()
+        if worker is None:
+            writer.write(_answer(b"503 Service Unavailable", "application/json", _NOBODY, len(_NOBODY)))
+            return
+        answer, request = worker
+        lines = head[:-4].split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith(_OF_CONNECTION)]
+        request.write(b"\r\n".join([*kept, b"Connection: close", b"", b""]))
+        try:
+            async with asyncio.TaskGroup() as both:
+                sending = both.create_task(_pass(reader, request, _body_bytes(lines)))
+                await _pass(answer, writer)
+                sending.cancel()
+        finally:
+            request.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to a worker that lives, each worker in turn."""
+        paths = list(self._workers().values())
+        self._turn += 1
+        for index in range(len(paths)):
+            try:
+                return await asyncio.open_unix_connection(paths[(self._turn + index) % len(paths)])
+            except OSError:
+                continue
+        return None
+
+    async def _metrics(self) -> str:
+        workers = self._workers()
+        read = await asyncio.gather(*[_scrape(path) for path in workers.values()])
+        texts = {name: text for name, text in zip(workers, read, strict=True) if text is not None}
+        return self.merger.merge({**texts, "supervisor": self._own_metrics()})
+
+
+async def _scrape(path: str) -> str | None:
+    """One worker's metrics; `None` if it does not answer in time."""
+    try:
+        async with asyncio.timeout(_SCRAPE_S):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(_SCRAPE)
+                pieces: list[bytes] = []
+                while sum(map(len, pieces)) < _SCRAPE_BYTES and (piece := await reader.read(_PIECE_BYTES)):
+                    pieces.append(piece)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return None
+    head, _, body = b"".join(pieces).partition(b"\r\n\r\n")
+    return body.decode("utf-8", "replace") if b" 200 " in head.partition(b"\r\n")[0] else None
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None = None) -> None:
+    """Bytes as they come, until there are no more or so many have passed."""
+    left = most
+    try:
+        while left is None or left > 0:
+            piece = await reader.read(_PIECE_BYTES if left is None else min(left, _PIECE_BYTES))
+            if not piece:
+                return
+            if left is not None:
+                left -= len(piece)
+            writer.write(piece)
+            await writer.drain()
+    except OSError:
+        return
+
+
+def _body_bytes(lines: list[bytes]) -> int | None:
+    """Length of the body that follows the head; `None` where only the body itself tells."""
+    length = 0
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        match name.strip().lower():
+            case b"transfer-encoding":
+                return None
+            case b"content-length" if value.strip().isdigit():
+                length = int(value)
+    return length
+
+
+def _answer(status: bytes, content_type: str, body: bytes, length: int) -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    return head % (status, content_type.encode(), length) + body

@@ -1,0 +1,213 @@
+"""What is believed of replicas and models: estimates, weighed against each other.
+
+Decides how far a replica is taken to differ from the others that serve the same models: hardly while the difference is
+within what chance makes, fully where it is far beyond. So equals stay equal (their order is the ring's business, not
+noise's), a replica without evidence is believed to be like its fellows from the fleet's first `LEAST_STRETCHES` on,
+whichever replicas these came from, and one of twice or half their speed is found by its first few stretches. One that
+has shown nothing for `WINDOW` of its fellows' stretches is taken to be like them again, and so tried: what it was
+believed to be may be what keeps requests away from it, and the price is one request in as many. No setting takes part
+once anything was measured: a belief that differs from the truth a hundredfold gives way at once.
+
+The rule it keeps: `answered` is on the request path and does next to nothing; `believe` does the arithmetic, once a
+second. At most `MAX_MODELS` models are remembered, and only such as the fleet serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import exp, log
+from typing import Final
+
+from warmroute.core.learning.answers import ModelAnswers
+from warmroute.core.learning.speed import WINDOW, Common, weighted_median
+from warmroute.core.replica import Decision, Replica
+from warmroute.core.types import RequestShape
+
+LEAST_STRETCHES: Final = 2.8
+"""Three whole ones, of which older ones count a little less, or more that count less, from whichever replicas: until
+then nothing is believed. A single one may be a stall."""
+
+CHANCE_RATIO: Final = 0.08
+"""Difference between replicas that is taken for chance however sure the estimates are."""
+
+FEW: Final = 8
+"""In groups of up to so many a replica is compared with the others alone."""
+
+MAX_FITS: Final = 32
+"""Estimates renewed at one call: a third of a millisecond."""
+
+MAX_MODELS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LearningParameters:
+    """Priors of models."""
+
+    bytes_per_token: float = 4.0
+    answer_tokens: float = 250.0
+
+    def __post_init__(self) -> None:
+        if not self.bytes_per_token > 0 or not self.answer_tokens > 0:
+            raise ValueError("bytes_per_token and answer_tokens must be positive")
+
+
+class Learner:
+    """Of one fleet. Not thread-safe."""
+
+    def __init__(self, parameters: LearningParameters) -> None:
+        self._parameters = parameters
+        self.believes = False
+        """Whether anything measured has replaced the settings."""
+        self._due: dict[Replica, None] = {}
+        """Estimates to renew, longest due first."""
+        self.models: dict[str, ModelAnswers] = {}
+        """Of models with at least one reported answer."""
+
+    def bytes_per_token(self, model: str) -> float:
+        """Prompt bytes that make a token, as far as known."""
+        answers = self.models.get(model)
+        return self._parameters.bytes_per_token if answers is None else answers.bytes_per_token.value
+
+    def answered(
+        self,
+        decision: Decision,
+        shape: RequestShape,
+        served: Collection[str],
+        prompt_tokens: int,
+        cached_tokens: int | None,
+        output_tokens: int | None,
+    ) -> None:
+        """An answer is over.
+
+        Args:
+            served: The models that may be remembered.
+            prompt_tokens: As reported; 0 where not.
+        """
+        if prompt_tokens > 0 and output_tokens is not None:
+            self._reported(shape, served, prompt_tokens, output_tokens)
+        stretch = decision.stretch
+        if stretch is None or prompt_tokens <= 0 or cached_tokens is None:
+            return
+        decision.stretch = None
+        replica = decision.replica
+        predicted_tokens = decision.predicted_tokens
+        uncached_tokens = decision.uncached_tokens
+        if cached_tokens >= prompt_tokens:
+            cached_tokens = prompt_tokens - 1
+        was_obscure = stretch.obscure > 0
+        stretch.report(
+            predicted_tokens,
+            uncached_tokens,
+            replica.work_tokens(prompt_tokens, cached_tokens)
+            - replica.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens),
+        )
+        if not stretch.closed:
+            return
+        if not was_obscure:
+            replica.speed.fresh = True
+        elif stretch.obscure == 0:
+            replica.speed.observe(stretch)
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row a model, for `/replicas`."""
+        return [{"model": name, **answers.as_row()} for name, answers in self.models.items()]
+
+    def _reported(
+        self, shape: RequestShape, served: Collection[str], prompt_tokens: int, output_tokens: int
+    ) -> None:
+        model = self.models.get(shape.model)
+        if model is None:
+            if shape.model not in served:
+                return
+            if len(self.models) >= MAX_MODELS:
+                self.models = {name: known for name, known in self.models.items() if name in served}
+                if len(self.models) >= MAX_MODELS:
+                    return
+            parameters = self._parameters
+            model = self.models[shape.model] = ModelAnswers(
+                parameters.bytes_per_token, parameters.answer_tokens
+            )
+        model.answered(0 if shape.tokens_known else shape.prompt_bytes, prompt_tokens, output_tokens)
+
+    def believe(self, replicas: Collection[Replica]) -> None:
+        """Renew estimates from what came in, and pass on what follows from them to all replicas."""
+        due = self._due
+        for replica in replicas:
+            if replica.speed.fresh:
+                due[replica] = None
+        if not due:
+            return
+        fellows: dict[frozenset[str], list[Replica]] = {}
+        for replica in replicas:
+            fellows.setdefault(replica.models, []).append(replica)
+        known = {models: _common(group) for models, group in fellows.items() if len(group) > FEW}
+        for replica in list(due)[:MAX_FITS]:
+            del due[replica]
+            group = fellows.get(replica.models)
+            if group is not None and len(group) <= FEW:
+                # What it showed before must not hold it to that; among many it counts for little.
+                replica.speed.fit(_common([fellow for fellow in group if fellow is not replica]))
+            else:
+                replica.speed.fit(known.get(replica.models))
+        for group in fellows.values():
+            if _weigh(group):
+                self.believes = True
+
+
+def _common(group: list[Replica]) -> Common | None:
+    """What the replicas of a group show together, each as far as it has shown anything; None while that is little."""
+    known = [replica.speed for replica in group if replica.speed.counted > 0.0]
+    if sum([speed.counted for speed in known]) < LEAST_STRETCHES:
+        return None
+    return Common(
+        weighted_median([(speed.token_s, speed.counted) for speed in known]),
+        weighted_median([(speed.base_s, speed.counted) for speed in known]),
+        weighted_median([(speed.interference_s, speed.counted) for speed in known]),
+    )
+
+
+def _weigh(group: list[Replica]) -> bool:
+    """Set what is believed of replicas that serve the same models. False while too little was shown."""
+    common = _common(group)
+    if common is None:
+        return False
+    heard = 0
+    for replica in group:
+        heard += replica.speed.count - replica.speed.heard_count
+    each = heard / len(group)
+    for replica in group:
+        speed = replica.speed
+        if speed.counted <= 0.0:
+            speed.heard_count = speed.count
+            replica.change_rates(common.token_s, common.base_s, common.interference_s)
+            continue
+        if speed.count > speed.heard_count:
+            speed.heard_count = speed.count
+            speed.silent = 0.0
+        else:
+            speed.silent += each
+        silent = speed.silent / WINDOW
+        left = 1.0 - silent * silent * silent * silent if silent < 1.0 else 0.0
+        error = 2.0 * speed.error_ratio
+        chance = CHANCE_RATIO * CHANCE_RATIO + error * error
+        replica.change_rates(
+            _between(common.token_s, speed.token_s, chance, left),
+            _between(common.base_s, speed.base_s, chance, left),
+            _between(common.interference_s, speed.interference_s, chance, left),
+        )
+    return True
+
+
+def _between(common: float, own: float, chance: float, left: float) -> float:
+    """The common figure, moved to the own one as far as their difference (of logarithms) is more than chance.
+
+    Args:
+        chance: Square of the difference that moves half way.
+        left: Share of that difference that is still believed.
+    """
+    if common <= 0.0 or own <= 0.0:
+        return common
+    difference = log(own / common)
+    squared = difference * difference
+    return common * exp(difference * left * squared / (squared + chance))

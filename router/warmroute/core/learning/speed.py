@@ -1,0 +1,238 @@
+"""How fast one replica is, from its last stretches of prefill work.
+
+    elapsed = base + tokens / rate + running x interference
+
+Base counts only where a stretch began on an idle prefill queue. The fit is a least-squares one over the last `WINDOW`
+stretches, newer ones counting more, weighted so that what lies far off counts little (Cauchy): an engine that stalls
+tenfold now and then does not move it, and one that has changed for good is followed within some twenty stretches.
+
+No setting takes part. The fit starts from the median of what the stretches themselves show, never from the estimate
+before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as one weak
+observation of each figure, which decides what the stretches leave open (prompts of one length say nothing about base);
+where there are no fellows the median itself does.
+
+Nothing fades with time: only newer stretches replace older ones. Cost: `observe` is a few stores on the request path;
+`fit` is some 10 us and is called off it.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Final
+
+from warmroute.core.learning.stretch import WAY_S, Stretch
+
+WINDOW: Final = 32
+"""Stretches that are fitted; each counts a little less than the next newer one, half as much eleven stretches later."""
+
+RELATIVE_NOISE: Final = 0.2
+"""How far an honest stretch may lie from what the formula says, `WAY_S` besides: what a step's grain and neighbours do
+to it."""
+
+OUTLIER: Final = 2.0
+"""Times that noise at which a stretch counts half."""
+
+ROUNDS: Final = 4
+"""Each round's weights come from the round before."""
+
+_DOUBT: Final = 3.0
+"""Standard error of what is believed before, as a multiple of itself; of what the fellows show of the time of a token
+it is that itself, since most replicas of a model are alike."""
+
+INTERFERENCE_TOKENS: Final = 4.0
+"""Order of magnitude of a decoding request's share of a step, in prompt tokens: 30 us of work and 8,000 tokens of
+context read at 3 TB/s, where a token takes 125 us."""
+
+
+CONFIDENT_RATIO: Final = 0.1
+
+
+def confidence(error_ratio: float) -> float:
+    """Of an estimate with this relative standard error: 0 (a guess) to 1 (no doubt), one half at a tenth."""
+    doubt = error_ratio / CONFIDENT_RATIO
+    return 1.0 / (1.0 + doubt * doubt)
+
+
+class Common:
+    """What the replicas that serve the same models show together."""
+
+    __slots__ = ("base_s", "interference_s", "token_s")
+
+    def __init__(self, token_s: float, base_s: float, interference_s: float) -> None:
+        self.token_s = token_s
+        self.base_s = base_s
+        self.interference_s = interference_s
+
+
+class SpeedEstimate:
+    """The figures of one replica; without meaning until `fit` has seen a stretch."""
+
+    __slots__ = (
+        "_next",
+        "_window",
+        "base_s",
+        "count",
+        "counted",
+        "error_ratio",
+        "fresh",
+        "heard_count",
+        "interference_s",
+        "silent",
+        "token_s",
+    )
+
+    def __init__(self) -> None:
+        self._window: list[Stretch] = []
+        self._next = 0
+        self.token_s = 0.0
+        self.base_s = 0.0
+        self.interference_s = 0.0
+        self.error_ratio = _DOUBT
+        """Standard error of `token_s`, relative to it."""
+        self.count = 0
+        """Stretches seen, ever."""
+        self.counted = 0.0
+        """Sum of what those in the window count, by age too."""
+        self.fresh = False
+        """There is something for `fit` to do."""
+        self.heard_count = 0
+        """`count` when the learner last looked."""
+        self.silent = 0.0
+        """How many stretches the mean replica of its group has shown since it last showed one."""
+
+    def observe(self, stretch: Stretch) -> None:
+        """Take note of a closed stretch. It may be corrected later, by whoever sets `fresh` then."""
+        self.fresh = True
+        self.count += 1
+        at = self._next
+        if at < len(self._window):
+            self._window[at] = stretch
+        else:
+            self._window.append(stretch)
+        self._next = at + 1 if at + 1 < WINDOW else 0
+
+    def restarted(self) -> None:
+        """The engine is another one, of which nothing is known: like its fellows, or as before where it has none."""
+        self._window.clear()
+        self._next = 0
+        self.counted = self.silent = 0.0
+        self.error_ratio = _DOUBT
+        self.fresh = True
+
+    @property
+    def confidence(self) -> float:
+        """0 (nothing was seen) to 1 (no doubt); one half at a standard error of a tenth."""
+        return confidence(self.error_ratio) if self.counted > 0.0 else 0.0
+
+    def _in_order(self) -> list[Stretch]:
+        """Newest first."""
+        window = self._window
+        at = self._next
+        return (window[at:] + window[:at])[::-1]
+
+    def fit(self, common: Common | None) -> None:
+        """Derive the figures from the window."""
+        self.fresh = False
+        stretches: list[Stretch] = []
+        weights: list[float] = []
+        pace: list[tuple[float, float]] = []
+        least_s = 1e9
+        age = 1.0
+        self.counted = 0.0
+        for stretch in self._in_order():
+            if stretch.tokens > 0.0 and stretch.end_s > stretch.start_s:
+                weight = stretch.weight * age
+                stretches.append(stretch)
+                weights.append(weight)
+                self.counted += weight
+                elapsed_s = stretch.end_s - stretch.start_s
+                pace.append((elapsed_s / stretch.tokens, weight))
+                if stretch.from_idle and elapsed_s < least_s:
+                    least_s = elapsed_s
+            age *= 1.0 - 2.0 / WINDOW
+        if not stretches:
+            return
+        unit_s = weighted_median(pace)
+        prior_s = unit_s if common is None else common.token_s
+        prior_base_s = 0.0 if common is None else common.base_s
+        base_unit_s = least_s if common is None else common.base_s
+        if base_unit_s < WAY_S or base_unit_s >= 1e9:
+            base_unit_s = WAY_S
+        interference_unit_s = INTERFERENCE_TOKENS * unit_s
+        prior_interference_s = interference_unit_s if common is None else common.interference_s
+        token, base, interference = (
+            1.0,
+            prior_base_s / base_unit_s,
+            prior_interference_s / interference_unit_s,
+        )
+        # In these units; each prior is as doubtful as it or the unit is large.
+        token_0 = prior_s / unit_s
+        base_0, interference_0 = base, interference
+        doubt = (_DOUBT if common is None else 1.0) * (token_0 if token_0 > 1.0 else 1.0)
+        token_prior = 1.0 / (doubt * doubt)
+        base_prior = 1.0 / (_DOUBT * _DOUBT)
+        doubt = _DOUBT * (interference_0 if interference_0 > 1.0 else 1.0)
+        interference_prior = 1.0 / (doubt * doubt)
+        error = _DOUBT
+        for _ in range(ROUNDS):
+            misses = counted = 0.0
+            bb, bt, bi, by = base_prior, 0.0, 0.0, base_prior * base_0
+            tt, ti, ty = token_prior, 0.0, token_prior * token_0
+            ii, iy = interference_prior, interference_prior * interference_0
+            for index in range(len(stretches)):
+                stretch = stretches[index]
+                xb = base_unit_s if stretch.from_idle else 0.0
+                xt = stretch.tokens * unit_s
+                xi = stretch.running * interference_unit_s
+                y = stretch.end_s - stretch.start_s
+                expected = base * xb + token * xt + interference * xi
+                noise = WAY_S + RELATIVE_NOISE * expected
+                off = (y - expected) / (noise * OUTLIER)
+                weight = weights[index] / (1.0 + off * off)
+                counted += weight
+                misses += weight * off * off
+                weight /= noise * noise
+                bb += weight * xb * xb
+                bt += weight * xb * xt
+                bi += weight * xb * xi
+                by += weight * xb * y
+                tt += weight * xt * xt
+                ti += weight * xt * xi
+                ty += weight * xt * y
+                ii += weight * xi * xi
+                iy += weight * xi * y
+            # Cholesky of the symmetric matrix, in the order base, interference, token.
+            l_bb = sqrt(bb)
+            l_ib = bi / l_bb
+            l_tb = bt / l_bb
+            l_ii = sqrt(max(ii - l_ib * l_ib, 1e-12))
+            l_ti = (ti - l_tb * l_ib) / l_ii
+            l_tt = sqrt(max(tt - l_tb * l_tb - l_ti * l_ti, 1e-12))
+            z_b = by / l_bb
+            z_i = (iy - l_ib * z_b) / l_ii
+            z_t = (ty - l_tb * z_b - l_ti * z_i) / l_tt
+            token = z_t / l_tt
+            token = 1.0 if token <= 0.0 else token
+            interference = (z_i - l_ti * token) / l_ii
+            interference = 0.0 if interference < 0.0 else interference
+            base = (z_b - l_ib * interference - l_tb * token) / l_bb
+            base = 0.0 if base < 0.0 else base
+            # Beside one that lies as far off as the noise says.
+            error = sqrt((1.0 + misses * OUTLIER * OUTLIER) / (1.0 + counted)) / (l_tt * token)
+        self.base_s = base * base_unit_s
+        self.token_s = token * unit_s
+        self.interference_s = interference * interference_unit_s
+        self.error_ratio = error if error < _DOUBT else _DOUBT
+
+
+def weighted_median(pairs: list[tuple[float, float]]) -> float:
+    """The value at which half of the weight is reached. `pairs` of value and weight, at least one; sorted in place."""
+    pairs.sort()
+    half = 0.0
+    for _, weight in pairs:
+        half += 0.5 * weight
+    for value, weight in pairs:
+        half -= weight
+        if half <= 0.0:
+            return value
+    return pairs[-1][0]

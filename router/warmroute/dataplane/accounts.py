@@ -1,0 +1,191 @@
+"""What is counted of a request that has ended, however it did: metrics, the access log, what the fleet learns of it.
+
+Decides nothing about the request. The rule it keeps: `finished` is the one place, and is called once for each exchange.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from warmroute.core.fleet import Decision, Fleet
+from warmroute.core.types import Api, RequestShape
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.proxies import TrustedProxies
+from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dataplane.upstream import Asker
+from warmroute.dialects.usage import Usage
+from warmroute.telemetry.access_log import AccessEntry, AccessLog
+from warmroute.telemetry.log_fingerprints import LogFingerprints
+from warmroute.telemetry.metrics import Metrics
+
+monotonic: Final = time.monotonic
+
+
+class Outcome(Asker):
+    """What of an exchange is counted when it is over."""
+
+    __slots__ = (
+        "attempts",
+        "begun",
+        "body_bytes",
+        "client",
+        "first_byte_s",
+        "held_s",
+        "request_id",
+        "retried_after",
+        "shape",
+        "unlisted_model",
+    )
+
+    def __init__(self, client: ClientSide, request_id: bytes) -> None:
+        self.client = client
+        self.request_id = request_id
+        self.attempts = 0
+        """How many times the request was dispatched."""
+        self.begun = False
+        """A replica's first body byte has come: no other after it."""
+        self.body_bytes = 0
+        """Body bytes passed on, once the answer is over."""
+        self.first_byte_s: float | None = None
+        """Monotonic time of the first body byte passed on."""
+        self.held_s = 0.0
+        """How long it was held."""
+        self.retried_after: str | None = None
+        """Replica and reason of the last try that another replica made good."""
+        self.shape: RequestShape | None = None
+        self.unlisted_model: str | None = None
+        """The model's name where no replica lists it, and the request goes to any."""
+
+
+class Accounts:
+    """The accounts of one worker."""
+
+    __slots__ = ("_fleet", "_metrics", "access_log", "answered", "log_fingerprints", "proxies")
+
+    def __init__(self, fleet: Fleet, metrics: Metrics, access_log: AccessLog | None) -> None:
+        self._fleet = fleet
+        self._metrics = metrics
+        self.access_log = access_log
+        self.log_fingerprints: LogFingerprints | None = None
+        """Set where the access log is to have them, once the secret is known."""
+        self.proxies: TrustedProxies | None = None
+        """Those in front whose word on the client's address is taken."""
+        self.answered = 0
+        """Requests that have ended, however."""
+
+    def client_of(self, peer: bytes, head: RequestHead) -> str:
+        """Who sent a request, as the access log has it."""
+        if self.proxies is not None:
+            return self.proxies.client(peer, head.forwarded_for)
+        return peer.decode()
+
+    def finished(
+        self,
+        outcome: Outcome,
+        request: Request,
+        api: Api,
+        status: int,
+        code: str | None,
+        decision: Decision | None,
+        usage: Usage | None,
+        now_s: float,
+    ) -> None:
+        """Count a request that has ended. `now_s` is Unix time."""
+        self.answered += 1
+        first_byte_s = outcome.first_byte_s
+        duration_s = monotonic() - request.received_s
+        ttft_s = first_byte_s - request.received_s if first_byte_s is not None and status == 200 else None
+        shape = outcome.shape
+        answered = status == 200 and outcome.begun and (decision is None or decision.computed)
+        model = outcome.unlisted_model or (shape.model if shape is not None else "")
+        replica = decision.replica.id if decision is not None else None
+        predicted_tokens = decision.expected_tokens if decision is not None else 0
+        prompt_tokens = shape.prompt_tokens if shape is not None else 0
+        cached_tokens = completion_tokens = None
+        if usage is not None:
+            prompt_tokens = usage.prompt_tokens
+            cached_tokens = usage.cached_tokens
+            completion_tokens = usage.completion_tokens
+            if answered and decision is not None and shape is not None:
+                self._confirm(decision, shape, usage, now_s)
+        self._metrics.observe(
+            api,
+            model,
+            status,
+            code,
+            decision.kind if decision is not None else None,
+            replica,
+            ttft_s,
+            duration_s,
+            prompt_tokens,
+            predicted_tokens,
+            cached_tokens,
+            completion_tokens,
+        )
+        if answered and decision is not None and shape is not None and shape.reusable_tokens >= 0:
+            self._funnel(decision, shape, prompt_tokens, cached_tokens)
+        if decision is not None and shape is not None and answered:
+            self._fleet.learn(
+                decision,
+                shape,
+                usage.prompt_tokens if usage is not None else 0,
+                cached_tokens if shape.single and shape.reads_cache else None,
+                completion_tokens,
+            )
+        if self.access_log is not None:
+            client = self.client_of(outcome.client.peer, request.head)
+            members = b""
+            if self.log_fingerprints is not None and shape is not None:
+                members = self.log_fingerprints.members(shape)
+            self.access_log.write(
+                AccessEntry(
+                    time=now_s - duration_s,
+                    request_id=outcome.request_id.decode("latin-1"),
+                    client=client,
+                    method=request.head.method.decode("latin-1"),
+                    path=request.head.path.decode("latin-1"),
+                    api=api,
+                    model=model,
+                    status=status,
+                    code=code,
+                    replica=replica,
+                    decision=decision.kind if decision is not None else None,
+                    predicted_cached_tokens=predicted_tokens,
+                    cached_tokens=cached_tokens,
+                    prompt_tokens=prompt_tokens,
+                    completion_tokens=completion_tokens,
+                    ttft_s=ttft_s,
+                    duration_s=duration_s,
+                    bytes_in=request.body_bytes,
+                    bytes_out=outcome.body_bytes,
+                    held_s=outcome.held_s,
+                    attempts=outcome.attempts,
+                    retried_after=outcome.retried_after,
+                ),
+                members,
+            )
+
+    def _confirm(self, decision: Decision, shape: RequestShape, usage: Usage, now_s: float) -> None:
+        """Tell the fleet what the engine had: in the units in which the prompt was weighed, which are estimates."""
+        cached_tokens = usage.cached_tokens
+        if cached_tokens is not None and usage.prompt_tokens > 0:
+            cached_tokens = cached_tokens * shape.prompt_tokens // usage.prompt_tokens
+        if not shape.single or not shape.reads_cache:
+            cached_tokens = None  # engines tell what they had of one of the prompts, or had to leave unread
+        self._fleet.confirm(decision, cached_tokens, usage.completion_tokens, now_s)
+
+    def _funnel(
+        self, decision: Decision, shape: RequestShape, prompt_tokens: int, cached_tokens: int | None
+    ) -> None:
+        """Count where the prompt's tokens were lost: estimates, in the engine's units."""
+        scale = prompt_tokens / shape.prompt_tokens if shape.prompt_tokens > 0 else 1.0
+        known_tokens = max(decision.known_tokens, decision.expected_tokens)
+        self._metrics.funnel(
+            shape.model,
+            prompt_tokens,
+            int(max(shape.reusable_tokens, known_tokens) * scale),
+            int(known_tokens * scale),
+            int(decision.expected_tokens * scale),
+            cached_tokens if shape.single else None,
+        )

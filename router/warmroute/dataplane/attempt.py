@@ -1,0 +1,549 @@
+"""One try of a request on one replica: connect, send, hold back what is no answer yet, pass on what is.
+
+Decides what the first byte of an answer is, and what of it goes to the client. What a try that failed means is told to
+whoever tries (`retries`), and when the request is over to whoever owns it (`exchange`): both extend `Attempt`, which is
+the request as far as the present try goes.
+
+The rules it keeps:
+1. Nothing has been sent to the client until a replica's first body byte; until then another replica may make good any
+   failure of this one. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer;
+   nor is a comment. Those, and with `headers.early` the head, are passed on, and another replica may still go on.
+   Nor are the events that open a response of `/v1/responses`: they wait for the first one after them.
+2. After that byte there is no other replica: a stream that breaks is ended with its API's error event.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from warmroute.core.errors import ReplicaError, RouterError
+from warmroute.core.fleet import Decision
+from warmroute.core.health import FailureReason
+from warmroute.core.types import Api
+from warmroute.dataplane import local
+from warmroute.dataplane.accounts import Outcome
+from warmroute.dataplane.answer import AnswerHead, at_the_router
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.pool import Pool
+from warmroute.dataplane.relay import TAIL_BYTES, Relay, write_whole
+from warmroute.dataplane.request import Request
+from warmroute.dataplane.upstream import ReplicaConnection
+from warmroute.dialects.coding import readable as plain_of
+from warmroute.dialects.engine_errors import (
+    EVENT_ERRORS,
+    HELD_BYTES,
+    judge,
+)
+from warmroute.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
+from warmroute.dialects.terminal import opening_end
+from warmroute.dialects.usage import response_id
+from warmroute.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, StreamWatch
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
+
+ID_BYTES: Final = 4096
+"""How far into a response its id is looked for: engines write it first."""
+
+LEADING: Final = frozenset((b":", b"\r", b"\n"))
+"""How a stream begins that begins with a comment, or with nothing."""
+
+OPENING_BYTES: Final = 256 * 1024
+"""How much of the events that open a response is held: they repeat its instructions and tools."""
+
+STALE_S: Final = 1.0
+"""A connection used before that is lost so soon after a request was written to it was most likely closed already."""
+
+READ_CODED_BYTES: Final = 1 << 20
+"""Longest answer that is decoded to be read: its usage, its id, why it failed."""
+
+
+class Attempt(Outcome):
+    """A request, as far as the try under way goes."""
+
+    __slots__ = (
+        "_api",
+        "_asked",
+        "_asking_at",
+        "_connecting",
+        "_done",
+        "_event_error",
+        "_fresh_tried",
+        "_gateway",
+        "_head",
+        "_held",
+        "_joined",
+        "_lead",
+        "_manner",
+        "_opened",
+        "_opening",
+        "_refusal",
+        "_relay",
+        "_request",
+        "_seen",
+        "_status",
+        "connection",
+        "decision",
+        "progress_s",
+    )
+
+    def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
+        super().__init__(client, request.head.request_id or gateway.new_request_id())
+        self._gateway = gateway
+        self._request = request
+        self._api = Api.OTHER
+        self._asked = False
+        """The attempt under way asked for usage that the client did not ask for."""
+        self._asking_at = -1
+        """Where the request for usage would be spliced into the body; -1 if it is not to be."""
+        self._connecting = False
+        self._done = False
+        self._event_error = False
+        """This attempt's answer is a stream whose first event is an error."""
+        self._fresh_tried = False
+        self._head: AnswerHead | None = None
+        self._held: bytes | None = None
+        """What there is of an error answer, before anything of it is passed on."""
+        self._joined = False
+        """This attempt's stream is the one that the relay passes on."""
+        self._lead = b""
+        """The end of the comments before a stream's first event, if a line of them is not complete."""
+        self._manner: StreamManner | None = None
+        """How this attempt's engine ends such streams; None where nothing is asked."""
+        self._opened = False
+        """Events that open a response were passed on: no other replica can go on with it."""
+        self._opening = b""
+        """Events that open a response, held until the next one."""
+        self._refusal = False
+        """This attempt is made again without asking."""
+        self._relay: Relay | None = None
+        self._seen: bytes | None = None
+        """The beginning of a response whose id has not come yet."""
+        self._status = 0
+        self.connection: ReplicaConnection | None = None
+        self.decision: Decision | None = None
+        self.progress_s = request.received_s
+
+    # -- asking the replica -----------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        assert self.decision is not None
+        self.attempts += 1
+        self._fresh_tried = self._refusal = self._event_error = self._joined = False
+        self._lead = self._opening = b""
+        self._connect(self._gateway.pool(self.decision.replica))
+
+    def _connect(self, pool: Pool) -> None:
+        connection = pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connecting = True
+            pool.connect(self)
+
+    def connected(self, connection: ReplicaConnection) -> None:
+        """A fresh connection is there."""
+        self._connecting = False
+        if self._done:
+            self._gateway.keep(connection)
+            return
+        try:
+            self._send(connection)
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it
+            self.crashed(error)
+
+    def connect_failed(self, why: str, *, refused: bool) -> None:
+        """No connection could be made."""
+        self._connecting = False
+        if self._done:
+            return
+        try:
+            # Behind a connection that was lost with the request on it, what looks stale may have been a death.
+            self._attempt_failed(
+                FailureReason.REFUSED if refused else FailureReason.CONNECT, why, self._fresh_tried
+            )
+        except Exception as error:  # noqa: BLE001 - as in `connected`
+            self.crashed(error)
+
+    def _send(self, connection: ReplicaConnection) -> None:
+        assert self.decision is not None
+        self.connection = connection
+        self.progress_s = monotonic()
+        request = self._request
+        pool = self._gateway.pool(self.decision.replica)
+        at = self._asking_at
+        asked = False
+        if at >= 0:
+            manner = self._manner = self._gateway.manner(self.decision.replica, self._api)
+            asked = manner.verdict == ASKS and not self._refusal
+        self._asked = asked
+        if not asked:
+            head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, 0)
+            connection.send(self, head, request.body)
+        else:
+            head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, len(ASKING))
+            connection.send(self, head + request.body[:at] + ASKING, memoryview(request.body)[at:])
+
+    def _ask_plainly(self) -> None:
+        """What the engine was asked to add could not be taken out of a coded stream: ask anew, without."""
+        connection, self.connection = self.connection, None
+        decision, manner = self.decision, self._manner
+        assert decision is not None
+        if manner is not None:
+            manner.refuse()
+        if connection is not None:
+            connection.abandon()
+        self._held = None
+        self._refusal = True
+        self._connect(self._gateway.pool(decision.replica))
+
+    # -- its answer -------------------------------------------------------------------------------------------------
+
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """The complete answer at once."""
+        self.connection = None
+        self._status = status = head.status
+        if status >= 400 or head.event_stream or self._relay is not None:
+            self.on_head(head)
+            self.on_body(body)
+            if not self._done:
+                self.on_end()
+            return
+        if head.coding:
+            if self._asked:
+                self._ask_plainly()
+            else:
+                self._answer_coded(head, body)
+            return
+        self._begin(body)
+        self.body_bytes = len(body)
+        added = self._added_lines(head)
+        keep_alive = write_whole(self.client, self._request.head, head, added, body)
+        self._computed()
+        self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
+
+    def _answer_coded(self, head: AnswerHead, body: bytes) -> None:
+        """The complete answer at once, in a content coding: passed on as it is, decoded only to be read here."""
+        plain = plain_of(head.coding, body, READ_CODED_BYTES)
+        self._begin(plain)
+        self.body_bytes = len(body)
+        added = self._added_lines(head)
+        keep_alive = write_whole(self.client, self._request.head, head, added, body)
+        self._computed()
+        self._finish(keep_alive=keep_alive, seen=plain[-TAIL_BYTES:])
+
+    def on_head(self, head: AnswerHead) -> None:
+        """The replica's head: kept until there is a body byte to go with it."""
+        self._status = head.status
+        self._head = head
+        status = head.status
+        relay = self._relay
+        if status >= 400 or (relay is not None and not head.event_stream) or (self._asked and head.coding):
+            self._held = b""
+            return
+        self._held = None
+        if relay is None and self._gateway.early_heads:
+            self._open_relay(b"")
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if self.begun:
+            relay = self._relay
+            assert relay is not None
+            if self._seen is not None:
+                self._find_id(self._seen + piece)
+            relay.body(piece)
+        elif self._held is not None:
+            if self._asked and self._status == 200 and self._head is not None and self._head.coding:
+                self._ask_plainly()
+                return
+            self._held += piece
+            if len(self._held) > HELD_BYTES:
+                self._begin_relay(self._held)
+        else:
+            head = self._head
+            assert head is not None
+            if not head.event_stream:
+                self._begin_relay(piece)
+            else:
+                self._first_events(head, piece)
+
+    def _first_events(self, head: AnswerHead, piece: bytes) -> None:
+        """A piece of a stream before its first event: comments, or that."""
+        if self._opening:
+            self._first_of_response(head, self._opening + piece)
+            return
+        lead = self._lead
+        if lead or piece[:1] in LEADING:
+            events = lead + piece
+            at = first_data(events)
+            if at < 0 and head.length_bytes is None and len(lead) < MAX_HELD_BYTES:
+                self._lead = unfinished_line(events)
+                self._open_relay(piece)
+                return
+            if at < 0:
+                at = 0
+        else:
+            events, at = piece, 0
+        if self._api is Api.RESPONSES and not self._opened and head.length_bytes is None:
+            before = at - len(lead)
+            if before >= 0:
+                if before:
+                    self._open_relay(piece[:before])
+                self._lead = b""
+                self._first_of_response(head, piece[before:])
+                return
+        if events.startswith(EVENT_ERRORS, at) and self._status == 200:
+            self._held = piece
+            self._event_error = True
+        else:
+            self._begin_relay(piece)
+
+    def _first_of_response(self, head: AnswerHead, events: bytes) -> None:
+        """All there is of a response's events: held until one comes for which something was computed."""
+        at = opening_end(events, 0)
+        if at < 0 and len(events) <= OPENING_BYTES:
+            self._opening = events
+            return
+        self._opening = b""
+        if at > 0 and events[at : at + 1] in LEADING:
+            # The engine keeps the client waiting, which is to notice: what is passed on now cannot be made anew.
+            self._opened = True
+            self._find_id(events[:at])
+            self._seen = None
+            self._open_relay(events[:at])
+            self._first_events(head, events[at:])
+        elif at >= 0 and events.startswith(EVENT_ERRORS, at) and self._status == 200:
+            self._held = events
+            self._event_error = True
+        else:
+            self._begin_relay(events)
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+        self.connection = None
+        if not self.begun:
+            held = self._held
+            if held is not None and self._taken_over(held):
+                return
+            if not self._begin_relay(held or self._opening):
+                return
+        elif self._status >= 400 and self.decision is not None and self._head is not None:
+            # Too long to be read before it was passed on.
+            if judge(self._status, self._head.lines, b"") is FailureReason.ERROR:
+                self._gateway.fleet.report_error(self.decision)
+        relay = self._relay
+        assert relay is not None
+        relay.end()
+        if self._status < 400 and not self._event_error:
+            self._computed()
+        self._finish(keep_alive=relay.keep_alive, seen=relay.usage_bytes())
+
+    def on_lost(self, why: str) -> None:
+        """The connection is gone before the answer was complete."""
+        connection, self.connection = self.connection, None
+        relay = self._relay
+        decision = self.decision
+        assert decision is not None
+        assert connection is not None
+        if relay is not None and relay.finished:
+            self._finished_early(relay)
+            return
+        if not self.begun:
+            stale = connection.used and not connection.answered
+            if stale and not self._fresh_tried and monotonic() - self.progress_s < STALE_S:
+                # Most likely the replica had closed an idle connection while this request was on its way.
+                self._fresh_tried = True
+                self._connecting = True
+                self._gateway.pool(decision.replica).connect(self)
+            else:
+                self._attempt_failed(FailureReason.LOST, why, True)
+            return
+        assert relay is not None
+        gateway = self._gateway
+        gateway.note_death(decision, self.shape, self._request)
+        gateway.replica_failed(decision.replica, FailureReason.LOST, why)
+        self._break_off(
+            relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
+        )
+
+    # -- passing it on ----------------------------------------------------------------------------------------------
+
+    def _begin_relay(self, first: bytes) -> bool:
+        """The answer's first bytes are there: pass them on. False if that cannot be, and the exchange is over."""
+        self._held = None
+        head = self._head
+        assert head is not None
+        relay = self._relay
+        if relay is not None and not (self._joined or (head.event_stream and self._status == 200)):
+            self._unfit(relay)
+            return False
+        self._begin(first)
+        self._open_relay(first)
+        hold = self._gateway.hold
+        if hold is not None and hold.waiting and self.decision is not None:
+            hold.release(self._gateway.clock(), self.decision.replica)
+        return True
+
+    def _unfit(self, relay: Relay) -> None:
+        """Another replica's answer that cannot follow the head which the client has."""
+        status = self._status
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+        self._status = 200
+        self._break_off(
+            relay,
+            ReplicaError(
+                f"the stream's replica failed, and another one answered {status}", code="replica_lost"
+            ),
+        )
+
+    def _open_relay(self, first: bytes) -> None:
+        """Pass on what there is: the head, if the client has none, and these bytes."""
+        relay = self._relay
+        if relay is not None:
+            if not self._joined:
+                self._joined = True
+                relay.restart(self._make_watch())
+            if first:
+                relay.body(first)
+            return
+        head = self._head
+        assert head is not None
+        self._joined = True
+        watch = self._make_watch()
+        self._relay = Relay(
+            self.client, self._request.head, head, self._added_lines(head), first, watch, self._api
+        )
+
+    def _make_watch(self) -> StreamWatch | None:
+        """What follows this attempt's stream, if it tells something of usage."""
+        head = self._head
+        assert head is not None
+        manner = self._manner
+        watch = None
+        if manner is not None and self._status == 200:
+            if not self._asked and self._refusal:
+                manner.refuse()
+            if head.event_stream and (self._asked or manner.verdict == UNSEEN):
+                manner.accepted = manner.accepted or self._asked
+                watch = StreamWatch(manner, self._asked)
+        return watch
+
+    def _begin(self, first: bytes) -> None:
+        """The answer's first bytes are there: no replica after this one."""
+        self.begun = True
+        gateway = self._gateway
+        decision = self.decision
+        assert decision is not None
+        gateway.drop_body(self._request)
+        status = self._status
+        computed = status < 300 and not self._event_error
+        heard = True
+        if self._api is Api.RESPONSES and decision.streams:
+            heard = opening_end(first, 0) >= 0  # else it only opens a response, at a length that is not held
+        gateway.fleet.started(decision, gateway.clock(), computed, heard)
+        self._answers(decision, computed)
+        if self._api is Api.RESPONSES and self._status == 200 and not self._opened:
+            self._find_id(first)
+        self.first_byte_s = monotonic()
+
+    def _added_lines(self, head: AnswerHead) -> bytes:
+        """Header lines of the router's own; a Location of the replica itself becomes the router's."""
+        gateway = self._gateway
+        decision = self.decision
+        assert decision is not None
+        if head.status != 200:
+            at_the_router(head, gateway.pool(decision.replica).host_header)
+        if gateway.cors is not None:
+            return gateway.cors.added(self._request.head, head.lines) + self._own_lines(head, decision)
+        return self._own_lines(head, decision)
+
+    def _own_lines(self, head: AnswerHead, decision: Decision) -> bytes:
+        """Header lines that say who answered and why."""
+        ids = self.request_id
+        if self._request.head.anthropic and not head.names_request():
+            ids = b"%b\r\nrequest-id: %b" % (ids, ids)
+        if not self._gateway.explain_headers:
+            return b"x-request-id: %b\r\n" % ids
+        replica = decision.replica
+        return (
+            b"x-request-id: %b\r\nx-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\n"
+            b"x-warmroute-predicted-cached-tokens: %d\r\n"
+            % (ids, replica.id.encode(), decision.kind.encode(), decision.expected_tokens)
+        )
+
+    def _find_id(self, seen: bytes) -> None:
+        """Remember which replica keeps this response, once its id has come in full."""
+        kept = response_id(seen)
+        decision = self.decision
+        if kept is not None and decision is not None:
+            self._gateway.registry.remember_response(kept, decision.replica.id)
+        self._seen = seen if kept is None and len(seen) < ID_BYTES else None
+
+    # -- its end ----------------------------------------------------------------------------------------------------
+
+    def _computed(self) -> None:
+        """The answer is complete, and no error."""
+        gateway = self._gateway
+        decision = self.decision
+        if decision is not None:
+            gateway.fleet.report_success(decision.replica, gateway.clock())
+            if gateway.deaths.remembers:
+                gateway.outlived(self.shape, self._request)
+
+    def _finished_early(self, relay: Relay) -> None:
+        """The replica does not end the transfer of an answer whose own end the client has."""
+        if relay.endless:
+            relay.end()
+        else:
+            self.client.abort()
+        self._computed()
+        self._finish(keep_alive=relay.keep_alive and relay.endless, seen=relay.usage_bytes())
+
+    def _break_off(self, relay: Relay, error: RouterError) -> None:
+        """End an answer under way: a stream with its API's error event, anything else by closing."""
+        api = Api.MESSAGES if self._request.head.anthropic else self._api
+        if relay.end_broken(local.stream_error(api, error, self.request_id)):
+            self._finish(keep_alive=relay.keep_alive, code=error.code)
+        else:
+            self.client.abort()
+            self._finish(keep_alive=False, code=error.code)
+
+    # -- flow control -----------------------------------------------------------------------------------------------
+
+    def pause_upstream(self) -> None:
+        """The client takes nothing more for now."""
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume_upstream(self) -> None:
+        """The client takes more."""
+        if self.connection is not None:
+            self.connection.resume()
+
+    @property
+    def streaming(self) -> bool:
+        """Whether an answer has begun."""
+        return self.begun
+
+    # -- what whoever extends this decides ------------------------------------------------------------------------
+
+    def _attempt_failed(self, reason: FailureReason, why: str, delivered: bool) -> None:
+        """The replica failed before its first body byte: the next one, or the end."""
+        raise NotImplementedError
+
+    def _taken_over(self, held: bytes) -> bool:
+        """Whether the complete answer, of which this is the body, is not the client's."""
+        raise NotImplementedError
+
+    def _answers(self, decision: Decision, computed: bool) -> None:
+        """The first byte is there; `computed`: of an answer that is no error."""
+        raise NotImplementedError
+
+    def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
+        """End, once. `seen` is where the answer's usage is looked for."""
+        raise NotImplementedError

@@ -1,0 +1,79 @@
+"""Why a request would go where it would: the request path's own steps up to the choice, without sending or counting.
+
+Decides nothing; it calls what an exchange calls, in the same order, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from warmroute.core.errors import ClientError, NotFoundError
+from warmroute.core.fingerprint import GRID
+from warmroute.core.types import Api, FingerprintHash, Records
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
+from warmroute.dialects.reading import invoked_api, parse
+from warmroute.dialects.routes import RouteKind
+
+
+async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body: bytes) -> dict[str, object]:
+    """Ranking of all candidates for this request, and how the router reads it.
+
+    Raises:
+        RouterError: What the request itself would be answered.
+    """
+    fields = [
+        (name.lower().encode(), value.encode())
+        for name, value in headers.items()
+        if name.lower() != "content-encoding"
+    ]
+    head = RequestHead(
+        b"POST", path.encode(), fields, keep_alive=False, minor_version=1, sessions=gateway.sessions
+    )
+    request = Request(head, body, 0.0)
+    found = head.route
+    if found is None:
+        raise NotFoundError(f"no endpoint {path!r} here", code="unknown_endpoint", param="path")
+    api = found.api
+    if found.kind is RouteKind.INVOCATION:
+        api = invoked_api(readable(gateway, request))
+    by_prefix = found.kind is RouteKind.PREFIX or (
+        found.kind is RouteKind.INVOCATION and api is not Api.OTHER
+    )
+    if by_prefix:
+        shape = prefix_shape(gateway, parse(api, readable(gateway, request)), head)
+    elif found.kind in (RouteKind.LOAD, RouteKind.PASSED, RouteKind.INVOCATION):
+        shape = load_shape(gateway, request)
+    else:
+        raise ClientError(f"{path!r} is not routed to a replica by prefix or load", param="path")
+    records = await _look_up(gateway, shape.rungs) if shape.rungs else []
+    known = sum(record is not None for record in records)
+    ranking = gateway.fleet.rank(shape, records, gateway.clock())
+    hold = gateway.hold if by_prefix else None
+    return {
+        "api": api,
+        "model": shape.model,
+        "prompt_bytes": shape.prompt_bytes,
+        "prompt_tokens_estimated": shape.prompt_tokens,
+        "rungs": len(shape.rungs),
+        "rungs_known": known,
+        "deepest_known_bytes": max(
+            (GRID[i] for i, record in enumerate(records) if record is not None), default=0
+        ),
+        "would_be_held": hold is not None and hold.would_hold(ranking.choice.replica),
+        "held_requests": hold.waiting if hold is not None else 0,
+        **ranking.as_dict(),
+    }
+
+
+async def _look_up(gateway: Gateway, rungs: list[FingerprintHash]) -> Records:
+    waiter: asyncio.Future[Records] = asyncio.get_running_loop().create_future()
+
+    def done(records: Records) -> None:
+        if not waiter.done():
+            waiter.set_result(records)
+
+    at_once = gateway.registry.lookup(rungs, done)
+    return at_once if at_once is not None else await waiter

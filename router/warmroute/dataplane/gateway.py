@@ -1,0 +1,274 @@
+"""What all connections of one worker share: the fleet, the registry, limits, counters, and the pools of connections.
+
+Decides nothing by itself; `app` builds it, `server` opens its sockets. Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from warmroute.config.schema import Config
+from warmroute.core.deaths import MOST_LIVES, Deaths
+from warmroute.core.errors import ClientError
+from warmroute.core.fingerprint import Fingerprinter
+from warmroute.core.fleet import Decision, Fleet, Replica
+from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.retry_budget import RetryBudget
+from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
+from warmroute.dataplane.accounts import Accounts
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.cors import Cors
+from warmroute.dataplane.head_cache import HeadCache
+from warmroute.dataplane.hold import Hold
+from warmroute.dataplane.pool import Pool
+from warmroute.dataplane.proxies import TrustedProxies
+from warmroute.dataplane.request import Request
+from warmroute.dataplane.upstream import ReplicaConnection
+from warmroute.dialects.sessions import Sessions
+from warmroute.dialects.usage_request import StreamManner
+from warmroute.ports import Registry
+from warmroute.service.questions import Questions
+from warmroute.tasks import Tasks
+from warmroute.telemetry.access_log import AccessLog
+from warmroute.telemetry.logs import fields
+from warmroute.telemetry.metrics import Metrics
+from warmroute.wire.registry_record import kept_time
+
+log = logging.getLogger(__name__)
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
+
+MAX_WITHDRAWN: Final = 1024
+
+_TWO_DIGITS: Final = [b"%02x" % number for number in range(256)]
+
+
+class Gateway:
+    """Shared state of the data plane."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        fleet: Fleet,
+        registry: Registry,
+        metrics: Metrics,
+        access_log: AccessLog | None,
+        tasks: Tasks,
+        fingerprinter: Fingerprinter,
+        clock: Callable[[], float],
+        upstream_tls: ssl.SSLContext | None,
+        readiness: Callable[[], tuple[int, bytes]],
+        hold: Hold | None = None,
+        probe_soon: Callable[[ReplicaId], None],
+        questions: Questions,
+        metrics_text: Callable[[str], tuple[bytes, str]] | None = None,
+    ) -> None:
+        self.fleet = fleet
+        self.hold = hold
+        """Where first choices by prefix may have to wait; None: they are made at once."""
+        self.registry = registry
+        self.metrics = metrics
+        self.accounts = Accounts(fleet, metrics, access_log)
+        self.tasks = tasks
+        self.fingerprinter = fingerprinter
+        """Replaced as a whole when the registry makes the deployment's secret known."""
+        self.clock = clock
+        self.limits = config.limits
+        self.upstream = config.upstream
+        self.max_attempts = config.max_attempts
+        self.explain_headers = config.headers.explain
+        self.early_heads = config.headers.early
+        self.ask_usage = config.feedback.ask_usage
+        self.sessions = Sessions(config.sessions)
+        self.cors = Cors(config.cors) if config.cors.allowed_origins else None
+        """None: browsers' pages are told nothing."""
+        self.unlisted_models = config.health.unlisted_models
+        self.questions = questions
+        self.metrics_text = metrics_text
+        """`Accept` header -> body and content type of `/metrics`; None where the data port does not show them."""
+        self.bytes_per_token = config.policy.bytes_per_token
+        trusted = config.access_log.trusted_proxies
+        self.accounts.proxies = TrustedProxies(trusted) if trusted else None
+        self.heads = HeadCache()
+        self.draining = False
+        self.deaths = Deaths(config.health.deadly_request_s)
+        self.withdrawals = 0
+        """How often something noted in the registry was taken back."""
+        self._withdrawn: dict[Holder, None] = {}
+        """What was, lately: at the time at which it was noted, and at the one that a shared registry keeps."""
+        self._budget = RetryBudget()
+        self.buffered_bytes = 0
+        """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
+        self.connections: set[ClientSide] = set()
+        self.pools: dict[Replica, Pool] = {}
+        self._manners: dict[Replica, tuple[Incarnation | None, StreamManner, StreamManner]] = {}
+        self._upstream_tls = upstream_tls
+        self._probe_soon = probe_soon
+        self.readiness = readiness
+        """Status and body of `/ready`."""
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_count = 0
+        self._id_block = self._id_prefix + b"000000"
+        """All of the next id but its last two digits."""
+
+    def configure(self, config: Config, upstream_tls: ssl.SSLContext | None) -> None:
+        """Serve by these settings from now on, as far as they can change in a running router (`config.reload`)."""
+        self.limits = config.limits
+        self.upstream = upstream = config.upstream
+        self.max_attempts = config.max_attempts
+        self.explain_headers = config.headers.explain
+        self.early_heads = config.headers.early
+        self.deaths.memory_s = config.health.deadly_request_s
+        self.ask_usage = config.feedback.ask_usage
+        self.cors = Cors(config.cors) if config.cors.allowed_origins else None
+        self.unlisted_models = config.health.unlisted_models
+        self._upstream_tls = upstream_tls
+        trusted = config.access_log.trusted_proxies
+        self.accounts.proxies = TrustedProxies(trusted) if trusted else None
+        for pool in self.pools.values():
+            pool.configure(
+                tls=upstream_tls,
+                size=upstream.pool_size,
+                keepalive_s=upstream.keepalive_s,
+                connect_timeout_s=upstream.connect_timeout_s,
+            )
+
+    @property
+    def access_log(self) -> AccessLog | None:
+        """None where none is written."""
+        return self.accounts.access_log
+
+    def new_request_id(self) -> bytes:
+        """Unique over all routers: a random prefix a process, then a count."""
+        self._id_count += 1
+        last = self._id_count & 255
+        if not last:
+            self._id_block = b"%b%06x" % (self._id_prefix, self._id_count >> 8)
+        return self._id_block + _TWO_DIGITS[last]
+
+    def pool(self, replica: Replica) -> Pool:
+        """Connections to this replica."""
+        pool = self.pools.get(replica)
+        if pool is None:
+            upstream = self.upstream
+            pool = self.pools[replica] = Pool(
+                replica.url,
+                tasks=self.tasks,
+                tls=self._upstream_tls,
+                size=upstream.pool_size,
+                keepalive_s=upstream.keepalive_s,
+                connect_timeout_s=upstream.connect_timeout_s,
+            )
+        return pool
+
+    def manner(self, replica: Replica, api: Api) -> StreamManner:
+        """How this life of the replica ends streams of chat or completions, as far as was seen."""
+        known = self._manners.get(replica)
+        if known is None or known[0] != replica.incarnation:
+            known = self._manners[replica] = (replica.incarnation, StreamManner(), StreamManner())
+        return known[1] if api is Api.CHAT else known[2]
+
+    def replica_failed(self, replica: Replica, reason: FailureReason, detail: str = "") -> None:
+        """A request failed for a reason that may lie with the replica: note it, and have it looked at.
+
+        `detail` says what happened, for people.
+        """
+        self.fleet.report_failure(replica, reason, self.clock(), f"a request: {detail}" if detail else "")
+        if reason is not FailureReason.BUSY:
+            self._probe_soon(replica.id)
+
+    # -- requests that came to nothing --------------------------------------------------------------------------
+
+    def was_withdrawn(self, holder: Holder) -> bool:
+        """Whether what was noted of this replica at this time was taken back since."""
+        return holder in self._withdrawn
+
+    def withdraw(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, noted_s: float) -> None:
+        """Take back that this replica was sent a prompt with these rungs: it has not computed it."""
+        self.withdrawals += 1
+        withdrawn = self._withdrawn
+        withdrawn[incarnation, noted_s] = None
+        withdrawn[incarnation, kept_time(noted_s)] = None
+        while len(withdrawn) > MAX_WITHDRAWN:
+            del withdrawn[next(iter(withdrawn))]
+        self.registry.forget(rungs, incarnation, noted_s)
+
+    def may_compare(self, now_s: float) -> bool:
+        """Whether one more request may be tried on another replica only to see whose fault its error is."""
+        return self._budget.take(self.accounts.answered, now_s)
+
+    def note_death(
+        self, decision: Decision, shape: RequestShape | None, request: Request, engine: bool = False
+    ) -> bool:
+        """The connection broke with this request on it, or the server says that its engine is dead (`engine`). False if
+        that was dead before."""
+        life = decision.replica, decision.incarnation
+        if engine and self.deaths.was_dead(life, decision.reserved_s):
+            return False
+        self.deaths.note(_deadly_key(shape, request), life, self.clock(), engine)
+        return True
+
+    def may_outlive(self, decision: Decision, shape: RequestShape | None, request: Request) -> bool:
+        """Whether a request that a replica just failed with may be given to another one."""
+        deaths = self.deaths
+        now_s = self.clock()
+        life = decision.replica, decision.incarnation
+        others = [other for other in deaths.died_with(_deadly_key(shape, request), now_s) if other != life]
+        return not others and deaths.may_try_again(life, now_s, len(self.fleet.replicas))
+
+    def outlived(self, shape: RequestShape | None, request: Request) -> None:
+        """It was answered: it kills nobody."""
+        self.deaths.clear(_deadly_key(shape, request))
+
+    def refuse_deadly(self, shape: RequestShape, request: Request, request_id: bytes) -> None:
+        """Refuse a request that replicas died with.
+
+        Raises:
+            ClientError: 422, `deadly_request`.
+        """
+        lives = self.deaths.died_with(_deadly_key(shape, request), self.clock())
+        if len(lives) < MOST_LIVES:
+            return
+        names = ", ".join([replica.id for replica, _ in lives])
+        log.warning(
+            "deadly_request", extra=fields(request_id=request_id.decode("latin-1"), died_with_it=names)
+        )
+        raise ClientError(
+            f"{len(lives)} replicas died with this very request under way ({names}): it is not given to another."
+            f" It is refused for {self.deaths.memory_s:g} s after the last of them (health.deadly_request_s).",
+            status=422,
+            code="deadly_request",
+        )
+
+    def drop_pools(self) -> None:
+        """Close what is idle to replicas that have left; requests under way keep their connections until they end."""
+        for replica in [replica for replica in self.pools if replica.state is ReplicaState.GONE]:
+            self.pools.pop(replica).retire()
+            self._manners.pop(replica, None)
+
+    # -- bodies and connections -----------------------------------------------------------------------------------
+
+    def drop_body(self, request: Request) -> None:
+        """Let go of a body that nobody needs any more."""
+        request.body = b""
+        self.buffered_bytes -= request.reserved_bytes
+        request.reserved_bytes = 0
+
+    def keep(self, connection: ReplicaConnection) -> None:
+        """Pool a connection that was made for a request which no longer needs it."""
+        connection.idle_since_s = monotonic()
+        connection.release()
+
+
+def _deadly_key(shape: RequestShape | None, request: Request) -> int:
+    """Tells requests apart without their bodies: the prompt, and by the length whatever else they ask for."""
+    if shape is None or not shape.key:
+        return 0
+    return shape.key ^ request.body_bytes

@@ -1,0 +1,61 @@
+"""Reads the rest of a long request body straight from the socket into its final place.
+
+llhttp would copy every piece once and the join once more; past a first read, a body of known length needs no parsing.
+The transport's protocol is swapped for the time being, so exactly the body's bytes are taken: whatever a client
+pipelines behind them stays in the socket for the next request's parser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from warmroute.dataplane.client_side import ClientSide
+
+LARGE_BYTES = 32 * 1024
+"""Remainders below this take the parser's way: swapping protocols costs more than copying them."""
+
+
+class LargeBody(asyncio.BufferedProtocol):
+    """Stands in for a client connection until the body is complete."""
+
+    __slots__ = ("_buffer", "_connection", "_filled", "_view")
+
+    def __init__(self, connection: ClientSide, begun: list[bytes], length_bytes: int) -> None:
+        self._connection = connection
+        # bytearray(n) is calloc: pages are only taken as bytes arrive, so a client that claims 64 MiB and sends
+        # nothing costs nothing.
+        self._buffer = bytearray(length_bytes)
+        self._view = memoryview(self._buffer)
+        filled = 0
+        for piece in begun:
+            self._view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        self._filled = filled
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The part still empty."""
+        return self._view[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Some of the body arrived."""
+        self._filled += nbytes
+        if self._filled == len(self._buffer):
+            connection, buffer = self._connection, self._buffer
+            self._view.release()
+            connection.large_body_completed(buffer)
+
+    def eof_received(self) -> bool | None:
+        """The client ended in the middle of its body."""
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Belongs to the connection."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Belongs to the connection."""
+        self._connection.resume_writing()

@@ -1,0 +1,200 @@
+"""One request as received: its head, read once for all requests that send the same one, and its body.
+
+Decides which headers travel and what the router reads of them. Does not parse HTTP (llhttp does) and never touches the
+body. Source: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (framing).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from warmroute.core.types import Api
+from warmroute.dialects.coding import named as named_coding
+from warmroute.dialects.routes import Route, route, slash_dropped
+from warmroute.dialects.sessions import NOWHERE, Said, Sessions
+
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""Fields that mean this connection only; never forwarded, in either direction."""
+
+KEPT_BACK: Final = HOP_BY_HOP | frozenset(
+    (b"host", b"content-length", b"expect", b"x-request-id", b"x-forwarded-for")
+)
+"""Request fields that the router writes anew, in addition to the hop-by-hop ones."""
+
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+
+Fields = list[tuple[bytes, bytes]]
+"""Lower-case names, values as received, in order."""
+
+
+class RequestHead:
+    """What is known from a request's head alone. Immutable once made: connections share it (see `head_cache`)."""
+
+    __slots__ = (
+        "accept",
+        "anthropic",
+        "authorization",
+        "coding",
+        "content_type",
+        "cors_headers",
+        "cors_method",
+        "expects_continue",
+        "forwarded_for",
+        "keep_alive",
+        "method",
+        "minor_version",
+        "origin",
+        "path",
+        "prefix",
+        "request_id",
+        "route",
+        "said",
+        "target",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        *,
+        keep_alive: bool,
+        minor_version: int,
+        sessions: Sessions | None = None,
+    ) -> None:
+        self.method = method
+        self.keep_alive = keep_alive
+        """Whether the client lets the connection stay open."""
+        self.minor_version = minor_version
+        """0 for HTTP/1.0, 1 for HTTP/1.1."""
+        self.target = _origin_form(target)
+        """Path and query, as forwarded; empty if the target is in no form that a server of resources takes."""
+        query = self.target.find(b"?")
+        self.path = self.target if query < 0 else self.target[:query]
+        if slash_dropped(self.path):
+            self.target = self.path[:-1] + self.target[len(self.path) :]
+            self.path = self.path[:-1]
+        self.route: Route | None = route(method, self.path)
+        self.anthropic = self.route is not None and self.route.api is Api.MESSAGES
+        """Whether whoever sent it expects Anthropic's errors and `request-id`, wherever it goes."""
+        self.content_type = b""
+        self.coding = b""
+        """Content coding of the body, in lower case; empty without one."""
+        self.said: Said = NOWHERE if sessions is None else sessions.said(fields)
+        """What the head says of the session that the request belongs to."""
+        self.accept = b""
+        self.authorization = b""
+        self.origin = b""
+        """The web page's origin where a browser says that a page asks; empty else."""
+        self.cors_method = b""
+        """Of a preflight: the method that the page will use."""
+        self.cors_headers = b""
+        """Of a preflight: the headers that the page will set."""
+        self.request_id: bytes | None = None
+        """The client's X-Request-Id, if it is a plain token of at most 128 characters."""
+        self.forwarded_for = b""
+        """The client's X-Forwarded-For and a comma, or empty."""
+        self.expects_continue = False
+        dropped = KEPT_BACK
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, self.target)]
+        for name, value in fields:
+            if name == b"connection":
+                dropped = dropped | named(value)
+        for name, value in fields:
+            self._read(name, value)
+            if name not in dropped:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self.prefix = b"".join(lines)
+        """Request line and the forwarded fields."""
+
+    def _read(self, name: bytes, value: bytes) -> None:
+        if name == b"content-type":
+            self.content_type = value
+        elif name == b"x-request-id":
+            self.request_id = value if _REQUEST_ID.fullmatch(value) else None
+        elif name == b"x-forwarded-for":
+            self.forwarded_for += value + b", "
+        elif name == b"content-encoding":
+            # A second one is another coding on top of the first: none that is read here.
+            self.coding = self.coding + b", " + named_coding(value) if self.coding else named_coding(value)
+        elif name == b"accept":
+            self.accept = value
+        elif name == b"authorization":
+            self.authorization = value
+        elif name == b"anthropic-version":
+            self.anthropic = True
+        elif name == b"origin":
+            self.origin = value
+        elif name == b"access-control-request-method":
+            self.cors_method = value
+        elif name == b"access-control-request-headers":
+            self.cors_headers = value
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+
+
+class Request:
+    """A complete request. `body` is dropped as soon as no retry can need it."""
+
+    __slots__ = ("body", "body_bytes", "head", "received_s", "reserved_bytes")
+
+    def __init__(self, head: RequestHead, body: bytes | bytearray, received_s: float) -> None:
+        self.head = head
+        self.body = body
+        self.body_bytes = len(body)
+        """Length of the body, also once it is dropped."""
+        self.reserved_bytes = 0
+        """What the body takes of `limits.buffered_body_bytes`; given back by `Gateway.drop_body`."""
+        self.received_s = received_s
+        """Monotonic time at which the request was complete."""
+
+    def upstream_head(self, host: bytes, request_id: bytes, client_ip: bytes, spliced_bytes: int) -> bytes:
+        """Request line and headers for a replica; a body always goes with a Content-Length.
+
+        `spliced_bytes` is how much longer the body is than it was received.
+        """
+        head = self.head
+        if head.method != b"POST" and not self.body_bytes:
+            return b"%bhost: %b\r\nx-request-id: %b\r\nx-forwarded-for: %b%b\r\n\r\n" % (
+                head.prefix,
+                host,
+                request_id,
+                head.forwarded_for,
+                client_ip,
+            )
+        return b"%bhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-forwarded-for: %b%b\r\n\r\n" % (
+            head.prefix,
+            host,
+            self.body_bytes + spliced_bytes,
+            request_id,
+            head.forwarded_for,
+            client_ip,
+        )
+
+
+def _origin_form(target: bytes) -> bytes:
+    if target[:1] == b"/":
+        return target
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
+        return b""
+    slash = rest.find(b"/")
+    return rest[slash:] if slash >= 0 else b"/"
+
+
+def named(connection: bytes) -> frozenset[bytes]:
+    """Fields that a Connection field declares to mean this connection only."""
+    return frozenset(token.strip().lower() for token in connection.split(b","))

@@ -1,0 +1,329 @@
+"""What a try that failed means: whether the next replica of the ranking is tried, and what the client hears instead.
+
+Decides by what the answer says (`dialects.engine_errors`), by what is remembered of requests that engines died with
+(`core.deaths`), and by whether others erred on the same (`core.outliers`). Does not choose replicas (`core.fleet`).
+
+The rules it keeps:
+1. What was never delivered is tried again freely; what a replica died with, once.
+2. What is noted in the registry at dispatch stays only if an answer comes that computed the prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warmroute.core.errors import ClientError, ReplicaError, RouterError
+from warmroute.core.fleet import Decision, Replica
+from warmroute.core.health import FailureReason
+from warmroute.core.types import DecisionKind, Records, ReplicaId, RequestShape
+from warmroute.dataplane.answer import AnswerHead
+from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.request import Request
+from warmroute.dialects.coding import readable as plain_of
+from warmroute.dialects.engine_errors import (
+    DEAD_MARK,
+    NO_VERDICT,
+    REFUSAL_MARKS,
+    REFUSALS,
+    judge,
+    killed,
+)
+from warmroute.dialects.routes import RouteKind
+
+_PASSED: Final = RouteKind.PASSED
+
+NO_ROUTE: Final = b'"Not Found"'
+"""What FastAPI says of a path that no handler has, as itself and as vLLM words it; of a missing object it says more."""
+
+
+class Retrying(Attempt):
+    """A request, as far as all its tries go."""
+
+    __slots__ = (
+        "_deaths",
+        "_kept",
+        "_noted",
+        "_pinned",
+        "_records",
+        "_suspects",
+        "_tried",
+        "_withdrawals",
+    )
+
+    def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
+        super().__init__(gateway, client, request)
+        self._deaths = 0
+        """Attempts that a replica may have died of."""
+        self._kept: tuple[AnswerHead, bytes] | None = None
+        """The last error answer that was tried again: the client's if nobody answers after it."""
+        self._noted = False
+        """This attempt's prompt was noted in the registry."""
+        self._pinned: ReplicaId | None = None
+        self._records: Records | None = None
+        self._suspects: list[Replica] | None = None
+        """Replicas that answered this request with an error, which others are asked about."""
+        self._tried: list[Replica] = []
+        self._withdrawals = -1
+        """`Gateway.withdrawals` as of the note; -1 if nothing was noted."""
+
+    def _decided(self, decision: Decision, now_s: float) -> None:
+        self.decision = decision
+        shape = self.shape
+        assert shape is not None
+        gateway = self._gateway
+        incarnation = decision.incarnation
+        if shape.rungs and incarnation is not None and self._records is not None:
+            # Siblings of a burst must find it; where it was not looked up, taking it back would take too much.
+            self._noted = True
+            self._withdrawals = gateway.withdrawals
+            gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s)
+        self._dispatch()
+
+    def _answers(self, decision: Decision, computed: bool) -> None:
+        """The first byte is there: what was taken back meanwhile is noted again, and suspects are judged."""
+        if computed and self._withdrawals != self._gateway.withdrawals:
+            self._note_again(decision)
+        if self._suspects is not None:
+            self._verdict(self._suspects, decision.replica, computed)
+
+    # -- errors that a replica answers ------------------------------------------------------------------------------
+
+    def _taken_over(self, held: bytes) -> bool:
+        """Whether the complete answer is not the client's."""
+        if self._status == 404 and self._passed:
+            head = self._head
+            assert head is not None
+            if self._no_endpoint(plain_of(head.coding, held, READ_CODED_BYTES)):
+                return True
+        return (self._status >= 400 or self._event_error) and self._tried_elsewhere(held)
+
+    @property
+    def _passed(self) -> bool:
+        """Whether engines need not have this endpoint."""
+        found = self._request.head.route
+        return found is not None and found.kind is _PASSED
+
+    def _no_endpoint(self, body: bytes) -> bool:
+        if NO_ROUTE not in body:
+            return False
+        path = self._request.head.path.decode("latin-1")
+        self.fail(
+            ClientError(
+                f"the engines of this fleet do not have {path}",
+                status=501,
+                code="endpoint_not_implemented",
+            )
+        )
+        return True
+
+    def _refused(self, body: bytes) -> bool:
+        """Ask again without asking for usage, if that may be what is refused. False if the answer is the client's."""
+        manner = self._manner
+        decision = self.decision
+        assert manner is not None
+        assert decision is not None
+        if manner.accepted and not any(mark in body for mark in REFUSAL_MARKS):
+            return False
+        self._refusal = True
+        self._held = None
+        self._connect(self._gateway.pool(decision.replica))
+        return True
+
+    def _tried_elsewhere(self, body: bytes) -> bool:
+        """Try another replica for an error answer, if that may help. False if it is to be passed on."""
+        status = self._status
+        head = self._head
+        assert head is not None
+        held = body
+        if head.coding:
+            body = plain_of(head.coding, held, READ_CODED_BYTES)
+        if self._asked and status in REFUSALS and self._refused(body):
+            return True
+        decision = self.decision
+        shape = self.shape
+        assert decision is not None
+        assert shape is not None
+        gateway = self._gateway
+        replica = decision.replica
+        reason = judge(status, head.lines, body)
+        if status < 500 and status != 200:
+            gateway.fleet.report_refusal(replica, gateway.clock())
+        if reason is None:
+            return False
+        if reason is FailureReason.BUSY or reason is FailureReason.ERROR:
+            if reason is FailureReason.ERROR and not self._put_before_others(decision):
+                return False
+            if self._pinned is not None or not gateway.fleet.has_other(shape.model, [*self._tried, replica]):
+                return False
+        else:
+            gateway.replica_failed(replica, reason, f"it answered {status}")
+            if killed(status, body) and not self._outlived(decision, DEAD_MARK in body):
+                return False
+        if not self._retry(decision, reason):
+            return False
+        self._kept = head, held
+        return True
+
+    def _put_before_others(self, decision: Decision) -> bool:
+        """An error that blames nobody: whether the replica is suspect, so that others are to be asked."""
+        gateway = self._gateway
+        if self._pinned is not None:
+            return False  # about what it keeps, or does not
+        fleet = gateway.fleet
+        if not fleet.report_error(decision):
+            return False
+        now_s = gateway.clock()
+        if not gateway.may_compare(now_s):
+            if decision.trial:
+                fleet.report_failure(
+                    decision.replica, FailureReason.ERROR, now_s, f"it answered {self._status}"
+                )
+            return False
+        if self._suspects is None:
+            self._suspects = []
+        self._suspects.append(decision.replica)
+        return True
+
+    def _verdict(self, suspects: list[Replica], fellow: Replica, computed: bool) -> None:
+        """Another replica has answered what these erred on."""
+        self._suspects = None
+        if not computed:
+            if self._status in NO_VERDICT:
+                return
+            suspects.append(fellow)  # it erred like them
+        gateway = self._gateway
+        gateway.fleet.try_suspects(suspects, computed, gateway.clock())
+
+    # -- failures ---------------------------------------------------------------------------------------------------
+
+    def _attempt_failed(self, reason: FailureReason, why: str, delivered: bool) -> None:
+        """The replica failed before its first body byte: the next one, or the end."""
+        gateway = self._gateway
+        decision = self.decision
+        assert decision is not None
+        gateway.replica_failed(decision.replica, reason, why)
+        self._held = None
+        outlived = not delivered or self._outlived(decision)
+        if outlived and self._retry(decision, reason):
+            return
+        kept = self._kept
+        if kept is not None and outlived:
+            self._head, body = kept
+            self._status = self._head.status
+            self._event_error = self._status == 200
+            self._joined = False
+            if self._begin_relay(body):
+                relay = self._relay
+                assert relay is not None
+                relay.end()
+                self._finish(keep_alive=relay.keep_alive)
+            return
+        rest = "no replica left to try"
+        if not outlived:
+            rest = "not tried on another, since the request itself may be the cause"
+        self.fail(
+            ReplicaError(
+                f"replica {decision.replica.id} failed before it answered ({why});"
+                f" {self.attempts} attempt(s) made, {rest}"
+            )
+        )
+
+    def time_out(self) -> None:
+        """The replica has been silent for too long."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+        relay = self._relay
+        decision = self.decision
+        gateway = self._gateway
+        if relay is not None and relay.finished:
+            self._finished_early(relay)
+            return
+        dead = decision is not None and gateway.fleet.shown_dead(decision)
+        # A time-out says something of its own request first: of the replica only if nobody heard of that meanwhile.
+        if decision is not None and (dead or gateway.pool(decision.replica).heard_s <= self.progress_s):
+            gateway.replica_failed(decision.replica, FailureReason.TIMEOUT, "silent for too long")
+        error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
+        if relay is not None and self.begun:
+            if dead and decision is not None:
+                gateway.note_death(decision, self.shape, self._request)
+            self._break_off(relay, error)
+        elif (
+            decision is not None
+            and dead
+            and self._outlived(decision)
+            and self._retry(decision, FailureReason.TIMEOUT)
+        ):
+            return  # it was terminated and left this request hanging; another replica has it now
+        else:
+            self.fail(error)
+
+    def _retry(self, failed: Decision, reason: FailureReason) -> bool:
+        """Dispatch to the next replica of the ranking. False if there is none, or no attempt left."""
+        gateway = self._gateway
+        shape = self.shape
+        assert shape is not None
+        self._tried.append(failed.replica)
+        if self._pinned is not None or self.attempts >= gateway.max_attempts:
+            return False
+        relay = self._relay
+        if relay is not None and (self._opened or not relay.resumable):
+            return False  # behind an early head, only an event stream can be gone on with
+        now_s = gateway.clock()
+        try:
+            decision = gateway.fleet.choose_and_reserve(shape, self._records, now_s, self._tried)
+        except RouterError:
+            return False
+        self._settle()
+        self._held = None
+        decision.kind = DecisionKind.RETRY
+        gateway.metrics.retried(reason)
+        self.retried_after = f"{failed.replica.id} {reason.value}"
+        self._decided(decision, now_s)
+        return True
+
+    def _outlived(self, decision: Decision, engine: bool = False) -> bool:
+        """A replica, or its engine, failed after it had the request in full: whether another may be given it."""
+        gateway = self._gateway
+        if not gateway.note_death(decision, self.shape, self._request, engine):
+            return True  # it was dead already, and this request not the reason
+        self._deaths += 1
+        return self._deaths <= 1 and gateway.may_outlive(decision, self.shape, self._request)
+
+    # -- what was noted ---------------------------------------------------------------------------------------------
+
+    def _withdraw(self, failed: Decision, shape: RequestShape) -> None:
+        """Take back what was noted at dispatch: the prompt was not computed."""
+        gateway = self._gateway
+        self._noted = False
+        incarnation = failed.incarnation
+        rungs = shape.rungs
+        records = self._records
+        if incarnation is None or records is None:
+            return
+        kept = 0
+        for depth, record in enumerate(records):
+            if record is not None:
+                for holder in record:
+                    if holder[0] == incarnation and not gateway.was_withdrawn(holder):
+                        kept = depth + 1
+        if kept < len(rungs):
+            gateway.withdraw(rungs[kept:], incarnation, failed.reserved_s)
+
+    def _note_again(self, decision: Decision) -> None:
+        """The prompt was computed, and something noted was taken back meanwhile: perhaps what stood for it too."""
+        shape = self.shape
+        if shape is not None and shape.rungs and decision.incarnation is not None:
+            self._gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+
+    # -- what whoever extends this decides ------------------------------------------------------------------------
+
+    def fail(self, error: RouterError) -> None:
+        """Answer with an error of the router's own."""
+        raise NotImplementedError
+
+    def _settle(self) -> None:
+        """Give back what is reserved for the try under way."""
+        raise NotImplementedError

@@ -1,0 +1,85 @@
+"""What a policy may know of a request: read from its body, with what the fleet has learned of its model.
+
+Decides which model a request is for where it names none, and whether its first byte tells when its prefill was over.
+How bodies are read is `dialects`' business, how prompts are compared `core.fingerprint`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warmroute.core.types import Api, RequestShape
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dialects import coding, multipart_model
+from warmroute.dialects.model_list import default_model as only_model
+from warmroute.dialects.parsed import Parsed, model_required
+from warmroute.dialects.reading import parse
+
+HEAD_BYTES: Final = 4096
+"""How much of a body that is not routed by prefix enters its ring key."""
+
+
+def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> RequestShape:
+    """What the policy may know of a request routed by prefix."""
+    model = parsed.model or default_model(gateway)
+    bytes_per_token = gateway.fleet.bytes_per_token(model) or gateway.bytes_per_token
+    session = gateway.sessions.find(head.said, parsed.told)
+    shape = gateway.fingerprinter.shape(
+        model,
+        parsed.scope_salt,
+        parsed.canonical,
+        session,
+        bytes_per_token,
+        parsed.prompt_bytes,
+        parsed.tokens_known,
+    )
+    shape.tokens_known = parsed.tokens_known is not None
+    shape.single = single = parsed.prompt_bytes == len(parsed.canonical)
+    # The first event of a batch comes when one of its prompts is computed; how much is computed of a response that
+    # goes on from another is not known here.
+    shape.streams = parsed.stream and single and parsed.previous_response_id is None
+    if not parsed.reads_cache:
+        shape.reads_cache = shape.streams = False  # what it takes says nothing of others, either
+    return shape
+
+
+def default_model(gateway: Gateway) -> str:
+    """What an engine takes a request for that names no model; empty where no replica says what it serves.
+
+    Raises:
+        ClientError: There are several.
+    """
+    model = only_model(gateway.fleet.model_cards())
+    if model is None:
+        raise model_required()
+    return model
+
+
+def readable(gateway: Gateway, request: Request) -> bytes | bytearray:
+    """The body without its content coding, for reading only.
+
+    Raises:
+        ClientError: It is coded in a way that is not read here, or longer than bodies may be.
+    """
+    name = request.head.coding
+    if not name or not request.body:
+        return request.body
+    return coding.decoded(name, request.body, gateway.limits.body_bytes)
+
+
+def load_shape(gateway: Gateway, request: Request) -> RequestShape:
+    """What the policy may know of a request routed by load: its model, and a ring key of its first bytes."""
+    body = readable(gateway, request)
+    kind = request.head.content_type
+    model = ""
+    if kind[:10].lower() == b"multipart/":
+        model = multipart_model(kind, body) or ""
+    elif body and (b"json" in kind.lower() or body[:1] == b"{"):
+        model = parse(Api.OTHER, body).model
+    shape = gateway.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, gateway.bytes_per_token)
+    shape.rungs = []
+    shape.prompt_bytes = 0
+    shape.streams = False
+    shape.prompt_tokens = max(1, int(len(body) / gateway.bytes_per_token))
+    return shape

@@ -1,0 +1,248 @@
+"""The outside world on one page: what the core and the services need, and adapters provide.
+
+A port has one contract test suite (`tests/contract`) that every adapter passes. Ports decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+from typing import Protocol
+
+from warmroute.core.health import FailureReason
+from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
+
+
+class Registry(Protocol):
+    """Which replicas recently served which prompt prefix; shared by all routers that name the same backend.
+
+    Only `start` and `stop` wait. Writes are batched and visible to this process at once, to every other router within
+    50 ms. A backend that fails never raises into the request path: lookups answer from this process's own recent
+    placements, and `healthy` turns false until it is back.
+    """
+
+    @property
+    def healthy(self) -> bool:
+        """False while the backend cannot be reached (always true for `memory`)."""
+
+    async def start(self, on_secret: Callable[[bytes], None]) -> None:
+        """Connect. Returns within a second whether or not the backend answers; keeps trying by itself.
+
+        Calls `on_secret` with the deployment's 16-byte fingerprint secret as soon as it is known: made once and kept
+        in the registry, so that routers agree. Until then the router works with a secret of its own.
+        """
+
+    async def stop(self) -> None:
+        """Flush what is pending (at most one second) and disconnect."""
+
+    def expire_after(self, idle_s: float) -> None:
+        """Forget what nobody touches for this long, from now on; what is noted already, too. Of others that share the
+        backend, each has its own; the last to note a rung decides how long the backend keeps it.
+
+        Raises:
+            ValueError: It is not positive.
+        """
+
+    def lookup(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> Records | None:
+        """Holders of each rung.
+
+        Returns the records at once when they are at hand (`memory`; or the backend is down), and then never calls
+        `done`. Otherwise returns `None` and calls `done` exactly once, at the latest when the lookup deadline passes
+        (then with this process's own placements only).
+        """
+
+    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+        """Note that this replica was sent a prompt with these rungs. Called when a request is dispatched."""
+
+    def forget(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = inf
+    ) -> None:
+        """Withdraw this replica from those of these rungs where it was last noted at `until_s` or before."""
+
+    def remember_response(self, response_id: str, replica: ReplicaId) -> None:
+        """Keep which replica made a stored response (`/v1/responses`), for the longest idle time: it is in no cache."""
+
+    def find_response(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
+        """Calls `done` exactly once, at the latest when the lookup deadline passes."""
+
+    def statistics(self) -> dict[str, float]:
+        """Figures for `/metrics`: at least `idle_s`, `entries`, `bytes`, `lookups_total`, `lookup_timeouts_total`,
+        `lookup_seconds_total`, `writes_total`, `errors_total`, `evictions_total`."""
+
+
+class LoadBoard(Protocol):
+    """Where the routers of one deployment tell each other what they have under way; reads no meaning into it."""
+
+    @property
+    def shared(self) -> bool:
+        """False where nobody else can ever be heard: then there is no need to speak."""
+
+    async def start(self) -> None:
+        """Begin to connect; does not wait for it."""
+
+    def listen(self, ring: Callable[[], None]) -> None:
+        """From now on call `ring` when somebody has posted what `exchange` has not read yet: soon, once until the next
+        `exchange`. A board that cannot tell never does, and is read now and then all the same."""
+
+    async def exchange(self, notice: bytes | None) -> Sequence[bytes] | None:
+        """Post a notice, if there is one, and read those posted since the last call, oldest first; own ones may be
+        among them. One round trip, ended by the board's own deadline; never raises for a board's failure.
+
+        Returns `None` if the board could not be reached: then the notice may be lost, and notices in between too.
+        """
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A replica as discovery names it. The id outlives restarts and, unless it is made of it, a change of URL."""
+
+    replica_id: ReplicaId
+    url: str
+    """`http://HOST:PORT` or `https://HOST:PORT`, nothing after it."""
+    models: frozenset[str] = frozenset()
+    """What it is said to serve, until it tells itself. Empty: it has to be asked."""
+    zone: str = ""
+    """Where it is; empty where nobody says."""
+    draining: bool = False
+    """It is about to leave: named still so that it can finish, and to be given nothing new."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What else the source tells of it, for people."""
+
+
+class DiscoveryFailure(StrEnum):
+    """Why a source of members could not be read. A metric label."""
+
+    UNREACHABLE = "unreachable"
+    """No connection: unresolved, refused, TLS, or broken off."""
+    TIMEOUT = "timeout"
+    """Connected, and silent for too long."""
+    UNAUTHORIZED = "unauthorized"
+    """It does not take our credentials, or there are none."""
+    FORBIDDEN = "forbidden"
+    """It knows us, and we may not read this."""
+    NOT_FOUND = "not_found"
+    """What was asked for does not exist there."""
+    OVERLOADED = "overloaded"
+    """It asks to be left alone for a while."""
+    SERVER = "server"
+    """It failed itself."""
+    UNREADABLE = "unreadable"
+    """It answered what nobody can read."""
+
+
+class DiscoveryReport(Protocol):
+    """Where a source tells how it fares; whoever listens counts, and logs what is news."""
+
+    def succeeded(self) -> None:
+        """It was read, or has shown that what it named last still holds."""
+
+    def failed(self, failure: DiscoveryFailure, detail: str, retry_in_s: float) -> None:
+        """It could not be read; `detail` says to people what happened, where, and what to do."""
+
+    def noticed(self, problem: str) -> None:
+        """It was read, and an operator should know something of what it said; empty: no longer."""
+
+
+class Discovery(Protocol):
+    """Which replicas belong to the fleet, whether or not they are well. One source of them, or several together."""
+
+    def watch(self) -> AsyncIterator[tuple[Member, ...]]:
+        """All members, at once and again after every change; ids are unique. Ends if there can be no more changes.
+
+        A source that cannot be reached yields nothing: the last known members stay. Nothing is left open once the
+        iteration ends or is cancelled; it may begin anew then.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one look at a replica showed. What it does not tell is None, which says nothing against it."""
+
+    alive: bool
+    """Whether it takes requests, as far as it says itself."""
+    failure: FailureReason | None = None
+    """Why it is not alive; None if it is."""
+    detail: str | None = None
+    """What happened then, for people: which URL, and its status or what kept it from answering."""
+    incarnation: Incarnation | None = None
+    """Which life of the replica answered; known whenever it is alive."""
+    life_told: bool = False
+    """Whether the engine itself tells its lives apart; else a new one is a guess after an outage."""
+    models: Mapping[str, object] | None = None
+    """Models and LoRA adapters it serves, each with what it says of it (its card in `/v1/models`)."""
+    block_tokens: int | None = None
+    cache_tokens: int | None = None
+    running: int | None = None
+    """Requests the engine was running when last asked, up to one scrape interval ago."""
+    waiting: int | None = None
+
+
+class Engine(Protocol):
+    """Asks replicas how they are, in whatever way their engine understands."""
+
+    async def start(self) -> None:
+        """Get ready; connects to nobody."""
+
+    async def stop(self) -> None:
+        """Close every connection."""
+
+    async def probe(self, replica_id: ReplicaId, url: str) -> ProbeResult:
+        """Look at one replica; ends by its own deadline. Never two at once for the same replica.
+
+        A replica that restarted since the last probe is told by another incarnation, however short its absence.
+        """
+
+    async def models(self, replica_id: ReplicaId, url: str) -> Mapping[str, object] | None:
+        """What a replica serves now, as the probes to come will tell it too; None if it does not tell. Ends by its own
+        deadline; may run beside a probe."""
+
+    def read_again(self, replica_id: ReplicaId) -> None:
+        """Somebody may have changed what it serves, or put it to sleep: the next probe reads everything."""
+
+    def forget(self, replica_id: ReplicaId) -> None:
+        """Drop what is kept of a replica that left the fleet."""
+
+
+class CallError(OSError):
+    """No answer came, or none that is HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswer:
+    """What a replica answered to a call."""
+
+    status: int
+    content_type: str
+    body: bytes
+    """Its beginning, up to the limit asked for."""
+
+
+class ReplicaCalls(Protocol):
+    """Requests of the router's own to replicas."""
+
+    async def start(self) -> None:
+        """Get ready; connects to nobody."""
+
+    async def stop(self) -> None:
+        """Close every connection."""
+
+    async def call(
+        self,
+        url: str,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        limit_bytes: int,
+    ) -> CallAnswer:
+        """Send one request to the replica with this base URL. Has no deadline of its own.
+
+        Raises:
+            CallError: It did not answer.
+        """

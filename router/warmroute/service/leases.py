@@ -1,0 +1,256 @@
+"""Load, leased: tells other routers what this one has under way on each replica, and the fleet what they have.
+
+Off the request path. A notice goes out when something changed, at most every `publish_interval_s`, and before what was
+said expires; what others said is read in the same round trip. When the work on a replica changes by a whole prompt
+(`Fleet.moved`), or the board rings, the next step comes at once, but no sooner than `least_pause_s`. A notice names
+only replicas whose load changed; a whole one is sent when somebody asks and once in a while, so that what was lost on
+the way cannot stay wrong. A router that is silent for `expire_s` counts no more, so a killed one leaves no phantom
+load, and without a board all foreign load is gone after the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from warmroute.core.fleet import Fleet, Replica
+from warmroute.core.foreign_load import ForeignLoad, Load
+from warmroute.core.queue import AGEING_RATIO
+from warmroute.ports import LoadBoard
+from warmroute.tasks import Tasks
+from warmroute.wire.lease import pack_notice, replica_key, unpack_notice
+
+HEARTBEATS = 3
+"""Notices within `expire_s` however little changes: two may be lost."""
+
+WHOLE_INTERVAL_S = 30.0
+"""Time between whole notices that nobody asked for."""
+
+ASK_INTERVAL_S = 0.25
+"""Shortest time between two answers to askers, and between two times of asking for what was lost."""
+
+LEAST_PAUSE_S = 0.005
+"""Between two steps, however much happens."""
+
+ROUTER_PAUSE_S = 0.0005
+"""The same for each router: all of them together take 2,000 steps a second at most, or as many as without hurrying."""
+
+ALONE_PAUSE_S = 0.2
+"""Between two steps of a router that hears of no other: looking more often takes 1.4 % of a core."""
+
+
+class Leases:
+    """One router's part in it.
+
+    Args:
+        router: This router's id, random over 64 bits for each of its lives.
+        clock: Seconds that never go back.
+        fleet_clock: The one whose times the fleet is given everywhere.
+        on_heard: Called after the fleet was told that others' load has changed: somebody held may go.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        board: LoadBoard,
+        tasks: Tasks,
+        *,
+        router: int,
+        publish_interval_s: float,
+        expire_s: float,
+        clock: Callable[[], float],
+        fleet_clock: Callable[[], float],
+        on_heard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._fleet = fleet
+        self._board = board
+        self._tasks = tasks
+        self._router = router
+        self._publish_interval_s = publish_interval_s
+        self._heartbeat_s = expire_s / HEARTBEATS
+        self._clock = clock
+        self._fleet_clock = fleet_clock
+        self._on_heard = on_heard
+        self._foreign = ForeignLoad(router, expire_s)
+        self._members: list[Replica] = []
+        self._by_key: dict[int, Replica] = {}
+        self._keys: list[int] = []
+        self._said: dict[int, tuple[int, int, int, int]] = {}
+        """What the others know of this router, if they heard everything."""
+        self._said_held = 0, 0.0
+        self._number = 0
+        self._started = False
+        self._said_s = self._whole_s = self._asked_s = -1e9
+        self._urgent = False
+        """Whether something changed since the last notice that others should hear of at once."""
+        self._hurry = asyncio.Event()
+
+    @property
+    def routers(self) -> int:
+        """How many other routers are heard of."""
+        return self._foreign.routers
+
+    @property
+    def pause_s(self) -> float:
+        """Time until the next step: half an interval, so that a change after a quiet moment is told, and heard, within
+        half of one. A router that hears nobody only listens whether somebody has come.
+        """
+        half_s = self._publish_interval_s / 2.0
+        return half_s if self._foreign.routers else max(half_s, min(ALONE_PAUSE_S, self._heartbeat_s / 2.0))
+
+    @property
+    def least_pause_s(self) -> float:
+        """Time between two steps at the least: what changes meanwhile is told and heard together."""
+        routers = self._foreign.routers + 1
+        return min(self._publish_interval_s / 2.0, max(LEAST_PAUSE_S, ROUTER_PAUSE_S * routers))
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the next step is due as soon as `least_pause_s` allows."""
+        return self._hurry.is_set()
+
+    def ring(self) -> None:
+        """The board has news."""
+        self._hurry.set()
+
+    def start(self) -> None:
+        """Speak and listen until the task keeper stops; without a board to share there is nothing to do."""
+        if self._board.shared:
+            self._board.listen(self.ring)
+            self._tasks.supervise(self._run, name="leases")
+
+    async def stop(self) -> None:
+        """Take back what was said, so that nobody has to wait for it to expire."""
+        if self._board.shared and self._started:
+            self._said.clear()
+            await self._board.exchange(self._pack([], whole=True))
+
+    async def _run(self) -> None:
+        while True:
+            await self.step()
+            least_s = self.least_pause_s
+            await asyncio.sleep(least_s)
+            if not self._hurry.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.pause_s - least_s):
+                        await self._hurry.wait()
+
+    async def step(self) -> None:
+        """One round trip: say what is due, hear what was said, tell the fleet."""
+        self._hurry.clear()
+        notice = self._notice(self._clock())
+        raws = await self._board.exchange(notice)
+        now_s = self._clock()
+        if raws is None:
+            # What was said to nobody, or before a new board, has to be said again.
+            self._started = False
+        else:
+            for raw in raws:
+                heard = unpack_notice(raw)
+                if heard is not None:
+                    self._foreign.take(heard, now_s)
+        self._foreign.expire(now_s)
+        self._tell_fleet(now_s)
+        self._apply(now_s)
+
+    def _tell_fleet(self, now_s: float) -> None:
+        """What is known of others but their load."""
+        fleet, foreign = self._fleet, self._foreign
+        fleet.moved = self._moved if foreign.routers else None
+        fleet.routers = 1 + foreign.routers
+        fleet.foreign_held = held = foreign.held
+        offset_s = AGEING_RATIO * (self._fleet_clock() - now_s)
+        fleet.rivals = (
+            sorted([first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in foreign.firsts()])
+            if held
+            else []
+        )
+        if held and len(fleet.models()) > 1:
+            fleet.foreign_held = 0
+
+    def _moved(self) -> None:
+        self._urgent = True
+        if not self._hurry.is_set():
+            self._hurry.set()
+
+    def _notice(self, now_s: float) -> bytes | None:
+        if list(self._fleet.replicas.values()) != self._members:
+            self._membership_changed(now_s)
+        foreign = self._foreign
+        since_s = now_s - self._said_s
+        asked = foreign.asked and now_s - self._whole_s >= ASK_INTERVAL_S
+        if not self._started or asked or now_s - self._whole_s >= WHOLE_INTERVAL_S:
+            foreign.asked = False
+            self._whole_s = now_s
+            self._said.clear()
+            return self._say(self._changes(), now_s, whole=True)
+        if (
+            since_s < self._publish_interval_s * 0.9 and not self._urgent
+        ):  # an early tick must not wait for the next
+            return None
+        changes = self._changes()
+        asking = foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S
+        if changes or asking or self._held() != self._said_held or since_s >= self._heartbeat_s:
+            return self._say(changes, now_s, whole=False)
+        return None
+
+    def _say(self, changes: list[Load], now_s: float, *, whole: bool) -> bytes:
+        self._said_s = now_s
+        self._urgent = False
+        asking = not self._started or (self._foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
+        if asking:
+            self._asked_s = now_s
+        self._started = True
+        held, first_s = self._held()
+        self._said_held = held, first_s
+        first_ms = round((first_s - AGEING_RATIO * self._fleet_clock()) * 1000.0) if held else 0
+        return self._pack(changes, whole=whole, asking=asking, held=held, first_ms=first_ms)
+
+    def _held(self) -> tuple[int, float]:
+        """How many are held here, and the key of the first."""
+        held = sum(self._fleet.held.values())
+        return held, self._fleet.first_held_s if held else 0.0
+
+    def _pack(
+        self, changes: list[Load], *, whole: bool, asking: bool = False, held: int = 0, first_ms: int = 0
+    ) -> bytes:
+        self._number += 1
+        return pack_notice(
+            self._router, self._number, changes, whole=whole, asking=asking, held=held, first_ms=first_ms
+        )
+
+    def _changes(self) -> list[Load]:
+        """Where the load differs from what was said."""
+        said = self._said.get
+        changes: list[Load] = []
+        fleet_now_s = self._fleet_clock()
+        for key, replica in zip(self._keys, self._members, strict=True):
+            state = replica.in_flight, replica.waiting, replica.given_tokens, replica.added_tokens
+            before = said(key)
+            if state != before and (before is not None or state[2] or state[0]):
+                self._said[key] = state
+                changes.append((key, state[0], state[2], state[3], *replica.prefilling(fleet_now_s)))
+        return changes
+
+    def _membership_changed(self, now_s: float) -> None:
+        self._members = list(self._fleet.replicas.values())
+        self._keys = [replica_key(replica.id) for replica in self._members]
+        self._by_key = dict(zip(self._keys, self._members, strict=True))
+        if self._said.keys() - self._by_key.keys():
+            self._whole_s = -1e9  # A whole notice is how to say that a replica is gone.
+        fleet_now_s = self._fleet_clock()
+        for key, replica in self._by_key.items():
+            self._fleet.note_foreign(replica, self._foreign.of(key, now_s), fleet_now_s)
+
+    def _apply(self, now_s: float) -> None:
+        note = self._fleet.note_foreign
+        by_key = self._by_key
+        fleet_now_s = self._fleet_clock()
+        changed = self._foreign.collect(now_s)
+        for foreign in changed:
+            replica = by_key.get(foreign[0])
+            if replica is not None:
+                note(replica, foreign, fleet_now_s)
+        if changed:
+            self._on_heard()

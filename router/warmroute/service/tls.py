@@ -1,0 +1,50 @@
+"""Contexts of TLS made of the settings: what the router shows its clients, and whom it trusts among replicas."""
+
+from __future__ import annotations
+
+import ssl
+
+from warmroute.config.errors import ConfigError
+from warmroute.config.schema import Config
+
+
+def listening_tls(config: Config) -> ssl.SSLContext | None:
+    """For the data port; None for plain HTTP.
+
+    Raises:
+        ConfigError: The certificate and its key cannot be loaded.
+    """
+    if config.tls.cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
+    except OSError as error:
+        raise ConfigError("", "tls.cert_file", f"cannot be loaded with tls.key_file: {error}") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def upstream_tls(config: Config) -> ssl.SSLContext:
+    """For `https://` replicas.
+
+    Raises:
+        ConfigError: The certificates to trust cannot be loaded.
+    """
+    try:
+        context = ssl.create_default_context(cafile=config.tls.upstream_ca_file)
+    except OSError as error:
+        raise ConfigError("", "tls.upstream_ca_file", str(error)) from error
+    if not config.tls.upstream_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def show_from_now_on(context: ssl.SSLContext, opened_with: ssl.SSLContext) -> None:
+    """Give each new connection of a socket this context instead of the one that the socket was opened with."""
+
+    def use(connection: ssl.SSLObject, _name: str | None, _opened_with: ssl.SSLContext) -> None:
+        connection.context = context
+
+    opened_with.sni_callback = use

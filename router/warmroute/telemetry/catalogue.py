@@ -1,0 +1,557 @@
+"""The one list of metrics: name, kind, labels, unit, help. `exposition` renders from it, the documentation too.
+
+A metric that is not here cannot be exposed. Renaming one is a breaking change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Prometheus type."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Across(StrEnum):
+    """What `--workers N` makes of the workers' values of a gauge; counters and histograms are summed."""
+
+    SUM = "sum"
+    MOST = "most"
+    """All see the same thing, some a moment later."""
+    LEAST = "least"
+    EACH = "each"
+    """One sample a worker, with a label `worker`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric as exposed. A counter's name ends in `_total`."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    across: Across = Across.EACH
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+
+REQUESTS = Metric(
+    "warmroute_requests_total",
+    _C,
+    "requests",
+    "Finished requests. `decision` is why the replica was chosen; `none` where none was.",
+    ("api", "model", "status", "decision"),
+)
+ERRORS = Metric(
+    "warmroute_errors_total",
+    _C,
+    "requests",
+    "Errors the router itself answered, by stable code.",
+    ("code",),
+)
+TTFT = Metric(
+    "warmroute_ttft_seconds",
+    _H,
+    "seconds",
+    "Time from a request's arrival to its answer's first byte from the replica.",
+    ("model", "decision"),
+)
+DURATION = Metric(
+    "warmroute_duration_seconds",
+    _H,
+    "seconds",
+    "Time from a request's arrival to the end of its answer.",
+    ("api", "model"),
+)
+PROMPT_TOKENS = Metric(
+    "warmroute_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of answered requests: the engine's count where reported, else the router's estimate.",
+    ("model",),
+)
+PREDICTED_TOKENS = Metric(
+    "warmroute_predicted_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens the chosen replica was believed to hold.",
+    ("model",),
+)
+CACHED_TOKENS = Metric(
+    "warmroute_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens the engine reported as cached.",
+    ("model",),
+)
+CONFIRMED_TOKENS = Metric(
+    "warmroute_confirmed_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of requests whose engine reported cached tokens: divide warmroute_cached_tokens_total by it.",
+    ("model",),
+)
+FUNNEL_TOKENS = Metric(
+    "warmroute_funnel_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of answered requests routed by prefix, by how far they came: `prompt` all, `reusable` seen before,"
+    " `known` held by some replica that could be chosen, `chosen` by the chosen one, `delivered` found in its cache."
+    " `reported` is `no` where the engine does not say what it found.",
+    ("model", "stage", "reported"),
+)
+COMPLETION_TOKENS = Metric(
+    "warmroute_completion_tokens_total",
+    _C,
+    "tokens",
+    "Completion tokens the engine reported.",
+    ("model",),
+)
+DECISIONS = Metric(
+    "warmroute_decisions_total",
+    _C,
+    "requests",
+    "Finished requests by why and which replica was chosen.",
+    ("decision", "replica"),
+)
+REPLICA_PROMPT_TOKENS = Metric(
+    "warmroute_replica_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens of requests that the replica answered, cached ones included.",
+    ("replica",),
+)
+REPLICA_ANSWERS = Metric(
+    "warmroute_replica_answers_total",
+    _C,
+    "requests",
+    "Requests that the replica answered 200, with a first byte.",
+    ("replica",),
+)
+REPLICA_TTFT = Metric(
+    "warmroute_replica_ttft_seconds_total",
+    _C,
+    "seconds",
+    "Their times from arrival to first byte; divide by warmroute_replica_answers_total for the mean.",
+    ("replica",),
+)
+REPLICA_CONFIRMED_TOKENS = Metric(
+    "warmroute_replica_confirmed_prompt_tokens_total",
+    _C,
+    "tokens",
+    "Those of requests whose answer reported cached tokens: divide the two below by it.",
+    ("replica",),
+)
+REPLICA_PREDICTED_TOKENS = Metric(
+    "warmroute_replica_predicted_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens that the replica was believed to hold, of requests whose answer reported cached tokens.",
+    ("replica",),
+)
+REPLICA_CACHED_TOKENS = Metric(
+    "warmroute_replica_cached_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens that the replica reported as cached; divided by warmroute_replica_prefill_tokens_per_second, the"
+    " time for which it would have computed them.",
+    ("replica",),
+)
+RETRIES = Metric(
+    "warmroute_retries_total",
+    _C,
+    "attempts",
+    "Attempts that failed before the first byte and were made again on another replica.",
+    ("reason",),
+)
+DISCONNECTS = Metric(
+    "warmroute_client_disconnects_total",
+    _C,
+    "requests",
+    "Clients that left before their answer was complete, by phase.",
+    ("phase",),
+)
+HELD = Metric(
+    "warmroute_held",
+    _G,
+    "requests",
+    "Requests that wait in the router until a replica comes free.",
+    across=Across.SUM,
+)
+HOLD_SECONDS = Metric(
+    "warmroute_hold_seconds",
+    _H,
+    "seconds",
+    "Time that requests waited in the router, of those that had to; part of warmroute_ttft_seconds.",
+)
+IN_FLIGHT = Metric(
+    "warmroute_in_flight",
+    _G,
+    "requests",
+    "Requests sent to replicas and not finished.",
+    across=Across.SUM,
+)
+REPLICA_STATE = Metric(
+    "warmroute_replica_state",
+    _G,
+    "1",
+    "1 for the state a replica is in; other states are absent.",
+    ("replica", "state"),
+    across=Across.MOST,
+)
+REPLICA_EJECTIONS = Metric(
+    "warmroute_replica_ejections_total",
+    _C,
+    "ejections",
+    "Times the replica was put out of use, by why, failed trials included; each router and worker counts its own.",
+    ("replica", "reason"),
+)
+REPLICA_RESTARTS = Metric(
+    "warmroute_replica_restarts_total",
+    _C,
+    "restarts",
+    "Times the replica's engine was found restarted, its cache empty; each router and worker counts what it saw.",
+    ("replica",),
+)
+MODEL_REPLICAS = Metric(
+    "warmroute_model_replicas",
+    _G,
+    "replicas",
+    "Replicas that serve the model, by state; `other`: those that have not told what they serve.",
+    ("model", "state"),
+    across=Across.MOST,
+)
+REPLICA_IN_FLIGHT = Metric(
+    "warmroute_replica_in_flight",
+    _G,
+    "requests",
+    "Requests this router sent to the replica and has not finished.",
+    ("replica",),
+    across=Across.SUM,
+)
+REPLICA_WAITING_TOKENS = Metric(
+    "warmroute_replica_waiting_tokens",
+    _G,
+    "tokens",
+    "Uncached prompt tokens sent to the replica that have no first byte yet.",
+    ("replica",),
+    across=Across.SUM,
+)
+REPLICA_CACHE_LIFETIME = Metric(
+    "warmroute_replica_cache_lifetime_seconds",
+    _G,
+    "seconds",
+    "Age since last use from which less than half of a prefix is found, by what answers reported; absent while nothing"
+    " was missed.",
+    ("replica",),
+    across=Across.MOST,
+)
+REPLICA_RUNNING = Metric(
+    "warmroute_replica_engine_running",
+    _G,
+    "requests",
+    "Requests the engine last reported as running.",
+    ("replica",),
+    across=Across.MOST,
+)
+REPLICA_WAITING = Metric(
+    "warmroute_replica_engine_waiting",
+    _G,
+    "requests",
+    "Requests the engine last reported as waiting.",
+    ("replica",),
+    across=Across.MOST,
+)
+REPLICA_PREFILL_RATE = Metric(
+    "warmroute_replica_prefill_tokens_per_second",
+    _G,
+    "tokens per second",
+    "Prompt tokens without context that the replica is believed to compute a second.",
+    ("replica",),
+)
+REPLICA_BASE_LATENCY = Metric(
+    "warmroute_replica_base_latency_seconds",
+    _G,
+    "seconds",
+    "First-byte time of a fully cached prompt on the idle replica, as believed.",
+    ("replica",),
+)
+REPLICA_INTERFERENCE = Metric(
+    "warmroute_replica_interference_seconds",
+    _G,
+    "seconds",
+    "What each request that the replica decodes adds to another's first-byte time, as believed.",
+    ("replica",),
+)
+REPLICA_SPEED_CONFIDENCE = Metric(
+    "warmroute_replica_speed_confidence_ratio",
+    _G,
+    "ratio",
+    "0: the replica's speed is a setting or its fellows'; 0.5: known to a tenth; 1: no doubt.",
+    ("replica",),
+)
+MODEL_BYTES_PER_TOKEN = Metric(
+    "warmroute_model_bytes_per_token",
+    _G,
+    "bytes",
+    "Prompt bytes that make a token of the model, by what engines reported.",
+    ("model",),
+)
+MODEL_BYTES_PER_TOKEN_CONFIDENCE = Metric(
+    "warmroute_model_bytes_per_token_confidence_ratio",
+    _G,
+    "ratio",
+    "0: warmroute_model_bytes_per_token is the setting; 0.5: known to a tenth; 1: no doubt.",
+    ("model",),
+)
+MODEL_ANSWER_TOKENS = Metric(
+    "warmroute_model_answer_tokens",
+    _G,
+    "tokens",
+    "Mean tokens of the model's last few hundred answers, by what engines reported.",
+    ("model",),
+)
+MODEL_ANSWER_TOKENS_CONFIDENCE = Metric(
+    "warmroute_model_answer_tokens_confidence_ratio",
+    _G,
+    "ratio",
+    "0: warmroute_model_answer_tokens is a guess; 0.5: known to a tenth; 1: no doubt.",
+    ("model",),
+)
+REGISTRY_UP = Metric(
+    "warmroute_registry_up",
+    _G,
+    "1",
+    "1 while the registry's backend can be reached.",
+    across=Across.LEAST,
+)
+REGISTRY_ENTRIES = Metric(
+    "warmroute_registry_entries",
+    _G,
+    "records",
+    "Records held: by the Redis servers, a moment ago, or by this process.",
+    across=Across.MOST,
+)
+REGISTRY_BYTES = Metric(
+    "warmroute_registry_bytes",
+    _G,
+    "bytes",
+    "Memory of what the Redis servers hold, a moment ago; or an upper estimate for this process.",
+    across=Across.MOST,
+)
+REGISTRY_IDLE = Metric(
+    "warmroute_registry_idle_seconds",
+    _G,
+    "seconds",
+    "A prefix unused for this long is forgotten: registry.idle_max_s, or less as the replicas' caches keep prefixes.",
+    across=Across.MOST,
+)
+REGISTRY_LOOKUPS = Metric(
+    "warmroute_registry_lookups_total",
+    _C,
+    "lookups",
+    "Lookups, one a request routed by prefix.",
+)
+REGISTRY_LOOKUP_SECONDS = Metric(
+    "warmroute_registry_lookup_seconds_total",
+    _C,
+    "seconds",
+    "Time requests waited for lookups; divide by warmroute_registry_lookups_total.",
+)
+REGISTRY_TIMEOUTS = Metric(
+    "warmroute_registry_lookup_timeouts_total",
+    _C,
+    "lookups",
+    "Lookups given up at the deadline.",
+)
+REGISTRY_WRITES = Metric(
+    "warmroute_registry_writes_total",
+    _C,
+    "records",
+    "Records written.",
+)
+REGISTRY_ERRORS = Metric(
+    "warmroute_registry_errors_total",
+    _C,
+    "errors",
+    "Failures of the backend or its connection.",
+)
+REGISTRY_EVICTIONS = Metric(
+    "warmroute_registry_evictions_total",
+    _C,
+    "records",
+    "Records dropped for lack of room.",
+)
+REGISTRY_RECONNECTS = Metric(
+    "warmroute_registry_reconnects_total",
+    _C,
+    "connections",
+    "Times the connection to the backend was made again.",
+)
+REGISTRY_PENDING = Metric(
+    "warmroute_registry_pending_records",
+    _G,
+    "records",
+    "Records waiting to be written to the backend.",
+    across=Across.SUM,
+)
+REGISTRY_LOCAL = Metric(
+    "warmroute_registry_local_entries",
+    _G,
+    "records",
+    "Records of this process's own placements, kept beside a shared backend.",
+    across=Across.SUM,
+)
+READY = Metric(
+    "warmroute_ready",
+    _G,
+    "1",
+    "1 while `/ready` answers 200: some replica may be sent requests, and the router does not drain.",
+    across=Across.LEAST,
+)
+SETTINGS_CURRENT = Metric(
+    "warmroute_settings_current",
+    _G,
+    "1",
+    "0 from a reload of the settings that failed until one that succeeds; the log says what was wrong.",
+    across=Across.LEAST,
+)
+CLIENT_CONNECTIONS = Metric(
+    "warmroute_client_connections",
+    _G,
+    "connections",
+    "Open connections of clients, idle ones included; limits.connections bounds them.",
+    across=Across.SUM,
+)
+BUFFERED_BODY_BYTES = Metric(
+    "warmroute_buffered_body_bytes",
+    _G,
+    "bytes",
+    "Request bodies in memory until no retry can need them; limits.buffered_body_bytes bounds them.",
+    across=Across.SUM,
+)
+LATENESS = Metric(
+    "warmroute_loop_lateness_seconds",
+    _H,
+    "seconds",
+    "How much later than due a timer was called, asked twice a second: what a busy router adds to every request.",
+)
+DISCOVERY_UP = Metric(
+    "warmroute_discovery_up",
+    _G,
+    "0 or 1",
+    "1 while a source of replicas can be read, as far as is known; 0 from a failure until the next success. Its last"
+    " members stay.",
+    ("source",),
+    across=Across.LEAST,
+)
+DISCOVERY_MEMBERS = Metric(
+    "warmroute_discovery_members",
+    _G,
+    "replicas",
+    "Replicas that a source names, by state: ready, or draining, to finish only.",
+    ("source", "state"),
+    across=Across.MOST,
+)
+DISCOVERY_AGE = Metric(
+    "warmroute_discovery_age_seconds",
+    _G,
+    "seconds",
+    "Time since a source was read last, or showed that what it said holds; absent until it is read first.",
+    ("source",),
+    across=Across.MOST,
+)
+DISCOVERY_ERRORS = Metric(
+    "warmroute_discovery_errors_total",
+    _C,
+    "failures",
+    "Failures to read a source, by reason: unreachable, timeout, unauthorized, forbidden, not_found, overloaded,"
+    " server, unreadable.",
+    ("source", "reason"),
+)
+ACCESS_LOG_DROPPED = Metric(
+    "warmroute_access_log_dropped_total",
+    _C,
+    "lines",
+    "Access-log lines dropped because the disk or pipe was too slow.",
+)
+PEERS = Metric(
+    "warmroute_peers",
+    _G,
+    "routers",
+    "Other routers and workers whose load is heard of and counted.",
+    across=Across.LEAST,
+)
+WORKERS = Metric(
+    "warmroute_workers",
+    _G,
+    "processes",
+    "Worker processes that answered this scrape.",
+    across=Across.SUM,
+)
+WORKER_RESTARTS = Metric(
+    "warmroute_worker_restarts_total",
+    _C,
+    "processes",
+    "Workers that died and were started again; always 0 without `--workers`.",
+)
+BUILD_INFO = Metric(
+    "warmroute_build_info",
+    _G,
+    "1",
+    "Always 1; labels tell the version and settings.",
+    ("version", "policy", "registry"),
+    across=Across.MOST,
+)
+
+CATALOGUE: tuple[Metric, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
+
+REGISTRY_STATISTICS: dict[str, Metric] = {
+    "entries": REGISTRY_ENTRIES,
+    "bytes": REGISTRY_BYTES,
+    "idle_s": REGISTRY_IDLE,
+    "lookups_total": REGISTRY_LOOKUPS,
+    "lookup_seconds_total": REGISTRY_LOOKUP_SECONDS,
+    "lookup_timeouts_total": REGISTRY_TIMEOUTS,
+    "writes_total": REGISTRY_WRITES,
+    "errors_total": REGISTRY_ERRORS,
+    "evictions_total": REGISTRY_EVICTIONS,
+    "reconnects_total": REGISTRY_RECONNECTS,
+    "pending_rungs": REGISTRY_PENDING,
+    "local_entries": REGISTRY_LOCAL,
+}
+"""Key of `Registry.statistics()` -> the metric that shows it; a backend without the figure leaves its metric empty."""
+
+
+def markdown() -> str:
+    """The catalogue as a document; equal catalogues give equal text."""
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Generated by `warmroute metrics`. Do not edit: change router/warmroute/telemetry/catalogue.py. -->",
+        "",
+        "`GET /metrics` on the admin port, Prometheus text or OpenMetrics. `process_*` and `python_info` come with it.",
+        "With several workers (`--workers N`) one scrape covers all: counters and histograms are sums, what a worker",
+        "counted stays counted when it dies, and the column *workers* says what becomes of a gauge (`each`: a label",
+        "`worker`, which `process_*` and `python_*` get too).",
+        "A model is a label only while the fleet serves it; anything else is `other`.",
+        "",
+        "| metric | type | unit | labels | workers | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for metric in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        across = metric.across if metric.kind is Kind.GAUGE else Across.SUM
+        lines.append(
+            f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {across} | {metric.help} |"
+        )
+    return "\n".join(lines) + "\n"
