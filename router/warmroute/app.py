@@ -26,9 +26,9 @@ from warmroute.adapters.discovery.redis import OnLoad, RedisDiscovery
 from warmroute.adapters.discovery.static import StaticDiscovery
 from warmroute.adapters.engine.calls import HttpCalls
 from warmroute.adapters.engine.probe import HttpEngine
+from warmroute.adapters.load_board.redis import NoBoard, RedisLoadBoard
 from warmroute.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
-from warmroute.adapters.registry.redis import LOCAL_ENTRIES, RedisRegistry
-from warmroute.adapters.registry.redis_leases import NoBoard, RedisLoadBoard
+from warmroute.adapters.registry.redis.registry import LOCAL_ENTRIES, RedisRegistry
 from warmroute.config.discovery_urls import (
     DiscoverySource,
     DnsSource,
@@ -44,13 +44,13 @@ from warmroute.control.app import ControlDeps, build_control
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import Readiness
 from warmroute.control.server import ControlServer
-from warmroute.core.cost import CostParameters
-from warmroute.core.fingerprint import Fingerprinter
-from warmroute.core.fleet import Fleet
-from warmroute.core.health import HealthParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Fleet
+from warmroute.core.health.health import HealthParameters
+from warmroute.core.holding.queue import HoldParameters, HoldQueue
 from warmroute.core.learning.learner import Learner, LearningParameters
-from warmroute.core.policies import POLICIES
-from warmroute.core.queue import HoldParameters, HoldQueue
+from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import ReplicaId
 from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway

@@ -11,7 +11,7 @@ from enum import StrEnum
 from math import inf
 from typing import Protocol
 
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 
 

@@ -12,11 +12,11 @@ import json
 import time
 from random import Random
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.fingerprint import GRID
-from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health.health import HealthParameters
+from warmroute.core.prompt.fingerprint import GRID
 from warmroute.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
 
 RUNGS, HOLDERS = 12, 3

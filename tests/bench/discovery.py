@@ -43,10 +43,10 @@ from warmroute.adapters.discovery.kubernetes.api import Patience
 from warmroute.app import GC_THRESHOLDS
 from warmroute.config.discovery_urls import KubernetesSource
 from warmroute.config.load import load
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Fleet
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Fleet
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from warmroute.ports import DiscoveryFailure, ProbeResult
 from warmroute.service.discovery_sources import DiscoverySources

@@ -28,9 +28,9 @@ from typing import Any
 from tests.support.live_fleet import live
 from tests.support.replay import Replay, Texts
 from warmroute.config.schema import Config
-from warmroute.core.cost import CostParameters
-from warmroute.core.fingerprint import Fingerprinter
+from warmroute.core.choice.cost import CostParameters
 from warmroute.core.learning.learner import Learner
+from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, Records, RequestShape
 from warmroute.dialects import parse
 from warmroute_loadtest.simulate.chooser import Chooser, Site

@@ -17,7 +17,7 @@ from functools import partial
 from math import exp, log
 from pathlib import Path
 
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
 from warmroute.core.learning.learner import Learner
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.generators import multi_turn, no_reuse

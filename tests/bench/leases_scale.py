@@ -18,7 +18,7 @@ from random import Random
 
 from tests.support.lease_speaker import Speaker
 from tests.support.redis_server import RedisServer
-from warmroute.adapters.registry.redis_commands import pack
+from warmroute.adapters.resp.commands import pack
 from warmroute.core.types import ReplicaId
 from warmroute.service.leases import LEAST_PAUSE_S, ROUTER_PAUSE_S
 from warmroute.wire.lease import pack_notice, replica_key

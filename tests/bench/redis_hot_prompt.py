@@ -16,8 +16,8 @@ import uvloop
 from tests.support.redis_cluster import redis_cluster
 from tests.support.redis_server import RedisServer
 from tests.support.registry_calls import PATIENT_S, is_up, look, settled
-from warmroute.adapters.registry.redis import RedisRegistry
-from warmroute.adapters.registry.redis_commands import key_slot
+from warmroute.adapters.registry.redis.registry import RedisRegistry
+from warmroute.adapters.resp.commands import key_slot
 from warmroute.core.types import FingerprintHash, Incarnation
 
 REPLICAS = 8

@@ -16,7 +16,7 @@ from random import Random
 
 from tests.bench.processes import rss_mb
 from tests.support.redis_server import RedisServer
-from warmroute.adapters.registry.redis_commands import pack
+from warmroute.adapters.resp.commands import pack
 
 AT_ONCE = 10_000
 LIFETIME_MS = 1_800_000

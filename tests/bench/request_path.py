@@ -30,7 +30,7 @@ from pathlib import Path
 
 from warmroute.app import Worker
 from warmroute.config.load import load
-from warmroute.core.fleet import ProbeSucceeded, ReplicaAdded
+from warmroute.core.fleet.fleet import ProbeSucceeded, ReplicaAdded
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.dataplane.downstream import ClientConnection
 from warmroute.dataplane.upstream import ReplicaConnection

@@ -13,7 +13,7 @@ import pytest
 from tests.support.load_boards import ListBoard, SharedList
 from tests.support.redis_server import RedisServer
 from warmroute import tasks
-from warmroute.adapters.registry.redis_leases import KEPT, RedisLoadBoard
+from warmroute.adapters.load_board.redis import KEPT, RedisLoadBoard
 from warmroute.ports import LoadBoard
 
 MakeBoard = Callable[[], LoadBoard]

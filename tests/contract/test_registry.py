@@ -27,7 +27,7 @@ from tests.support.registry_calls import (
     wait_until,
 )
 from warmroute.adapters.registry.memory import MemoryRegistry
-from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.adapters.registry.redis.registry import RedisRegistry
 from warmroute.core.types import FingerprintHash, ReplicaId
 from warmroute.ports import Registry
 

@@ -24,7 +24,7 @@ from tests.support.registry_calls import (
     shows,
     wait_until,
 )
-from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.adapters.registry.redis.registry import RedisRegistry
 from warmroute.core.types import ReplicaId
 
 

@@ -11,7 +11,7 @@ from tests.support.router_thread import running, wait_until
 from tests.support.sim_fleet import before, fleet
 from tests.support.vllm_fleet import call
 from warmroute.config.schema import HealthConfig, UpstreamConfig
-from warmroute.core.health import ReplicaState
+from warmroute.core.health.health import ReplicaState
 
 CONCURRENT = 50
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.health import HealthParameters
-from warmroute.core.ranking import View
-from warmroute.core.replica import Replica
-from warmroute.core.ring import Ring
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.ranking import View
+from warmroute.core.choice.ring import Ring
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import ReplicaId
 
 

@@ -36,7 +36,7 @@ from warmroute.config.schema import (
     ReplicaConfig,
     UpstreamConfig,
 )
-from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.core.types import ReplicaId
 from warmroute.dataplane.sweeper import DEAD_SILENCE_S
 

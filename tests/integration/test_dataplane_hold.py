@@ -14,7 +14,7 @@ from tests.support.router_thread import RouterThread, running, wait_until
 from tests.support.scripted_upstream import SSE_HEAD, Connection, Received, ScriptedUpstream, chunk
 from tests.support.sim_fleet import SimProcess
 from warmroute.config.schema import Address, Config, HoldConfig, LearningConfig, PolicyConfig, ReplicaConfig
-from warmroute.core.events import ReplicaRemoved
+from warmroute.core.fleet.events import ReplicaRemoved
 from warmroute.core.types import ReplicaId
 
 ANY = Address("127.0.0.1:0")

@@ -21,7 +21,7 @@ from tests.support.scripted_upstream import (
     plain,
 )
 from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig
-from warmroute.core.health import ReplicaState
+from warmroute.core.health.health import ReplicaState
 from warmroute.core.types import ReplicaId
 
 BROKEN = plain(b'{"error":{"message":"CUDA out of memory"}}', b"500 Internal Server Error")

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_vllm import FakeVllm
 from warmroute.adapters.engine import probe as module
 from warmroute.adapters.engine.probe import HttpEngine, incarnation_of
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import ReplicaId
 from warmroute.ports import Engine, ProbeResult
 

@@ -12,7 +12,7 @@ import uvloop
 
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.registry_calls import PATIENT_S, holders, is_up, life, rungs_of, settled
-from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.adapters.registry.redis.registry import RedisRegistry
 from warmroute.telemetry.logs import EventFormatter
 
 

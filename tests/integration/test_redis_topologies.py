@@ -25,9 +25,9 @@ from tests.support.registry_calls import (
     shows,
     wait_until,
 )
-from warmroute.adapters.registry.redis import RedisRegistry
-from warmroute.adapters.registry.redis_commands import SLOTS, key_slot
-from warmroute.adapters.registry.redis_leases import RedisLoadBoard
+from warmroute.adapters.load_board.redis import RedisLoadBoard
+from warmroute.adapters.registry.redis.registry import RedisRegistry
+from warmroute.adapters.resp.commands import SLOTS, key_slot
 from warmroute.core.types import FingerprintHash, ReplicaId
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from warmroute.cli.main import main
 from warmroute.config.load import load
-from warmroute.core.cost import CostTerms
+from warmroute.core.choice.cost import CostTerms
 from warmroute.core.types import DecisionKind
 from warmroute.dialects.routes import route
 from warmroute.telemetry.access_log import AccessEntry

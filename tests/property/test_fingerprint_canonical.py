@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmroute.core.fingerprint import GRID, Fingerprinter
+from warmroute.core.prompt.fingerprint import GRID, Fingerprinter
 from warmroute.core.types import Api
 from warmroute.dialects import parse
 

@@ -9,9 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import NotFoundError, OverloadError
-from warmroute.core.fleet import (
+from warmroute.core.fleet.fleet import (
     Decision,
     DrainStarted,
     Fleet,
@@ -21,9 +22,8 @@ from warmroute.core.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from warmroute.core.health import FailureReason, HealthParameters
+from warmroute.core.health.health import FailureReason, HealthParameters
 from warmroute.core.learning.learner import Learner, LearningParameters
-from warmroute.core.policies import POLICIES
 from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
 
 GRID = tuple(512 * (i + 1) for i in range(8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.foreign_load import ForeignLoad, Load, Notice
+from warmroute.core.fleet.foreign_load import ForeignLoad, Load, Notice
 
 OWN = 0
 

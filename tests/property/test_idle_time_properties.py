@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fleet_simulation import ready_fleet
-from warmroute.core.fleet import Fleet
-from warmroute.core.idle_time import IdleTime
-from warmroute.core.survival import Survival
+from warmroute.core.beliefs.idle_time import IdleTime
+from warmroute.core.beliefs.survival import Survival
+from warmroute.core.fleet.fleet import Fleet
 
 ages = st.floats(0.0, 20_000.0)
 lessons = st.lists(st.tuples(st.integers(0, 2), ages, st.floats(0.0, 1.0)), max_size=120)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fleet_simulation import ready_fleet
-from warmroute.core.fleet import Fleet
+from warmroute.core.beliefs.survival import Survival
+from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.learning.answers import ModelAnswers
-from warmroute.core.survival import Survival
 from warmroute.core.types import Record, ReplicaId, RequestShape
 
 ages = st.floats(2.6, 1e5)

@@ -7,10 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fleet_simulation import GRID, ready_fleet
-from warmroute.core.bounded_load import capacity
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Fleet
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.bounded_load import capacity
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 PARAMETERS = CostParameters()

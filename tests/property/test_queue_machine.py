@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.errors import RouterError
-from warmroute.core.fleet import (
+from warmroute.core.fleet.fleet import (
     Decision,
     DrainStarted,
     ProbeFailed,
@@ -16,8 +16,8 @@ from warmroute.core.fleet import (
     ReplicaAdded,
     ReplicaRemoved,
 )
-from warmroute.core.health import FailureReason
-from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.health.health import FailureReason
+from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 
 REPLICAS = 3

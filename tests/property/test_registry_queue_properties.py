@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.adapters.registry.redis_queue import Queue, Write
+from warmroute.adapters.registry.redis.queue import Queue, Write
 from warmroute.core.types import FingerprintHash, Incarnation
 
 writes = st.builds(

@@ -9,8 +9,8 @@ from math import ceil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmroute.core.bounded_load import BoundedLoad, capacity
-from warmroute.core.ring import Ring
+from warmroute.core.choice.bounded_load import BoundedLoad, capacity
+from warmroute.core.choice.ring import Ring
 
 KEYS = [(i * 0x9E3779B97F4A7C15) & ((1 << 64) - 1) for i in range(2000)]
 names = st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=12)

@@ -10,11 +10,11 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
-from warmroute.core.replica import Replica
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import FingerprintHash, Incarnation, Record, ReplicaId, RequestShape
 
 GRID = tuple(512 * (i + 1) for i in range(200))

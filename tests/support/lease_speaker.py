@@ -7,12 +7,12 @@ import sys
 import time
 from random import Random
 
-from warmroute.adapters.registry.redis_leases import RedisLoadBoard
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
-from warmroute.core.replica import Replica
+from warmroute.adapters.load_board.redis import RedisLoadBoard
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import ReplicaId, RequestShape
 from warmroute.service.leases import Leases
 from warmroute.tasks import Tasks

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from warmroute.adapters.registry.redis import RedisRegistry
+from warmroute.adapters.registry.redis.registry import RedisRegistry
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 from warmroute.ports import Registry
 

@@ -14,7 +14,7 @@ import httptools
 
 from warmroute.app import Worker
 from warmroute.config.schema import Address, Config, FeedbackConfig, LimitsConfig, ReplicaConfig
-from warmroute.core.fleet import ProbeSucceeded, ReplicaAdded
+from warmroute.core.fleet.fleet import ProbeSucceeded, ReplicaAdded
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.dataplane.downstream import ClientConnection
 from warmroute.dataplane.upstream import ReplicaConnection

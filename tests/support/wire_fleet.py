@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support.wire import ClientWire, FakeTransport, Wire
-from warmroute.core.fleet import ProbeFailed, ProbeSucceeded
-from warmroute.core.replica import Replica
+from warmroute.core.fleet.fleet import ProbeFailed, ProbeSucceeded
+from warmroute.core.fleet.replica import Replica
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.pool import Pool
 from warmroute.dataplane.upstream import ReplicaConnection

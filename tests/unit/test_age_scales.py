@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core import returns as returns_module
-from warmroute.core import survival as survival_module
-from warmroute.core.returns import BUCKETS, LEAST_AGE_S, Returns
-from warmroute.core.survival import OCTAVES, OCTAVES_PER_S, Survival
+from warmroute.core.beliefs import returns as returns_module
+from warmroute.core.beliefs import survival as survival_module
+from warmroute.core.beliefs.returns import BUCKETS, LEAST_AGE_S, Returns
+from warmroute.core.beliefs.survival import OCTAVES, OCTAVES_PER_S, Survival
 
 AGES = [0.02 * 1.7**power for power in range(24)]
 """From a step of the fastest engine to an hour: nobody's cache keeps what is older."""

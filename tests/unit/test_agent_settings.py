@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from warmroute.adapters.registry.redis_url import parse_redis_url as routers
+from warmroute.adapters.resp.url import parse_redis_url as routers
 from warmroute_replica import cli
 from warmroute_replica.agent.redis_url import parse_redis_url as agents
 from warmroute_replica.agent.settings import Settings, SettingsError, add_arguments, read

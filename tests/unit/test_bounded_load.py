@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.bounded_load import BoundedLoad, capacity
-from warmroute.core.ring import Ring
+from warmroute.core.choice.bounded_load import BoundedLoad, capacity
+from warmroute.core.choice.ring import Ring
 
 
 def test_an_idle_fleet_has_room_for_one_everywhere() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.support.fleet_simulation import prompt, ready_fleet
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded
 from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
 
 SHAPE = prompt(("hello", 8000))

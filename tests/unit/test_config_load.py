@@ -15,9 +15,9 @@ from warmroute.config.reference import effective
 from warmroute.config.schema import Config, HealthConfig, PolicyConfig, PolicyName, split_address
 from warmroute.config.schema_walk import environment_names, leaves
 from warmroute.config.sources import Setting
-from warmroute.core.cost import CostParameters
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.health.health import HealthParameters
 
 REPLICA: Setting = ("--replica", "replicas", ["http://127.0.0.1:9000"])
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.cost import CostParameters, CostTerms
-from warmroute.core.health import HealthParameters
-from warmroute.core.overlap import overlaps
-from warmroute.core.replica import Decision, Replica
+from warmroute.core.beliefs.overlap import overlaps
+from warmroute.core.choice.cost import CostParameters, CostTerms
+from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 GRID = (512, 1024, 1536, 2048)

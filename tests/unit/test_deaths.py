@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.deaths import BUDGET_S, MAX_KEYS, Deaths, Life
-from warmroute.core.health import FailureReason, HealthParameters
-from warmroute.core.replica import Replica
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.deaths import BUDGET_S, MAX_KEYS, Deaths, Life
+from warmroute.core.health.health import FailureReason, HealthParameters
 from warmroute.core.types import Incarnation, ReplicaId
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.wire_fleet import OK, WireFleet, plain
 from warmroute.config.schema import HealthConfig, PolicyConfig
-from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.health.health import FailureReason, ReplicaState
 
 BROKEN = plain(500, b'{"error":{"message":"CUDA out of memory"}}')
 EVENTS = b'data: {"error":{"message":"CUDA out of memory"}}\n\ndata: [DONE]\n\n'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmroute.core.fingerprint import (
+from warmroute.core.prompt.fingerprint import (
     BLOCK_BYTES,
     GRID,
     HEAD_BYTES,

@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 
 from tests.support.fleet_simulation import GRID, prompt, ready_fleet, uncrowd
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import NotFoundError, OverloadError
-from warmroute.core.fleet import (
+from warmroute.core.fleet.fleet import (
     MOST_UNIT,
     DrainStarted,
     Fleet,
@@ -20,8 +21,7 @@ from warmroute.core.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from warmroute.core.health import FailureReason, HealthParameters
-from warmroute.core.policies import POLICIES
+from warmroute.core.health.health import FailureReason, HealthParameters
 from warmroute.core.types import DecisionKind, Incarnation, ReplicaId, RequestShape
 
 SHAPE = prompt(("hello", 2000))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.foreign_load import MAX_ROUTERS, ForeignLoad, Load, Notice
+from warmroute.core.fleet.foreign_load import MAX_ROUTERS, ForeignLoad, Load, Notice
 
 OWN, A, B = 1, 2, 3
 

@@ -1,4 +1,4 @@
-"""Ejection, backoff, trials: the table of warmroute.core.health walked through the cases that happen."""
+"""Ejection, backoff, trials: the table of warmroute.core.health.health walked through the cases that happen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from math import inf
 
 import pytest
 
-from warmroute.core.health import TRANSITIONS, FailureReason, Health, HealthParameters, ReplicaState, Signal
+from warmroute.core.health.health import (
+    TRANSITIONS,
+    FailureReason,
+    Health,
+    HealthParameters,
+    ReplicaState,
+    Signal,
+)
 
 S = ReplicaState
 

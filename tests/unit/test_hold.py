@@ -7,11 +7,11 @@ from dataclasses import fields
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.config.schema import HoldConfig, PolicyConfig
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import RouterError
-from warmroute.core.fleet import Decision
-from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
-from warmroute.core.replica import MOST_STREAMED
+from warmroute.core.fleet.fleet import Decision
+from warmroute.core.fleet.replica import MOST_STREAMED
+from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.hold import Hold
 

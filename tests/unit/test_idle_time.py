@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.adapters.registry.memory import MemoryRegistry
-from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.idle_time import MARGIN_RATIO, IdleTime
-from warmroute.core.replica import Replica
-from warmroute.core.survival import LEAST_LESSONS
+from warmroute.core.beliefs.idle_time import MARGIN_RATIO, IdleTime
+from warmroute.core.beliefs.survival import LEAST_LESSONS
+from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.service.expiry import Expiry
 from warmroute.tasks import Tasks

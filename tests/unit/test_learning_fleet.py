@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
-from warmroute.core.health import HealthParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.learning.learner import MAX_MODELS, Learner, LearningParameters
 from warmroute.core.learning.stretch import ENOUGH_TOKENS
-from warmroute.core.policies import POLICIES
-from warmroute.core.replica import Replica
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 
 PARAMETERS = CostParameters(attention_context_tokens=0.0)

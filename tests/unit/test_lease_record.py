@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.foreign_load import Load, Notice
+from warmroute.core.fleet.foreign_load import Load, Notice
 from warmroute.core.types import ReplicaId
 from warmroute.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
 

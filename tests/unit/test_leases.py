@@ -8,12 +8,12 @@ from random import Random
 import pytest
 
 from tests.support.load_boards import ListBoard, SharedList
-from warmroute.adapters.registry.redis_leases import NoBoard
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
-from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.adapters.load_board.redis import NoBoard
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from warmroute.core.health.health import HealthParameters
+from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.ports import LoadBoard
 from warmroute.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, Leases

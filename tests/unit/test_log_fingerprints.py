@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from warmroute.core.fingerprint import GRID, Fingerprinter
+from warmroute.core.prompt.fingerprint import GRID, Fingerprinter
 from warmroute.core.types import RequestShape
 from warmroute.telemetry.log_fingerprints import LogFingerprints
 

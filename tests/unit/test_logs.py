@@ -32,7 +32,8 @@ def test_an_event_is_one_line_with_its_fields() -> None:
     log.info("replica_ejected", extra=fields(replica="a:1", reason="refused", backoff_s=1.0 / 3, none=None))
     stamp, rest = stream.getvalue().split(" ", 1)
     assert (
-        rest == "info warmroute.test replica_ejected replica=a:1 reason=refused backoff_s=0.333333 none=None\n"
+        rest
+        == "info warmroute.test replica_ejected replica=a:1 reason=refused backoff_s=0.333333 none=None\n"
     )
     assert len(stamp) == len("2026-01-01T00:00:00.000Z")
     assert stamp.endswith("Z")

@@ -10,8 +10,9 @@ from random import Random
 import pytest
 
 from tests.support.virtual_clock import VirtualClockLoop
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import (
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import (
     DrainStarted,
     Event,
     Fleet,
@@ -21,8 +22,7 @@ from warmroute.core.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from warmroute.core.health import FailureReason, HealthParameters
-from warmroute.core.policies import POLICIES
+from warmroute.core.health.health import FailureReason, HealthParameters
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.ports import Member, ProbeResult
 from warmroute.service.membership import MAX_CONCURRENT_PROBES, Membership

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.outliers import PROBATION, ErrorRate
+from warmroute.core.health.outliers import PROBATION, ErrorRate
 
 
 def after(answers: str) -> ErrorRate:

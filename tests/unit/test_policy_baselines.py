@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from tests.support.fleet_simulation import ready_fleet
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.policies import POLICIES
 from warmroute.core.types import DecisionKind, ReplicaId, RequestShape
 
 SHAPE = RequestShape("m", prompt_tokens=100, ring_key=5, head_key=5)

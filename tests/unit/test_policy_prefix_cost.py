@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-import warmroute.core.replica as replica_module
+import warmroute.core.fleet.replica as replica_module
 from tests.support.fleet_simulation import Simulation, prompt, ready_fleet, uncrowd
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
 from warmroute.core.learning.stretch import WAY_S
 from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from warmroute.core import prompt
+from warmroute.core.prompt import prompt
 
 
 def test_text_between_messages_looks_like_nothing_a_client_can_send() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.health import HealthParameters
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.ports import CallAnswer, CallError, ProbeResult
 from warmroute.service import questions

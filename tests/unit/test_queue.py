@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.support.fleet_simulation import ready_fleet
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import NotFoundError, RouterError
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
-from warmroute.core.health import FailureReason
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
+from warmroute.core.fleet.replica import MOST_STREAMED
+from warmroute.core.health.health import FailureReason
+from warmroute.core.holding.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
 from warmroute.core.learning.stretch import WAY_S
-from warmroute.core.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
-from warmroute.core.replica import MOST_STREAMED
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 
 TO_ORDER = HoldParameters()

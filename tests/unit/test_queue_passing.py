@@ -8,10 +8,10 @@ from math import inf
 import pytest
 
 from tests.support.fleet_simulation import ready_fleet
-from warmroute.core.cost import CostParameters
-from warmroute.core.fleet import Decision
-from warmroute.core.queue import HoldParameters, HoldQueue, Ticket
-from warmroute.core.replica import MOST_STREAMED
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.fleet.fleet import Decision
+from warmroute.core.fleet.replica import MOST_STREAMED
+from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.warm import Warm, warm

@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from warmroute.core.cost import CostParameters
-from warmroute.core.queue import HoldParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.holding.queue import HoldParameters
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.warm import warm
 from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload

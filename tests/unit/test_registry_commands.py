@@ -12,7 +12,7 @@ import redis.crc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.adapters.registry.redis_commands import Commands, key_slot, pack
+from warmroute.adapters.resp.commands import Commands, key_slot, pack
 from warmroute.core.types import FingerprintHash, Incarnation
 
 COMMANDS = Commands("w", b"return 1")
@@ -87,7 +87,7 @@ def test_any_command_can_be_packed() -> None:
 
 
 def test_the_script_that_is_shipped_is_found() -> None:
-    script = resources.files("warmroute.adapters.registry").joinpath("merge.lua").read_bytes()
+    script = resources.files("warmroute.adapters.registry.redis").joinpath("merge.lua").read_bytes()
     assert len(Commands("w", script).sha) == 40
     assert words(Commands("w", script).load_script()) == [[b"SCRIPT", b"LOAD", script]]
 

@@ -6,7 +6,7 @@ import math
 
 from tests.support.registry_records import pack_record
 from warmroute.adapters.registry.memory import MemoryRegistry
-from warmroute.adapters.registry.redis_overlay import Overlay
+from warmroute.adapters.registry.redis.overlay import Overlay
 from warmroute.core.types import FingerprintHash, Incarnation
 
 NOW_S = 1_800_000_000.0

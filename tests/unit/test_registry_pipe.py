@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.adapters.registry.redis_pipe import Pipe, Replies
+from warmroute.adapters.resp.pipe import Pipe, Replies
 
 REPLIES = b"*2\r\n$3\r\nabc\r\n$-1\r\n:7\r\n$2\r\nok\r\n$-1\r\n-ERR no\r\n*0\r\n"
 

@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from warmroute.adapters.registry.redis_url import RedisTarget, Topology, parse_redis_url
+from warmroute.adapters.resp.url import RedisTarget, Topology, parse_redis_url
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.residency import MAX_BUCKETS, Residency
+from warmroute.core.beliefs.residency import MAX_BUCKETS, Residency
 
 
 def residency(tokens: int) -> Residency:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmroute.core.retry_budget import BURST, PER_ANSWER, PER_SECOND, RetryBudget
+from warmroute.core.health.retry_budget import BURST, PER_ANSWER, PER_SECOND, RetryBudget
 
 
 def taken(budget: RetryBudget, answers: int, now_s: float, tries: int = 1000) -> int:

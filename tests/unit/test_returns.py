@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.returns import (
+from warmroute.core.beliefs.returns import (
     BUCKETS,
     LEAST_AGE_S,
     MEMORY_REQUESTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.ring import MAX_MEMBERS, VNODES, Ring
+from warmroute.core.choice.ring import MAX_MEMBERS, VNODES, Ring
 
 
 def ring_of(*names: str) -> Ring[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmroute.core.seen import Seen
+from warmroute.core.beliefs.seen import Seen
 from warmroute.core.types import FingerprintHash
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.survival import OCTAVES, Survival
+from warmroute.core.beliefs.survival import OCTAVES, Survival
 
 
 def test_everything_is_counted_on_while_nothing_is_known() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 from warmroute.dialects.engine_errors import judge, killed
 
 DEAD = b'{"error":{"message":"EngineCore encountered an issue. See stack trace"}}'

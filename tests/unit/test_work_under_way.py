@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.wire import ClientWire, Wire
 from warmroute.config.schema import UpstreamConfig
-from warmroute.core.fleet import ProbeFailed, ProbeSucceeded
-from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.fleet.fleet import ProbeFailed, ProbeSucceeded
+from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.core.types import Incarnation
 from warmroute.dataplane.sweeper import DEAD_SILENCE_S, PERIOD_S, Sweeper
 from warmroute.dataplane.upstream import ReplicaConnection

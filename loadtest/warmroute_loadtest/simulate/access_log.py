@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmroute.core.fingerprint import GRID
+from warmroute.core.prompt.fingerprint import GRID
 from warmroute_loadtest.simulate.traces import TraceError, stop
 from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from warmroute.core.policies import POLICIES
+from warmroute.core.choice.policies import POLICIES
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.rivals import RIVALS
 from warmroute_loadtest.simulate.routers import several

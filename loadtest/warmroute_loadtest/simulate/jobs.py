@@ -173,7 +173,7 @@ def code_digest(rival: bool) -> str:
     """Of the sources that decide a policy's figures; a rival's do not depend on our core's policies."""
     files = [_HERE / f"{name}.py" for name in _RULES]
     files += [_ENGINES / "sim" / name for name in _ENGINE]
-    files += [_ROUTER / "core" / name for name in ("fingerprint.py", "types.py")]
+    files += [_ROUTER / "core" / name for name in ("prompt/fingerprint.py", "types.py")]
     if rival:
         files += sorted((_HERE / "rivals").glob("*.py"))
     else:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from warmroute.adapters.registry.memory import MemoryRegistry
 from warmroute.config.schema import RegistryConfig
-from warmroute.core.fleet import Fleet
+from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.types import FingerprintHash, Incarnation, Records
 from warmroute.service.expiry import INTERVAL_S, Expiry
 from warmroute.tasks import Tasks

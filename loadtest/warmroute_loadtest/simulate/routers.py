@@ -14,9 +14,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any
 
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.holding.queue import HoldParameters
 from warmroute.core.learning.learner import Learner
-from warmroute.core.queue import HoldParameters
 from warmroute.service.leases import Leases
 from warmroute.tasks import Tasks
 from warmroute_loadtest.simulate.chooser import Chooser, Site

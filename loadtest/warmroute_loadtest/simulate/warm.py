@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from warmroute.core.cost import CostParameters
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import RouterError
-from warmroute.core.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.health import HealthParameters
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
+from warmroute.core.health.health import HealthParameters
+from warmroute.core.holding.queue import HoldParameters, HoldQueue
 from warmroute.core.learning.learner import Learner, LearningParameters
-from warmroute.core.policies import POLICIES
-from warmroute.core.queue import HoldParameters, HoldQueue
 from warmroute.core.types import Incarnation, Records, ReplicaId, RequestShape
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.registry import VirtualRegistry

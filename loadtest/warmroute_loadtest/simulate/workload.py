@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from warmroute.core.fingerprint import GRID, HEAD_BYTES
+from warmroute.core.prompt.fingerprint import GRID, HEAD_BYTES
 from warmroute.core.types import FingerprintHash, RequestShape
 
 BYTES_PER_TOKEN = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from warmroute.core.fleet import Decision, Fleet
+from warmroute.core.fleet.fleet import Decision, Fleet
 from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.proxies import TrustedProxies

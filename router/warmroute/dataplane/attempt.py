@@ -18,8 +18,8 @@ import time
 from typing import Final
 
 from warmroute.core.errors import ReplicaError, RouterError
-from warmroute.core.fleet import Decision
-from warmroute.core.health import FailureReason
+from warmroute.core.fleet.fleet import Decision
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
 from warmroute.dataplane import local
 from warmroute.dataplane.accounts import Outcome

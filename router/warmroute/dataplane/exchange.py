@@ -17,10 +17,10 @@ from typing import Final
 from urllib.parse import quote
 
 from warmroute.core.errors import NotFoundError, RouterError
-from warmroute.core.fleet import Decision
-from warmroute.core.health import ReplicaState
-from warmroute.core.queue import Ticket
-from warmroute.core.replica import STARTED
+from warmroute.core.fleet.fleet import Decision
+from warmroute.core.fleet.replica import STARTED
+from warmroute.core.health.health import ReplicaState
+from warmroute.core.holding.queue import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
 from warmroute.dataplane.client_side import ClientSide

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from warmroute.core.errors import ClientError, NotFoundError
-from warmroute.core.fingerprint import GRID
+from warmroute.core.prompt.fingerprint import GRID
 from warmroute.core.types import Api, FingerprintHash, Records
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from warmroute.config.schema import Config
-from warmroute.core.deaths import MOST_LIVES, Deaths
 from warmroute.core.errors import ClientError
-from warmroute.core.fingerprint import Fingerprinter
-from warmroute.core.fleet import Decision, Fleet, Replica
-from warmroute.core.health import FailureReason, ReplicaState
-from warmroute.core.retry_budget import RetryBudget
+from warmroute.core.fleet.fleet import Decision, Fleet, Replica
+from warmroute.core.health.deaths import MOST_LIVES, Deaths
+from warmroute.core.health.health import FailureReason, ReplicaState
+from warmroute.core.health.retry_budget import RetryBudget
+from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from warmroute.dataplane.accounts import Accounts
 from warmroute.dataplane.client_side import ClientSide

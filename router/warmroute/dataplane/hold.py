@@ -1,7 +1,7 @@
 """Requests held at the router, on the event loop's clock: when the queue is looked through again.
 
 Decides only that: after every first byte and end that the fleet hears of, and by one timer for all. Who may go, and in
-which order, is `core.queue`'s.
+which order, is `holding.queue`'s.
 
 The rule it keeps: the queue is never entered from within itself, whatever those do who are let go (one that fails
 starts its client's next request, whose settling comes back here): such calls make the outermost one look again.
@@ -15,8 +15,8 @@ from time import monotonic
 from typing import Final
 
 from warmroute.core.errors import RouterError
-from warmroute.core.queue import HoldQueue, Ticket
-from warmroute.core.replica import Decision, Replica
+from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.holding.queue import HoldQueue, Ticket
 from warmroute.core.types import Records, RequestShape
 
 EARLIER_S: Final = 0.005

@@ -1,7 +1,7 @@
 """What a try that failed means: whether the next replica of the ranking is tried, and what the client hears instead.
 
 Decides by what the answer says (`dialects.engine_errors`), by what is remembered of requests that engines died with
-(`core.deaths`), and by whether others erred on the same (`core.outliers`). Does not choose replicas (`core.fleet`).
+(`health.deaths`), and by whether others erred on the same (`health.outliers`). Does not choose replicas (`core.fleet`).
 
 The rules it keeps:
 1. What was never delivered is tried again freely; what a replica died with, once.
@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Final
 
 from warmroute.core.errors import ClientError, ReplicaError, RouterError
-from warmroute.core.fleet import Decision, Replica
-from warmroute.core.health import FailureReason
+from warmroute.core.fleet.fleet import Decision, Replica
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import DecisionKind, Records, ReplicaId, RequestShape
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt

@@ -1,7 +1,7 @@
 """What a policy may know of a request: read from its body, with what the fleet has learned of its model.
 
 Decides which model a request is for where it names none, and whether its first byte tells when its prefill was over.
-How bodies are read is `dialects`' business, how prompts are compared `core.fingerprint`'s.
+How bodies are read is `dialects`' business, how prompts are compared `prompt.fingerprint`'s.
 """
 
 from __future__ import annotations

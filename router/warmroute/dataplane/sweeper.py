@@ -10,7 +10,7 @@ from math import inf
 from time import monotonic
 from typing import cast
 
-from warmroute.core.replica import Replica
+from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import Incarnation
 from warmroute.dataplane.downstream import ClientConnection, Waiting
 from warmroute.dataplane.gateway import Gateway

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs
 
 from warmroute.core.errors import ClientError, ReplicaError, RouterError
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api, DecisionKind, ReplicaId
 from warmroute.dataplane import local
 from warmroute.dataplane.request import HOP_BY_HOP, Fields, Request, RequestHead
@@ -26,7 +26,7 @@ from warmroute.dialects.routes import may_be_websocket
 from warmroute.telemetry.access_log import AccessEntry
 
 if TYPE_CHECKING:
-    from warmroute.core.fleet import Decision, Replica
+    from warmroute.core.fleet.fleet import Decision, Replica
     from warmroute.dataplane.client_side import ClientSide
     from warmroute.dataplane.gateway import Gateway
 

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import astuple
 
-from warmroute.core import prompt
-from warmroute.core.prompt import TEXT, TEXT_MESSAGES, add_json
+from warmroute.core.prompt import prompt
+from warmroute.core.prompt.prompt import TEXT, TEXT_MESSAGES, add_json
 from warmroute.dialects import chat_request
 from warmroute.dialects.chat_request import ChatRequest, Message, decode_raw
 from warmroute.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE

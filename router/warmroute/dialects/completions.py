@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 from xxhash import xxh3_128_hexdigest
 
-from warmroute.core import prompt
 from warmroute.core.errors import ClientError
+from warmroute.core.prompt import prompt
 from warmroute.dialects.fields import ABSENT, FALSE, NOT_GIVEN, ONE, Options, SessionFields
 from warmroute.dialects.parsed import Parsed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 
 HELD_BYTES: Final = 64 * 1024
 """Error answers are read up to here before anything is passed on; longer ones are the client's."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from warmroute.core.errors import ClientError
-from warmroute.core.prompt import RAW
+from warmroute.core.prompt.prompt import RAW
 from warmroute.core.types import Api
 from warmroute.dialects import chat, completions, messages, responses
 from warmroute.dialects.chat_request import ChatRequest, Message

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from warmroute.core import prompt
-from warmroute.core.prompt import MESSAGE, TEXT, TEXT_MESSAGES, add_json, add_text
+from warmroute.core.prompt import prompt
+from warmroute.core.prompt.prompt import MESSAGE, TEXT, TEXT_MESSAGES, add_json, add_text
 from warmroute.dialects.fields import ABSENT, SessionFields
 from warmroute.dialects.parsed import Parsed, messages_required
 

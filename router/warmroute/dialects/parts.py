@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from warmroute.core.prompt import add_media, add_media_data, add_text
+from warmroute.core.prompt.prompt import add_media, add_media_data, add_text
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "reasoning_text", "summary_text"})
 _IMAGES = frozenset({"image_url", "input_image"})

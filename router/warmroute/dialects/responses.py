@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from warmroute.core import prompt
 from warmroute.core.errors import ClientError
-from warmroute.core.prompt import TEXT, TEXT_MESSAGES, add_json, add_text
+from warmroute.core.prompt import prompt
+from warmroute.core.prompt.prompt import TEXT, TEXT_MESSAGES, add_json, add_text
 from warmroute.dialects.chat import json_text
 from warmroute.dialects.fields import ABSENT, SessionFields
 from warmroute.dialects.parsed import Parsed

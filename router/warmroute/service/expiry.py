@@ -1,6 +1,6 @@
 """Keeps the registry's idle time at what the replicas' caches are worth; off the request path, every few seconds.
 
-How long that is, `core.idle_time` decides; what expires, the registry.
+How long that is, `beliefs.idle_time` decides; what expires, the registry.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from warmroute.core.fleet import Fleet
-from warmroute.core.idle_time import IdleTime
+from warmroute.core.beliefs.idle_time import IdleTime
+from warmroute.core.fleet.fleet import Fleet
 from warmroute.ports import Registry
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields

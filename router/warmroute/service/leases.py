@@ -14,9 +14,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from warmroute.core.fleet import Fleet, Replica
-from warmroute.core.foreign_load import ForeignLoad, Load
-from warmroute.core.queue import AGEING_RATIO
+from warmroute.core.fleet.fleet import Fleet, Replica
+from warmroute.core.fleet.foreign_load import ForeignLoad, Load
+from warmroute.core.holding.queue import AGEING_RATIO
 from warmroute.ports import LoadBoard
 from warmroute.tasks import Tasks
 from warmroute.wire.lease import pack_notice, replica_key, unpack_notice

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from warmroute.core.fleet import (
+from warmroute.core.fleet.fleet import (
     DrainStarted,
     Fleet,
     ProbeFailed,
@@ -23,7 +23,7 @@ from warmroute.core.fleet import (
     ReplicaAdded,
     ReplicaRemoved,
 )
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import ReplicaId
 from warmroute.ports import Discovery, Engine, Member, ProbeResult
 from warmroute.tasks import Tasks

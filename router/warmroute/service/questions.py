@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
-from warmroute.core.fleet import Fleet, ProbeSucceeded, Replica
+from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, Replica
 from warmroute.core.types import ReplicaId
 from warmroute.ports import Engine, ProbeResult, ReplicaCalls
 from warmroute.tasks import Tasks

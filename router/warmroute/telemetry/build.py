@@ -17,7 +17,7 @@ def version() -> str:
 
 def compiled() -> bool:
     """Whether the request path is C that mypyc made, as far as its largest module tells; asked without loading it."""
-    found = find_spec("warmroute.core.fleet")
+    found = find_spec("warmroute.core.fleet.fleet")
     return found is not None and (found.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
 
 

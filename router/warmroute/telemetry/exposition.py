@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from warmroute.core.health import FailureReason, ReplicaState
+from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.telemetry import catalogue as c
 from warmroute.telemetry.metrics import (
     DURATION_BUCKETS_S,

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from xxhash import xxh3_64_intdigest
 
-from warmroute.core.foreign_load import Load, Notice
+from warmroute.core.fleet.foreign_load import Load, Notice
 from warmroute.core.types import ReplicaId
 
 FORMAT = 3

@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from warmroute.adapters.discovery.heartbeats import Heartbeat, Heartbeats, UnusableError, read_heartbeat
-from warmroute.adapters.registry.redis_commands import pack
-from warmroute.adapters.registry.redis_pipe import Pipe, RedisError, Replies
-from warmroute.adapters.registry.redis_topology import Nodes, find_nodes
-from warmroute.adapters.registry.redis_url import parse_redis_url
+from warmroute.adapters.resp.commands import pack
+from warmroute.adapters.resp.pipe import Pipe, RedisError, Replies
+from warmroute.adapters.resp.topology import Nodes, find_nodes
+from warmroute.adapters.resp.url import parse_redis_url
 from warmroute.core.types import ReplicaId
 from warmroute.ports import DiscoveryFailure, DiscoveryReport, Member
 
@@ -49,7 +49,7 @@ class RedisDiscovery:
     """Implements the port `Discovery` over the heartbeats of agents.
 
     Args:
-        url: See `registry.redis_url`.
+        url: See `resp.url`.
         namespace: Prefix of the keys; the agents' `--namespace`.
         on_load: Told the requests that an engine runs and holds waiting, as its agent says them.
         read_s: As `READ_S`.

@@ -30,7 +30,7 @@ import xxhash
 
 from warmroute.adapters.engine import vllm_metrics
 from warmroute.adapters.engine.vllm_metrics import EngineFigures
-from warmroute.core.health import FailureReason
+from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.ports import ProbeResult
 from warmroute.telemetry.logs import fields

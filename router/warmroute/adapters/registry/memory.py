@@ -27,7 +27,7 @@ from warmroute.wire.registry_record import MAX_HOLDERS
 REFRESH_PARTS: Final = 64
 MAX_REFRESH_S: Final = 0.25
 """A holder noted within this time, or this part of the idle time, is not noted again: a hot system prompt costs reads
-only. `core.residency` allows for it where a record's time is held against what a replica has evicted since."""
+only. `beliefs.residency` allows for it where a record's time is held against what a replica has evicted since."""
 
 SLOT_BYTES: Final = 122
 """Memory of one rung without its record: measured over a growing dictionary, integer key included."""

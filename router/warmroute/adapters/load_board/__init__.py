@@ -1,0 +1,1 @@
+"""This package carries what each router has under way to the other routers."""

@@ -1,0 +1,1 @@
+"""These modules choose a replica: `policies` compare by `cost`, and break ties by the order of the `ring`."""

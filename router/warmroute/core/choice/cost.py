@@ -1,0 +1,103 @@
+"""What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
+
+    cost = base + wait + running + crowding + price x prefill
+    price = 2 + 2 r + 2 r^2 + queued
+    prefill = uncached / rate x (1 + mean context / attention_context)
+
+Decides nothing: policies compare. Every term is a measured time or a count of requests, and every weight is a pure
+number, so that the rule is the same on engines of any speed. A second of prefill counts once for who waits for it,
+once for everyone else in whose way it is, and once for each that is held at the router, for each replica (`queued`):
+each second of prefill anywhere makes each of those wait a replica's share of it. The return ratio r is how likely what
+the prompt's blocks push out of the replica's cache is asked for again (`beliefs.returns`): then it has to be
+computed anew, and pushes out as much in turn, once; further on nobody looks. The mean context of a prompt's
+uncached part is half of cached plus whole prompt;
+`crowding` is the prefill work that the replica was given lately. The request path computes the sum from what each
+replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`); `CostTerms` is the same sum taken apart for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class CostParameters:
+    """Weights, and what is believed before anything was measured."""
+
+    prefill_tokens_per_s: float = 8000.0
+    """Prompt tokens one replica computes a second, until the fleet's first stretches of work are measured. A choice
+    compares times of replicas that are all believed alike until then, so any value gives the same ones."""
+    attention_context_tokens: float = 32_000.0
+    """Mean context at which attention costs as much as all the rest of a token's prefill: 32,000 for an 8B model with
+    full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
+    crowd_weight: float = 0.15
+    """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
+    everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own
+    history outweighs it until the imbalance is 2 / weight = 13 times that history."""
+    crowd_requests: float = 60.0
+    """Requests for each replica of the fleet after which that memory has faded to 37 %."""
+    tie_ratio: float = 0.05
+    """Costs that exceed the smallest by less than this share of what the request itself costs there (base and price x
+    prefill) are equal: then the fewest requests in flight decide, then the ring."""
+    bounded_load_factor: float = 1.25
+    """Requests in flight, as a multiple of the mean, beyond which the ring's preference does not count."""
+    shared_step_tokens: float = 0.0
+    """Least part of a step, in prompt tokens, that an engine gives a long prompt while others are there (vLLM's
+    `--long-prefill-token-threshold`); 0: it computes prompts one after the other."""
+
+    def __post_init__(self) -> None:
+        for name in ("prefill_tokens_per_s", "crowd_requests"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in (
+            "attention_context_tokens",
+            "crowd_weight",
+            "tie_ratio",
+            "shared_step_tokens",
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.bounded_load_factor >= 1:
+            raise ValueError(f"bounded_load_factor must be at least 1, got {self.bounded_load_factor}")
+
+
+@dataclass(frozen=True, slots=True)
+class CostTerms:
+    """One candidate's cost, taken apart; all in seconds."""
+
+    base_s: float
+    """First-byte time of a fully cached prompt; 0 until measured."""
+    wait_s: float
+    """Prefill work ahead of this request."""
+    running_s: float
+    """Slow-down by the requests that are decoding."""
+    crowding_s: float
+    """Price of the work this replica was given lately."""
+    prefill_s: float
+    """This request's own uncached tokens."""
+    miss_s: float
+    """The same tokens' price to everyone else."""
+    queued_s: float = 0.0
+    """Their price to those held at the router."""
+    eviction_s: float = 0.0
+    """Price of what they push out of the cache."""
+
+    @property
+    def total_s(self) -> float:
+        """The cost that is compared."""
+        return (
+            self.base_s
+            + self.wait_s
+            + self.running_s
+            + self.crowding_s
+            + self.prefill_s
+            + self.miss_s
+            + self.queued_s
+            + self.eviction_s
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """Every term and their sum, rounded to microseconds."""
+        terms = {f.name: round(getattr(self, f.name), 6) for f in fields(self)}
+        terms["total_s"] = round(self.total_s, 6)
+        return terms

@@ -1,0 +1,33 @@
+"""Policy `power-of-two`: of two replicas drawn by dice, the one with fewer requests in flight. A baseline.
+
+Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
+"""
+
+from __future__ import annotations
+
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.types import DecisionKind, RequestShape
+
+
+class PowerOfTwo:
+    """See the module."""
+
+    needs_records = False
+
+    def __init__(self, parameters: CostParameters) -> None:
+        pass
+
+    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+        """The less loaded of two different members; the first drawn if they are even."""
+        members = view.members
+        count = len(members)
+        if count == 1:
+            return members[0], DecisionKind.LOAD
+        random = view.rng.random
+        i = int(random() * count)
+        j = int(random() * (count - 1))
+        first = members[i]
+        second = members[j if j < i else j + 1]
+        return (second if second.in_flight < first.in_flight else first), DecisionKind.LOAD

@@ -1,0 +1,105 @@
+"""Policy `prefix-cost`: the replica with the smallest expected time to first token plus the price of a miss to others.
+
+The cost is `choice.cost`'s; smallest wins. Costs that differ by less than `tie_ratio` of what the request costs at
+the cheapest are equal:
+
+- Somebody holds part of the prompt: of the equals the one with the fewest requests under way, then the ring's most
+  preferred, so that routers which know the same choose the same.
+- Nobody does: the ring's first choice, if it is among the equals and has fewer than `bounded_load_factor` times the
+  mean under way; else the most preferred of the equals that have. If none has, the smallest cost wins after all, and
+  the ring decides between costs that are exactly the same.
+
+What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
+where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
+that it draws (`crowd_weight`).
+
+In fleets of more than `LOOKED_AT` replicas only so many are looked at, those that the ring prefers, and all that hold
+part of the prompt: of 32 that are drawn by a hash the least loaded is close to the least loaded of all.
+Complexity: at most 48 candidates whatever the fleet's size, holders included (a record names at most 16).
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from math import inf
+from typing import Final
+
+from warmroute.core.choice.bounded_load import capacity
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.types import DecisionKind, RequestShape
+
+_WARM: Final = DecisionKind.WARM
+_RING: Final = DecisionKind.RING
+_SPILL: Final = DecisionKind.SPILL
+
+LOOKED_AT: Final = 32
+"""Candidates besides the holders: about 0.2 µs each."""
+
+
+class PrefixCost:
+    """See the module."""
+
+    needs_records = True
+
+    def __init__(self, parameters: CostParameters) -> None:
+        self._tie_ratio = parameters.tie_ratio
+        self._factor = parameters.bounded_load_factor
+
+    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+        """`WARM` if the choice holds part of the prompt; `SPILL` if others do, or the ring's first choice lost."""
+        members = view.members
+        large = len(members) > LOOKED_AT
+        pool = self._pool(shape, overlaps, view) if large else members
+        tokens = shape.prompt_tokens
+        now_s = view.now_s
+        queued = view.queued_price
+        crowd_scale = view.crowd_scale
+        costs: list[float] = []
+        best = pool[0]
+        least = second = inf
+        for replica in pool:
+            held = overlaps.get(replica, 0) if overlaps else 0
+            own_s = replica.prefill_s(tokens, held)
+            cost = (
+                replica.delay_s
+                + replica.wait_for_s(now_s, own_s)
+                + replica.crowd_s * crowd_scale
+                + (replica.price + queued) * own_s
+            )
+            costs.append(cost)
+            if cost < least:
+                least, second, best = cost, least, replica
+            elif cost < second:
+                second = cost
+        prefill_s = best.prefill_s(tokens, overlaps.get(best, 0))
+        limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * prefill_s)
+        if overlaps:
+            if second <= limit:
+                fewest = min([r.load for r, cost in zip(pool, costs, strict=True) if cost <= limit])
+                near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.load == fewest]
+                # Siblings under one shared prompt meet at its holders; which of these, their own text decides.
+                key = shape.rungs[-1] if shape.rungs else view.key(shape)
+                best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
+            return best, _WARM if best in overlaps else _SPILL
+        key = view.key(shape)
+        first = pool[0] if large else view.first(key)
+        load = first.load
+        fits = costs[pool.index(first)] <= limit
+        if fits and load == 0:
+            return first, _RING
+        most = capacity(sum([r.load for r in pool]), len(pool), self._factor)
+        if fits and load < most:
+            return first, _RING
+        near = [r for r, cost in zip(pool, costs, strict=True) if cost <= limit and r.load < most]
+        if not near:
+            near = [r for r, cost in zip(pool, costs, strict=True) if cost == least]
+        best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
+        return best, _RING if best is first else _SPILL
+
+    def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
+        """Candidates in a large fleet, most preferred first: the ring's first, then holders, deepest first."""
+        pool = dict.fromkeys(islice(view.rank(view.key(shape)), LOOKED_AT))
+        pool.update(dict.fromkeys(overlaps))
+        return list(pool)

@@ -1,0 +1,22 @@
+"""Policy `random`: any replica, all alike likely. A baseline; sees neither prefixes nor load."""
+
+from __future__ import annotations
+
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.types import DecisionKind, RequestShape
+
+
+class RandomChoice:
+    """See the module."""
+
+    needs_records = False
+
+    def __init__(self, parameters: CostParameters) -> None:
+        pass
+
+    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+        """A throw of the view's dice."""
+        members = view.members
+        return members[int(view.rng.random() * len(members))], DecisionKind.LOAD

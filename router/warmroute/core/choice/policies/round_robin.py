@@ -1,0 +1,25 @@
+"""Policy `round-robin`: the replicas in turn. A baseline; sees neither prefixes nor load.
+
+The turn is the view's count of placed requests, so each model has its own and asking does not advance it.
+"""
+
+from __future__ import annotations
+
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.types import DecisionKind, RequestShape
+
+
+class RoundRobin:
+    """See the module."""
+
+    needs_records = False
+
+    def __init__(self, parameters: CostParameters) -> None:
+        pass
+
+    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+        """The next in turn."""
+        members = view.members
+        return members[view.turn % len(members)], DecisionKind.LOAD

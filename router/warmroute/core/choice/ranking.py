@@ -1,0 +1,179 @@
+"""The contract between the fleet and a policy: what a policy sees, what it answers, and a whole order for people.
+
+A policy ranks: it neither counts nor logs nor reserves, and keeps no state; what it needs to take turns or roll dice is
+in the view. It answers with one replica, since nothing else is needed while requests succeed: the next in order is what
+it answers when asked again without the replicas that were tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from warmroute.core.choice.cost import CostTerms
+from warmroute.core.choice.ring import Ring
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.types import DecisionKind, Incarnation, RequestShape
+
+if TYPE_CHECKING:
+    from random import Random
+
+Overlaps = dict[Replica, int]
+"""Tokens each replica is believed to hold of the prompt, at least one block; only replicas of the view."""
+
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MASK: Final = (1 << 64) - 1
+
+
+class View:
+    """The replicas that may be chosen for one model, and the order in which a key prefers them."""
+
+    __slots__ = (
+        "_make_ring",
+        "_ring",
+        "by_incarnation",
+        "crowd_scale",
+        "eligible",
+        "members",
+        "now_s",
+        "queued_price",
+        "rng",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        members: list[Replica],
+        make_ring: Callable[[], Ring[Replica]],
+        rng: Random,
+        turn: int,
+    ) -> None:
+        """Args:
+        members: The eligible replicas, at least one, by order of joining.
+        make_ring: Makes, or finds, a ring of the members and possibly others; called when first needed.
+        """
+        self.members = members
+        self.eligible = frozenset(members)
+        self.by_incarnation: dict[Incarnation, Replica] = {
+            r.incarnation: r for r in members if r.incarnation is not None
+        }
+        self._make_ring = make_ring
+        self._ring: Ring[Replica] | None = None
+        self.rng = rng
+        self.turn = turn
+        """Requests that were placed by this view; what policies that take turns go by."""
+        self.now_s = 0.0
+        """Time of the choice; set by the fleet."""
+        self.queued_price = 0.0
+        """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
+        self.crowd_scale = 1.0
+        """What makes seconds of `Replica.crowd_s`, which is in a growing unit; set by the fleet."""
+
+    @property
+    def ring(self) -> Ring[Replica]:
+        """Holds every member, and possibly replicas that are not eligible."""
+        ring = self._ring
+        if ring is None:
+            ring = self._ring = self._make_ring()
+        return ring
+
+    def key(self, shape: RequestShape) -> int:
+        """The request's ring key; one that has none gets another at each turn, and so spreads."""
+        return shape.ring_key or (self.turn + 1) * _GOLDEN & _MASK
+
+    def first(self, key: int) -> Replica:
+        """The eligible replica that the key prefers."""
+        ring = self._ring
+        if ring is None:
+            ring = self.ring
+        replica = ring.first(key)
+        if replica in self.eligible:
+            return replica
+        return ring.first_of(key, self.eligible) or self.members[0]
+
+    def rank(self, key: int) -> Iterator[Replica]:
+        """Every eligible replica once, most preferred first."""
+        eligible = self.eligible
+        # A loop, since mypyc makes a whole list of a generator expression: the walk ends at the first that will do.
+        for replica in self.ring.rank(key):
+            if replica in eligible:
+                yield replica
+
+    def without(self, tried: Container[Replica]) -> View | None:
+        """The same view less some replicas; None if none is left."""
+        members = [replica for replica in self.members if replica not in tried]
+        if not members:
+            return None
+        view = View(members, lambda: self.ring, self.rng, self.turn)
+        view.now_s = self.now_s
+        view.queued_price = self.queued_price
+        view.crowd_scale = self.crowd_scale
+        return view
+
+
+class Policy(Protocol):
+    """One rule of choice."""
+
+    needs_records: bool
+    """False if the policy makes no use of overlaps, so that the registry need not be asked on its behalf."""
+
+    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+        """The member of the view to send the request to, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One row of a ranking."""
+
+    replica: Replica
+    kind: DecisionKind
+    """What the decision would be called if this were the choice: of the head as asked, of the others as a retry."""
+    predicted_tokens: int
+    uncached_tokens: int
+    terms: CostTerms
+
+    def as_dict(self) -> dict[str, object]:
+        """The row for `/explain`."""
+        replica = self.replica
+        return {
+            "replica": replica.id,
+            "state": replica.state.value,
+            "predicted_cached_tokens": self.predicted_tokens,
+            "uncached_tokens": self.uncached_tokens,
+            "in_flight": replica.in_flight,
+            "waiting_tokens": replica.waiting_tokens,
+            **self.terms.as_dict(),
+        }
+
+
+def candidate(
+    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, view: View
+) -> Candidate:
+    """The row of one replica."""
+    predicted_tokens = overlaps.get(replica, 0)
+    prompt_tokens = shape.prompt_tokens
+    terms = replica.terms(prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.crowd_scale)
+    return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every eligible replica once; the head is what would be chosen, the next what a retry would be sent to."""
+
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def choice(self) -> Candidate:
+        """The head; a ranking is never empty."""
+        return self.candidates[0]
+
+    def as_dict(self) -> dict[str, object]:
+        """The ranking for `/explain`."""
+        head = self.choice
+        return {
+            "replica": head.replica.id,
+            "decision": head.kind.value,
+            "predicted_cached_tokens": head.predicted_tokens,
+            "candidates": [candidate.as_dict() for candidate in self.candidates],
+        }

@@ -1,0 +1,292 @@
+"""Requests held at the router for the moment in which a replica comes free.
+
+Decides whether a request goes to its replica at once or waits here, and who goes first: the shortest expected prefill,
+warm ones being short, with ageing (each second of waiting counts like `AGEING_RATIO` seconds less of prefill). Who
+waits here can still go to whichever replica is best when the turn comes; who waits in an engine cannot, and there the
+order is that of arrival. What the registry knew of a prompt when it came is kept up to date by what is granted since,
+so that of several prompts with one new prefix only the first is computed whole.
+
+The rules it keeps:
+1. A request waits here only for a replica that has a prompt to compute and will be heard to end it
+   (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
+   without, whatever the rates are believed to be. Only where other routers hold requests that go before does it wait
+   up to `MOST_STAGGERED` times `STAGGER_S` longer.
+2. Nobody held is overtaken by a new one except in the order above.
+3. At most `max_held` wait here, and none longer than `max_hold_s`: beyond either, requests go to the best replica at
+   once, as without a queue.
+
+Nothing here waits or schedules: the caller calls `release` after `Fleet.started` and `Fleet.settle`, and when `release`
+said so.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from warmroute.core.errors import RouterError
+from warmroute.core.fleet.fleet import Fleet
+from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.types import Records, RequestShape
+
+AGEING_RATIO: Final = 0.25
+
+MOST_LENGTH_RATIO: Final = 4.0
+"""Prompts of more than so many times the mean prefill go like this long ones: they would be overtaken for too long."""
+
+MAX_LOOKED_AT: Final = 64
+"""Held requests looked through at one event, best first; those behind them wait for the next."""
+
+STAGGER_S: Final = 0.008
+"""How much later a request goes for each router that holds one to go before it: as long as it takes to hear whether
+that has gone. Otherwise all routers would send to the replica that comes free, at the same moment."""
+MOST_STAGGERED: Final = 4
+
+LEAST_TIMER_S: Final = 0.005
+MOST_TIMER_S: Final = 0.5
+"""When to look again at the latest: replicas also come and go without an event here."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldParameters:
+    """When to hold, and how much."""
+
+    ahead_tokens: float = 512.0
+    """Work ahead at which a replica is as good as free, in uncached tokens without context. A GPU computes 150 to 300
+    in little more than the time of an empty step, since it reads its weights once either way (its floating-point
+    operations for each byte of memory bandwidth, with 16-bit weights on A100 to H100); so these are two steps, one
+    that is computed and one that is ready."""
+    max_held: int = 1024
+    max_hold_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.ahead_tokens, self.max_held, self.max_hold_s) < 0:
+            raise ValueError("the bounds of holding must not be negative")
+
+
+class Ticket:
+    """One held request. `granted` is called once, with a decision or the reason why there is none, unless withdrawn."""
+
+    __slots__ = ("arrival_s", "granted", "key", "open", "records", "shape")
+
+    def __init__(
+        self,
+        shape: RequestShape,
+        records: Records | None,
+        granted: Callable[[Decision | RouterError], None],
+        key: tuple[float, int],
+        arrival_s: float,
+    ) -> None:
+        self.shape = shape
+        self.records = records
+        self.granted = granted
+        self.key = key
+        self.arrival_s = arrival_s
+        self.open = True
+
+    def __lt__(self, other: Ticket) -> bool:
+        return self.key < other.key
+
+
+class HoldQueue:
+    """The queue of one event loop, in front of one fleet."""
+
+    def __init__(self, fleet: Fleet, parameters: HoldParameters) -> None:
+        self._fleet = fleet
+        self._ahead_tokens = parameters.ahead_tokens
+        self._max_held = parameters.max_held
+        self._max_hold_s = parameters.max_hold_s
+        self._tickets: list[Ticket] = []
+        """Best first. Ageing moves all keys alike; only what `_note` finds changes the order."""
+        self._models: dict[str, int] = {}
+        """How many of them ask for each model."""
+        fleet.held = self._models
+        self._arrivals = 0
+        self._due_s = 0.0
+        """When to look for whoever may go by then."""
+        self._aged_s = 0.0
+        """When was last looked for those held too long."""
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def offer(
+        self,
+        shape: RequestShape,
+        records: Records | None,
+        now_s: float,
+        granted: Callable[[Decision | RouterError], None],
+    ) -> Decision | Ticket:
+        """A decision if the request may go at once; else a ticket, and `release` is due.
+
+        Raises:
+            NotFoundError, OverloadError: As `Fleet.choose_and_reserve`.
+        """
+        fleet = self._fleet
+        if shape.prompt_tokens <= 0 or len(self._tickets) >= self._max_held:
+            return fleet.choose_and_reserve(shape, records, now_s)
+        if not self._tickets:
+            planned: list[Replica] = []
+            behind_s = 0.0
+            if fleet.rivals:
+                behind_s = self._behind_s(self._rank_s(shape, records, now_s))
+            decision = fleet.reserve_if_free(shape, records, now_s, self._ahead_tokens, planned, behind_s)
+            if decision is not None:
+                return decision
+            fleet.end_plan(planned)
+        self._arrivals += 1
+        rank_s = self._rank_s(shape, records, now_s)
+        own = None if records is None else list(records)
+        ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
+        insort(self._tickets, ticket)
+        self._models[shape.model] = self._models.get(shape.model, 0) + 1
+        if rank_s < fleet.first_held_s:
+            fleet.first_held_s = rank_s
+            if fleet.moved is not None:
+                fleet.moved()
+        return ticket
+
+    def _rank_s(self, shape: RequestShape, records: Records | None, arrival_s: float) -> float:
+        """The order's key, smallest first: comparable between routers, whose clocks and estimates agree about."""
+        most_s = MOST_LENGTH_RATIO * self._fleet.mean_prefill_s(shape.model)
+        return min(self._fleet.prefill_s(shape, records), most_s) + AGEING_RATIO * arrival_s
+
+    def _behind_s(self, rank_s: float) -> float:
+        """How much later than at once a request with this key may go, for other routers' sake."""
+        rivals = self._fleet.rivals
+        return STAGGER_S * min(bisect_left(rivals, rank_s), MOST_STAGGERED) if rivals else 0.0
+
+    def _tell_first(self) -> None:
+        self._fleet.first_held_s = self._tickets[0].key[0] if self._tickets else inf
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """The client is gone; a no-op if the ticket was granted."""
+        if ticket.open:
+            self._close(ticket)
+            self._tickets.remove(ticket)
+            self._tell_first()
+
+    def release(self, now_s: float, freed: Replica | None = None) -> float | None:
+        """Grant what may go. Calls `granted` of each; those must not call back in here.
+
+        Args:
+            freed: The replica of which a prompt has started or ended, if that is all that has happened: cheap
+                unless it is free for the next.
+        Returns:
+            When to call again if nothing happens before, in seconds from now; None if nobody waits.
+        """
+        if not self._tickets:
+            return None
+        fleet = self._fleet
+        ahead_tokens = self._ahead_tokens
+        behind_s = self._behind_s(self._tickets[0].key[0])
+        answers: list[tuple[Ticket, Decision | RouterError]] = []
+        if freed is None:
+            answers = self._look(now_s)
+            wait_s = fleet.next_free_s(now_s, ahead_tokens, behind_s)
+            self._due_s = now_s + (wait_s if wait_s < MOST_TIMER_S else MOST_TIMER_S)
+        else:
+            if freed.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or freed.lets_pass(
+                now_s, 0.0, -inf, ahead_tokens
+            ):
+                answers = self._look(now_s)
+            wait_s = freed.free_in_s(now_s, ahead_tokens, behind_s)
+            if 0.0 < wait_s < self._due_s - now_s:
+                self._due_s = now_s + wait_s
+        if answers:
+            for ticket, _ in answers:
+                self._close(ticket)
+            self._tickets = [ticket for ticket in self._tickets if ticket.open]
+            self._tickets.sort()
+            self._tell_first()
+        for ticket, answer in answers:
+            ticket.granted(answer)
+        return self._pause_s(now_s) if self._tickets else None
+
+    def _pause_s(self, now_s: float) -> float:
+        return min(max(self._due_s - now_s, LEAST_TIMER_S), MOST_TIMER_S)
+
+    def would_hold(self, replica: Replica, now_s: float) -> bool:
+        """Whether a request whose choice is this replica would have to wait now."""
+        return len(self._tickets) < self._max_held and replica.free_in_s(now_s, self._ahead_tokens) > 0.0
+
+    def _close(self, ticket: Ticket) -> None:
+        ticket.open = False
+        model = ticket.shape.model
+        left = self._models[model] - 1
+        if left:
+            self._models[model] = left
+        else:
+            del self._models[model]
+
+    def _look(self, now_s: float) -> list[tuple[Ticket, Decision | RouterError]]:
+        """Look through the tickets, best first, and reserve for whom there is a replica."""
+        fleet = self._fleet
+        oldest_s = now_s - self._max_hold_s
+        by_age = not self._aged_s <= now_s < self._aged_s + MOST_TIMER_S
+        if by_age:
+            self._aged_s = now_s
+        answers: list[tuple[Ticket, Decision | RouterError]] = []
+        planned: list[Replica] = []
+        free: dict[str, bool] = {}
+        """By model, whether any of its replicas is."""
+        busy = 0
+        models = len(self._models)
+        for ticket in self._tickets:
+            limit = self._ahead_tokens
+            behind_s = self._behind_s(ticket.key[0])
+            try:
+                if by_age and not oldest_s < ticket.arrival_s <= now_s:
+                    limit = inf  # held for too long, or the clock was set back
+                    behind_s = 0.0
+                elif busy == models or len(planned) >= MAX_LOOKED_AT:
+                    if by_age:
+                        continue
+                    break
+                else:
+                    model = ticket.shape.model
+                    known = free.get(model)
+                    if known is None:
+                        known = free[model] = fleet.any_free(model, now_s, limit, behind_s)
+                        if not known:
+                            busy += 1
+                    if not known:
+                        continue
+                decision = fleet.reserve_if_free(
+                    ticket.shape, ticket.records, now_s, limit, planned, behind_s
+                )
+            except RouterError as error:
+                answers.append((ticket, error))
+                continue
+            if decision is not None:
+                answers.append((ticket, decision))
+                self._note(ticket, decision.replica, now_s)
+                free.clear()
+                busy = 0
+        fleet.end_plan(planned)
+        return answers
+
+    def _note(self, granted: Ticket, replica: Replica, now_s: float) -> None:
+        """Note with those held, as the registry would, what a granted one puts into a replica's cache."""
+        incarnation = replica.incarnation
+        rungs = granted.shape.rungs
+        if not rungs or incarnation is None:
+            return
+        first = rungs[0]
+        model = granted.shape.model
+        for ticket in self._tickets:
+            records = ticket.records
+            others = ticket.shape.rungs
+            if not records or not others or others[0] != first or ticket.shape.model != model:
+                continue
+            if ticket is granted:
+                continue
+            depth = min(len(rungs), len(others))
+            while rungs[depth - 1] != others[depth - 1]:
+                depth -= 1
+            record = records[depth - 1] or ()
+            records[depth - 1] = (*(h for h in record if h[0] != incarnation), (incarnation, now_s))
+            ticket.key = (self._rank_s(ticket.shape, records, ticket.arrival_s), ticket.key[1])
