@@ -135,6 +135,7 @@ class Worker:
             registry_healthy=lambda: self.registry.healthy,
             draining=lambda: self.gateway.draining,
             ever_reachable=self.fleet.ever_reachable,
+            discovery_failing=lambda: self._discovery.failing(),
         )
         self.gateway = Gateway(
             config,

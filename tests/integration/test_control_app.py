@@ -20,20 +20,22 @@ class Router:
     """What the endpoints read, settable."""
 
     def __init__(self) -> None:
-        self.routable = 2
+        self.routable, self.replicas = 2, 3
         self.registry_healthy = True
         self.draining = False
         self.ever_reachable = True
+        self.discovery_failing = False
         self.explained: list[tuple[str, str | None, bytes]] = []
         self.failure: Exception | None = None
 
     def deps(self) -> ControlDeps:
         readiness = Readiness(
             lambda: self.routable,
-            lambda: 3,
+            lambda: self.replicas,
             lambda: self.registry_healthy,
             lambda: self.draining,
             lambda: self.ever_reachable,
+            lambda: self.discovery_failing,
         )
         return ControlDeps(
             readiness=readiness,
@@ -94,6 +96,7 @@ def test_ready_needs_a_routable_replica_and_no_drain_but_no_registry() -> None:
             "reason": None,
             "routable_replicas": 2,
             "replicas": 3,
+            "discovery": "up",
             "registry": "up",
             "draining": False,
         }
@@ -109,6 +112,13 @@ def test_ready_needs_a_routable_replica_and_no_drain_but_no_registry() -> None:
         router.ever_reachable = False
         status, body, _ = await call("GET", "/ready")
         assert (status, body["reason"]) == (503, "no_replica_reachable_yet")
+        router.discovery_failing = True
+        _, body, _ = await call("GET", "/ready")
+        assert (body["reason"], body["discovery"]) == ("no_replica_reachable_yet", "failing")
+        router.replicas = 0
+        assert (await call("GET", "/ready"))[1]["reason"] == "discovery_failing"
+        router.routable = router.replicas = 3  # those it named last go on serving
+        assert (await call("GET", "/ready"))[0] == 200
 
     play(scenario)
 

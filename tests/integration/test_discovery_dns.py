@@ -139,22 +139,37 @@ def test_a_failure_of_either_kind_keeps_the_last_answer_and_is_told() -> None:
     play(scenario, A=["10.0.0.1"])
 
 
-def test_a_name_that_vanishes_for_a_moment_is_kept() -> None:
+def test_a_name_that_does_not_exist_is_a_failure_that_keeps_the_last_answer() -> None:
+    async def scenario(watched: Watched) -> None:
+        report, server = watched.report, watched.server
+        await until(lambda: len(report.failures) >= 2)
+        assert watched.seen == 0, "nobody is named before the name was there"
+        server.zone = {(NAME, "A"): ["10.0.0.1"]}
+        await watched.named("10.0.0.1:8000")
+        server.zone, told = {}, len(report.failures)
+        await until(lambda: len(report.failures) > told + 2 * EMPTY_ANSWERS)
+        assert watched.seen == 1
+        assert {failure for failure, _ in report.failures} == {DiscoveryFailure.NOT_FOUND}
+        assert "'vllm.prod.svc.' does not exist, says DNS (" in report.failures[-1][1]
+
+    play(scenario)
+
+
+def test_records_that_vanish_for_a_moment_are_kept() -> None:
     async def scenario(watched: Watched) -> None:
         server = watched.server
         await watched.named("10.0.0.1:8000")
         zone = server.zone
-        server.zone = {}
+        server.zone = {(NAME, "TXT"): ['"no address"']}
         asked = len(server.questions)
         await until(lambda: len(server.questions) > asked)
         server.zone = zone
         await until(lambda: len(server.questions) > asked + 2 * EMPTY_ANSWERS + 2)
         assert watched.seen == 1
-        server.zone = {}
-        await watched.named()
-        assert "does not exist, says DNS (127.0.0.1" in watched.report.problems[-1]
         server.zone = {(NAME, "TXT"): ['"no address"']}
-        await until(lambda: "has no AAAA record" in watched.report.problems[-1])
+        await watched.named()
+        assert "has no AAAA record" in watched.report.problems[-1]
+        assert not watched.report.failures
 
     # Slow enough that one question can be told from the next.
     play(scenario, interval_s=0.2, patience=DnsPatience(min_interval_s=0.2), A=["10.0.0.1"])

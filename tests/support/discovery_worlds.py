@@ -200,7 +200,7 @@ class DnsWorld:
 
     async def name(self, *members: Member) -> None:
         hosts = [member.url.removeprefix("http://").rpartition(":")[0] for member in members]
-        self.server.zone = {("vllm.prod.svc.", "A"): hosts} if hosts else {}
+        self.server.zone = {("vllm.prod.svc.", "A"): hosts} if hosts else {("vllm.prod.svc.", "TXT"): ['"x"']}
 
     async def fail(self) -> None:
         self.server.rcode = "SERVFAIL"
@@ -223,7 +223,8 @@ class SrvWorld(DnsWorld):
     async def name(self, *members: Member) -> None:
         hosts = [member.url.removeprefix("http://").rpartition(":")[0] for member in members]
         records = [f"0 10 8000 {host}." for host in hosts]
-        self.server.zone = {("_http._tcp.vllm.prod.svc.", "SRV"): records} if records else {}
+        name = "_http._tcp.vllm.prod.svc."
+        self.server.zone = {(name, "SRV"): records} if records else {(name, "TXT"): ['"x"']}
 
     async def fail(self) -> None:
         self.server.silent = True

@@ -1,7 +1,8 @@
 """Whether this router should be sent traffic, as `/health` and `/ready` of both ports say it.
 
 Ready means: not draining, and at least one replica may be sent a request. A registry that is down does not make a
-router unready, since it serves on without it; its state is shown.
+router unready, since it serves on without it; nor does discovery that fails, since the last known replicas stay. The
+state of both is shown.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Readiness:
     draining: Callable[[], bool]
     ever_reachable: Callable[[], bool] = lambda: True
     """Whether any of them was ever seen working."""
+    discovery_failing: Callable[[], bool] = lambda: False
+    """Whether a source of replicas cannot be read now."""
 
     def ready(self) -> bool:
         """Whether `/ready` answers 200."""
@@ -35,17 +38,21 @@ class Readiness:
     def answer(self) -> tuple[int, bytes]:
         """HTTP status (200 or 503) and JSON body."""
         routable, draining = self.routable(), self.draining()
+        replicas, failing = self.replicas(), self.discovery_failing()
         ready = routable > 0 and not draining
         reason = None
         if draining:
             reason = "draining"
         elif not ready:
             reason = "no_routable_replica" if self.ever_reachable() else "no_replica_reachable_yet"
+            if not replicas and failing:
+                reason = "discovery_failing"
         body = {
             "status": "ready" if ready else "not_ready",
             "reason": reason,
             "routable_replicas": routable,
-            "replicas": self.replicas(),
+            "replicas": replicas,
+            "discovery": "failing" if failing else "up",
             "registry": "up" if self.registry_healthy() else "down",
             "draining": draining,
         }

@@ -138,6 +138,10 @@ class DiscoverySources:
             )
         return rows
 
+    def failing(self) -> bool:
+        """Whether a source cannot be read now."""
+        return any(source.figures.failing for source in self._sources.values())
+
     def figures(self) -> dict[str, SourceFigures]:
         """How each source fares, by name."""
         return {name: source.figures for name, source in self._sources.items()}

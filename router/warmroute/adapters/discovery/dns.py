@@ -3,8 +3,9 @@
 Decides when to ask again and what an answer means. Rules:
 
 - The next question comes when the shortest TTL of the answer is over, after 1 s at least and `interval_s` at most.
-- A server that fails, or is silent, leaves the last answer as it is. That a name does not exist, or has no records, is
-  an answer, and believed once it was given `EMPTY_ANSWERS` times in a row: servers that restart give it as well.
+- A server that fails, is silent, or says that the name does not exist leaves the last answer as it is: a typing error
+  or a deleted Service is no order to stop. That a name which exists has no records is an answer, and believed once it
+  was given `EMPTY_ANSWERS` times in a row: servers that restart give it as well.
 - IPv6 addresses count where there are no IPv4 ones: of a dual-stack replica both are one. Of SRV records those with the
   lowest priority count; weights do not, since load decides.
 - Ids are ADDRESS:PORT, or TARGET:PORT of SRV records, where a pod of a StatefulSet keeps its name.
@@ -87,7 +88,10 @@ class DnsDiscovery:
                 found = await self._resolve()
             except _Failed as failed:
                 delay_s = min(patience.backoff_max_s, patience.backoff_min_s * 2.0 ** min(failures, 16))
+                if failed.failure is DiscoveryFailure.NOT_FOUND:
+                    delay_s = min(delay_s, self._source.interval_s)  # it may be about to be made
                 failures += 1
+                self._report.noticed("")
                 self._report.failed(failed.failure, failed.detail, delay_s)
             else:
                 failures = 0
@@ -148,7 +152,11 @@ class DnsDiscovery:
         try:
             answer = await _not_uncancelled(resolver.resolve(name, kind, search=True))
         except dns.resolver.NXDOMAIN:
-            return _Found((), None, f"the name {name!r} does not exist, says DNS ({asked})")
+            raise _Failed(
+                DiscoveryFailure.NOT_FOUND,
+                f"the name {name!r} does not exist, says DNS ({asked}): correct the URL, or make the Service; "
+                "replicas that it named before stay",
+            ) from None
         except dns.resolver.NoAnswer:
             return _Found((), None, f"the name {name!r} has no {kind} record, says DNS ({asked})")
         except dns.exception.Timeout as error:
