@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import redis
 import uvloop
 
+from tests.support.discovery_worlds import Report
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.registry_calls import PATIENT_S, holders, is_up, life, rungs_of, settled
+from warmroute.adapters.discovery.redis import RedisDiscovery
 from warmroute.adapters.registry.redis.registry import RedisRegistry
+from warmroute.ports import DiscoveryFailure
 from warmroute.telemetry.logs import EventFormatter
 
 
@@ -148,3 +154,79 @@ def test_tls_with_a_client_certificate_works(certificates: Path) -> None:
         signed = f"{url}&ssl_certfile={certificates / 'end.crt'}&ssl_keyfile={certificates / 'end.key'}"
         uvloop.run(round_trip(signed))
         assert uvloop.run(refused(url))
+
+
+PROTECTED = (
+    b"-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the "
+    b"default user. In this mode connections are only accepted from the loopback interface.\r\n"
+)
+
+
+@asynccontextmanager
+async def protected_server() -> AsyncIterator[str]:
+    """What a Redis in protected mode does to whoever comes from elsewhere: says why, and hangs up."""
+
+    async def deny(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(PROTECTED)
+        writer.close()
+
+    server = await asyncio.start_server(deny, "127.0.0.1", 0)
+    async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def logged(caplog: pytest.LogCaptureFixture, *events: str) -> list[str]:
+    return [
+        EventFormatter().format(record) for record in caplog.records if record.message.split()[0] in events
+    ]
+
+
+def test_the_log_has_a_protected_server_s_own_words_and_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with protected_server() as url:
+            registry = RedisRegistry(url)
+            await registry.start(lambda _: None)
+            async with asyncio.timeout(60):
+                while not any(
+                    "DENIED" in line for line in logged(caplog, "registry_down", "registry_refused")
+                ):
+                    await asyncio.sleep(0.01)
+            await registry.stop()
+            report = Report()
+            following = asyncio.create_task(
+                anext(aiter(RedisDiscovery(url, namespace="w", report=report).watch()))
+            )
+            async with asyncio.timeout(60):
+                while not any(kind is DiscoveryFailure.UNAUTHORIZED for kind, _ in report.failures):
+                    await asyncio.sleep(0.01)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            detail = next(text for kind, text in report.failures if kind is DiscoveryFailure.UNAUTHORIZED)
+            for text in (detail, logged(caplog, "registry_down", "registry_refused")[-1]):
+                assert "DENIED Redis is running in protected mode" in text
+                assert "requirepass" in text
+
+    uvloop.run(main())
+
+
+def test_a_server_that_comes_back_with_a_password_is_said_to_want_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        with RedisServer() as server:
+            registry = RedisRegistry(server.url)
+            await registry.start(lambda _: None)
+            await is_up(registry)
+            with redis.Redis(port=server.port, single_connection_client=True) as client:
+                client.config_set("requirepass", "word")
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            async with asyncio.timeout(60):
+                while not any(
+                    "NOAUTH" in line for line in logged(caplog, "registry_down", "registry_refused")
+                ):
+                    await asyncio.sleep(0.01)
+            await registry.stop()
+        (line,) = [each for each in logged(caplog, "registry_down", "registry_refused") if "NOAUTH" in each]
+        assert "redis://:PASSWORD@HOST:PORT" in line
+
+    uvloop.run(main())

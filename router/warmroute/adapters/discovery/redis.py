@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from warmroute.adapters.discovery.heartbeats import Heartbeat, Heartbeats, UnusableError, read_heartbeat
+from warmroute.adapters.resp.advice import FORBIDDEN, UNAUTHORIZED, with_remedy
 from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.pipe import Pipe, RedisError, Replies
 from warmroute.adapters.resp.topology import Nodes, find_nodes
@@ -228,11 +229,12 @@ class RedisDiscovery:
             return DiscoveryFailure.TIMEOUT, f"{where}: no answer in time"
         if isinstance(error, OSError):
             return DiscoveryFailure.UNREACHABLE, f"{where}: {text}"
-        if any(word in text for word in ("NOAUTH", "WRONGPASS", "invalid password", "Client sent AUTH")):
-            return DiscoveryFailure.UNAUTHORIZED, f"{where}: {text}; mend user or password in its URL"
-        if "NOPERM" in text or "no permissions" in text:
-            return DiscoveryFailure.FORBIDDEN, f"{where}: {text}; the user needs {self._rights}"
-        return DiscoveryFailure.SERVER, f"{where}: {text}"
+        detail = f"{where}: {with_remedy(text, self._rights)}"
+        if any(word in text for word in FORBIDDEN):
+            return DiscoveryFailure.FORBIDDEN, detail
+        if any(word in text for word in UNAUTHORIZED):
+            return DiscoveryFailure.UNAUTHORIZED, detail
+        return DiscoveryFailure.SERVER, detail
 
 
 class _Link:
@@ -249,6 +251,8 @@ class _Link:
         self._published: deque[tuple[float, bytes]] = deque()
         """What came over the subscription, and when; not taken in yet. Redis gives up on who reads too slowly."""
         self._broken: str | None = None
+        self._said = ""
+        """The server's last words."""
         self._unanswered = 0
 
     async def subscribe(self, channel: bytes) -> None:
@@ -283,7 +287,7 @@ class _Link:
                     return False
             self._news.clear()
             if self._broken is not None:
-                raise ConnectionResetError(self._broken)
+                raise RedisError(self._said) if self._said else ConnectionResetError(self._broken)
             if await self.take_published():
                 return True
 
@@ -313,7 +317,7 @@ class _Link:
     def lost(self, pipe: Pipe) -> None:
         """A connection is gone."""
         if pipe is self.pipe or (self.nodes is not None and pipe in self.nodes.pipes):
-            self._broken = "connection to Redis lost"
+            self._broken, self._said = "connection to Redis lost", pipe.said
             self._news.set()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import hiredis
@@ -41,6 +42,7 @@ class Pipe(asyncio.Protocol):
         "first_miss_s",
         "loop",
         "misses",
+        "said",
     )
 
     def __init__(
@@ -52,6 +54,8 @@ class Pipe(asyncio.Protocol):
         """Deadlines missed since the last sign of life."""
         self.first_miss_s = 0.0
         """When the first of them was, by the clock of whoever counts them."""
+        self.said = ""
+        """Its last words, where the server closed the connection with an error that answers nothing."""
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[tuple[int, Callable[[Replies | None], None]]] = deque()
@@ -76,18 +80,18 @@ class Pipe(asyncio.Protocol):
         """Send one command and wait for its reply.
 
         Raises:
-            RedisError: The reply is an error.
+            RedisError: The reply is an error, or the server's last word.
             ConnectionError: The connection is or gets lost.
         """
         if self._transport is None:
-            raise ConnectionResetError("connection to Redis is closed")
+            raise self._loss("connection to Redis is closed")
         reply: asyncio.Future[Any] = self.loop.create_future()
 
         def on_replies(replies: Replies | None) -> None:
             if reply.done():
                 return
             if replies is None:
-                reply.set_exception(ConnectionResetError("connection to Redis lost"))
+                reply.set_exception(self._loss("connection to Redis lost"))
             elif isinstance(replies[0], Exception):
                 reply.set_exception(RedisError(f"{words[0]!s}: {replies[0]}"))
             else:
@@ -95,6 +99,9 @@ class Pipe(asyncio.Protocol):
 
         self.send(pack(*words), 1, on_replies)
         return await reply
+
+    def _loss(self, what: str) -> RedisError | ConnectionResetError:
+        return RedisError(self.said) if self.said else ConnectionResetError(what)
 
     def close(self) -> None:
         """Close at once; askers are told before this returns."""
@@ -134,6 +141,10 @@ class Pipe(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport = None
+        with suppress(hiredis.ProtocolError):
+            last = self._gets()
+            if isinstance(last, Exception):
+                self.said = str(last)
         while self._waiting:
             self._waiting.popleft()[1](None)
         self._on_lost(self)

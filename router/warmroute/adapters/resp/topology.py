@@ -116,12 +116,15 @@ async def _ask_sentinel(target: RedisTarget, address: Address) -> Address:
 async def _open_cluster(target: RedisTarget, on_lost: Lost, known: dict[Address, Pipe]) -> Nodes:
     pipes = dict(known)
     keepers: dict[Address, Pipe] = {}
+    refusals: list[str] = []
     try:
-        ranges, seed = await _ask_slots(target, on_lost, pipes)
+        ranges, seed = await _ask_slots(target, on_lost, pipes, refusals)
         slots: list[Pipe | None] = [None] * SLOTS
         # A node that does not know its own name yet answers with an empty one: it is the node that was asked.
         primaries = [((node[2][0] or b"").decode() or seed, int(node[2][1])) for node in ranges]
-        await asyncio.gather(*[_try_pipe(target, address, on_lost, pipes) for address in set(primaries)])
+        await asyncio.gather(
+            *[_try_pipe(target, address, on_lost, pipes, refusals) for address in set(primaries)]
+        )
         for address, node in zip(primaries, ranges, strict=True):
             pipe = pipes.get(address)
             if pipe is not None:
@@ -135,20 +138,24 @@ async def _open_cluster(target: RedisTarget, on_lost: Lost, known: dict[Address,
         for opened in pipes.keys() - keepers.keys() - known.keys():
             pipes[opened].close()
     if not keepers:
-        raise RedisError("no node of the Redis Cluster could be reached, or none of them keeps slots")
+        why = "; ".join(refusals) or "none of them keeps slots"
+        raise RedisError(f"no node of the Redis Cluster can be used: {why}")
     return Nodes(list(keepers.values()), slots, missing=None in slots)
 
 
-async def _ask_slots(target: RedisTarget, on_lost: Lost, pipes: dict[Address, Pipe]) -> tuple[list[Any], str]:
+async def _ask_slots(
+    target: RedisTarget, on_lost: Lost, pipes: dict[Address, Pipe], refusals: list[str]
+) -> tuple[list[Any], str]:
     """Who keeps which slots, by the first node that answers, and that node's host."""
     for address in dict.fromkeys((*pipes, *target.addresses)):
-        pipe = await _try_pipe(target, address, on_lost, pipes)
+        pipe = await _try_pipe(target, address, on_lost, pipes, refusals)
         if pipe is None:
             continue
         try:
             async with asyncio.timeout(_NODE_S):
                 ranges = await pipe.ask("CLUSTER", "SLOTS")
-        except (OSError, RedisError):
+        except (OSError, RedisError) as error:
+            refusals.append(f"{address}: {error or type(error).__name__}")
             continue
         if ranges:
             return ranges, address[0]
@@ -156,13 +163,14 @@ async def _ask_slots(target: RedisTarget, on_lost: Lost, pipes: dict[Address, Pi
 
 
 async def _try_pipe(
-    target: RedisTarget, address: Address, on_lost: Lost, pipes: dict[Address, Pipe]
+    target: RedisTarget, address: Address, on_lost: Lost, pipes: dict[Address, Pipe], refusals: list[str]
 ) -> Pipe | None:
-    """The connection to a node, made if need be; `None` if it cannot be reached soon."""
+    """The connection to a node, made if need be; `None`, and why among `refusals`, if it cannot be reached soon."""
     if address not in pipes:
         try:
             async with asyncio.timeout(_NODE_S):
                 pipes[address] = await open_pipe(target, address, on_lost)
-        except (OSError, RedisError):
+        except (OSError, RedisError) as error:
+            refusals.append(f"{address}: {error or type(error).__name__}")
             return None
     return pipes[address]

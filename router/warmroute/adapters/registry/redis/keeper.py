@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from os import urandom
 from typing import Any
 
+from warmroute.adapters.resp.advice import with_remedy
 from warmroute.adapters.resp.commands import Commands
 from warmroute.adapters.resp.pipe import Pipe, RedisError
 from warmroute.adapters.resp.topology import Nodes, find_nodes
@@ -33,6 +34,8 @@ _SOON_S = 5.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _SECRET_BYTES = 16
+_MOST_TOLD = 8
+_RIGHTS = "~PREFIX* +@all -@dangerous +info +role, PREFIX being registry.namespace (&PREFIX* for leases)"
 
 
 class Keeper:
@@ -73,6 +76,9 @@ class Keeper:
         self._trouble = asyncio.Event()
         self._served = asyncio.Event()
         self._announced: bool | None = None
+        self._told: set[str] = set()
+        """What servers have answered, as far as logged, since they last served."""
+        self._last_words = ""
 
     @property
     def healthy(self) -> bool:
@@ -110,6 +116,13 @@ class Keeper:
             started_s = loop.time()
             try:
                 trouble = await self._round()
+            except TimeoutError:
+                self.errors += 1
+                trouble = f"no answer within {_CONNECT_S:g} s"
+            except RedisError as error:
+                self.errors += 1
+                trouble = with_remedy(str(error), _RIGHTS)
+                self._refused(trouble)
             except Exception as error:  # noqa: BLE001 - whatever a server says, the registry goes on trying
                 self.errors += 1
                 trouble = f"{type(error).__name__}: {error}"
@@ -125,6 +138,7 @@ class Keeper:
         async with asyncio.timeout(_CONNECT_S):
             nodes = await self._connect()
         self._trouble.clear()
+        self._last_words = ""
         self._use(nodes)
         if not nodes.complete:
             raise RedisError("not every key has a server")
@@ -140,7 +154,7 @@ class Keeper:
                     await self._trouble.wait()
             except TimeoutError:
                 continue
-        return "connection lost"
+        return with_remedy(self._last_words, _RIGHTS) or "connection lost"
 
     async def _connect(self) -> Nodes:
         known = [pipe for pipe in self.nodes.pipes if pipe.open] if self.nodes is not None else []
@@ -207,10 +221,17 @@ class Keeper:
         nodes = self.nodes
         if nodes is None or pipe not in nodes.pipes:
             return
+        self._last_words = pipe.said
         self._on_lost()
         if not any(other.open for other in nodes.pipes):
             self._use(None)
         self._trouble.set()
+
+    def _refused(self, trouble: str) -> None:
+        """One line each answer that is news: what the first line said may have been only that nobody answered."""
+        if self._announced is False and trouble not in self._told and len(self._told) < _MOST_TOLD:
+            _log.warning("registry_refused", extra=fields(servers=self._target.label, error=trouble))
+        self._told.add(trouble)
 
     def _announce(self, trouble: str | None) -> None:
         """One line a change of state, none a failure."""
@@ -218,6 +239,7 @@ class Keeper:
         if self._announced is healthy:
             return
         if healthy:
+            self._told.clear()
             self.reconnects += self._announced is False
             _log.info("registry_up", extra=fields(servers=self._target.label))
         else:
