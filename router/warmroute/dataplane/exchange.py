@@ -346,7 +346,9 @@ class Exchange(Retrying):
             self._search_model()
             return
         self._status = error.status
-        keep_alive = local.write_error(self.client, self._request.head, self._api, error, self.request_id)
+        keep_alive, self.body_bytes = local.write_error(
+            self.client, self._request.head, self._api, error, self.request_id
+        )
         self._finish(keep_alive=keep_alive, code=error.code)
 
     def crashed(self, error: Exception) -> None:
@@ -376,7 +378,9 @@ class Exchange(Retrying):
         internal = RouterError("the router failed on this request; its log says why")
         self._status = internal.status
         if self.first_byte_s is None and self._relay is None:
-            local.write_error(client, self._request.head, self._api, internal, self.request_id, close=True)
+            _, self.body_bytes = local.write_error(
+                client, self._request.head, self._api, internal, self.request_id, close=True
+            )
         else:
             client.abort()
         client.exchange_done(keep_alive=False)

@@ -87,10 +87,10 @@ def write_error(
     request_id: bytes,
     *,
     close: bool = False,
-) -> bool:
+) -> tuple[bool, int]:
     """Write one of the router's own errors, in the API's shape, or in Anthropic's for whoever speaks it.
 
-    Returns whether the connection stays open.
+    Returns whether the connection stays open, and the bytes of the body.
     """
     added = id_lines(head, request_id)
     if error.status in (429, 503):
@@ -104,7 +104,8 @@ def write_error(
     elif isinstance(error, UnsupportedCodingError):
         added += b"accept-encoding: %b\r\n" % error.accepted
     body = render_error(Api.MESSAGES if head.anthropic else api, error, request_id.decode("latin-1"))
-    return write(client, head, error.status, body, added, close=close)
+    keep_alive = write(client, head, error.status, body, added, close=close)
+    return keep_alive, 0 if head.method == b"HEAD" else len(body)
 
 
 def stream_error(api: Api, error: RouterError, request_id: bytes) -> bytes:

@@ -163,6 +163,7 @@ class Relay:
             return False
         if self._watch is not None:
             last_event = self._watch.broken() + last_event
+        self.body_bytes += len(last_event)
         if self._chunked:
             last_event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last_event), last_event)
         self._client.transport.write(last_event)

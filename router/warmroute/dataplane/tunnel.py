@@ -131,7 +131,9 @@ class Tunnel(asyncio.Protocol):
         self._settle()
         if not self._over:
             self._status = why.status
-            local.write_error(self._client, self._head, Api.OTHER, why, self._request_id, close=True)
+            _, self._bytes_out = local.write_error(
+                self._client, self._head, Api.OTHER, why, self._request_id, close=True
+            )
             self._end(why.code)
             self.client_transport.close()
 
@@ -212,8 +214,9 @@ class Tunnel(asyncio.Protocol):
                 "the replica does not take a WebSocket here", status=self._status, code="upgrade_refused"
             )
         )
-        self._bytes_out = 0
-        local.write_error(self._client, self._head, Api.OTHER, error, self._request_id, close=True)
+        _, self._bytes_out = local.write_error(
+            self._client, self._head, Api.OTHER, error, self._request_id, close=True
+        )
         self._end(error.code)
         self.client_transport.close()
         if self._replica is not None:
