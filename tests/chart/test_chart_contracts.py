@@ -23,6 +23,7 @@ from tests.support.chart import (
     workloads,
 )
 from warmroute.config.load import load
+from warmroute_loadtest.locust.settings import parse
 
 scenarios = pytest.mark.parametrize("scenario", SCENARIOS)
 
@@ -367,3 +368,59 @@ def test_the_rendered_settings_are_settings(scenario: str, tmp_path: Path) -> No
     assert (loaded.listen, loaded.admin) in {("0.0.0.0:8000", "0.0.0.0:8001"), ("[::]:8000", "[::]:8001")}
     assert loaded.discovery
     assert loaded.registry.url != "memory"
+
+
+def _load_jobs(*settings: str) -> dict[str, Manifest]:
+    """Containers of the load test's Jobs by role."""
+    rendered = manifests("simulated", settings=("loadtest.enabled=true", "loadtest.model=m", *settings))
+    return {
+        job["spec"]["template"]["metadata"]["labels"]["warmroute.io/role"]: job["spec"]["template"]["spec"][
+            "containers"
+        ][0]
+        for job in of_kind(rendered, "Job")
+        if "-loadtest-" in job["metadata"]["name"]
+    }
+
+
+def test_a_load_test_with_settings_is_the_project_s_own_and_knows_them_all() -> None:
+    jobs = _load_jobs(
+        "loadtest.settings.TTFT_P90_S=1.5",
+        "loadtest.settings.RATE=20",
+        "loadtest.runTime=1h5m2s",
+        "loadtest.workers=2",
+    )
+    assert jobs["main"]["command"] == ["python", "-m", "warmroute_loadtest.locust"]
+    settings = parse(jobs["main"]["args"])
+    assert (settings.scenario, settings.model, settings.rate, settings.users) == (
+        "shared-prompts",
+        "m",
+        20.0,
+        None,
+    )
+    assert (settings.duration_s, settings.grace_s, settings.external_workers) == (3902.0, 60.0, 2)
+    assert settings.url == "http://warmroute:80"
+    assert [(each.name, each.bound) for each in settings.thresholds] == [("TTFT_P90_S", 1.5)]
+    assert jobs["worker"]["command"] == ["locust"]
+    assert "--worker" in jobs["worker"]["args"]
+    assert parse(_load_jobs("loadtest.settings.SEED=2", "loadtest.runTime=90s")["main"]["args"]).users == 50
+
+
+def test_a_load_test_without_settings_is_locust_that_waits_for_the_last_answers() -> None:
+    container = _load_jobs()["main"]
+    assert container["command"] == ["locust"]
+    assert " --run-time 5m --stop-timeout 60" in " ".join(container["args"])
+
+
+def test_alerts_lead_to_the_runbook_where_it_is_kept() -> None:
+    enabled = "metrics.prometheusRule.enabled=true"
+    base = "https://git.example.com/warmroute/docs/monitoring.md"
+    for settings, name, start in (
+        ((enabled,), "runbook", "docs/monitoring.md#"),
+        ((enabled, f"metrics.prometheusRule.runbookBaseUrl={base}"), "runbook_url", f"{base}#"),
+    ):
+        (rules,) = of_kind(manifests("simulated", settings=settings), "PrometheusRule")
+        alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+        assert alerts
+        for alert in alerts:
+            assert alert["annotations"][name] == start + alert["alert"].lower()
+            assert len({"runbook", "runbook_url"} & set(alert["annotations"])) == 1

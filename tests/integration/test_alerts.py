@@ -207,6 +207,4 @@ def test_an_alert_tells_how_bad_it_is_what_it_means_and_what_to_do(alert: str) -
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"]["summary"].endswith(".")
     assert len(rule["annotations"]["description"]) > 100
-    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-    assert page.endswith("/docs/monitoring.md")
-    assert anchor == alert.lower()
+    assert rule["annotations"]["runbook"] == f"docs/monitoring.md#{alert.lower()}"
