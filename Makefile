@@ -95,7 +95,7 @@ test-image: $(DEPENDENCIES)  ## Build the image and check it: size, user, read-o
 	$(BIN)/pytest -m image -rs -s --timeout 300 tests/image
 
 e2e-k8s: $(DEPENDENCIES)  ## The chart on a real cluster of one node (Kubernetes's programs on PATH or in KUBE_BIN; not part of CI)
-	$(BIN)/pytest -m e2e -rs -s tests/e2e/test_kubernetes.py || [ $$? = 5 ]
+	$(BIN)/pytest -m e2e -rs -s tests/e2e/test_discovery_apiserver.py tests/e2e/test_kubernetes.py || [ $$? = 5 ]
 
 e2e-compose: $(DEPENDENCIES)  ## deploy/compose, run with docker compose (not part of CI)
 	$(BIN)/pytest -m e2e -rs -s tests/e2e/test_compose.py || [ $$? = 5 ]

@@ -28,12 +28,13 @@ def play(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
     """Runs a scenario in a world that is up, and sees to it that it leaves nothing behind."""
 
     def run(scenario: Scenario) -> None:
-        asyncio.run(_played(WORLDS[request.param](), scenario))
+        asyncio.run(played(WORLDS[request.param](), scenario))
 
     return run
 
 
-async def _played(world: World, scenario: Scenario) -> None:
+async def played(world: World, scenario: Scenario) -> None:
+    """Run a scenario in a world that is brought up for it, and see to it that it leaves nothing behind."""
     await world.start()
     try:
         before = asyncio.all_tasks()

@@ -136,7 +136,7 @@ class KubernetesWorld:
 
     async def name(self, *members: Member) -> None:
         for start in (0, 2):
-            self.fake.put(endpoint_slice(f"vllm-{start}", map(_endpoint, members[start : start + 2])))
+            self.fake.put(endpoint_slice(f"vllm-{start}", map(endpoint_of, members[start : start + 2])))
 
     async def fail(self) -> None:
         await self.fake.stop()
@@ -165,7 +165,8 @@ def kubernetes(
     return KubernetesDiscovery(source, connect, report, Random(1), patience)
 
 
-def _endpoint(member: Member) -> dict[str, object]:
+def endpoint_of(member: Member) -> dict[str, object]:
+    """The endpoint of a slice that makes this member."""
     address = member.url.removeprefix("http://").rpartition(":")[0]
     leaving = member.draining
     return endpoint(str(member.replica_id), address, ready=not leaving, serving=True, terminating=leaving)
