@@ -446,7 +446,7 @@ def _mark(socket_path: str) -> None:
 
 def work() -> int:
     """A worker process: loads everything, waits for settings on standard input, and serves until told to end."""
-    from warmroute.app import run as serve
+    from warmroute.running import run as serve
 
     try:
         config, socket_path, beating = pickle.load(sys.stdin.buffer)

@@ -40,7 +40,6 @@ from tests.support.fake_kubernetes import (
 )
 from tests.support.router_thread import RouterThread
 from warmroute.adapters.discovery.kubernetes.api import Patience
-from warmroute.app import GC_THRESHOLDS
 from warmroute.config.discovery_urls import KubernetesSource
 from warmroute.config.load import load
 from warmroute.core.choice.cost import CostParameters
@@ -49,6 +48,7 @@ from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from warmroute.ports import DiscoveryFailure, ProbeResult
+from warmroute.running import GC_THRESHOLDS
 from warmroute.service.discovery_sources import DiscoverySources
 from warmroute.service.membership import Membership
 from warmroute.tasks import Tasks

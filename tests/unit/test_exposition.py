@@ -75,7 +75,7 @@ DISCOVERY: list[Mapping[str, object]] = [
 
 def exposition(metrics: Metrics) -> Exposition:
     statistics = {key: float(index) for index, key in enumerate(REGISTRY_STATISTICS)}
-    build = {"version": "1", "policy": "prefix-cost", "registry": "memory"}
+    build = {"version": "1", "compiled": "true", "policy": "prefix-cost", "registry": "memory"}
     return Exposition(
         metrics,
         Sources(
@@ -165,7 +165,10 @@ def test_the_numbers_are_those_counted() -> None:
     assert value("warmroute_registry_up") == 1
     assert value("warmroute_registry_evictions_total") == list(REGISTRY_STATISTICS).index("evictions_total")
     assert value("warmroute_access_log_dropped_total") == 4
-    assert value("warmroute_build_info", version="1", policy="prefix-cost", registry="memory") == 1
+    assert (
+        value("warmroute_build_info", version="1", compiled="true", policy="prefix-cost", registry="memory")
+        == 1
+    )
     assert value("process_start_time_seconds") > 0
 
 

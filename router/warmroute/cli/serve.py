@@ -31,6 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
         from warmroute.supervisor import run as supervise
 
         return supervise(config, reload)
-    from warmroute.app import run as serve
+    from warmroute.running import run as serve
 
     return serve(config, reload=reload)

@@ -506,8 +506,8 @@ BUILD_INFO = Metric(
     "warmroute_build_info",
     _G,
     "1",
-    "Always 1; labels tell the version and settings.",
-    ("version", "policy", "registry"),
+    "Always 1; labels tell the version and settings, and whether the request path is `compiled` (true, false).",
+    ("version", "compiled", "policy", "registry"),
     across=Across.MOST,
 )
 

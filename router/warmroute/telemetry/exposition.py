@@ -57,7 +57,7 @@ class Sources:
     registry_healthy: Callable[[], bool]
     access_log_dropped: Callable[[], int]
     build: Mapping[str, str]
-    """Labels of `warmroute_build_info`: `version`, `policy`, `registry`."""
+    """Labels of `warmroute_build_info`: `version`, `compiled`, `policy`, `registry`."""
     held: Callable[[], int] = int
     """Requests held; none by default."""
     peers: Callable[[], int] = int
