@@ -11,7 +11,7 @@ import pytest
 from tests.support.wire import ClientWire, ParsedAnswers
 from tests.support.wire_fleet import OK, WireFleet, plain
 from warmroute.config.schema import HeadersConfig, UpstreamConfig
-from warmroute.core.fleet.replica import RESERVED, STARTED
+from warmroute.core.fleet.decision import RESERVED, STARTED
 from warmroute.dataplane.attempt import OPENING_BYTES
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper

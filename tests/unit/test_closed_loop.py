@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.fleet_simulation import prompt, ready_fleet
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded
+from warmroute.core.fleet.report import replica_row
 from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
 
 SHAPE = prompt(("hello", 8000))
@@ -156,6 +157,6 @@ def test_a_restart_forgets_what_was_learnt() -> None:
     for _ in range(20):
         decision = ask(fleet, 100.0, (8, 40.0))
         fleet.confirm(decision, 0, 5, 101.0)
-    assert decision.replica.as_row(101.0)["cache_lifetime_s"] == pytest.approx(32.0)
+    assert replica_row(decision.replica, 101.0)["cache_lifetime_s"] == pytest.approx(32.0)
     fleet.apply(ProbeSucceeded(ReplicaId("r0"), Incarnation(99), ["m"], None, None, 100.5))
-    assert decision.replica.as_row(101.0)["cache_lifetime_s"] is None
+    assert replica_row(decision.replica, 101.0)["cache_lifetime_s"] is None

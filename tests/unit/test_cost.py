@@ -6,7 +6,9 @@ import pytest
 
 from warmroute.core.beliefs.overlap import overlaps
 from warmroute.core.choice.cost import CostParameters, CostTerms
-from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.fleet.decision import Decision
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.report import cost_terms
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
@@ -38,7 +40,7 @@ STRANGER: Record = ((Incarnation(9), 5.0),)
 def test_an_idle_replica_costs_its_base_and_twice_the_uncached_prefill() -> None:
     one = replica(attention_context_tokens=0.0)
     one.set_rates(1000.0, 0.5)
-    assert one.terms(3000, 0, 0.0) == CostTerms(
+    assert cost_terms(one, 3000, 0, 0.0) == CostTerms(
         base_s=0.5, wait_s=0.0, running_s=0.0, crowding_s=0.0, prefill_s=3.0, miss_s=3.0
     )
 
@@ -53,7 +55,7 @@ def test_what_is_pushed_out_of_the_cache_has_a_price() -> None:
     one = replica()
     one.eviction_ratio = 0.2
     one.refresh()
-    terms = one.terms(1000, 0, 0.0)
+    terms = cost_terms(one, 1000, 0, 0.0)
     assert terms.eviction_s == pytest.approx(terms.prefill_s * (2 * 0.2 + 2 * 0.2 * 0.2))
     assert terms.total_s == pytest.approx(one.delay_s + one.price * one.prefill_s(1000, 0))
 
@@ -92,7 +94,7 @@ def test_tokens_that_wait_and_requests_that_decode_add_their_time() -> None:
     one.foreign_work_s = 0.25
     one.in_flight, one.waiting, one.foreign_in_flight = 3, 1, 1
     assert (one.running, one.load) == (3, 4)
-    terms = one.terms(0, 0, 7.0)
+    terms = cost_terms(one, 0, 0, 7.0)
     assert terms.wait_s == pytest.approx(0.75)
     assert terms.running_s == pytest.approx(0.03)
 
@@ -116,7 +118,7 @@ def test_the_quick_sum_is_the_explained_one() -> None:
     one.in_flight, one.waiting, one.waiting_tokens, one.crowd_tokens = 7, 2, 4000, 9000.0
     one.eviction_ratio = 0.4
     one.set_rates(5000.0, 0.02, 0.001)
-    terms = one.terms(1234, 200, 3.0, queued_price=1.5, crowd_scale=0.25)
+    terms = cost_terms(one, 1234, 200, 3.0, queued_price=1.5, crowd_scale=0.25)
     price = one.price + 1.5
     total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.crowd_s + price * one.prefill_s(1234, 200)
     assert total_s == pytest.approx(terms.total_s)

@@ -12,6 +12,7 @@ from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.report import replica_row
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.learning.learner import MAX_MODELS, Learner, LearningParameters
 from warmroute.core.learning.stretch import ENOUGH_TOKENS
@@ -109,7 +110,7 @@ def test_a_replica_of_another_speed_is_found_by_a_dozen_requests(world: World) -
     others = [rate(r) for r, true in world.rates.items() if true == 8000.0]
     assert max(others) < 1.02 * min(others), "equals stay equal"
     assert fast.base_latency_s == pytest.approx(0.02, abs=0.01)
-    row = fast.as_row(world.now_s)
+    row = replica_row(fast, world.now_s)
     assert row["speed_stretches"] == 12
     assert float(str(row["speed_confidence"])) > 0.5
 

@@ -12,6 +12,7 @@ from warmroute.adapters.load_board.redis import NoBoard
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
+from warmroute.core.fleet.report import cost_terms
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
@@ -117,7 +118,7 @@ def test_foreign_load_makes_a_replica_dearer_until_it_is_gone() -> None:
     replica = two.fleet.replicas[ReplicaId("a")]
 
     def cost_s() -> float:
-        return replica.terms(0, 0, deployment.clock.now_s).total_s
+        return cost_terms(replica, 0, 0, deployment.clock.now_s).total_s
 
     idle_s = cost_s()
     decision = one.send("a", 8_000)

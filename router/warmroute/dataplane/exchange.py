@@ -17,8 +17,8 @@ from typing import Final
 from urllib.parse import quote
 
 from warmroute.core.errors import NotFoundError, RouterError
+from warmroute.core.fleet.decision import STARTED
 from warmroute.core.fleet.fleet import Decision
-from warmroute.core.fleet.replica import STARTED
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.holding.queue import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape

@@ -15,7 +15,8 @@ from time import monotonic
 from typing import Final
 
 from warmroute.core.errors import RouterError
-from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.fleet.decision import Decision
+from warmroute.core.fleet.replica import Replica
 from warmroute.core.holding.queue import HoldQueue, Ticket
 from warmroute.core.types import Records, RequestShape
 

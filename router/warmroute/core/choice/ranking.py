@@ -8,10 +8,8 @@ it answers when asked again without the replicas that were tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from warmroute.core.choice.cost import CostTerms
 from warmroute.core.choice.ring import Ring
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, Incarnation, RequestShape
@@ -120,60 +118,3 @@ class Policy(Protocol):
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """The member of the view to send the request to, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One row of a ranking."""
-
-    replica: Replica
-    kind: DecisionKind
-    """What the decision would be called if this were the choice: of the head as asked, of the others as a retry."""
-    predicted_tokens: int
-    uncached_tokens: int
-    terms: CostTerms
-
-    def as_dict(self) -> dict[str, object]:
-        """The row for `/explain`."""
-        replica = self.replica
-        return {
-            "replica": replica.id,
-            "state": replica.state.value,
-            "predicted_cached_tokens": self.predicted_tokens,
-            "uncached_tokens": self.uncached_tokens,
-            "in_flight": replica.in_flight,
-            "waiting_tokens": replica.waiting_tokens,
-            **self.terms.as_dict(),
-        }
-
-
-def candidate(
-    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, view: View
-) -> Candidate:
-    """The row of one replica."""
-    predicted_tokens = overlaps.get(replica, 0)
-    prompt_tokens = shape.prompt_tokens
-    terms = replica.terms(prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.crowd_scale)
-    return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Every eligible replica once; the head is what would be chosen, the next what a retry would be sent to."""
-
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def choice(self) -> Candidate:
-        """The head; a ranking is never empty."""
-        return self.candidates[0]
-
-    def as_dict(self) -> dict[str, object]:
-        """The ranking for `/explain`."""
-        head = self.choice
-        return {
-            "replica": head.replica.id,
-            "decision": head.kind.value,
-            "predicted_cached_tokens": head.predicted_tokens,
-            "candidates": [candidate.as_dict() for candidate in self.candidates],
-        }

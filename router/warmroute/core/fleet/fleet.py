@@ -1,23 +1,23 @@
 """The fleet: all replicas, what is under way on them, and the one place where a request is given to one of them.
 
-Decides when a replica's health or membership changes, and counts; who is eligible is `eligibility`'s, whom to choose
-among the eligible the policy's. The rule it keeps: choosing and counting is one synchronous step, and every reservation
-is given back exactly once, by `settle`. Replicas change only through the methods below.
+Decides what is counted for a request and when. Who is a member, and in what health, `members` decides; who is eligible,
+`eligibility`; whom to choose among the eligible, the policy. The rule it keeps: choosing and counting is one
+synchronous step, and every reservation is given back exactly once, by `settle`. Replicas change only through the
+methods of `Fleet`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 from warmroute.core.beliefs.overlap import Uses, gap_tokens, last_used_s, note_ages, overlaps, tokens_at, uses
-from warmroute.core.beliefs.returns import Returns
 from warmroute.core.beliefs.seen import Seen
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import Overlaps, Policy, Ranking, View, candidate
+from warmroute.core.choice.ranking import Overlaps, Policy, View
 from warmroute.core.errors import NotFoundError, OverloadError
-from warmroute.core.fleet.eligibility import Eligibility
+from warmroute.core.fleet.decision import RESERVED, SETTLED, STARTED, Decision
 from warmroute.core.fleet.events import (
     DrainStarted,
     Event,
@@ -27,12 +27,15 @@ from warmroute.core.fleet.events import (
     ReplicaRemoved,
 )
 from warmroute.core.fleet.foreign_load import Foreign
-from warmroute.core.fleet.replica import RESERVED, SETTLED, STARTED, Decision, Replica
+from warmroute.core.fleet.members import Members
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.report import Ranking, ranked, validate
 from warmroute.core.health.health import FailureReason, HealthParameters, ReplicaState, Signal
 from warmroute.core.learning.answers import MEMORY
+from warmroute.core.learning.feedback import Feedback
 from warmroute.core.learning.learner import Learner
 from warmroute.core.prompt.fingerprint import GRID
-from warmroute.core.types import DecisionKind, Incarnation, Records, ReplicaId, RequestShape
+from warmroute.core.types import DecisionKind, Records, ReplicaId, RequestShape
 
 if TYPE_CHECKING:
     from random import Random
@@ -50,20 +53,8 @@ __all__ = [
     "ReplicaState",
 ]
 
-RANKED_BY_POLICY: Final = 8
-"""How much of a ranking is asked of the policy, call by call, as retries would; the rest is put in order of cost."""
-
 MOVED_TOKENS: Final = 256
 """Prompt tokens that others should hear of at once: some 30 ms of prefill, as long as it takes to hear of the rest."""
-
-KEPT_RATIO: Final = 0.75
-"""If so much of what was believed to be cached was, all was: prompts are weighed by bytes, and engines count blocks."""
-
-BEYOND_WEIGHT: Final = 1 / 64
-"""Of a new answer in the mean of what is found beyond the deepest common rung, once there were as many."""
-
-TICK_S: Final = 1.0
-"""How often estimates are renewed: work off the request path, whose price is of the machine."""
 
 MOST_UNIT: Final = 1e6
 """At which the unit of crowding begins anew."""
@@ -71,7 +62,7 @@ MOST_UNIT: Final = 1e6
 _NOTHING: Final[dict[Replica, int]] = {}
 
 
-class Fleet:
+class Fleet(Members):
     """The one mutable aggregate of the core. Not thread-safe: one per event loop."""
 
     def __init__(
@@ -87,30 +78,18 @@ class Fleet:
         grid: Depth in bytes of each rung of `RequestShape.rungs`.
         learner: Makes the replicas' rates follow their answers; without one they stay as `parameters` has them.
         """
-        self._replicas: dict[ReplicaId, Replica] = {}
+        super().__init__(rng, parameters, health, learner)
         self._policy = policy
         self._rng = rng
-        self._parameters = parameters
-        self._health = health
         self._grid = grid
-        self._learner = learner
-        self._joined = 0
         self._seen = Seen()
-        self.returns = Returns()
-        """What comes back, and after how long."""
+        self._feedback = Feedback()
         self.work_tokens = 0.0
         """Mean work of a prompt where it was sent, over the last few hundred, in uncached tokens without context."""
         self._work_count = 0
         self._crowd_unit = 1.0
         """What a token given now counts: instead of making what was given before less, what is given later is made
         more, so that a request costs nothing for each replica."""
-        self._eligibility = Eligibility(self._replicas, rng)
-        self._beyond = 0.0
-        """How much of the way to the next rung is found too, where all is that is believed to be there. No choice goes
-        by it: agent loops whose contexts just fit all caches took up to half as long again with it."""
-        self._beyond_count = 0
-        self._ticked_s = -inf
-        """When the last tick was."""
         self.moved: Callable[[], None] | None = None
         """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
         in here. None: nobody wants to know."""
@@ -124,13 +103,6 @@ class Fleet:
         """The key of the first request that each of them holds, in order."""
         self.routers = 1
         """How many serve these replicas, as far as is known."""
-        self._due_s = -inf
-        """When there is something to do by the clock: the next tick, or the first backoff that ends before it."""
-
-    @property
-    def replicas(self) -> Mapping[ReplicaId, Replica]:
-        """All known replicas by id, in order of joining."""
-        return self._replicas
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -358,10 +330,6 @@ class Fleet:
         weight = 1.0 / (self._work_count if self._work_count < MEMORY else MEMORY)
         self.work_tokens += (work_tokens - self.work_tokens) * weight
 
-    def _eviction_ratio(self, replica: Replica, now_s: float) -> float:
-        horizon_s = replica.residency.horizon_s
-        return self.returns.ratio(now_s - horizon_s) if horizon_s > -inf else 0.0
-
     def _reusable_tokens(self, shape: RequestShape, records: Records | None, now_s: float) -> int:
         """Leading tokens that somebody has sent before, wherever they went."""
         depth = self._seen.depth(shape.rungs, now_s)
@@ -382,19 +350,10 @@ class Fleet:
             decision.believed_s = used.believed_s
             decision.doubtful = decision.replica.residency.kept_ratio(used.believed_s) < 1.0
             if used.remembered < 0:
-                self._expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
+                self._feedback.expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
         if used.fresh >= 0:
             decision.fresh_tokens = tokens_at(shape, grid[used.fresh])
             decision.fresh_s = used.fresh_s
-
-    def _expect(self, decision: Decision, gap_tokens: int, prompt_tokens: int) -> None:
-        """Prompts part somewhere between the deepest rung that they share and the next."""
-        decision.gap_tokens = gap_tokens
-        beyond = self._beyond
-        if beyond > 0.0 and decision.predicted_tokens:
-            share = decision.predicted_tokens / decision.believed_tokens
-            expected_tokens = decision.predicted_tokens + int(beyond * share * gap_tokens)
-            decision.expected_tokens = min(expected_tokens, prompt_tokens - 1)
 
     def started(self, decision: Decision, now_s: float, computed: bool = True, heard: bool = True) -> None:
         """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything.
@@ -451,60 +410,8 @@ class Fleet:
     def confirm(
         self, decision: Decision, cached_tokens: int | None, output_tokens: int | None, now_s: float
     ) -> None:
-        """What the answer's usage says: how much of the prompt the engine had, and how much it has added.
-
-        Args:
-            cached_tokens: In the units of `RequestShape.prompt_tokens`; None where the engine does not say.
-            output_tokens: Tokens of the answer; None where it does not say.
-        """
-        replica = decision.replica
-        if decision.incarnation != replica.incarnation:
-            return
-        residency = replica.residency
-        change = output_tokens or 0
-        if cached_tokens is not None:
-            replica.added_tokens += change + decision.predicted_tokens - cached_tokens
-            beyond_tokens = cached_tokens - decision.believed_tokens
-            if beyond_tokens > 0 and decision.believed_tokens:
-                residency.reuse(beyond_tokens, decision.believed_s)  # the way to the next rung
-            self._learn_survival(decision, cached_tokens)
-        else:
-            replica.added_tokens += change
-        if change:
-            residency.touch(change, now_s)
-
-    def _learn_survival(self, decision: Decision, cached_tokens: int) -> None:
-        """Each part of the prompt by its own age: what was found of it."""
-        replica = decision.replica
-        survival = replica.survival
-        at_s = decision.reserved_s
-        fresh_tokens = decision.fresh_tokens
-        believed_tokens = decision.believed_tokens
-        if fresh_tokens > 0:
-            age_s = at_s - decision.fresh_s
-            share = _share(cached_tokens, fresh_tokens)
-            survival.learn(age_s, share)
-            replica.trust.learn(age_s, share)
-        if believed_tokens > fresh_tokens and cached_tokens >= fresh_tokens:
-            share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
-            age_s = at_s - decision.believed_s
-            survival.learn(age_s, share)
-            if not decision.doubtful:
-                replica.trust.learn(age_s, share)
-            if share >= KEPT_RATIO and decision.gap_tokens > 0:
-                self._learn_beyond(decision, cached_tokens)
-        if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
-            share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
-            survival.learn(at_s - decision.remembered_s, share)
-
-    def _learn_beyond(self, decision: Decision, cached_tokens: int) -> None:
-        """Of a prompt of which all was there that was believed to be: how much more was."""
-        whole_tokens = decision.believed_tokens
-        whole_tokens -= whole_tokens % decision.replica.overlap_block_tokens
-        # Less than was believed is chance too: leaving it out would make too much of the rest.
-        part = min(max((cached_tokens - whole_tokens) / decision.gap_tokens, -1.0), 1.0)
-        self._beyond_count += 1
-        self._beyond += (part - self._beyond) * max(1.0 / self._beyond_count, BEYOND_WEIGHT)
+        """What the answer's usage says (`Feedback.confirm`)."""
+        self._feedback.confirm(decision, cached_tokens, output_tokens, now_s)
 
     def settle(self, decision: Decision, now_s: float) -> None:
         """The request is over for this replica, however it ended: give the reservation back. Once; then a no-op."""
@@ -532,67 +439,6 @@ class Fleet:
             replica.trials -= 1
             self._health_changed(replica)
 
-    def report_success(self, replica: Replica, now_s: float) -> None:
-        """A request was answered: its prompt was computed."""
-        replica.errors.good()
-        if replica.health.tainted:
-            self._trial_passed(replica, now_s)
-
-    def _trial_passed(self, replica: Replica, now_s: float) -> None:
-        if replica.health.tainted and replica.health.succeeded(now_s):
-            self._health_changed(replica)
-
-    def report_refusal(self, replica: Replica, now_s: float) -> None:
-        """A request was answered with an error of the client's: whatever the replica failed of, it reads requests."""
-        if replica.health.reason is not FailureReason.ERROR:
-            self._trial_passed(replica, now_s)
-
-    def report_error(self, decision: Decision) -> bool:
-        """A request was answered with an error that blames nobody.
-
-        Returns whether the replica is suspect (`outliers`): then `try_suspects` is due once another has been given the
-        same request.
-        """
-        replica = decision.replica
-        replica.errors.bad()
-        return decision.trial or replica.errors.suspect(self._fellows_error_ratio(replica))
-
-    def try_suspects(self, suspects: Sequence[Replica], answered: bool, now_s: float) -> None:
-        """A fellow has answered, or also erred, on what these erred on."""
-        for replica in suspects:
-            if answered:
-                replica.errors.convict()
-                self.report_failure(replica, FailureReason.ERROR, now_s, "it erred where another did not")
-            else:
-                replica.errors.acquit(self._fellows_error_ratio(replica))
-
-    def _fellows_error_ratio(self, replica: Replica) -> float:
-        answers = errors = 0.0
-        for fellow in self._replicas.values():
-            if fellow is not replica and fellow.models == replica.models:
-                answers += fellow.errors.answers
-                errors += fellow.errors.errors
-        return errors / answers if answers > 0.0 else 0.0
-
-    def has_other(self, model: str, tried: Sequence[Replica]) -> bool:
-        """Whether a replica that is not known to be unwell could be tried as well."""
-        return self._eligibility.has_other(model, tried)
-
-    def report_failure(self, replica: Replica, reason: FailureReason, now_s: float, detail: str = "") -> None:
-        """A request failed for a reason that may lie with the replica; `detail` is for people."""
-        if reason is not FailureReason.BUSY:
-            replica.note_failure(reason, detail)
-        if replica.health.failed(reason, now_s):
-            self._health_changed(replica)
-
-    def shown_dead(self, decision: Decision) -> bool:
-        """Whether the life of the replica that has this request is over for sure; an ejection alone says nothing."""
-        replica = decision.replica
-        if replica.health.dead:
-            return True
-        incarnation = decision.incarnation
-        return replica.life_told and incarnation is not None and incarnation != replica.incarnation
-
     def note_foreign(self, replica: Replica, foreign: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
         _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s, awaited_tokens = foreign
@@ -613,122 +459,6 @@ class Fleet:
             replica.residency.touch(added_tokens, now_s)
         replica.refresh()
 
-    # -- events and time ----------------------------------------------------------------------------------------
-
-    def apply(self, event: Event) -> None:
-        """Take note of what discovery or a probe found. Events about unknown replicas are ignored; none raises."""
-        replica = self._replicas.get(event.replica_id)
-        match event:
-            case ReplicaAdded():
-                self._add(replica, event)
-            case ReplicaRemoved():
-                if replica is not None:
-                    self._remove(replica)
-            case DrainStarted():
-                if replica is not None and replica.health.signalled(Signal.DRAIN, self._ticked_s):
-                    self._health_changed(replica)
-            case ProbeSucceeded():
-                if replica is not None:
-                    self._probed(replica, event)
-            case ProbeFailed():
-                if replica is not None:
-                    replica.note_failure(event.reason, event.detail)
-                    if replica.health.probe_failed(event.now_s, event.reason):
-                        self._health_changed(replica)
-            case _:
-                assert_never(event)
-
-    def _add(self, known: Replica | None, event: ReplicaAdded) -> None:
-        if known is not None:
-            if known.url == event.url:
-                if known.health.signalled(Signal.READMIT, self._ticked_s):
-                    self._health_changed(known)
-                return
-            self._remove(known)
-        replica = Replica(event.replica_id, event.url, self._joined, self._parameters, self._health)
-        if event.models:
-            replica.models = event.models
-            replica.models_known = True
-        self._joined += 1
-        self._replicas[event.replica_id] = replica
-        self._eligibility.fleet_changed()
-
-    def _remove(self, replica: Replica) -> None:
-        del self._replicas[replica.id]
-        replica.health.signalled(Signal.REMOVE, self._ticked_s)
-        self._eligibility.fleet_changed()
-        self._health_changed(replica)
-
-    def _probed(self, replica: Replica, event: ProbeSucceeded) -> None:
-        if not self._ticked_s <= event.now_s < self._due_s:
-            self._tick(event.now_s)  # a backoff ends without traffic too: an unready router may get none
-        incarnation: Incarnation | None = event.incarnation
-        restarted = incarnation is not None and incarnation != replica.incarnation
-        if restarted:
-            # Another engine, with an empty cache, or the first that says who it is.
-            replica.last_failure = None
-            replica.residency.clear()
-            if replica.incarnation is not None:
-                replica.restarts += 1
-                # Nothing was ever computed on it.
-                replica.survival.clear()
-                replica.trust.clear()
-                replica.eviction_ratio = replica.crowd_tokens = 0.0
-                replica.refresh()
-                replica.speed.restarted()
-                replica.errors.clear()
-            replica.incarnation = incarnation
-            replica.life_told = event.life_told
-        if event.block_tokens is not None and event.block_tokens > 0:
-            replica.block_tokens = replica.overlap_block_tokens = event.block_tokens
-        if event.cache_tokens is not None and event.cache_tokens > 0:
-            replica.cache_tokens = event.cache_tokens
-            replica.residency.resize(event.cache_tokens)
-        if event.models is not None:
-            if isinstance(event.models, Mapping):
-                replica.cards = event.models
-            models = frozenset(event.models)
-            if models != replica.models or not replica.models_known:
-                replica.models = models
-                replica.models_known = True
-                self._eligibility.membership_changed()
-        if replica.health.probe_succeeded(restarted, event.now_s) or restarted:
-            self._health_changed(replica)
-
-    def _health_changed(self, replica: Replica) -> None:
-        self._eligibility.health_changed()
-        until_s = replica.health.until_s
-        if until_s < self._due_s:
-            self._due_s = until_s
-
-    def _first_backoff_end_s(self) -> float:
-        ejected = ReplicaState.EJECTED
-        return min(
-            (r.health.until_s for r in self._replicas.values() if r.health.state is ejected), default=inf
-        )
-
-    def _tick(self, now_s: float) -> None:
-        """Renew estimates, and end backoffs: all of them if the clock was set back, which would make them last."""
-        elapsed_s = now_s - self._ticked_s
-        if not 0 <= elapsed_s < TICK_S:
-            for replica in self._replicas.values():
-                replica.eviction_ratio = self._eviction_ratio(replica, now_s)
-                replica.refresh()
-            if self._learner is not None:
-                self._learner.believe(self._replicas.values())
-            self._ticked_s = now_s
-        for replica in self._replicas.values():
-            health = replica.health
-            over = health.until_s <= now_s or (elapsed_s < 0 and health.until_s < inf)
-            if over and health.state is ReplicaState.EJECTED:
-                health.signalled(Signal.BACKOFF_OVER, now_s)
-                self._eligibility.health_changed()
-        self._due_s = min(self._ticked_s + TICK_S, self._first_backoff_end_s())
-
-    def bytes_per_token(self, model: str) -> float:
-        """Prompt bytes that make a token of this model, as far as known; 0 without a learner."""
-        return 0.0 if self._learner is None else self._learner.bytes_per_token(model)
-
     # -- for people ---------------------------------------------------------------------------------------------
 
     def rank(self, shape: RequestShape, records: Records | None, now_s: float) -> Ranking:
@@ -744,58 +474,7 @@ class Fleet:
         held: Overlaps = (
             overlaps(shape, records, whole.by_incarnation, self._grid, now_s) if records else _NOTHING
         )
-        chosen: dict[Replica, DecisionKind] = {}
-        rest: View | None = whole
-        dice = self._rng.getstate()
-        while rest is not None and len(chosen) < RANKED_BY_POLICY:
-            left = {r: tokens for r, tokens in held.items() if r not in chosen}
-            replica, kind = self._policy.choose(shape, left, rest)
-            chosen[replica] = DecisionKind.RETRY if chosen else kind
-            rest = whole.without(chosen)
-        self._rng.setstate(dice)
-        head = [candidate(r, kind, shape, held, whole) for r, kind in chosen.items()]
-        tail = [
-            candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen
-        ]
-        tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
-        return Ranking((*head, *tail))
-
-    def models(self) -> frozenset[str]:
-        """All models that a known replica serves."""
-        return self._eligibility.models
-
-    def model_cards(self) -> dict[str, object]:
-        """What `/v1/models` of some replica says of each model; a minimal card where nothing is kept."""
-        cards: dict[str, object] = {
-            model: {"id": model, "object": "model", "created": 0, "owned_by": "warmroute"}
-            for model in sorted(self.models())
-        }
-        for replica in self._replicas.values():
-            for model in replica.models:
-                cards[model] = replica.cards.get(model, cards[model])
-        return cards
-
-    def routable(self) -> int:
-        """How many replicas may be sent requests."""
-        return sum(1 for r in self._replicas.values() if r.routable)
-
-    def use_health(self, parameters: HealthParameters) -> None:
-        """Eject by these rules from now on; ejections under way keep the backoff that they have."""
-        self._health = parameters
-        for replica in self._replicas.values():
-            replica.health.parameters = parameters
-
-    def ever_reachable(self) -> bool:
-        """Whether any of the replicas was ever seen working."""
-        return any(r.state is not ReplicaState.STARTING for r in self._replicas.values())
-
-    def snapshot(self, now_s: float) -> list[dict[str, object]]:
-        """One row a replica, for `/replicas`."""
-        return [replica.as_row(now_s) for replica in self._replicas.values()]
-
-    def model_rows(self) -> list[dict[str, object]]:
-        """One row a model of which answers told something, for `/replicas`."""
-        return [] if self._learner is None else self._learner.rows()
+        return ranked(self._policy, shape, held, whole, self._rng)
 
     def validate(self) -> None:
         """Derive anew everything that is kept twice. Raises AssertionError where it differs."""
@@ -803,11 +482,7 @@ class Fleet:
             assert replica.id == replica_id, replica_id
             assert replica.state is not ReplicaState.GONE, replica_id
             replica.validate()
+            validate(replica)
             replica.health.validate()
         self._eligibility.validate()
         assert self._due_s <= self._first_backoff_end_s(), self._due_s
-
-
-def _share(found_tokens: int, tokens: int) -> float:
-    share = found_tokens / tokens
-    return share if share < KEPT_RATIO else 1.0

@@ -28,8 +28,9 @@ from math import inf
 from typing import Final
 
 from warmroute.core.errors import RouterError
+from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.fleet import Fleet
-from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import Records, RequestShape
 
 AGEING_RATIO: Final = 0.25

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Final
 
-from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.fleet.decision import Decision
+from warmroute.core.fleet.replica import Replica
 from warmroute.core.learning.answers import ModelAnswers
 from warmroute.core.learning.speed import WINDOW, Common, weighted_median
 from warmroute.core.types import RequestShape

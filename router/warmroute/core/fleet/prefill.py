@@ -1,0 +1,275 @@
+"""The prefill queue of one replica: when the engine should be through with what it was sent.
+
+This module guesses at the engine's queue: prompts in order of dispatch, each for as long as its prefill should take,
+the first since it was sent or since the one before it was heard of. What is left of it is `wait_s`. The queue times how
+long that work really took, which is what speeds are learned from. Nothing here decides who is sent a prompt.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from warmroute.core.beliefs.residency import STALE_S
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.learning.speed import SpeedEstimate
+from warmroute.core.learning.stretch import WAY_S, Stretch
+
+
+class Prefill:
+    """One prompt that was sent to a replica, as its prefill queue sees it."""
+
+    __slots__ = (
+        "first_rung",
+        "predicted_tokens",
+        "reserved_s",
+        "streams",
+        "stretch",
+        "uncached_tokens",
+    )
+
+    def __init__(self, predicted_tokens: int, uncached_tokens: int, streams: bool) -> None:
+        self.predicted_tokens = predicted_tokens
+        """Leading tokens that are counted on there: what costs and choices go by."""
+        self.uncached_tokens = uncached_tokens
+        """The others, counted in the replica's `waiting_tokens` until its first byte."""
+        self.streams = streams
+        """Whether the first byte tells when the prefill is over."""
+        self.stretch: Stretch | None = None
+        """Where its prefill was timed; only after its first byte, and only if it streams."""
+        self.reserved_s = 0.0
+        self.first_rung = 0
+        """The first of its prompt's, where prompts may be passed; else 0."""
+
+
+class PrefillQueue:
+    """The queue of one replica; `Fleet` alone changes it."""
+
+    __slots__ = (
+        "attention_ratio",
+        "attention_s",
+        "awaited_tokens",
+        "foreign_awaited_tokens",
+        "foreign_head_s",
+        "foreign_since_s",
+        "foreign_work_s",
+        "foreign_work_tokens",
+        "head_s",
+        "in_flight",
+        "planned_s",
+        "prefill_tokens_per_s",
+        "queue",
+        "shared_tokens",
+        "silent",
+        "since_s",
+        "speed",
+        "stretch",
+        "wait_token_s",
+        "waiting",
+        "work_s",
+    )
+
+    def __init__(self, cost: CostParameters) -> None:
+        self.in_flight = 0
+        """Requests sent to it and not settled."""
+        self.waiting = 0
+        """Those of them without a first byte."""
+        self.queue: dict[Prefill, float] = {}
+        """Expected prefill time of each waiting request still to be prefilled, in order of dispatch."""
+        self.work_s = 0.0
+        """Sum of `queue`."""
+        self.head_s = 0.0
+        """The first of `queue`; 0 when empty."""
+        self.since_s = 0.0
+        """When the first of `queue` began, as far as is known."""
+        self.stretch: Stretch | None = None
+        """What is being timed; only while `queue` is not empty."""
+        self.silent = 0
+        """Prompts in `queue` whose prefill has no audible end."""
+        self.speed = SpeedEstimate()
+        """What was learned of it; what is believed is below."""
+        self.planned_s = 0.0
+        """Prefill time of requests held at the router and meant for it; only while they are looked through."""
+        self.shared_tokens = cost.shared_step_tokens
+        """`CostParameters.shared_step_tokens`."""
+        self.awaited_tokens = 0
+        """Uncached tokens of the streamed requests in `queue`: their first byte tells when their prefill is over."""
+        self.foreign_work_tokens = 0
+        """Other routers' prompts that wait or are prefilled, in tokens without context; 0 while nobody tells."""
+        self.foreign_work_s = 0.0
+        """The same as time."""
+        self.foreign_awaited_tokens = 0
+        """Other routers' `awaited_tokens`; 0 while nobody tells."""
+        self.foreign_head_s = 0.0
+        """The longest of the first prompts of each."""
+        self.foreign_since_s = -inf
+        """The latest of other routers' `since_s`."""
+        self.attention_ratio = (
+            0.5 / cost.attention_context_tokens if cost.attention_context_tokens > 0 else 0.0
+        )
+        """Share by which a token's prefill takes longer for each token of the cached plus the whole prompt."""
+        self.prefill_tokens_per_s = cost.prefill_tokens_per_s
+        self.wait_token_s = 1.0 / cost.prefill_tokens_per_s
+        """Seconds of prefill of a token without context."""
+        self.attention_s = self.wait_token_s * self.attention_ratio
+        """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
+
+    def prefill_s(self, prompt_tokens: int, held_tokens: int) -> float:
+        """Expected time of a prompt's prefill, of which so many leading tokens are held."""
+        return (prompt_tokens - held_tokens) * (
+            self.wait_token_s + self.attention_s * (prompt_tokens + held_tokens)
+        )
+
+    def work_tokens(self, prompt_tokens: int, held_tokens: int) -> float:
+        """The same work counted in tokens without context."""
+        return (prompt_tokens - held_tokens) * (1.0 + self.attention_ratio * (prompt_tokens + held_tokens))
+
+    def wait_s(self, now_s: float) -> float:
+        """Expected time until the queue's last prefill is over, what is planned on top included."""
+        work_s = self.work_s + self.foreign_work_s
+        if work_s > 0.0:
+            # One prompt is prefilled at a time: whoever sent the one before, its end is where this one began.
+            since_s = self.since_s
+            if self.foreign_since_s > since_s:
+                since_s = self.foreign_since_s
+            elapsed_s = now_s - since_s
+            if elapsed_s > 0.0:
+                head_s = self.head_s
+                if self.foreign_head_s > head_s:
+                    head_s = self.foreign_head_s
+                # A prefill that takes longer than expected is taken to be about to end, not to have ended.
+                most_s = head_s - WAY_S if head_s > 20.0 * WAY_S else 0.95 * head_s
+                work_s -= elapsed_s if elapsed_s < most_s else most_s
+        return work_s + self.planned_s
+
+    def wait_for_s(self, now_s: float, own_s: float) -> float:
+        """Expected time until a prompt of so much prefill can be computed.
+
+        Where the engine shares its steps, each prompt ahead takes about as much of them as this one, or its least
+        part of a step, until this one is done; else all of it.
+        """
+        whole_s = self.wait_s(now_s)
+        shared_tokens = self.shared_tokens
+        if shared_tokens <= 0.0 or whole_s <= 0.0:
+            return whole_s
+        part_s = shared_tokens * self.wait_token_s
+        if part_s < own_s:
+            part_s = own_s
+        foreign_s = self.foreign_work_s
+        wait_s = self.planned_s + (foreign_s if foreign_s < part_s else part_s)
+        elapsed_s = now_s - self.since_s
+        for prefill_s in self.queue.values():
+            left_s = prefill_s - elapsed_s if elapsed_s > 0.0 else prefill_s
+            elapsed_s = 0.0  # the first alone has begun
+            if left_s > 0.0:
+                wait_s += left_s if left_s < part_s else part_s
+        return wait_s if wait_s < whole_s else whole_s
+
+    def lets_pass(
+        self, now_s: float, own_s: float, used_s: float, ahead_tokens: float, first_rung: int = 0
+    ) -> bool:
+        """Whether a prompt held for it may be sent though it is not free, past much longer ones.
+
+        Only where the engine shares its steps, one such prompt at a time: what else is ahead is counted as in
+        `free_in_s`. Not if what is believed to be cached of it was last sent (`used_s`) with one of those that wait,
+        which begins alike: it is still to be computed, and would be computed twice.
+        """
+        shared_tokens = self.shared_tokens
+        if shared_tokens <= 0.0 or not self.queue or self.foreign_awaited_tokens > 0:
+            return False
+        long_s = own_s + shared_tokens * self.wait_token_s
+        short_s = 0.0
+        elapsed_s = now_s - self.since_s
+        for prompt, prefill_s in self.queue.items():
+            if prompt.first_rung == first_rung and -WAY_S <= prompt.reserved_s - used_s <= STALE_S:
+                return False
+            left_s = prefill_s - elapsed_s if elapsed_s > 0.0 else prefill_s
+            elapsed_s = 0.0
+            if 0.0 < left_s < long_s:
+                short_s += left_s
+        return short_s <= ahead_tokens * self.wait_token_s + WAY_S
+
+    def enqueue(self, prompt: Prefill, prefill_s: float, now_s: float) -> None:
+        """A prompt was sent."""
+        queue = self.queue
+        while queue:
+            # Of answers that do not stream nothing is heard before the end: their prefill ends by expectation.
+            head = next(iter(queue))
+            if head.streams or now_s - self.since_s < self.head_s:
+                break
+            self.dequeue(head, self.since_s + self.head_s)
+        stretch = self.stretch
+        if stretch is None:
+            # Behind another router's prompt it has not begun yet.
+            ahead_s = self.wait_s(now_s) - self.planned_s if self.foreign_work_s > 0.0 else 0.0
+            if self.foreign_work_s <= 0.0:
+                self.since_s = now_s
+            elif self.foreign_since_s > self.since_s:  # else it began when the last one from here was over
+                self.since_s = self.foreign_since_s
+            self.head_s = prefill_s
+            stretch = self.stretch = Stretch(now_s, True, self.in_flight - self.waiting)
+            if ahead_s > 0.0:
+                stretch.put_behind(ahead_s * self.prefill_tokens_per_s)
+        elif self.foreign_work_s > 0.0:
+            stretch.spoiled = True  # nobody knows what comes before this one
+        if not prompt.streams:
+            self.silent += 1
+            stretch.spoiled = True
+        queue[prompt] = prefill_s
+        self.work_s += prefill_s
+        if prompt.streams:
+            self.awaited_tokens += prompt.uncached_tokens
+
+    def prefilling(self, now_s: float) -> tuple[int, int, int, int]:
+        """What other routers are told of the queue: its sum and its first prompt in tokens without context, for
+        how many ms that has been under way, and `awaited_tokens`. Not in seconds: each router learns a replica's
+        speed by itself."""
+        tokens_per_s = self.prefill_tokens_per_s
+        age_s = now_s - self.since_s
+        if age_s < 0.0 or age_s > 1e6:
+            age_s = 0.0 if age_s < 0.0 else 1e6
+        return (
+            int(self.work_s * tokens_per_s + 0.5),
+            int(self.head_s * tokens_per_s + 0.5),
+            int(age_s * 1000.0),
+            self.awaited_tokens,
+        )
+
+    def dequeue(self, prompt: Prefill, now_s: float, heard: bool = False) -> None:
+        """A prompt was prefilled, or given up; a no-op if it is not in the queue. `heard`: its first byte is there."""
+        queue = self.queue
+        if prompt not in queue:
+            return
+        first = next(iter(queue)) is prompt
+        prefill_s = queue.pop(prompt)
+        if first:
+            self.since_s = now_s
+        elif self.since_s + prefill_s < now_s:
+            self.since_s += prefill_s  # it was computed beside the first, which is as much later
+        stretch = self.stretch
+        assert stretch is not None
+        if prompt.streams:
+            self.awaited_tokens -= prompt.uncached_tokens
+        if not prompt.streams:
+            self.silent -= 1
+            stretch.spoiled = True
+        elif heard:
+            if first and stretch.ends_before(now_s):
+                if stretch.close():
+                    self.speed.observe(stretch)
+                stretch = self.stretch = Stretch(stretch.end_s, False, self.in_flight - self.waiting)
+                stretch.spoiled = self.silent > 0 or self.foreign_work_s > 0.0
+            uncached_tokens = prompt.uncached_tokens
+            predicted_tokens = prompt.predicted_tokens
+            work_tokens = self.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens)
+            stretch.add(predicted_tokens, uncached_tokens, work_tokens, now_s)
+            prompt.stretch = stretch
+        else:
+            stretch.spoiled = True
+        if not queue:
+            if stretch.close():
+                self.speed.observe(stretch)
+            self.stretch = None
+            self.work_s = self.head_s = 0.0
+            return
+        self.work_s -= prefill_s
+        self.head_s = queue[next(iter(queue))]

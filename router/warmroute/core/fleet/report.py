@@ -1,0 +1,169 @@
+"""What people are shown of the fleet: a ranking with every replica's terms, and a row for each replica.
+
+This module reads and changes nothing, but that it puts dice back as they were. No choice goes by what it makes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isclose
+from typing import TYPE_CHECKING, Final
+
+from warmroute.core.choice.cost import CostTerms
+from warmroute.core.choice.ranking import Overlaps, Policy, View
+from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.health import ReplicaState
+from warmroute.core.types import DecisionKind, RequestShape
+
+if TYPE_CHECKING:
+    from random import Random
+
+RANKED_BY_POLICY: Final = 8
+"""How much of a ranking is asked of the policy, call by call, as retries would; the rest is put in order of cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One row of a ranking."""
+
+    replica: Replica
+    kind: DecisionKind
+    """What the decision would be called if this were the choice: of the head as asked, of the others as a retry."""
+    predicted_tokens: int
+    uncached_tokens: int
+    terms: CostTerms
+
+    def as_dict(self) -> dict[str, object]:
+        """The row for `/explain`."""
+        replica = self.replica
+        return {
+            "replica": replica.id,
+            "state": replica.state.value,
+            "predicted_cached_tokens": self.predicted_tokens,
+            "uncached_tokens": self.uncached_tokens,
+            "in_flight": replica.in_flight,
+            "waiting_tokens": replica.waiting_tokens,
+            **self.terms.as_dict(),
+        }
+
+
+def candidate(
+    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, view: View
+) -> Candidate:
+    """The row of one replica."""
+    predicted_tokens = overlaps.get(replica, 0)
+    prompt_tokens = shape.prompt_tokens
+    terms = cost_terms(
+        replica, prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.crowd_scale
+    )
+    return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every eligible replica once; the head is what would be chosen, the next what a retry would be sent to."""
+
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def choice(self) -> Candidate:
+        """The head; a ranking is never empty."""
+        return self.candidates[0]
+
+    def as_dict(self) -> dict[str, object]:
+        """The ranking for `/explain`."""
+        head = self.choice
+        return {
+            "replica": head.replica.id,
+            "decision": head.kind.value,
+            "predicted_cached_tokens": head.predicted_tokens,
+            "candidates": [candidate.as_dict() for candidate in self.candidates],
+        }
+
+
+def ranked(policy: Policy, shape: RequestShape, held: Overlaps, whole: View, rng: Random) -> Ranking:
+    """Every replica of the view, in the order in which the policy would choose them; dice are as before afterwards."""
+    chosen: dict[Replica, DecisionKind] = {}
+    rest: View | None = whole
+    dice = rng.getstate()
+    while rest is not None and len(chosen) < RANKED_BY_POLICY:
+        left = {r: tokens for r, tokens in held.items() if r not in chosen}
+        replica, kind = policy.choose(shape, left, rest)
+        chosen[replica] = DecisionKind.RETRY if chosen else kind
+        rest = whole.without(chosen)
+    rng.setstate(dice)
+    head = [candidate(r, kind, shape, held, whole) for r, kind in chosen.items()]
+    tail = [candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen]
+    tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
+    return Ranking((*head, *tail))
+
+
+def cost_terms(
+    replica: Replica,
+    prompt_tokens: int,
+    held_tokens: int,
+    now_s: float,
+    queued_price: float = 0.0,
+    crowd_scale: float = 1.0,
+) -> CostTerms:
+    """The cost of a request of which so many leading tokens are held, taken apart.
+
+    Args:
+        queued_price, crowd_scale: As in `View`.
+    """
+    prefill_s = replica.prefill_s(prompt_tokens, held_tokens)
+    return CostTerms(
+        base_s=replica.base_latency_s,
+        wait_s=replica.wait_for_s(now_s, prefill_s),
+        running_s=replica.running * replica.interference_s,
+        crowding_s=replica.crowd_s * crowd_scale,
+        prefill_s=prefill_s,
+        miss_s=prefill_s,
+        queued_s=prefill_s * queued_price,
+        eviction_s=prefill_s * (replica.price - 2.0),
+    )
+
+
+def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
+    """For `/replicas`."""
+    health = replica.health
+    backing_off = health.state is ReplicaState.EJECTED and health.until_s < inf
+    return {
+        "id": replica.id,
+        "url": replica.url,
+        "state": health.state.value,
+        "models": sorted(replica.models),
+        "incarnation": None if replica.incarnation is None else f"{replica.incarnation:012x}",
+        "in_flight": replica.in_flight,
+        "waiting": replica.waiting,
+        "waiting_tokens": replica.waiting_tokens,
+        "foreign_in_flight": replica.foreign_in_flight,
+        "foreign_work_s": round(replica.foreign_work_s, 3),
+        "block_tokens": replica.block_tokens,
+        "cache_tokens": replica.cache_tokens,
+        "prefill_tokens_per_s": round(replica.prefill_tokens_per_s, 1),
+        "base_latency_s": round(replica.base_latency_s, 6),
+        "interference_s": round(replica.interference_s, 6),
+        "speed_confidence": round(replica.speed.confidence, 3),
+        "speed_stretches": replica.speed.count,
+        "delay_s": round(replica.delay_s + replica.wait_s(now_s), 6),
+        "resident_tokens": replica.residency.tokens + replica.residency.pinned_tokens,
+        "cache_lifetime_s": replica.survival.lifetime_s(),
+        "cache_found_age_s": replica.survival.found_age_s(),
+        "eviction_ratio": round(replica.eviction_ratio, 3),
+        "error_ratio": round(replica.errors.ratio, 3),
+        "failures": health.failures,
+        "probe_failures": health.probe_failures,
+        "ejections": health.strikes,
+        "ejections_total": {reason.value: count for reason, count in health.ejections.items()},
+        "restarts_total": replica.restarts,
+        "last_failure": replica.last_failure,
+        "retry_in_s": round(max(0.0, health.until_s - now_s), 3) if backing_off else None,
+    }
+
+
+def validate(replica: Replica) -> None:
+    """Raises AssertionError where the terms that people are shown do not add up to what is compared."""
+    shown = cost_terms(replica, 0, 0, inf)
+    total_s = replica.delay_s + replica.wait_s(inf) + replica.crowd_s
+    assert isclose(total_s, shown.total_s), (replica.id, total_s, shown)

@@ -1,0 +1,101 @@
+"""What an answer's usage teaches of a replica's cache: how much of what was believed to be there was found.
+
+This module corrects what a replica is counted to hold (`residency`), and learns by age how much of it is found
+(`survival`, `trust`). It does not choose; choices go by what it has taught.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warmroute.core.fleet.decision import Decision
+
+KEPT_RATIO: Final = 0.75
+"""If so much of what was believed to be cached was, all was: prompts are weighed by bytes, and engines count blocks."""
+
+BEYOND_WEIGHT: Final = 1 / 64
+"""Of a new answer in the mean of what is found beyond the deepest common rung, once there were as many."""
+
+
+class Feedback:
+    """What the answers of one fleet report as cached."""
+
+    __slots__ = ("_beyond", "_beyond_count")
+
+    def __init__(self) -> None:
+        self._beyond = 0.0
+        """How much of the way to the next rung is found too, where all is that is believed to be there. No choice goes
+        by it: agent loops whose contexts just fit all caches took up to half as long again with it."""
+        self._beyond_count = 0
+
+    def expect(self, decision: Decision, gap_tokens: int, prompt_tokens: int) -> None:
+        """Prompts part somewhere between the deepest rung that they share and the next."""
+        decision.gap_tokens = gap_tokens
+        beyond = self._beyond
+        if beyond > 0.0 and decision.predicted_tokens:
+            share = decision.predicted_tokens / decision.believed_tokens
+            expected_tokens = decision.predicted_tokens + int(beyond * share * gap_tokens)
+            decision.expected_tokens = min(expected_tokens, prompt_tokens - 1)
+
+    def confirm(
+        self, decision: Decision, cached_tokens: int | None, output_tokens: int | None, now_s: float
+    ) -> None:
+        """What the answer's usage says: how much of the prompt the engine had, and how much it has added.
+
+        Args:
+            cached_tokens: In the units of `RequestShape.prompt_tokens`; None where the engine does not say.
+            output_tokens: Tokens of the answer; None where it does not say.
+        """
+        replica = decision.replica
+        if decision.incarnation != replica.incarnation:
+            return
+        residency = replica.residency
+        change = output_tokens or 0
+        if cached_tokens is not None:
+            replica.added_tokens += change + decision.predicted_tokens - cached_tokens
+            beyond_tokens = cached_tokens - decision.believed_tokens
+            if beyond_tokens > 0 and decision.believed_tokens:
+                residency.reuse(beyond_tokens, decision.believed_s)  # the way to the next rung
+            self._learn_survival(decision, cached_tokens)
+        else:
+            replica.added_tokens += change
+        if change:
+            residency.touch(change, now_s)
+
+    def _learn_survival(self, decision: Decision, cached_tokens: int) -> None:
+        """Each part of the prompt by its own age: what was found of it."""
+        replica = decision.replica
+        survival = replica.survival
+        at_s = decision.reserved_s
+        fresh_tokens = decision.fresh_tokens
+        believed_tokens = decision.believed_tokens
+        if fresh_tokens > 0:
+            age_s = at_s - decision.fresh_s
+            share = _share(cached_tokens, fresh_tokens)
+            survival.learn(age_s, share)
+            replica.trust.learn(age_s, share)
+        if believed_tokens > fresh_tokens and cached_tokens >= fresh_tokens:
+            share = _share(cached_tokens - fresh_tokens, believed_tokens - fresh_tokens)
+            age_s = at_s - decision.believed_s
+            survival.learn(age_s, share)
+            if not decision.doubtful:
+                replica.trust.learn(age_s, share)
+            if share >= KEPT_RATIO and decision.gap_tokens > 0:
+                self._learn_beyond(decision, cached_tokens)
+        if decision.remembered_tokens > believed_tokens and cached_tokens >= believed_tokens:
+            share = _share(cached_tokens - believed_tokens, decision.remembered_tokens - believed_tokens)
+            survival.learn(at_s - decision.remembered_s, share)
+
+    def _learn_beyond(self, decision: Decision, cached_tokens: int) -> None:
+        """Of a prompt of which all was there that was believed to be: how much more was."""
+        whole_tokens = decision.believed_tokens
+        whole_tokens -= whole_tokens % decision.replica.overlap_block_tokens
+        # Less than was believed is chance too: leaving it out would make too much of the rest.
+        part = min(max((cached_tokens - whole_tokens) / decision.gap_tokens, -1.0), 1.0)
+        self._beyond_count += 1
+        self._beyond += (part - self._beyond) * max(1.0 / self._beyond_count, BEYOND_WEIGHT)
+
+
+def _share(found_tokens: int, tokens: int) -> float:
+    share = found_tokens / tokens
+    return share if share < KEPT_RATIO else 1.0
