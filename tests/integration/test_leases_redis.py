@@ -1,4 +1,4 @@
-"""Leased load between processes, over a real Redis: how soon it is seen, and how soon it is gone."""
+"""Leased load between processes, over a real Redis: every change is seen, and a killed router's load goes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CHANGES = 100
 def test_every_change_is_seen_by_another_process_and_a_killed_router_leaves_nothing() -> None:
     seen_s: list[float] = []
 
-    async def watch(url: str, other: Program) -> float:
-        """Note when each change is seen; then kill the other, and return how long its load stayed."""
+    async def watch(url: str, other: Program) -> None:
+        """Note when each change is seen; then kill the other, and wait until its load is gone."""
         async with Speaker(url, router=1) as speaker:
             replica = speaker.replicas[0]
             async with asyncio.timeout(90):
@@ -28,21 +28,16 @@ def test_every_change_is_seen_by_another_process_and_a_killed_router_leaves_noth
                         seen_s.append(time.monotonic())
             await until(lambda: replica.foreign_work_s > 0.0)
             other.process.kill()
-            killed_s = time.monotonic()
             await until(lambda: replica.foreign_in_flight == 0)
             assert replica.foreign_work_s == 0.0
-            return time.monotonic() - killed_s
 
     with (
         RedisServer() as server,
         Program("tests.support.lease_speaker", server.url, str(CHANGES), "2") as other,
     ):
-        stayed_s = asyncio.run(watch(server.url, other))
+        asyncio.run(watch(server.url, other))
         made_s = [float(line) for line in other.output.split()]
-    delays_s = sorted(seen - made for made, seen in zip(made_s, seen_s, strict=True))
-    print(
-        f"p50 {delays_s[CHANGES // 2] * 1000:.0f} ms, p99 {delays_s[-2] * 1000:.0f} ms, gone {stayed_s:.2f} s"
-    )
+    assert [seen < made for made, seen in zip(made_s, seen_s, strict=True)] == [False] * CHANGES
 
 
 def test_without_redis_foreign_load_fades_and_comes_back_by_itself() -> None:

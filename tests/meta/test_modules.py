@@ -1,0 +1,96 @@
+"""Modules are small, and each of the request path's layers is compiled, or is not for a reason that is said here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    path
+    for root in ("router", "replica", "loadtest")
+    for path in (ROOT / root).rglob("*.py")
+    if path.name != "__init__.py"
+)
+LARGE_LINES = 400
+MOST_LINES = 600
+MEDIAN_LINES = 150
+
+INTERPRETED = {
+    "core/errors.py": "raised, not called; dialects match on the classes",
+    "core/beliefs/idle_time.py": "once a minute",
+    "core/choice/policies/least_loaded.py": "a baseline to compare with",
+    "core/choice/policies/power_of_two.py": "a baseline to compare with",
+    "core/choice/policies/prefix_hash.py": "a baseline to compare with",
+    "core/choice/policies/random_choice.py": "a baseline to compare with",
+    "core/choice/policies/round_robin.py": "a baseline to compare with",
+    "core/fleet/foreign_load.py": "a few times a second, off the request path",
+    "core/fleet/report.py": "for people",
+    "core/prompt/prompt.py": "its work is done by C: joins, encodes, hashes",
+    "dataplane/cors.py": "browsers alone",
+    "dataplane/explain.py": "for people",
+    "dataplane/large_body.py": "a `BufferedProtocol`, which asyncio inspects",
+    "dataplane/local.py": "the router's own answers",
+    "dataplane/own_answers.py": "the router's own answers",
+    "dataplane/proxies.py": "once a connection",
+    "dataplane/server.py": "at the start and the end",
+    "dataplane/sweeper.py": "twice a second",
+    "dataplane/tunnel.py": "WebSockets: once a connection, then bytes as they come",
+    "dialects/chat_request.py": "structs that msgspec inspects",
+    "dialects/coding.py": "its work is done by C: zlib, zstd",
+    "dialects/completions.py": "structs that msgspec inspects",
+    "dialects/fields.py": "structs that msgspec inspects",
+    "dialects/guess.py": "answers 404",
+    "dialects/lax.py": "bodies that the strict readers refuse",
+    "dialects/messages.py": "structs that msgspec inspects",
+    "dialects/model_list.py": "the router's own answers",
+    "dialects/other.py": "bodies that are not JSON: no field of them is read",
+    "dialects/parts.py": "content that is not plain text",
+    "dialects/render.py": "the router's own answers",
+    "dialects/responses.py": "structs that msgspec inspects",
+    "dialects/routes.py": "a table; a known head's route comes with it from the cache",
+    "dialects/usage_report.py": "what the fast reader of usage leaves over",
+}
+"""Modules of the request path's layers that mypyc does not compile, and why that costs nothing there."""
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def compiled() -> set[str]:
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMPILED"
+    )
+    assert list(names) == sorted(set(names)), "each once, in order"
+    return set(names)
+
+
+def test_every_module_of_the_request_path_is_compiled_or_exempt_for_a_reason() -> None:
+    found = {}
+    for path in SOURCES:
+        root, *inside = path.relative_to(ROOT).parts
+        for layer in {"core", "dataplane", "dialects"} & set(inside) if root == "router" else ():
+            found["/".join([root, *inside])] = "/".join(inside[inside.index(layer) :])
+    there = {name for path, name in found.items() if path in compiled()}
+    assert there & INTERPRETED.keys() == set(), "compiled, and said not to be"
+    assert set(found.values()) - there == INTERPRETED.keys(), "compile it (setup.py), or say here why not"
+
+
+def test_what_is_compiled_exists() -> None:
+    assert [name for name in sorted(compiled()) if not (ROOT / name).is_file()] == []
+
+
+def test_modules_are_small_and_the_large_ones_are_named_with_a_reason() -> None:
+    assert median(map(lines, SOURCES)) <= MEDIAN_LINES
+    assert [path.name for path in SOURCES if lines(path) > MOST_LINES] == []
+    text = (ROOT / "ARCHITECTURE.md").read_text().split("## Large modules")[1].split("\n## ")[0]
+    named = set(re.findall(r"^\| `([^`]+)` \|", text, re.M))
+    large = {path.relative_to(ROOT).as_posix() for path in SOURCES if lines(path) > LARGE_LINES}
+    assert large - named == set(), f"over {LARGE_LINES} lines: split it, or say in ARCHITECTURE.md why not"
+    assert {name for name in named if not (ROOT / name).is_file()} == set()
