@@ -12,7 +12,8 @@ import redis.crc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.adapters.resp.commands import Commands, key_slot, pack
+from warmroute.adapters.registry.redis.commands import Commands
+from warmroute.adapters.resp.commands import key_slot, pack
 from warmroute.core.types import FingerprintHash, Incarnation
 
 COMMANDS = Commands("w", b"return 1")

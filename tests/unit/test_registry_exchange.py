@@ -9,9 +9,9 @@ from typing import Any
 import hiredis
 
 from warmroute.adapters.registry.redis.batch import Lookups
+from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.registry.redis.queue import Write
 from warmroute.adapters.registry.redis.writes import Writes
-from warmroute.adapters.resp.commands import Commands
 from warmroute.core.types import FingerprintHash, Incarnation, Record, Records
 
 COMMANDS = Commands("w", b"")

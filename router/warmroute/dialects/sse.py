@@ -43,6 +43,16 @@ def unfinished_line(events: bytes) -> bytes:
     return events[max(events.rfind(b"\n"), events.rfind(b"\r")) + 1 :]
 
 
+def end_of_event(events: bytes, start: int) -> int:
+    """Index after the first event that begins at `start`, -1 if it is not complete."""
+    end = -1
+    for mark in _ENDS:
+        at = events.find(mark, start, end if end >= 0 else len(events))
+        if at >= 0:
+            end = at + len(mark)
+    return end
+
+
 class EventGate:
     """Holds back the incomplete event at the end of what has arrived."""
 

@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from warmroute.core.types import Api
+from warmroute.dialects.sse import end_of_event
 
 _MESSAGES: Final = Api.MESSAGES
 _RESPONSES: Final = Api.RESPONSES
@@ -32,7 +33,6 @@ _OPENINGS: Final = (
     b'data: {"type":"response.in_progress"',
 )
 _LONGEST_OPENING: Final = 40
-_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 def opening_end(events: bytes, at: int) -> int:
@@ -49,14 +49,9 @@ def opening_end(events: bytes, at: int) -> int:
                 if opening.startswith(begun):
                     return -1
             return at
-        end = size + 1
-        for mark in _ENDS:
-            found = events.find(mark, at)
-            if 0 <= found < end:
-                end = found + len(mark)
-        if end > size:
+        at = end_of_event(events, at)
+        if at < 0:
             return -1
-        at = end
     return -1
 
 

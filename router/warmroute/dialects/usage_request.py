@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from warmroute.dialects.sse import end_of_event
+
 ASKING: Final = b'"stream_options":{"include_usage":true},'
 FINISH: Final = b'"finish_reason":"'
 USAGE: Final = b'"usage":'
@@ -26,7 +28,6 @@ _FINGERPRINT: Final = re.compile(rb',"system_fingerprint":"[^"\\]*"')
 _LAST: Final = re.compile(rb"\}\s*\Z")
 _ADDED: Final = re.compile(rb',"usage":(?:null|\{(?:[^{}"]++|"[^"\\]*+"|\{(?:[^{}"]++|"[^"\\]*+")*+\})*+\})')
 """A usage that an engine adds to events with choices, where it is not the first key."""
-_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _OPEN_BYTES: Final = 32
 """How much of an event that comes in parts is kept to find a mark across their border."""
 
@@ -98,7 +99,7 @@ class StreamWatch:
         start = 0
         size = len(piece)
         while start < size:
-            end = _end_of_event(piece, start)
+            end = end_of_event(piece, start)
             if end < 0:
                 part = piece[start:]
                 seen = self._open + part
@@ -181,13 +182,3 @@ class StreamWatch:
             at = held.rfind(b"}")
             return held[:at] + (told or manner.ending) + held[at:]
         return held
-
-
-def _end_of_event(events: bytes, start: int) -> int:
-    """Index after the first event, -1 if it is not complete."""
-    end = -1
-    for mark in _ENDS:
-        at = events.find(mark, start, end if end >= 0 else len(events))
-        if at >= 0:
-            end = at + len(mark)
-    return end

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from warmroute.adapters.resp.commands import Commands
+from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.resp.pipe import Pipe, Replies
 from warmroute.adapters.resp.topology import ELSEWHERE, Nodes
 from warmroute.core.types import FingerprintHash, Records

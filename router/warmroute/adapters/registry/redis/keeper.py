@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from os import urandom
 from typing import Any
 
+from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.resp.advice import with_remedy
-from warmroute.adapters.resp.commands import Commands
 from warmroute.adapters.resp.pipe import Pipe, RedisError
 from warmroute.adapters.resp.topology import Nodes, find_nodes
 from warmroute.adapters.resp.url import RedisTarget

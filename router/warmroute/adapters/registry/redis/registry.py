@@ -18,11 +18,12 @@ from importlib import resources
 
 from warmroute.adapters.registry.memory import MAX_REFRESH_S, REFRESH_PARTS, MemoryRegistry, response_key
 from warmroute.adapters.registry.redis.batch import Lookups
+from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.registry.redis.keeper import Keeper
 from warmroute.adapters.registry.redis.overlay import Overlay
 from warmroute.adapters.registry.redis.queue import Write
 from warmroute.adapters.registry.redis.writes import Writes
-from warmroute.adapters.resp.commands import Commands, pack
+from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.pipe import Replies
 from warmroute.adapters.resp.topology import Nodes
 from warmroute.adapters.resp.url import parse_redis_url

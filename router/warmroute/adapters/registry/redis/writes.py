@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.registry.redis.queue import Queue, Write
-from warmroute.adapters.resp.commands import Commands
 from warmroute.adapters.resp.pipe import Pipe, Replies
 from warmroute.adapters.resp.topology import ELSEWHERE, Nodes
 from warmroute.core.types import FingerprintHash, Incarnation
