@@ -120,7 +120,8 @@ def test_a_long_queue_makes_a_request_wait_for_its_cache() -> None:
         assert home.incarnation is not None
         shape = RequestShape("m", RUNGS, 32_000, 8000, 1, 1)
         fleet.reserve_on(home.id, prompt(12_000), 0.0)
-        fleet.held = {"m": held}
+        for _ in range(held):
+            fleet.hold_begun("m")
         return fleet.choose_and_reserve(shape, [((home.incarnation, 0.0),)] * len(RUNGS), 0.0)
 
     assert choice(0).predicted_tokens == 0
@@ -321,7 +322,7 @@ def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_momen
     world.fleet.note_foreign(replica, (0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Ticket)
     world.fleet.note_foreign(replica, (0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
-    world.fleet.rivals = [-1.0, 0.5, 100.0]
+    world.fleet.note_routers(4, None, rivals=[100.0, -1.0, 0.5])
     again_s = world.queue.release(1.0)
     assert world.names == []
     assert again_s is not None
@@ -332,7 +333,7 @@ def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_momen
 
 def test_a_replica_that_has_long_been_free_is_left_to_nobody() -> None:
     world = World()
-    world.fleet.rivals = [-1.0] * 9
+    world.fleet.note_routers(10, None, rivals=[-1.0] * 9)
     assert isinstance(world.offer("a", 8000, 5.0), Decision)
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from warmroute.core.errors import ClientError, ReplicaError, RouterError
 from warmroute.core.fleet.fleet import Decision, Replica
 from warmroute.core.health.health import FailureReason
-from warmroute.core.types import DecisionKind, Records, ReplicaId, RequestShape
+from warmroute.core.types import Records, ReplicaId, RequestShape
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt
 from warmroute.dataplane.client_side import ClientSide
@@ -278,7 +278,6 @@ class Retrying(Attempt):
             return False
         self._settle()
         self._held = None
-        decision.kind = DecisionKind.RETRY
         gateway.metrics.retried(reason)
         self.retried_after = f"{failed.replica.id} {reason.value}"
         self._decided(decision, now_s)

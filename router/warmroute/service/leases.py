@@ -157,17 +157,12 @@ class Leases:
     def _tell_fleet(self, now_s: float) -> None:
         """What is known of others but their load."""
         fleet, foreign = self._fleet, self._foreign
-        fleet.moved = self._moved if foreign.routers else None
-        fleet.routers = 1 + foreign.routers
-        fleet.foreign_held = held = foreign.held
-        offset_s = AGEING_RATIO * (self._fleet_clock() - now_s)
-        fleet.rivals = (
-            sorted([first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in foreign.firsts()])
-            if held
-            else []
-        )
-        if held and len(fleet.models()) > 1:
-            fleet.foreign_held = 0
+        held = foreign.held
+        rivals: list[float] = []
+        if held:
+            offset_s = AGEING_RATIO * (self._fleet_clock() - now_s)
+            rivals = [first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in foreign.firsts()]
+        fleet.note_routers(1 + foreign.routers, self._moved if foreign.routers else None, held, rivals)
 
     def _moved(self) -> None:
         self._urgent = True

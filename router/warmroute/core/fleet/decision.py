@@ -87,3 +87,7 @@ class Decision(Prefill):
         """Leading tokens that it once held and is believed to have evicted in part; 0 if not deeper than predicted."""
         self.remembered_s = 0.0
         """When the deepest of those was last used there."""
+
+    def reported(self) -> None:
+        """The answer's usage has corrected what was timed: that is done once."""
+        self.stretch = None

@@ -93,8 +93,8 @@ class Fleet(Members):
         self.moved: Callable[[], None] | None = None
         """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
         in here. None: nobody wants to know."""
-        self.held: Mapping[str, int] = {}
-        """Requests held at the router, by model; whoever holds them puts the count here."""
+        self.held: dict[str, int] = {}
+        """Requests held at the router, by model; `hold_begun` and `hold_ended` count them."""
         self.first_held_s = inf
         """The order's key of the first of them; infinite where none is."""
         self.foreign_held = 0
@@ -458,6 +458,47 @@ class Fleet(Members):
             # What others touch again, without adding to it, is not heard of.
             replica.residency.touch(added_tokens, now_s)
         replica.refresh()
+
+    # -- requests that wait at routers ----------------------------------------------------------------------------
+
+    def hold_begun(self, model: str) -> None:
+        """One more request for this model is held at this router."""
+        self.held[model] = self.held.get(model, 0) + 1
+
+    def hold_ended(self, model: str) -> None:
+        """One request for this model is held no longer: it was let go, or its client left."""
+        left = self.held[model] - 1
+        if left:
+            self.held[model] = left
+        else:
+            del self.held[model]
+
+    def note_first_held(self, key_s: float, urgent: bool = False) -> None:
+        """The first of the requests held at this router has this key; infinite where none is held.
+
+        Args:
+            urgent: Other routers should hear of it at once.
+        """
+        self.first_held_s = key_s
+        if urgent and self.moved is not None:
+            self.moved()
+
+    def note_routers(
+        self, routers: int, moved: Callable[[], None] | None, held: int = 0, rivals: Sequence[float] = ()
+    ) -> None:
+        """Take over what is known of the other routers but their load, which `note_foreign` takes.
+
+        Args:
+            routers: How many serve these replicas, this one included.
+            moved: What `moved` is from now on.
+            held: Requests that the others hold. They do not say of which model, so that where there are several
+                models none of them counts in a price.
+            rivals: The key of the first request that each of them holds, in any order.
+        """
+        self.routers = routers
+        self.moved = moved
+        self.foreign_held = held if len(self._eligibility.models) <= 1 else 0
+        self.rivals = sorted(rivals)
 
     # -- for people ---------------------------------------------------------------------------------------------
 

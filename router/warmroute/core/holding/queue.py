@@ -102,9 +102,8 @@ class HoldQueue:
         self._max_hold_s = parameters.max_hold_s
         self._tickets: list[Ticket] = []
         """Best first. Ageing moves all keys alike; only what `_note` finds changes the order."""
-        self._models: dict[str, int] = {}
-        """How many of them ask for each model."""
-        fleet.held = self._models
+        self._models = fleet.held
+        """How many of them ask for each model; the fleet counts."""
         self._arrivals = 0
         self._due_s = 0.0
         """When to look for whoever may go by then."""
@@ -143,11 +142,9 @@ class HoldQueue:
         own = None if records is None else list(records)
         ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
-        self._models[shape.model] = self._models.get(shape.model, 0) + 1
+        fleet.hold_begun(shape.model)
         if rank_s < fleet.first_held_s:
-            fleet.first_held_s = rank_s
-            if fleet.moved is not None:
-                fleet.moved()
+            fleet.note_first_held(rank_s, urgent=True)
         return ticket
 
     def _rank_s(self, shape: RequestShape, records: Records | None, arrival_s: float) -> float:
@@ -161,7 +158,7 @@ class HoldQueue:
         return STAGGER_S * min(bisect_left(rivals, rank_s), MOST_STAGGERED) if rivals else 0.0
 
     def _tell_first(self) -> None:
-        self._fleet.first_held_s = self._tickets[0].key[0] if self._tickets else inf
+        self._fleet.note_first_held(self._tickets[0].key[0] if self._tickets else inf)
 
     def withdraw(self, ticket: Ticket) -> None:
         """The client is gone; a no-op if the ticket was granted."""
@@ -216,12 +213,7 @@ class HoldQueue:
 
     def _close(self, ticket: Ticket) -> None:
         ticket.open = False
-        model = ticket.shape.model
-        left = self._models[model] - 1
-        if left:
-            self._models[model] = left
-        else:
-            del self._models[model]
+        self._fleet.hold_ended(ticket.shape.model)
 
     def _look(self, now_s: float) -> list[tuple[Ticket, Decision | RouterError]]:
         """Look through the tickets, best first, and reserve for whom there is a replica."""

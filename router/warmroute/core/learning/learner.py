@@ -90,7 +90,7 @@ class Learner:
         stretch = decision.stretch
         if stretch is None or prompt_tokens <= 0 or cached_tokens is None:
             return
-        decision.stretch = None
+        decision.reported()
         replica = decision.replica
         predicted_tokens = decision.predicted_tokens
         uncached_tokens = decision.uncached_tokens
