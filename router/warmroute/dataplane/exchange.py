@@ -119,8 +119,12 @@ class Exchange(Retrying):
 
     def _look_up(self) -> None:
         assert self.shape is not None
+        gateway = self._gateway
+        if not gateway.needs_records:
+            self._choose_by_prefix()
+            return
         rungs = self.shape.rungs
-        records = self._gateway.registry.lookup(rungs, self._looked_up) if rungs else []
+        records = gateway.registry.lookup(rungs, self._looked_up) if rungs else []
         if records is not None:
             self._looked_up(records)
 

@@ -48,7 +48,7 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
         shape = load_shape(gateway, request)
     else:
         raise ClientError(f"{path!r} is not routed to a replica by prefix or load", param="path")
-    records = await _look_up(gateway, shape.rungs) if shape.rungs else []
+    records = await _look_up(gateway, shape.rungs) if shape.rungs and gateway.needs_records else []
     known = sum(record is not None for record in records)
     ranking = gateway.fleet.rank(shape, records, gateway.clock())
     hold = gateway.hold if by_prefix else None

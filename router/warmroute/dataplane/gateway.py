@@ -74,6 +74,8 @@ class Gateway:
         self.hold = hold
         """Where first choices by prefix may have to wait; None: they are made at once."""
         self.registry = registry
+        self.needs_records = fleet.needs_records
+        """Whether prompts are looked up in the registry, and noted there."""
         self.metrics = metrics
         self.accounts = Accounts(fleet, metrics, access_log)
         self.tasks = tasks

@@ -314,8 +314,9 @@ class Retrying(Attempt):
     def _note_again(self, decision: Decision) -> None:
         """The prompt was computed, and something noted was taken back meanwhile: perhaps what stood for it too."""
         shape = self.shape
-        if shape is not None and shape.rungs and decision.incarnation is not None:
-            self._gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+        gateway = self._gateway
+        if gateway.needs_records and shape is not None and shape.rungs and decision.incarnation is not None:
+            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
 
     # -- what whoever extends this decides ------------------------------------------------------------------------
 

@@ -114,7 +114,8 @@ class Policy(Protocol):
     """One rule of choice."""
 
     needs_records: bool
-    """False if the policy makes no use of overlaps, so that the registry need not be asked on its behalf."""
+    """False if the policy makes no use of overlaps. The request path then neither looks prompts up in the registry
+    nor notes them there, and predicts nothing of caches."""
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """The member of the view to send the request to, and why."""

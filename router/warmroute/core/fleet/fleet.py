@@ -80,6 +80,8 @@ class Fleet(Members):
         """
         super().__init__(rng, parameters, health, learner)
         self._policy = policy
+        self.needs_records = policy.needs_records
+        """False if nobody need look up, or note, who has which prefix: `choose_and_reserve` then takes None."""
         self._rng = rng
         self._grid = grid
         self._seen = Seen()
