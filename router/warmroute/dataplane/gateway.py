@@ -105,6 +105,8 @@ class Gateway:
         """How often something noted in the registry was taken back."""
         self._withdrawn: dict[Holder, None] = {}
         """What was, lately: at the time at which it was noted, and at the one that a shared registry keeps."""
+        self._computed: dict[Holder, int] = {}
+        """Of what was noted lately, how many rungs other requests have computed since without noting them anew."""
         self._budget = RetryBudget()
         self.buffered_bytes = 0
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
@@ -201,6 +203,22 @@ class Gateway:
         while len(withdrawn) > MAX_WITHDRAWN:
             del withdrawn[next(iter(withdrawn))]
         self.registry.forget(rungs, incarnation, noted_s)
+
+    def note_computed(self, holder: Holder, rungs: int) -> None:
+        """A request has computed so many of the rungs that another one noted as this holder's: they were so fresh that
+        they were not noted again."""
+        computed = self._computed
+        if rungs > computed.get(holder, 0):
+            computed[holder] = rungs
+            if len(computed) > MAX_WITHDRAWN:
+                del computed[next(iter(computed))]
+
+    def computed_rungs(self, incarnation: Incarnation, noted_s: float) -> int:
+        """How many of the rungs that were noted of this replica at this time others have computed since."""
+        computed = self._computed
+        return max(
+            computed.get((incarnation, noted_s), 0), computed.get((incarnation, kept_time(noted_s)), 0)
+        )
 
     def may_compare(self, now_s: float) -> bool:
         """Whether one more request may be tried on another replica only to see whose fault its error is."""

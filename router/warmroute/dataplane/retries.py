@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from warmroute.core.beliefs.residency import STALE_S
 from warmroute.core.errors import ClientError, ReplicaError, RouterError
 from warmroute.core.fleet.fleet import Decision, Replica
 from warmroute.core.health.health import FailureReason
-from warmroute.core.types import Records, ReplicaId, RequestShape
+from warmroute.core.types import Record, Records, ReplicaId, RequestShape
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt
 from warmroute.dataplane.client_side import ClientSide
@@ -83,8 +84,12 @@ class Retrying(Attempt):
 
     def _answers(self, decision: Decision, computed: bool) -> None:
         """The first byte is there: what was taken back meanwhile is noted again, and suspects are judged."""
-        if computed and self._withdrawals != self._gateway.withdrawals:
-            self._note_again(decision)
+        if computed:
+            if self._withdrawals != self._gateway.withdrawals:
+                self._note_again(decision)
+            since_s = decision.reserved_s - STALE_S
+            if decision.believed_s > since_s or decision.fresh_s > since_s:
+                self._bear_out(decision, since_s)
         if self._suspects is not None:
             self._verdict(self._suspects, decision.replica, computed)
 
@@ -302,7 +307,7 @@ class Retrying(Attempt):
         records = self._records
         if incarnation is None or records is None:
             return
-        kept = 0
+        kept = gateway.computed_rungs(incarnation, failed.reserved_s)
         for depth, record in enumerate(records):
             if record is not None:
                 for holder in record:
@@ -310,6 +315,24 @@ class Retrying(Attempt):
                         kept = depth + 1
         if kept < len(rungs):
             gateway.withdraw(rungs[kept:], incarnation, failed.reserved_s)
+
+    def _bear_out(self, decision: Decision, since_s: float) -> None:
+        """The prompt was computed, and with it what others noted so shortly before that it was not noted again: whoever
+        takes its own note back must leave these rungs."""
+        records = self._records
+        if records is None:
+            return
+        incarnation = decision.incarnation
+        last: Record | None = None
+        depth = len(records)
+        while depth > 0:
+            record = records[depth - 1]
+            if record is not last and record is not None:
+                last = record
+                for holder in record:
+                    if holder[0] == incarnation and holder[1] > since_s:
+                        self._gateway.note_computed(holder, depth)
+            depth -= 1
 
     def _note_again(self, decision: Decision) -> None:
         """The prompt was computed, and something noted was taken back meanwhile: perhaps what stood for it too."""
