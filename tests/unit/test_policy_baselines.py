@@ -107,3 +107,20 @@ def test_prefix_hash_keeps_everyone_within_the_bound() -> None:
         fleet.choose_and_reserve(shape, None, 1.0)
         most = max(replica.in_flight for replica in fleet.replicas.values())
         assert most <= -(-1.25 * placed // 8)
+
+
+def test_what_other_routers_sent_counts_like_what_this_one_sent() -> None:
+    def choices(policy: str, busy: str) -> set[str]:
+        fleet = ready_fleet(3, policy)
+        fleet.note_foreign(fleet.replicas[ReplicaId(busy)], (0, 50, 0, 0, 0, 0, 0.0, 0), 1.0)
+        found = set()
+        for _ in range(40):
+            decision = fleet.choose_and_reserve(SHAPE, None, 1.0)
+            found.add(decision.replica.id)
+            fleet.settle(decision, 1.0)
+        return found
+
+    assert choices("least-loaded", "r1") == {"r0", "r2"}
+    assert "r1" not in choices("power-of-two", "r1")
+    home = ready_fleet(3, "prefix-hash").choose_and_reserve(SHAPE, None, 1.0).replica.id
+    assert choices("prefix-hash", home).isdisjoint({home})

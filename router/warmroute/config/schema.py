@@ -83,7 +83,8 @@ class PolicyConfig:
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
     bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
-    """With no warm replica the ring decides, but gives no replica more than this multiple of the mean load."""
+    """Where nobody holds part of a prompt the ring decides, but passes over replicas that have this many times the mean
+    of requests under way, other routers' included."""
     shared_step_tokens: Annotated[float, Range(0.0, 1e9)] = 0.0
     """What the replicas were started with as `--long-prefill-token-threshold` (vLLM; with its `-adaptive` form too, and
     best with both): the least part of an engine's step that a long prompt gets while others are there. Then short

@@ -40,7 +40,8 @@ class CostParameters:
     """Costs that exceed the smallest by less than this share of what the request itself costs there (base and price x
     prefill) are equal: then the fewest requests in flight decide, then the ring."""
     bounded_load_factor: float = 1.25
-    """Requests in flight, as a multiple of the mean, beyond which the ring's preference does not count."""
+    """Requests under way, whoever sent them, as a multiple of the mean, from which on the ring's preference does not
+    count."""
     shared_step_tokens: float = 0.0
     """Least part of a step, in prompt tokens, that an engine gives a long prompt while others are there (vLLM's
     `--long-prefill-token-threshold`); 0: it computes prompts one after the other."""

@@ -1,5 +1,6 @@
-"""Policy `least-loaded`: the replica with the fewest requests in flight. A baseline; sees no prefixes.
+"""Policy `least-loaded`: the replica with the fewest requests under way, whoever sent them.
 
+A baseline; sees no prefixes.
 Ties are broken by dice: list order would send every request of a quiet fleet to one replica.
 Complexity: linear in the replicas, 0.05 µs each.
 """
@@ -13,7 +14,7 @@ from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
 
-_in_flight = attrgetter("in_flight")
+_load = attrgetter("load")
 
 
 class LeastLoaded:
@@ -25,8 +26,8 @@ class LeastLoaded:
         pass
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
-        """One of those with the fewest in flight."""
-        loads = list(map(_in_flight, view.members))
+        """One of those with the fewest under way."""
+        loads = list(map(_load, view.members))
         least = min(loads)
         ties = loads.count(least)
         skip = int(view.rng.random() * ties) if ties > 1 else 0

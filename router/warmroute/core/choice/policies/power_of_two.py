@@ -1,4 +1,6 @@
-"""Policy `power-of-two`: of two replicas drawn by dice, the one with fewer requests in flight. A baseline.
+"""Policy `power-of-two`: of two replicas drawn by dice, the one with fewer requests under way, whoever sent them.
+
+A baseline; sees no prefixes.
 
 Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
 """
@@ -30,4 +32,4 @@ class PowerOfTwo:
         j = int(random() * (count - 1))
         first = members[i]
         second = members[j if j < i else j + 1]
-        return (second if second.in_flight < first.in_flight else first), DecisionKind.LOAD
+        return (second if second.load < first.load else first), DecisionKind.LOAD

@@ -1,7 +1,7 @@
 """Policy `prefix-hash`: the hash of the first 1,024 tokens on the consistent-hash ring with bounded load.
 
 The strongest policy without any shared state, and a baseline here: it sees no depth beyond those tokens, and the bound
-counts requests, not the work in them. Parameter: `bounded_load_factor`.
+counts requests under way, whoever sent them, and not the work in them. Parameter: `bounded_load_factor`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
 
-_in_flight = attrgetter("in_flight")
+_load = attrgetter("load")
 
 
 class PrefixHash:
@@ -28,5 +28,5 @@ class PrefixHash:
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """`RING` where the ring's first choice has room, else `SPILL` to the next that has."""
         key = shape.head_key or view.key(shape)
-        replica: Replica = BoundedLoad(view, self._factor, _in_flight).first(key)
+        replica: Replica = BoundedLoad(view, self._factor, _load).first(key)
         return replica, DecisionKind.RING if replica is view.first(key) else DecisionKind.SPILL
