@@ -11,7 +11,7 @@ from warmroute.core.choice.bounded_load import capacity
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Fleet
-from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.types import DecidedBy, DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 PARAMETERS = CostParameters()
 
@@ -92,6 +92,55 @@ def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
         assert decision.kind in (DecisionKind.RING, DecisionKind.SPILL)
         if equals[decision.replica] >= most:
             assert chosen.terms.total_s <= own.total_s + 1e-9, "none of the equals has room"
+
+
+@settings(max_examples=150)
+@given(load=loads, foreign=st.lists(st.integers(0, 5), min_size=10, max_size=10), belief=beliefs, key=keys)
+def test_an_explanation_names_the_equals_and_the_key_that_decides(
+    load: list[tuple[int, int, float, float]], foreign: list[int], belief: list[list[int] | None], key: int
+) -> None:
+    fleet = loaded("prefix-cost", load)
+    for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
+        replica.foreign_in_flight = others
+        replica.refresh()
+    shape, records = asked(belief, key)
+    ranking = fleet.rank(shape, records, 1.0)
+    tie = ranking.tie
+    assert tie is not None
+    total = sum(replica.load for replica in fleet.replicas.values())
+    most = capacity(total, len(fleet.replicas), PARAMETERS.bounded_load_factor)
+    held = any(c.predicted_tokens for c in ranking.candidates)
+    loads_before = {replica: replica.load for replica in fleet.replicas.values()}
+    choice = fleet.choose_and_reserve(shape, records, 1.0).replica
+    cheapest = min(ranking.candidates, key=lambda c: c.terms.total_s).terms
+    assert tie.least_s == pytest.approx(cheapest.total_s)
+    assert tie.limit_s == pytest.approx(tie.least_s + PARAMETERS.tie_ratio * cheapest.own_s)
+    assert choice in tie.replicas
+    near = {replica: loads_before[replica] for replica in tie.replicas}
+    roomy = [replica for replica, count in near.items() if count < most]
+    ring = fleet._eligibility.view("m").ring
+    by_ring = list(ring.rank(shape.ring_key)) if shape.ring_key else []
+    match tie.decided_by:
+        case DecidedBy.ONLY_ONE:
+            assert len(fleet.replicas) == 1
+        case DecidedBy.COST:
+            assert len(near) == 1 or not (held or roomy)
+            assert choice is tie.replicas[0]
+        case DecidedBy.REQUESTS:
+            assert held
+            assert [r for r, count in near.items() if count == min(near.values())] == [choice]
+        case DecidedBy.RING if held:
+            assert len([r for r, count in near.items() if count == min(near.values())]) > 1
+            assert near[choice] == min(near.values())
+        case DecidedBy.RING:
+            assert len(near) > 1
+            if by_ring:
+                assert choice is next(r for r in by_ring if r in roomy)
+                assert by_ring[0] is choice or by_ring[0] not in near
+        case DecidedBy.BOUND:
+            assert not held
+            assert near[choice] < most
+            assert max(near.values()) >= most
 
 
 @settings(max_examples=100)

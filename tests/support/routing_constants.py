@@ -61,7 +61,10 @@ SETTINGS: dict[str, dict[str, Row]] = {
             "price of the work a replica was given lately: copies what many share",
         ),
         "crowd_requests": ("requests", "after how many for each replica that has faded to 37 %"),
-        "tie_ratio": ("own cost", "costs closer than that are equal: fewest requests, then the ring"),
+        "tie_ratio": (
+            "own cost",
+            "costs that exceed the smallest by at most that are equal: fewest requests, then the ring",
+        ),
         "bounded_load_factor": (
             "mean load",
             "beyond it the ring's first choice of a cold prompt does not count",

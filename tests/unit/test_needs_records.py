@@ -10,6 +10,7 @@ import pytest
 from tests.support.wire import Wire
 from warmroute.config.schema import PolicyConfig
 from warmroute.core.choice.policies import POLICIES
+from warmroute.core.types import RequestShape
 from warmroute.dataplane.explain import explain
 
 BODY = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "x" * 3000}]}).encode()
@@ -48,4 +49,21 @@ def test_an_explanation_asks_no_more_than_the_request_would() -> None:
     wire = Wire(policy=PolicyConfig(name="round-robin"))
     answer = asyncio.run(explain(wire.gateway, "/v1/chat/completions", {}, BODY))
     assert answer["rungs_known"] == 0
+    assert answer["tie"] is None, "no costs are compared"
     assert wire.gateway.registry.statistics()["lookups_total"] == 0
+
+
+def test_an_explanation_says_between_which_replicas_what_has_decided() -> None:
+    wire = Wire(replicas=2)
+    answer = asyncio.run(explain(wire.gateway, "/v1/chat/completions", {}, BODY))
+    tie = answer["tie"]
+    assert isinstance(tie, dict)
+    assert tie["decided_by"] == "ring"
+    assert sorted(tie["replicas"]) == ["10.0.0.1:8000", "10.0.0.2:8000"]
+    assert tie["limit_s"] > tie["least_s"] > 0
+    assert answer["candidates"][0]["under_way"] == 0
+    busy = answer["candidates"][0]["replica"]
+    for _ in range(9):
+        wire.worker.fleet.reserve_on(busy, RequestShape("tiny", prompt_tokens=10_000), 1.0)
+    tie = asyncio.run(explain(wire.gateway, "/v1/chat/completions", {}, BODY))["tie"]
+    assert (tie["decided_by"], tie["replicas"]) == ("cost", [r.id for r in wire.replicas if r.id != busy])

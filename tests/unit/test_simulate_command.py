@@ -90,3 +90,13 @@ def test_a_picture_needs_its_library_and_says_so(tmp_path: Path, capsys: pytest.
     else:
         assert main([*SMALL, "--png", str(picture)]) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_explanation_names_the_tie(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--explain", "20"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    tie = shown["tie"]
+    assert tie["decided_by"] in {"cost", "requests", "ring", "bound", "only_one"}
+    assert shown["replica"] in tie["replicas"]
+    assert tie["least_s"] <= tie["limit_s"]
+    assert tie["least_s"] == pytest.approx(min(row["total_s"] for row in shown["candidates"]), abs=2e-6)

@@ -1,4 +1,4 @@
-"""Shows why one request of a workload would go where it goes: every candidate's terms at that moment.
+"""Shows why one request of a workload would go where it goes: the tie, and every candidate's terms, at that moment.
 
 Decides nothing: it plays the workload up to the request under our policy, and asks the core's own ranking.
 """

@@ -99,8 +99,9 @@ class PolicyConfig:
     crowd_requests: Annotated[float, Range(1.0, 1e9)] = 60.0
     """Requests for each replica of the fleet after which that memory has faded to 37 %."""
     tie_ratio: Annotated[float, Range(0.0, 1.0)] = 0.05
-    """Costs that exceed the smallest by less than this share of what the request itself costs there are equal: then the
-    fewest requests under way decide, then the ring."""
+    """Costs that exceed the smallest by at most this share of the request's own cost on the cheapest replica are equal
+    to it: then the fewest requests under way decide, then the ring. The own cost is `base_s` and all terms that are
+    priced by the request's prefill (`prefill_s`, `miss_s`, `queued_s`, `eviction_s`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,21 @@ class DecisionKind(StrEnum):
     """The replica keeps something that the request refers to (a stored response)."""
 
 
+class DecidedBy(StrEnum):
+    """Which key of the rule of `prefix-cost` decided between replicas, for `/explain`."""
+
+    ONLY_ONE = "only_one"
+    """No other replica may be chosen."""
+    COST = "cost"
+    """No other replica costs as little; or several do, and all of them have as many requests as the bound allows."""
+    REQUESTS = "requests"
+    """Of the replicas that cost as little, one has the fewest requests under way."""
+    RING = "ring"
+    """Of those that are left, it is the one that the ring prefers."""
+    BOUND = "bound"
+    """The ring prefers another that costs as little, and that one has as many requests as the bound allows."""
+
+
 class RequestShape:
     """Everything a policy may know of a request. Built once per request; never holds prompt text."""
 

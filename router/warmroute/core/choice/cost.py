@@ -37,8 +37,8 @@ class CostParameters:
     crowd_requests: float = 60.0
     """Requests for each replica of the fleet after which that memory has faded to 37 %."""
     tie_ratio: float = 0.05
-    """Costs that exceed the smallest by less than this share of what the request itself costs there (base and price x
-    prefill) are equal: then the fewest requests in flight decide, then the ring."""
+    """Costs that exceed the smallest by at most this share of the request's own cost on the cheapest replica
+    (`CostTerms.own_s`) are equal to it: then the fewest requests under way decide, then the ring."""
     bounded_load_factor: float = 1.25
     """Requests under way, whoever sent them, as a multiple of the mean, from which on the ring's preference does not
     count."""
@@ -82,6 +82,11 @@ class CostTerms:
     """Their price to those held at the router."""
     eviction_s: float = 0.0
     """Price of what they push out of the cache."""
+
+    @property
+    def own_s(self) -> float:
+        """What the request itself costs there, whatever else is under way: what the width of a tie is a share of."""
+        return self.base_s + self.prefill_s + self.miss_s + self.queued_s + self.eviction_s
 
     @property
     def total_s(self) -> float:

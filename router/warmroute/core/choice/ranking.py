@@ -8,11 +8,12 @@ it answers when asked again without the replicas that were tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from warmroute.core.choice.ring import Ring
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import DecisionKind, Incarnation, RequestShape
+from warmroute.core.types import DecidedBy, DecisionKind, Incarnation, RequestShape
 
 if TYPE_CHECKING:
     from random import Random
@@ -110,6 +111,31 @@ class View:
         return view
 
 
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Which replicas a policy took for equally cheap, and what decided between them."""
+
+    least_s: float
+    """The smallest cost."""
+    limit_s: float
+    """The largest cost that is equal to it."""
+    replicas: tuple[Replica, ...]
+    """Those that cost at most so much, cheapest first; never empty."""
+    decided_by: DecidedBy
+    why: str
+    """The same in a sentence, for people."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For `/explain`."""
+        return {
+            "least_s": round(self.least_s, 6),
+            "limit_s": round(self.limit_s, 6),
+            "replicas": [replica.id for replica in self.replicas],
+            "decided_by": self.decided_by.value,
+            "why": self.why,
+        }
+
+
 class Policy(Protocol):
     """One rule of choice."""
 
@@ -119,3 +145,6 @@ class Policy(Protocol):
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """The member of the view to send the request to, and why."""
+
+    def tie(self, shape: RequestShape, overlaps: Overlaps, view: View) -> Tie | None:
+        """Between which replicas `choose` decides, and by what; None if it compares no costs. Off the request path."""

@@ -10,7 +10,7 @@ from math import inf, isclose
 from typing import TYPE_CHECKING, Final
 
 from warmroute.core.choice.cost import CostTerms
-from warmroute.core.choice.ranking import Overlaps, Policy, View
+from warmroute.core.choice.ranking import Overlaps, Policy, Tie, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.types import DecisionKind, RequestShape
@@ -42,6 +42,7 @@ class Candidate:
             "predicted_cached_tokens": self.predicted_tokens,
             "uncached_tokens": self.uncached_tokens,
             "in_flight": replica.in_flight,
+            "under_way": replica.load,
             "waiting_tokens": replica.waiting_tokens,
             **self.terms.as_dict(),
         }
@@ -64,6 +65,8 @@ class Ranking:
     """Every eligible replica once; the head is what would be chosen, the next what a retry would be sent to."""
 
     candidates: tuple[Candidate, ...]
+    tie: Tie | None = None
+    """Why the head is the head, where costs are compared: one that is dearer than others is no error."""
 
     @property
     def choice(self) -> Candidate:
@@ -77,6 +80,7 @@ class Ranking:
             "replica": head.replica.id,
             "decision": head.kind.value,
             "predicted_cached_tokens": head.predicted_tokens,
+            "tie": None if self.tie is None else self.tie.as_dict(),
             "candidates": [candidate.as_dict() for candidate in self.candidates],
         }
 
@@ -85,6 +89,7 @@ def ranked(policy: Policy, shape: RequestShape, held: Overlaps, whole: View, rng
     """Every replica of the view, in the order in which the policy would choose them; dice are as before afterwards."""
     chosen: dict[Replica, DecisionKind] = {}
     rest: View | None = whole
+    tie = policy.tie(shape, held, whole)
     dice = rng.getstate()
     while rest is not None and len(chosen) < RANKED_BY_POLICY:
         left = {r: tokens for r, tokens in held.items() if r not in chosen}
@@ -95,7 +100,7 @@ def ranked(policy: Policy, shape: RequestShape, held: Overlaps, whole: View, rng
     head = [candidate(r, kind, shape, held, whole) for r, kind in chosen.items()]
     tail = [candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen]
     tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
-    return Ranking((*head, *tail))
+    return Ranking((*head, *tail), tie)
 
 
 def cost_terms(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies.baseline import Baseline
 from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
@@ -17,13 +17,8 @@ from warmroute.core.types import DecisionKind, RequestShape
 _load = attrgetter("load")
 
 
-class LeastLoaded:
+class LeastLoaded(Baseline):
     """See the module."""
-
-    needs_records = False
-
-    def __init__(self, parameters: CostParameters) -> None:
-        pass
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """One of those with the fewest under way."""

@@ -7,19 +7,14 @@ Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2
 
 from __future__ import annotations
 
-from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies.baseline import Baseline
 from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
 
 
-class PowerOfTwo:
+class PowerOfTwo(Baseline):
     """See the module."""
-
-    needs_records = False
-
-    def __init__(self, parameters: CostParameters) -> None:
-        pass
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """The less loaded of two different members; the first drawn if they are even."""

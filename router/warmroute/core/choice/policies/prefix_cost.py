@@ -1,7 +1,7 @@
 """Policy `prefix-cost`: the replica with the smallest expected time to first token plus the price of a miss to others.
 
-The cost is `choice.cost`'s; smallest wins. Costs that differ by less than `tie_ratio` of what the request costs at
-the cheapest are equal:
+The cost is `choice.cost`'s; smallest wins. Costs that exceed the smallest by at most `tie_ratio` of the request's
+own cost on the cheapest replica are equal to it:
 
 - Somebody holds part of the prompt: of the equals the one with the fewest requests under way, then the ring's most
   preferred, so that routers which know the same choose the same.
@@ -26,9 +26,9 @@ from typing import Final
 
 from warmroute.core.choice.bounded_load import capacity
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.choice.ranking import Overlaps, Tie, View
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import DecisionKind, RequestShape
+from warmroute.core.types import DecidedBy, DecisionKind, RequestShape
 
 _WARM: Final = DecisionKind.WARM
 _RING: Final = DecisionKind.RING
@@ -98,8 +98,90 @@ class PrefixCost:
         best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
         return best, _RING if best is first else _SPILL
 
+    def tie(self, shape: RequestShape, overlaps: Overlaps, view: View) -> Tie | None:
+        """What `choose` goes by, told for people."""
+        large = len(view.members) > LOOKED_AT
+        pool = self._pool(shape, overlaps, view) if large else view.members
+        rows = sorted(
+            [(_cost(r, shape, overlaps, view), place, r) for place, r in enumerate(pool)],
+            key=lambda row: row[:2],
+        )
+        least, _, best = rows[0]
+        own_s = (best.price + view.queued_price) * best.prefill_s(shape.prompt_tokens, overlaps.get(best, 0))
+        limit = least + self._tie_ratio * (best.base_latency_s + own_s)
+        near = [r for cost, _, r in rows if cost <= limit]
+        if len(pool) == 1:
+            decided_by, why = DecidedBy.ONLY_ONE, "it is the only replica that may be chosen"
+        elif overlaps:
+            decided_by, why = _between_holders(near)
+        else:
+            first = pool[0] if large else view.first(view.key(shape))
+            most = capacity(sum([r.load for r in pool]), len(pool), self._factor)
+            decided_by, why = _between_cold(near, first, most)
+        return Tie(least, limit, tuple(near), decided_by, why)
+
     def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
         """Candidates in a large fleet, most preferred first: the ring's first, then holders, deepest first."""
         pool = dict.fromkeys(islice(view.rank(view.key(shape)), LOOKED_AT))
         pool.update(dict.fromkeys(overlaps))
         return list(pool)
+
+
+def _cost(replica: Replica, shape: RequestShape, overlaps: Overlaps, view: View) -> float:
+    """The sum that `choose` compares, to the last digit."""
+    own_s = replica.prefill_s(shape.prompt_tokens, overlaps.get(replica, 0))
+    return (
+        replica.delay_s
+        + replica.wait_for_s(view.now_s, own_s)
+        + replica.crowd_s * view.crowd_scale
+        + (replica.price + view.queued_price) * own_s
+    )
+
+
+def _between_holders(near: list[Replica]) -> tuple[DecidedBy, str]:
+    """What decides where somebody holds part of the prompt."""
+    if len(near) == 1:
+        return DecidedBy.COST, "no other replica costs as little"
+    loads = [replica.load for replica in near]
+    fewest = min(loads)
+    if loads.count(fewest) == 1:
+        return (
+            DecidedBy.REQUESTS,
+            f"{len(near)} replicas cost as little, and it has the fewest requests under way ({fewest})",
+        )
+    return (
+        DecidedBy.RING,
+        f"{len(near)} replicas cost as little, {loads.count(fewest)} of them have the fewest requests under way "
+        f"({fewest}), and of those the ring prefers it",
+    )
+
+
+def _between_cold(near: list[Replica], first: Replica, most: int) -> tuple[DecidedBy, str]:
+    """What decides where nobody holds part of the prompt."""
+    bound = f"{most} requests under way (policy.bounded_load_factor times the mean)"
+    roomy = [replica for replica in near if replica.load < most]
+    if not roomy:
+        return (
+            DecidedBy.COST,
+            f"all replicas that cost as little have {bound} or more, so the cheapest is taken",
+        )
+    if len(near) == 1:
+        return DecidedBy.COST, "no other replica costs as little"
+    if first in roomy:
+        return DecidedBy.RING, f"{len(near)} replicas cost as little, and it is the ring's first choice"
+    if first in near:
+        return (
+            DecidedBy.BOUND,
+            f"{len(near)} replicas cost as little; the ring's first choice, {first.id}, has {bound} or more, "
+            "and it is the next on the ring that has not",
+        )
+    if len(roomy) == 1:
+        return (
+            DecidedBy.BOUND,
+            f"{len(near)} replicas cost as little, and all others of them have {bound} or more",
+        )
+    return (
+        DecidedBy.RING,
+        f"the ring's first choice, {first.id}, costs more; of the {len(near)} that cost as little it is the next on"
+        " the ring",
+    )

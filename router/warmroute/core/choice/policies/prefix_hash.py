@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from warmroute.core.choice.bounded_load import BoundedLoad
 from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies.baseline import Baseline
 from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
@@ -17,12 +18,11 @@ from warmroute.core.types import DecisionKind, RequestShape
 _load = attrgetter("load")
 
 
-class PrefixHash:
+class PrefixHash(Baseline):
     """See the module."""
 
-    needs_records = False
-
     def __init__(self, parameters: CostParameters) -> None:
+        super().__init__(parameters)
         self._factor = parameters.bounded_load_factor
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:

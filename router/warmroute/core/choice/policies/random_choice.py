@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies.baseline import Baseline
 from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
 
 
-class RandomChoice:
+class RandomChoice(Baseline):
     """See the module."""
-
-    needs_records = False
-
-    def __init__(self, parameters: CostParameters) -> None:
-        pass
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """A throw of the view's dice."""

@@ -5,19 +5,14 @@ The turn is the view's count of placed requests, so each model has its own and a
 
 from __future__ import annotations
 
-from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.policies.baseline import Baseline
 from warmroute.core.choice.ranking import Overlaps, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind, RequestShape
 
 
-class RoundRobin:
+class RoundRobin(Baseline):
     """See the module."""
-
-    needs_records = False
-
-    def __init__(self, parameters: CostParameters) -> None:
-        pass
 
     def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
         """The next in turn."""

@@ -1,0 +1,20 @@
+"""What all baselines have in common: they compare no costs, and ask nobody where a prefix is cached."""
+
+from __future__ import annotations
+
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.choice.ranking import Overlaps, Tie, View
+from warmroute.core.types import RequestShape
+
+
+class Baseline:
+    """Base of the policies that others are compared with."""
+
+    needs_records = False
+
+    def __init__(self, parameters: CostParameters) -> None:
+        pass
+
+    def tie(self, shape: RequestShape, overlaps: Overlaps, view: View) -> Tie | None:
+        """None: no costs are compared."""
+        return None
