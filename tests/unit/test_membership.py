@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from tests.support.engines import REFUSED, WELL, ToldEngine
 from tests.support.virtual_clock import VirtualClockLoop
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
@@ -30,42 +31,6 @@ from warmroute.tasks import Tasks
 
 A = Member(ReplicaId("a:1"), "http://a:1")
 B = Member(ReplicaId("b:1"), "http://b:1")
-WELL = ProbeResult(
-    alive=True, incarnation=Incarnation(7), models={"m": {}}, block_tokens=32, cache_tokens=8192
-)
-REFUSED = ProbeResult(alive=False, failure=FailureReason.REFUSED)
-
-
-class FakeEngine:
-    """Answers what it is told; remembers who was asked when."""
-
-    def __init__(self) -> None:
-        self.answers: dict[ReplicaId, ProbeResult] = {}
-        self.asked: list[tuple[float, ReplicaId]] = []
-        self.forgotten: list[ReplicaId] = []
-        self.delay_s = 0.0
-        self.at_once = 0
-        self.most_at_once = 0
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def probe(self, replica_id: ReplicaId, url: str) -> ProbeResult:
-        self.asked.append((asyncio.get_running_loop().time(), replica_id))
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            await asyncio.sleep(self.delay_s)
-        finally:
-            self.at_once -= 1
-        return self.answers.get(replica_id, WELL)
-
-    def forget(self, replica_id: ReplicaId) -> None:
-        self.forgotten.append(replica_id)
-
-    def times(self, member: Member) -> list[float]:
-        return [at_s for at_s, replica_id in self.asked if replica_id == member.replica_id]
 
 
 class FakeDiscovery:
@@ -99,7 +64,7 @@ class RecordingFleet(Fleet):
 @dataclasses.dataclass
 class World:
     fleet: RecordingFleet
-    engine: FakeEngine
+    engine: ToldEngine
     discovery: FakeDiscovery
     tasks: Tasks
     membership: Membership
@@ -111,7 +76,7 @@ def play(scenario: Callable[[World], object], *members: Member, interval_s: floa
     worlds: list[World] = []
 
     async def run() -> None:
-        engine, discovery, tasks, fleet = FakeEngine(), FakeDiscovery(*members), Tasks(), RecordingFleet()
+        engine, discovery, tasks, fleet = ToldEngine(), FakeDiscovery(*members), Tasks(), RecordingFleet()
         removed: list[ReplicaId] = []
         membership = Membership(
             fleet,
@@ -152,7 +117,7 @@ def test_a_well_replica_is_asked_every_interval_with_jitter() -> None:
         world.membership.start()
         await asyncio.sleep(100)
 
-    times = play(scenario, A).engine.times(A)
+    times = play(scenario, A).engine.times(A.replica_id)
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     assert 44 <= len(times) <= 54
     assert all(1.8 <= gap <= 2.2 + 0.06 for gap in gaps)
@@ -168,12 +133,12 @@ def test_an_unwell_replica_is_asked_soon_then_less_often_until_the_interval() ->
         await asyncio.sleep(3)
 
     world = play(scenario, A)
-    times = world.engine.times(A)
+    times = world.engine.times(A.replica_id)
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     for gap, expected in zip(gaps, (0.25, 0.5, 1.0, 2.0, 2.0), strict=False):
         assert expected * 0.89 <= gap <= expected * 1.11 + 0.06
     assert world.fleet.state(A) is ReplicaState.READY
-    assert ProbeFailed(A.replica_id, FailureReason.REFUSED, 0.0) in world.fleet.events
+    assert ProbeFailed(A.replica_id, FailureReason.REFUSED, 0.0, "connection refused") in world.fleet.events
 
 
 def test_a_death_is_confirmed_within_a_second_of_the_first_failed_probe() -> None:
@@ -214,9 +179,9 @@ def test_members_come_and_go_with_discovery() -> None:
         world.discovery.changes.put_nowait((B,))
         await asyncio.sleep(1)
         assert list(world.fleet.replicas) == [B.replica_id]
-        asked = len(world.engine.times(A))
+        asked = len(world.engine.times(A.replica_id))
         await asyncio.sleep(10)
-        assert len(world.engine.times(A)) == asked, "a removed replica is asked no more"
+        assert len(world.engine.times(A.replica_id)) == asked, "a removed replica is asked no more"
         assert list(world.membership.latest()) == [B.replica_id]
         world.discovery.changes.put_nowait((B, A))
         await asyncio.sleep(1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
+from tests.support.engines import WELL, ToldEngine
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
@@ -19,19 +21,6 @@ from warmroute.service.questions import Questions
 from warmroute.tasks import Tasks
 
 A, B = ReplicaId("a"), ReplicaId("b")
-
-
-class FakeEngine:
-    """Tells what each replica serves, and counts."""
-
-    def __init__(self) -> None:
-        self.serves: dict[str, dict[str, object] | None] = {A: {"m": {}}, B: {"m": {}}}
-        self.asked = 0
-
-    async def models(self, replica_id: ReplicaId, url: str) -> Mapping[str, object] | None:
-        self.asked += 1
-        await asyncio.sleep(0)
-        return self.serves[replica_id]
 
 
 class FakeCalls:
@@ -62,7 +51,7 @@ class Place:
         for index, name in enumerate((A, B)):
             self.fleet.apply(ReplicaAdded(name, f"http://{name}"))
             self.fleet.apply(ProbeSucceeded(name, Incarnation(index + 1), {"m": {}}, None, None, 1.0))
-        self.engine = FakeEngine()
+        self.engine = ToldEngine(WELL, probed=(A, B))
         self.calls = FakeCalls()
         self.tasks = Tasks()
         latest = {
@@ -106,7 +95,7 @@ async def search(place: Place, count: int = 1) -> None:
 def test_an_adapter_loaded_a_moment_ago_is_known_when_the_search_is_over() -> None:
     async def run() -> None:
         place = Place()
-        place.engine.serves[B] = {"m": {}, "sql": {"parent": "m"}}
+        place.engine.answers[B] = replace(WELL, models={"m": {}, "sql": {"parent": "m"}})
         await search(place)
         assert place.fleet.models() == {"m", "sql"}
         assert place.fleet.replicas[A].models == {"m"}
@@ -118,7 +107,7 @@ def test_an_adapter_loaded_a_moment_ago_is_known_when_the_search_is_over() -> No
 def test_a_replica_that_does_not_tell_keeps_what_it_told() -> None:
     async def run() -> None:
         place = Place()
-        place.engine.serves[A] = None
+        place.engine.answers[A] = replace(WELL, models=None)
         await search(place)
         assert place.fleet.replicas[A].models == {"m"}
 
@@ -137,10 +126,10 @@ def test_many_unknown_names_cost_one_search_and_the_next_one_waits(monkeypatch: 
         monkeypatch.setattr(questions, "monotonic", lambda: moments[0])
         place = Place()
         await search(place, 100)
-        assert place.engine.asked == 2
+        assert place.engine.models_asked == 2
         monkeypatch.setattr(questions.asyncio, "sleep", sleep)
         place.questions.find_model(lambda: None)
-        while place.engine.asked < 4:
+        while place.engine.models_asked < 4:
             await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, lambda: None), 10)
         assert delays[0] == questions.SPACING_S
 
