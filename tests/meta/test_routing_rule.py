@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import Ranking
+from warmroute.core.fleet.report import Ranking
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecidedBy, FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
