@@ -1,7 +1,7 @@
-"""One tree of errors that the router itself answers with; each knows its status, its stable code, and what to do.
+"""The errors that the router itself answers with form one tree; each knows its status, its stable code, and what to do.
 
-Renders nothing: a dialect turns an error into the called API's shape. Messages name what, where and the remedy;
-they never hold prompt text or keys.
+This module renders nothing: a dialect turns an error into the called API's shape. Messages name what happened, where,
+and the remedy. They never hold prompt text or keys.
 """
 
 from __future__ import annotations

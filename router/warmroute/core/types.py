@@ -1,6 +1,6 @@
 """The vocabulary of a routing decision: ids, the request's shape, and records of who holds what.
 
-Decides nothing. Everything here is plain data, so that every layer may name it. Token counts are estimates
+This module decides nothing. Everything here is plain data, so that every layer may name it. Token counts are estimates
 (see `RequestShape.prompt_tokens`) until an engine confirms them.
 """
 

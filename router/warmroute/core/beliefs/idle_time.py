@@ -1,9 +1,9 @@
-"""How long the registry keeps what nobody touches: what the replicas' caches turned out to keep, and a margin.
+"""The registry keeps what nobody touches for as long as replicas' caches turned out to keep prefixes, and a margin.
 
-Decides one figure for all records, between two bounds, from what answers taught (`survival`). Replicas that serve the
-same models are taken to be alike, so that a new one does not undo what its fellows showed; where of some of them
-nothing is known, or not for long, everything is kept as long as is allowed: a record kept too long costs memory, one
-given up too soon costs a prefix, and its loss shows nowhere.
+This module decides one figure for all records, between two bounds, from what answers taught (`survival`). It takes
+replicas that serve the same models to be alike, so that a new one does not undo what its fellows showed. Where nothing
+is known of some of them, or not for long, the registry keeps everything as long as is allowed: a record that is kept
+too long costs memory, while one that is given up too soon costs a prefix, and that loss shows nowhere.
 """
 
 from __future__ import annotations

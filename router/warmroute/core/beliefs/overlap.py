@@ -1,9 +1,9 @@
-"""How much of a prompt each replica is believed to hold, from what the registry knows of its rungs.
+"""The overlap of a prompt with a replica is how many of its leading tokens the replica is believed to hold.
 
-A record is taken at its word as far as the replica, by what it was sent since, still has what was last used then
-(`residency`); where answers have shown that less of what is so old is found, it counts for that share (`trust`).
-The rule it keeps: an engine reuses whole blocks only, and never the whole prompt, since it computes at least the last
-token.
+This module reads it from what the registry knows of the prompt's rungs. A record counts in full as far as the replica,
+by what it was sent since, still has what was last used then (`residency`). Where answers have shown that less of what
+is so old is found, the record counts for that share (`trust`). The rule it keeps: an engine reuses whole blocks only,
+and never the whole prompt, since it computes at least the last token.
 """
 
 from __future__ import annotations

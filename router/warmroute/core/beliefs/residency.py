@@ -1,17 +1,17 @@
-"""What of its cache a replica has probably kept, from what this router sent there.
+"""Residency says what a replica has probably kept in its cache, from what this router sent there.
 
-Decides how much of what was last used at some time is still there, and how old the next thing to go is; knows no
-prefixes. The engine keeps what it uses and what it used last: counted by the moment at which an answer ended, the
-newest tokens that fill its cache are resident. Moments are short at first and twice as long whenever there are too many
-of them, so that a cache which turns over within seconds is followed as closely as one that keeps an hour. The oldest
-moment that is still there, or a part of it, is the edge; what was last used before is evicted, of the edge itself the
-ends of prompts first, so that a part of each is left.
+This module decides how much of what was last used at some time is still there, and how old the next thing to go is. It
+knows no prefixes. The engine keeps what it uses and what it used last. So of all tokens, counted by the moment at which
+the answer that used them ended, the newest that fill the cache are resident. Moments are short at first, and become
+twice as long whenever there are too many of them, so that a cache which turns over within seconds is followed as
+closely as one that keeps an hour. The oldest moment that is still there, or a part of it, is the edge. What was last
+used before the edge is evicted. Of the edge itself the ends of prompts go first, so that a part of each prompt is left.
 
 Each token counts once: while a request is under way (`begin`), or at its last end (`end`). Records know when a prompt
-was sent; when that was over is remembered here, moment by moment. Other routers tell what they add
-(`Fleet.note_foreign`), not what they use again.
+was sent; this module remembers, moment by moment, when that was over. Other routers tell what they add
+(`Fleet.note_foreign`), but not what they use again.
 
-How much fits is the engine's word. Where that is wrong answers show it, by age (`survival`).
+The engine says how much fits. Where that is wrong, answers show it, by age (`survival`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How likely what was last used so long ago is asked for again: learnt from the ages at which prompts come back.
+"""The return ratio says how likely what was last used so long ago is asked for again, by when prompts came back.
 
-Decides one share by age; knows no replicas and no prefixes. Each use of a token begins a life that ends with the
-token's next use, wherever that is. Of all lives that reached an age, the share is of those that ended later instead of
-never, beside one prompt that never ended. Ages are counted by half-octaves, and old lives fade with the number of
-requests, not with time: fleets of any speed learn alike. What began less than an age ago cannot have come back at that
-age yet, so that a share that grows is seen late.
+This module decides one share by age; it knows no replicas and no prefixes. Each use of a token begins a life that ends
+with the token's next use, wherever that is. Of all lives that reached an age, the share is that of the lives which
+ended later instead of never; one prompt that never ended stands beside them. Ages are counted by half-octaves, and old
+lives fade with the number of requests, not with time, so that fleets of any speed learn alike. What began less than an
+age ago cannot have come back at that age yet, so a share that grows is seen late.
 """
 
 from __future__ import annotations

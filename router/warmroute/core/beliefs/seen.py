@@ -1,8 +1,8 @@
-"""Which prefixes were seen before, by any replica, within their lifetime: what could have been reused at best.
+"""This module remembers which prefixes were sent before, to any replica: what could have been reused at best.
 
-Decides nothing about routing. Two generations of sets, as large as is allowed at most: an old one is given up when the
-young one is full or the lifetime is over, so a prefix is remembered for one to two lifetimes, or for the last so many.
-Only this process's own traffic is seen; what other routers saw, the registry's records add.
+It decides nothing about routing. It keeps two generations of sets, of the largest size that is allowed. The old one is
+given up when the young one is full or the lifetime is over, so a prefix is remembered for one to two lifetimes, or for
+the last so many rungs. It sees only this process's own traffic; the registry's records add what other routers saw.
 """
 
 from __future__ import annotations

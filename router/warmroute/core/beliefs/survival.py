@@ -1,10 +1,10 @@
-"""How much of what a replica was last sent so long ago is still in its cache: learnt from what answers report.
+"""Survival says how much of what a replica was last sent so long ago is still in its cache, from what answers report.
 
-Decides what share of a record's promise is to be counted on, by its age; knows no sizes and no prefixes. Hits and
-misses are kept by age since last use, in octaves, each as a running share that follows recent answers. Prefixes that
-were given up for evicted and are found all the same count too: both sides are seen. An age of which nothing is known is
-like the next younger one; where no engine reports anything, everything is counted on. What was believed before weighs
-like many lessons, so that no single answer, and not ten of one client, decide for all.
+This module decides what share of a record's promise is to be counted on, by the record's age. It knows no sizes and no
+prefixes. Hits and misses are kept by age since last use, in octaves, each as a running share that follows recent
+answers. Prefixes that were taken for evicted and are found all the same count too, so that both sides are seen. An age
+of which nothing is known is like the next younger one. Where no engine reports anything, everything is counted on. What
+was believed before weighs like many lessons, so that no single answer, and not ten of one client, decide for all.
 """
 
 from __future__ import annotations

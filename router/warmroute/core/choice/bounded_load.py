@@ -1,7 +1,7 @@
-"""Consistent hashing with bounded load, as a wrapper around any order of preference.
+"""Bounded load lets a consistent-hash ring, or any other order of preference, pass over members that have too much.
 
-Decides which members may take one more request; the order among those stays the wrapped one's. The rule it keeps: no
-member is given more than `factor` times the mean, and there is always one that may be given.
+This module decides which members may take one more request. The order among those stays the order that it wraps. The
+rule it keeps: no member is given more than `factor` times the mean, and there is always one that may be given.
 
 Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016); as a wrapper: Envoy's
 `thread_aware_lb_impl.h`.

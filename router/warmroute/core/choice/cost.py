@@ -1,18 +1,22 @@
-"""What a request costs on a replica: expected seconds to its first token, and the price of its miss to everyone else.
+"""The cost of a request on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
     cost = base + wait + running + crowding + price x prefill
     price = 2 + 2 r + 2 r^2 + queued
     prefill = uncached / rate x (1 + mean context / attention_context)
 
-Decides nothing: policies compare. Every term is a measured time or a count of requests, and every weight is a pure
-number, so that the rule is the same on engines of any speed. A second of prefill counts once for who waits for it,
-once for everyone else in whose way it is, and once for each that is held at the router, for each replica (`queued`):
-each second of prefill anywhere makes each of those wait a replica's share of it. The return ratio r is how likely what
-the prompt's blocks push out of the replica's cache is asked for again (`beliefs.returns`): then it has to be
-computed anew, and pushes out as much in turn, once; further on nobody looks. The mean context of a prompt's
-uncached part is half of cached plus whole prompt;
-`crowding` is the prefill work that the replica was given lately. The request path computes the sum from what each
-replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`); `CostTerms` is the same sum taken apart for people.
+This module decides nothing: policies compare costs. Every term is a measured time or a count of requests, and every
+weight is a pure number, so that the rule is the same on engines of any speed.
+
+A second of prefill counts once for the request that waits for it, and once for everyone else in whose way it is. It
+counts once more for each request that is held at the router, divided by the number of replicas (`queued`): each second
+of prefill anywhere makes each of those wait a replica's share of it. The return ratio r says how likely it is that what
+the prompt's blocks push out of the replica's cache is asked for again (`beliefs.returns`). It then has to be
+computed anew, and pushes out as much in turn; the sum ends after that second round. The mean context of a prompt's
+uncached part is half the sum of its cached tokens and all its tokens. `crowding` is the recent load: the prefill work
+that the replica was given lately.
+
+The request path computes the sum from what each replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`). `CostTerms` is
+the same sum, taken apart for people.
 """
 
 from __future__ import annotations

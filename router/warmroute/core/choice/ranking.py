@@ -1,8 +1,8 @@
-"""The contract between the fleet and a policy: what a policy sees, what it answers, and a whole order for people.
+"""A policy is shown a view of the fleet, and answers with one replica; people are shown the whole order and the tie.
 
-A policy ranks: it neither counts nor logs nor reserves, and keeps no state; what it needs to take turns or roll dice is
-in the view. It answers with one replica, since nothing else is needed while requests succeed: the next in order is what
-it answers when asked again without the replicas that were tried.
+A policy ranks: it neither counts nor logs nor reserves, and keeps no state. What it needs to take turns or roll dice is
+in the view. It answers with one replica, since nothing else is needed while requests succeed. The next in order is what
+it answers when it is asked again without the replicas that were tried.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Consistent-hash ring: the order in which a key prefers the members, alike in every router.
+"""The consistent-hash ring is the order in which a key prefers the members, alike in every router.
 
-Decides preference only; knows nothing of load or health (`bounded_load` wraps any such order). The rule it keeps: the
-order depends on nothing but the key and the members' names, and a member that leaves or joins moves only its own share.
+This module decides preference only; it knows nothing of load or health (`bounded_load` wraps any such order). The rule
+it keeps: the order depends on nothing but the key and the members' names, and a member that leaves or joins moves only
+its own share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who may be chosen for which model: views, made when first asked for and kept until something changes.
+"""Views of the replicas that may be chosen for a model are made when first asked for, and kept until something changes.
 
-Decides eligibility from health and models; nothing of load. The rule it keeps: views exist for models that replicas
-serve, never for names that only clients know, so that nothing here grows with what clients send.
+This module decides from health and models who is eligible; it knows nothing of load. The rule it keeps: views exist for
+models that replicas serve, never for names that only clients know, so that nothing here grows with what clients send.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What discovery and probes tell the fleet. Past participles; plain data."""
+"""Events are what discovery and probes tell the fleet. Their names are past participles, and they are plain data."""
 
 from __future__ import annotations
 

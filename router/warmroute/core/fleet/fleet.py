@@ -1,9 +1,9 @@
-"""The fleet: all replicas, what is under way on them, and the one place where a request is given to one of them.
+"""The fleet knows all replicas and what is under way on them, and is the one place where a replica is given a request.
 
-Decides what is counted for a request and when. Who is a member, and in what health, `members` decides; who is eligible,
-`eligibility`; whom to choose among the eligible, the policy. The rule it keeps: choosing and counting is one
-synchronous step, and every reservation is given back exactly once, by `settle`. Replicas change only through the
-methods of `Fleet`.
+This module decides what is counted for a request and when. `members` decides who is a member and in what health,
+`eligibility` says which replicas may be chosen, and the policy chooses among them. The rule it keeps: choosing and
+counting is one synchronous step, and `settle` gives every reservation back exactly once. Nobody else changes a replica,
+a decision or the fleet itself: the methods below are the only way (`tests/meta/test_one_mutator.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What other routers have under way, per replica: what each said last, taken together, while it is heard of.
+"""The ledger of peer load adds up what other routers have under way on each replica, by what each of them said last.
 
-A router that is silent for `expire_s` counts no more: it died or cannot be heard, and either way nobody knows its
-load. Decides nothing about routing, speaks to nobody. Replicas are named by the keys of notices, known here or not. Its
-size is bounded by what `MAX_ROUTERS` routers say of `MAX_REPLICAS` replicas each, whoever writes to the board.
+A router that is silent for `expire_s` counts no more: it has died or cannot be heard, and either way nobody knows its
+load. This module decides nothing about routing and speaks to nobody. It knows replicas by the keys that notices have,
+whether or not they belong to this router's fleet. What it keeps is bounded by `MAX_ROUTERS` routers with
+`MAX_REPLICAS` replicas each, whoever writes to the board.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One replica as the router sees it. Plain mutable data, changed by `Fleet` alone.
+"""A replica as the router sees it: plain mutable data. `Fleet` alone changes it.
 
-Decides nothing. Counters are integers and what is derived from them is derived anew at every change, so that it cannot
-drift; `validate` says what follows from what.
+This module decides nothing. Counters are integers, and what is derived from them is derived anew at every change, so
+that it cannot drift; `validate` says what follows from what.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Which requests were with a replica when that died, and what follows for them: one more try, then none for minutes.
+"""A request that was with a replica when it died is tried once more, and refused for minutes if the next one dies too.
 
 A request that was never delivered is tried again freely. One that was delivered in full may be what killed the engine
-(a prompt that trips an assertion, or takes the last of its memory), and would kill the next one too. Most often it is
-not: everything that was under way dies with an engine. So it is tried once more; and one that two replicas died with,
-one after the other, is refused while that is remembered. Any answer to the same request clears it.
+(a prompt that trips an assertion, or takes the last of its memory), and it would then kill the next one too. Most often
+it is innocent, since everything that was under way dies with an engine. So it is tried once more. A request that two
+replicas died with, one after the other, is refused while this module remembers it. Any answer to the same request
+clears it.
 
 A lost connection alone is no death: a life counts where the replica is found unwell, or in another life, when the
-question is asked. Decides nothing else; requests are told apart by keys that the caller makes.
+question is asked. This module decides nothing else. Its caller makes the keys that tell requests apart.
 """
 
 from __future__ import annotations

@@ -1,22 +1,23 @@
-"""Which replicas may be sent requests: states, the signals that move them, and the table that says how.
+"""A replica's health says whether it may be sent requests: a state, signals that move it, and a table that says how.
 
 Rule 1: every change of state is a row of `TRANSITIONS`; the code below only turns observations (a probe answered, a
 request failed) into signals and walks the table. Rule 2: time is an argument; nothing here waits or schedules.
 
-What leads to which signal:
+This is what leads to which signal:
 
-- Traffic: `failures_to_eject` failures in a row, or one that leaves no doubt (connection refused, the engine says that
-  it shuts down), eject. The backoff doubles with every ejection that no successful request has come between.
-- Probes: `probe_failures_to_eject` failures in a row eject until a probe succeeds; one that finds the engine asleep
-  ejects at once. A successful probe ends an ejection only where the probe can tell (it was ejected by probes, or
-  refused connections, or is a new incarnation): an engine whose `/health` is fine and whose requests fail sits its
-  backoff out.
+- Traffic: `failures_to_eject` failures in a row eject a replica, and so does one that leaves no doubt (a refused
+  connection, or an engine that says that it shuts down). The backoff doubles with every ejection, until a request has
+  succeeded.
+- Probes: `probe_failures_to_eject` failures in a row eject a replica until a probe succeeds. A probe that finds the
+  engine asleep ejects at once. A successful probe ends an ejection only where the probe can tell that the replica is
+  well: because probes ejected it, because it had refused connections, or because it is a new incarnation. An engine
+  whose `/health` is fine and whose requests fail sits its backoff out.
 - When the backoff is over, one trial decides: a request or a probe, whichever comes first. An engine that answered with
   errors (`FailureReason.ERROR`) is given one trial after every successful probe, and only a request decides it.
-- A changed incarnation forgets everything: it is another engine.
+- A changed incarnation makes everything forgotten: it is another engine.
 
-Rule 3: a state is about new requests. What a replica has already keeps its limits whatever the state, unless the
-replica is shown to be gone (`Health.dead`, another incarnation).
+Rule 3: a state concerns new requests only. The requests that a replica has already keep their limits whatever the
+state, unless the replica is shown to be gone (`Health.dead`, or another incarnation).
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Error answers of a replica (a plain 500, 401, 404), weighed against it by comparison with its fellows.
+"""A replica's error answers (a plain 500, 401, 404) are weighed against it by comparison with its fellows.
 
-Decides when a replica is suspect, not whether it is ejected: an error may be the request's own fault, and one client's
-bad requests may all go to one replica, since they share a prefix. So a suspect's error is put before a fellow, by
-trying the same request there: an answer convicts the suspect, another error acquits it. Convictions are failures like
-others (`health`), and eject after as many in a row.
+This module decides when a replica is suspect, not whether it is ejected. An error may be the request's own fault, and
+one client's bad requests may all go to one replica, since they share a prefix. So a suspect's error is put before a
+fellow, by trying the same request there: the fellow's answer convicts the suspect, and another error acquits it.
+Convictions are failures like others (`health`), and eject after as many in a row.
 
-Suspect is who erred several times running, or much more often than its fellows, and for a while who was convicted.
-Source of the comparison: Envoy's outlier detection (consecutive errors; success rate against the other hosts').
+A replica is suspect if it erred several times running, or much more often than its fellows, and for a while after it
+was convicted. Source of the comparison: Envoy's outlier detection (consecutive errors; success rate against the other
+hosts').
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""How many requests may be tried again only to see whose fault an error is: a share of the traffic, and a few a second.
+"""The retry budget bounds how many requests are tried again only to see whose fault an error is.
 
-Without a bound, an error that many requests get would double their load. Decides nothing else.
+It allows a share of the traffic, and a few a second. Without a bound, an error that many requests get would double
+their load. It decides nothing else.
 """
 
 from __future__ import annotations

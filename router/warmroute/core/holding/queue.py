@@ -1,19 +1,19 @@
-"""Requests held at the router for the moment in which a replica comes free.
+"""The hold queue keeps requests at the router until the moment in which a replica comes free.
 
-Decides whether a request goes to its replica at once or waits here, and who goes first: the shortest expected prefill,
-warm ones being short, with ageing (each second of waiting counts like `AGEING_RATIO` seconds less of prefill). Who
-waits here can still go to whichever replica is best when the turn comes; who waits in an engine cannot, and there the
-order is that of arrival. What the registry knew of a prompt when it came is kept up to date by what is granted since,
-so that of several prompts with one new prefix only the first is computed whole.
+This module decides whether a request goes to its replica at once or waits here, and which request goes first. The
+shortest expected prefill goes first, and warm requests are short; each second of waiting counts like `AGEING_RATIO`
+seconds less of prefill. A request that waits here can still go to whichever replica is best when its turn comes. In an
+engine it could not, and there the order is that of arrival. The queue keeps what the registry knew of a prompt up to
+date by what it grants, so that of several prompts with one new prefix only the first is computed whole.
 
 The rules it keeps:
 1. A request waits here only for a replica that has a prompt to compute and will be heard to end it
    (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
    without, whatever the rates are believed to be. Only where other routers hold requests that go before does it wait
    up to `MOST_STAGGERED` times `STAGGER_S` longer.
-2. Nobody held is overtaken by a new one except in the order above.
-3. At most `max_held` wait here, and none longer than `max_hold_s`: beyond either, requests go to the best replica at
-   once, as without a queue.
+2. A new request overtakes a held one only by the order above.
+3. At most `max_held` requests wait here, and none longer than `max_hold_s`: beyond either, requests go to the best
+   replica at once, as without a queue.
 
 Nothing here waits or schedules: the caller calls `release` after `Fleet.started` and `Fleet.settle`, and when `release`
 said so.

@@ -1,10 +1,10 @@
-"""What answers teach about replicas and models: how fast each replica is, how long prompts and answers of a model are.
+"""Answers teach how fast each replica is, and how long the prompts and answers of each model are.
 
-- `stretch`: what is timed: from a known start of prefill work to a first byte.
-- `speed`: one replica's estimate from its last stretches.
+- `stretch`: a timed sample of prefill work, from its known start to a first byte.
+- `speed`: one replica's estimate, from its last samples.
 - `answers`: one model's bytes per token and tokens per answer.
-- `learner`: all of them, and what of it is believed.
-- `feedback`: how much of what a replica was believed to hold was found.
+- `learner`: all of these, and what of them is believed.
+- `feedback`: how much was found of what a replica was believed to hold.
 
-Decides nothing about routing: the fleet hands what is believed to its replicas, the cost is made of that.
+This package decides nothing about routing: the fleet hands what is believed to its replicas, and costs are made of it.
 """

@@ -1,7 +1,8 @@
-"""What answers of one model tell: how many prompt bytes make a token, and how many tokens an answer has.
+"""Answers of one model tell how many prompt bytes make a token, and how many tokens an answer has.
 
-Both are means over the last few hundred answers. A ratio far from the mean (a prompt that is mostly images, or all
-digits) counts as one at the border of what is near, and the prior like some prompts, so that no single answer decides.
+Both figures are means over the last few hundred answers. A ratio far from the mean (a prompt that is mostly images, or
+all digits) counts as one at the border of what is near, and the prior counts like some prompts, so that no single
+answer decides.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""What is believed of replicas and models: estimates, weighed against each other.
+"""The learner weighs what it has estimated of each replica and model, and says what is believed.
 
-Decides how far a replica is taken to differ from the others that serve the same models: hardly while the difference is
-within what chance makes, fully where it is far beyond. So equals stay equal (their order is the ring's business, not
-noise's), a replica without evidence is believed to be like its fellows from the fleet's first `LEAST_STRETCHES` on,
-whichever replicas these came from, and one of twice or half their speed is found by its first few stretches. One that
-has shown nothing for `WINDOW` of its fellows' stretches is taken to be like them again, and so tried: what it was
-believed to be may be what keeps requests away from it, and the price is one request in as many. No setting takes part
-once anything was measured: a belief that differs from the truth a hundredfold gives way at once.
+It decides how far a replica is taken to differ from the others that serve the same models: hardly, while the
+difference is within what chance makes, and fully, where it is far beyond that. So equals stay equal, and the ring
+orders them instead of noise. A replica without evidence is believed to be like its fellows from the fleet's first
+`LEAST_STRETCHES` samples on, whichever replicas these came from. One of twice or half its fellows' speed is found by
+its first few samples. A replica that has shown nothing for `WINDOW` of its fellows' samples is taken to be like them
+again, and so tried: what it was believed to be may be what keeps requests away from it, and the price is one request in
+as many. No setting takes part once anything was measured: a belief that differs from the truth a hundredfold gives way
+at once.
 
 The rule it keeps: `answered` is on the request path and does next to nothing; `believe` does the arithmetic, once a
-second. At most `MAX_MODELS` models are remembered, and only such as the fleet serves.
+second. At most `MAX_MODELS` models are remembered, and only those that the fleet serves.
 """
 
 from __future__ import annotations

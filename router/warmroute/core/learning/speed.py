@@ -1,18 +1,18 @@
-"""How fast one replica is, from its last stretches of prefill work.
+"""The speed of one replica is estimated from its last samples of prefill work.
 
     elapsed = base + tokens / rate + running x interference
 
-Base counts only where a stretch began on an idle prefill queue. The fit is a least-squares one over the last `WINDOW`
-stretches, newer ones counting more, weighted so that what lies far off counts little (Cauchy): an engine that stalls
-tenfold now and then does not move it, and one that has changed for good is followed within some twenty stretches.
+`base` counts only in samples that began on an idle prefill queue. The fit is a least-squares one over the last `WINDOW`
+samples. Newer samples count more, and what lies far off counts little (Cauchy weights). So an engine that stalls
+tenfold now and then does not move the fit, and one that has changed for good is followed within some twenty samples.
 
-No setting takes part. The fit starts from the median of what the stretches themselves show, never from the estimate
+No setting takes part. The fit starts from the median of what the samples themselves show, never from the estimate
 before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as one weak
-observation of each figure, which decides what the stretches leave open (prompts of one length say nothing about base);
-where there are no fellows the median itself does.
+observation of each figure. It decides what the samples leave open: prompts of one length say nothing about base. Where
+there are no fellows, the median itself decides that.
 
-Nothing fades with time: only newer stretches replace older ones. Cost: `observe` is a few stores on the request path;
-`fit` is some 10 us and is called off it.
+Nothing fades with time: only newer samples replace older ones. `observe` is a few stores on the request path; `fit`
+takes some 10 us and is called off it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""A stretch of prefill work on one replica: how much was computed in how long.
+"""A sample of prefill work on one replica says how much was computed there in how long.
 
-It begins when a prompt is sent to a replica with none ahead of it, or with a first byte when more are waiting, and ends
-with a later first byte. Engines compute several prompts in one step, whose first bytes then come together; taken one by
-one, the first would have taken all the time and the others none.
+A sample begins when a prompt is sent to a replica with none ahead of it, or with a first byte while more prompts wait.
+It ends with a later first byte. Engines compute several prompts in one step, whose first bytes then come together;
+taken one by one, the first prompt would have taken all the time and the others none.
 
-A stretch says nothing ("spoiled") if it holds a prompt whose prefill has no audible end (one that was given up, or
-whose answer does not stream), or if prompts that another router did not tell of in time may be in it.
+A sample says nothing ("spoiled") if it holds a prompt whose prefill has no audible end (one that was given up, or whose
+answer does not stream), or if prompts that another router did not tell of in time may be in it.
 
-How much was computed is known for certain when the answers are over; until then, what was predicted stands, if it can:
-where most of a prompt was believed to be cached, by rungs an eighth apart, the rest may be any small number
-("obscure").
+How much was computed is known for certain once the answers are over. Until then the prediction stands, if it can: where
+most of a prompt was believed to be cached, by rungs an eighth apart, the rest may be any small number ("obscure").
 """
 
 from __future__ import annotations

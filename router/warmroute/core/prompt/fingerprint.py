@@ -1,8 +1,8 @@
-"""Fingerprint of a canonical prompt: a chain of hashes at the depths of a fixed ladder.
+"""The fingerprint of a canonical prompt is a chain of hashes at the depths of a fixed ladder.
 
-Decides at which depths prompts are compared and how a prompt is hashed; does not know what is in the prompt. The
-rules it keeps: two prompts of one model and scope that share their first L bytes share every rung up to L; prompts of
-different models or scopes share none; what the ring sees is the same in every router, whatever its secret.
+This module decides at which depths prompts are compared and how a prompt is hashed. It does not know what is in the
+prompt. The rules it keeps: two prompts of one model and scope that share their first L bytes share every rung up to L;
+prompts of different models or scopes share none; what the ring sees is the same in every router, whatever its secret.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The canonical prompt: one byte string that holds everything of a request that changes the KV cache, and nothing else.
+"""The canonical prompt is one byte string of everything in a request that changes the KV cache, and of nothing else.
 
-Decides how roles, texts, media, tool calls and template arguments are laid out; does not read any API's JSON (dialects
-do) and does not hash (fingerprint does). The rules it keeps:
+This module decides how roles, texts, media, tool calls and template arguments are laid out. It does not read any API's
+JSON (dialects do) and does not hash (fingerprint does). The rules it keeps:
 
 1. A canonical prompt is a row of fields. A field is the byte 0xFF, a tag byte, and a value in UTF-8. UTF-8 never holds
    0xFF, so no text needs escaping or scanning, and no two rows of fields give the same bytes. The same is true of any

@@ -1,6 +1,6 @@
-"""The rules of choice by the names that configuration knows them by.
+"""Policies are the rules of choice, by the names that configuration knows them by.
 
-A policy is one file; adding one means a line here. Contract: `choice.ranking.Policy`.
+A policy is one file, and adding one means a line here. `choice.ranking.Policy` is the contract.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all baselines have in common: they compare no costs, and ask nobody where a prefix is cached."""
+"""Baselines are policies to compare with: they compare no costs, and ask nobody where a prefix is cached."""
 
 from __future__ import annotations
 

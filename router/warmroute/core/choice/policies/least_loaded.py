@@ -1,8 +1,7 @@
-"""Policy `least-loaded`: the replica with the fewest requests under way, whoever sent them.
+"""Policy `least-loaded` chooses the replica with the fewest requests under way, whoever sent them.
 
-A baseline; sees no prefixes.
-Ties are broken by dice: list order would send every request of a quiet fleet to one replica.
-Complexity: linear in the replicas, 0.05 µs each.
+It is a baseline and sees no prefixes. Dice break ties, since list order would send every request of a quiet fleet to
+one replica. Its time is linear in the replicas, 0.05 µs each.
 """
 
 from __future__ import annotations

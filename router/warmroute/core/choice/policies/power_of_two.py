@@ -1,6 +1,6 @@
-"""Policy `power-of-two`: of two replicas drawn by dice, the one with fewer requests under way, whoever sent them.
+"""Policy `power-of-two` draws two replicas by dice and chooses the one with fewer requests under way, others' included.
 
-A baseline; sees no prefixes.
+It is a baseline and sees no prefixes.
 
 Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
 """

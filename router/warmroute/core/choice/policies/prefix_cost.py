@@ -1,21 +1,21 @@
-"""Policy `prefix-cost`: the replica with the smallest expected time to first token plus the price of a miss to others.
+"""Policy `prefix-cost` chooses the smallest expected time to first token plus the price of a miss to others.
 
-The cost is `choice.cost`'s; smallest wins. Costs that exceed the smallest by at most `tie_ratio` of the request's
-own cost on the cheapest replica are equal to it:
+`choice.cost` defines the cost, and the smallest wins. Costs that exceed the smallest by at most `tie_ratio` of the
+request's own cost on the cheapest replica are equal to it:
 
-- Somebody holds part of the prompt: of the equals the one with the fewest requests under way, then the ring's most
-  preferred, so that routers which know the same choose the same.
-- Nobody does: the ring's first choice, if it is among the equals and has fewer than `bounded_load_factor` times the
-  mean under way; else the most preferred of the equals that have. If none has, the smallest cost wins after all, and
-  the ring decides between costs that are exactly the same.
+- Where somebody holds part of the prompt, the one of the equals with the fewest requests under way wins, and among
+  several of those the one that the ring prefers, so that routers which know the same choose the same.
+- Where nobody does, the ring's first choice wins, if it is among the equals and has fewer than `bounded_load_factor`
+  times the mean under way; else the most preferred of the equals that have. If none has, the smallest cost wins after
+  all, and the ring decides between costs that are exactly the same.
 
-What follows without further rules: a conversation goes home; a home that is too busy loses, and the prefix is copied
-where the work goes; a prefix that everybody shares is copied to all replicas, since its miss is small beside the crowd
-that it draws (`crowd_weight`).
+From this follows without further rules that a conversation goes home; that a home which is too busy loses, and the
+prefix is copied where the work goes; and that a prefix which everybody shares is copied to all replicas, since its miss
+is small beside the recent load that it draws (`crowd_weight`).
 
-In fleets of more than `LOOKED_AT` replicas only so many are looked at, those that the ring prefers, and all that hold
-part of the prompt: of 32 that are drawn by a hash the least loaded is close to the least loaded of all.
-Complexity: at most 48 candidates whatever the fleet's size, holders included (a record names at most 16).
+In fleets of more than `LOOKED_AT` replicas the policy looks only at so many that the ring prefers, and at all that hold
+part of the prompt: of 32 that are drawn by a hash the least loaded is close to the least loaded of all. So there are
+at most 48 candidates whatever the fleet's size, holders included (a record names at most 16).
 """
 
 from __future__ import annotations

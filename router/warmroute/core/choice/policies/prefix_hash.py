@@ -1,7 +1,7 @@
-"""Policy `prefix-hash`: the hash of the first 1,024 tokens on the consistent-hash ring with bounded load.
+"""Policy `prefix-hash` places the hash of the first 1,024 tokens on the consistent-hash ring with bounded load.
 
-The strongest policy without any shared state, and a baseline here: it sees no depth beyond those tokens, and the bound
-counts requests under way, whoever sent them, and not the work in them. Parameter: `bounded_load_factor`.
+It is the strongest policy without any shared state, and a baseline here. It sees no depth beyond those tokens, and its
+bound counts requests under way, whoever sent them, and not the work in them. Its parameter is `bounded_load_factor`.
 """
 
 from __future__ import annotations

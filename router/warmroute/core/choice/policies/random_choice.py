@@ -1,4 +1,4 @@
-"""Policy `random`: any replica, all alike likely. A baseline; sees neither prefixes nor load."""
+"""Policy `random` chooses any replica, all alike likely. It is a baseline and sees neither prefixes nor load."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Policy `round-robin`: the replicas in turn. A baseline; sees neither prefixes nor load.
+"""Policy `round-robin` chooses the replicas in turn. It is a baseline and sees neither prefixes nor load.
 
-The turn is the view's count of placed requests, so each model has its own and asking does not advance it.
+The turn is the view's count of placed requests, so each model has its own turn, and asking does not advance it.
 """
 
 from __future__ import annotations
