@@ -1,7 +1,7 @@
-"""Composition root: builds one worker from its settings, starts it, and takes it down in order.
+"""The composition root builds one worker from its settings, starts it, and takes it down in order.
 
-The only module that names adapters. Decides no behaviour: it chooses which pieces are plugged together. `running` gives
-the worker a process.
+It is the only module that names adapters. It decides no behaviour: it chooses which pieces are plugged together.
+`running` gives the worker a process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The outside world on one page: what the core and the services need, and adapters provide.
+"""The ports are the outside world on one page: what the core and the services need, and adapters provide.
 
 A port has one contract test suite (`tests/contract`) that every adapter passes. Ports decide nothing.
 """

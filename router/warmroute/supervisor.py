@@ -1,12 +1,13 @@
-"""Several workers on one port: starts them, starts dead ones again, ends them all in order.
+"""The supervisor runs several workers on one port: it starts them, starts dead ones again, and ends them all in order.
 
-Serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one of
+It serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one of
 them. The supervisor holds the port's name without listening, answers the admin port (`control.front`), and passes
-SIGTERM on; when it dies itself, the workers see their standard input end and drain. Each worker is a fresh Python
-process, given the checked settings as they are. At SIGHUP the supervisor reads the settings again, leaves what changed
-in a file of its own directory and tells the workers by the same signal, so that all have the same or none has. One more
-process waits with everything loaded and nothing opened, so that a dead worker's place is filled within a moment.
-Each worker gives a sign of life from its event loop every second over a pipe; one that stops is killed and replaced.
+SIGTERM on. When it dies itself, the workers see their standard input end, and drain. Each worker is a fresh Python
+process, which is given the checked settings as they are. At SIGHUP the supervisor reads the settings again, leaves what
+changed in a file of its own directory, and tells the workers by the same signal, so that all have the same settings or
+none has new ones. One more process waits with everything loaded and nothing opened, so that a dead worker's place is
+filled within a moment. Each worker gives a sign of life from its event loop every second over a pipe; one that stops
+giving it is killed and replaced.
 """
 
 from __future__ import annotations

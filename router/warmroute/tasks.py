@@ -1,7 +1,7 @@
-"""The keeper of background tasks: nothing else may create one, so that none is garbage-collected, forgotten or silent.
+"""The keeper of background tasks is the only maker of them, so that none is garbage-collected, forgotten or silent.
 
-A crashed task is logged with its name and traceback. `supervise` starts it again, for loops that the router cannot do
-without.
+It logs a crashed task with its name and traceback. `supervise` starts such a task again, for loops that the router
+cannot do without.
 """
 
 from __future__ import annotations

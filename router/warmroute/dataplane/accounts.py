@@ -1,6 +1,7 @@
-"""What is counted of a request that has ended, however it did: metrics, the access log, what the fleet learns of it.
+"""A request that has ended, however it did, is counted here: for metrics, the access log, and what the fleet learns.
 
-Decides nothing about the request. The rule it keeps: `finished` is the one place, and is called once for each exchange.
+This module decides nothing about the request. The rule it keeps: `finished` is the one place, and is called once for
+each exchange.
 """
 
 from __future__ import annotations

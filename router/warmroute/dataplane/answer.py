@@ -1,7 +1,7 @@
-"""The head of a replica's answer, as far as the client sees it, and answers that arrive whole.
+"""The head of a replica's answer is read here as far as the client sees it, and so are answers that arrive whole.
 
-Decides which fields travel. An answer that is complete in one read needs no parser: its length says where it ends. What
-is unusual in any way (chunks, no length, more than one, informational) is left to llhttp.
+This module decides which fields travel. An answer that is complete in one read needs no parser: its length says where
+it ends. Whatever is unusual in any way (chunks, no length, more than one, informational) is left to llhttp.
 """
 
 from __future__ import annotations

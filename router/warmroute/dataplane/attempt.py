@@ -1,14 +1,14 @@
-"""One try of a request on one replica: connect, send, hold back what is no answer yet, pass on what is.
+"""An attempt is one try of a request on one replica: connect, send, keep back what is no answer yet, pass on what is.
 
-Decides what the first byte of an answer is, and what of it goes to the client. What a try that failed means is told to
-whoever tries (`retries`), and when the request is over to whoever owns it (`exchange`): both extend `Attempt`, which is
-the request as far as the present try goes.
+This module decides what the first byte of an answer is, and what of it goes to the client. It leaves to `retries` what
+a try that failed means, and to `exchange` when the request is over. Both extend `Attempt`, which is the request as far
+as the present try goes.
 
 The rules it keeps:
 1. Nothing has been sent to the client until a replica's first body byte; until then another replica may make good any
    failure of this one. vLLM answers 200 to a stream before it has computed anything, so a head alone is no answer;
    nor is a comment. Those, and with `headers.early` the head, are passed on, and another replica may still go on.
-   Nor are the events that open a response of `/v1/responses`: they wait for the first one after them.
+   The events that open a response of `/v1/responses` are no answer either: they wait for the first one after them.
 2. After that byte there is no other replica: a stream that breaks is ended with its API's error event.
 """
 

@@ -1,6 +1,6 @@
-"""What whoever answers needs of a client's connection; `downstream` is it.
+"""The client side is what whoever answers needs of a client's connection; `downstream` implements it.
 
-Decides nothing. A class of its own, so that what writes answers lies below what reads requests.
+This module decides nothing. It has a class of its own, so that what writes answers lies below what reads requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Cross-origin requests (Fetch standard, CORS protocol): which pages a browser may let call the data port.
+"""Cross-origin requests (Fetch standard, CORS protocol) are let through from the pages that may call the data port.
 
-Decides by origin alone. Answers are as those of the middleware that vLLM's server uses, so that a page finds the router
-as it finds an engine. Replicas that answer for themselves are left alone.
+This module decides by origin alone. It answers as the middleware that vLLM's server uses, so that a page finds the
+router as it finds an engine. It leaves answers alone that replicas give for themselves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One client connection: bytes in, complete requests out, one at a time and in order.
+"""A client connection takes bytes in and gives complete requests out, one at a time and in order.
 
-Decides when a request is complete, too large, too slow or malformed. Does not decide where it goes (`exchange`) and
-writes nothing but `100 Continue` and refusals of what could not be read.
+This module decides when a request is complete, too large, too slow or malformed. It does not decide where the request
+goes (`exchange`), and it writes nothing but `100 Continue` and refusals of what could not be read.
 
-The rule it keeps: at most one exchange is under way; requests that a client pipelines behind it wait, already read but
+The rule it keeps: at most one exchange is under way. Requests that a client pipelines behind it wait, already read but
 not yet started, and reading pauses when there are `PIPELINE_LIMIT` of them. After a request that could not be read the
 connection closes, because nothing that follows it can be trusted to start where it seems to.
 """

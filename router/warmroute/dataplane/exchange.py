@@ -1,12 +1,13 @@
-"""One request's life: read, choose, hold, answer, settle exactly once. The tries are `attempt`'s and `retries`'.
+"""An exchange is one request's life: it reads, chooses, holds, answers, and settles exactly once.
 
-Decides which way a request takes, and when it is over. Does not choose replicas (`core.fleet`) and does not parse
-prompts (`dialects`).
+This module decides which way a request takes, and when it is over. `attempt` and `retries` make its tries. It does not
+choose replicas (`core.fleet`) and does not parse prompts (`dialects`).
 
 The rules it keeps:
 1. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
 2. Choosing and counting is one synchronous step: no callback runs between `records` and `choose_and_reserve`.
-3. A first choice by prefix may be held (`hold`); it is then made later, and its ticket given back if the client leaves.
+3. A first choice by prefix may be held (`hold`). The choice is then made later, and the ticket is given back if the
+   client leaves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Why a request would go where it would: the request path's own steps up to the choice, without sending or counting.
+"""An explanation says why a request would go where it would, by the request path's own steps up to the choice.
 
-Decides nothing; it calls what an exchange calls, in the same order, so that the two cannot disagree.
+This module decides nothing, sends nothing and counts nothing. It calls what an exchange calls, in the same order, so
+that the two cannot disagree.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What all connections of one worker share: the fleet, the registry, limits, counters, and the pools of connections.
+"""The gateway is what all connections of one worker share: fleet, registry, limits, counters, and pools of connections.
 
-Decides nothing by itself; `app` builds it, `server` opens its sockets. Everything here belongs to one event loop.
+This module decides nothing by itself. `app` builds it, and `server` opens its sockets. Everything here belongs to one
+event loop.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Heads that have been read before: a client repeats its head byte for byte, but for the length of the body.
+"""The head cache knows heads that were read before: a client repeats its head byte for byte, but for the body's length.
 
-Decides whether a read holds a request whose head llhttp has already judged. llhttp stays the only parser: an entry is
-made from its verdict on one head, and found again only by the same bytes with other digits in the one Content-Length.
-Such a head is framed alike whatever the digits, so nothing can be smuggled past the parser. A connection keeps the one
-it has found last, and looks for others here only where the next read does not begin with that.
+This module decides whether a read holds a request whose head llhttp has already judged. llhttp stays the only parser:
+an entry is made from its verdict on one head, and found again only by the same bytes with other digits in the one
+Content-Length. Such a head is framed alike whatever the digits, so nothing can be smuggled past the parser. A
+connection keeps the entry that it found last, and looks for others here only where the next read does not begin with
+that.
 
-Bounded: `MAX_HEADS` heads of at most `MAX_HEAD_BYTES`; emptied when full, which a client with ever new heads can bring
-about and which costs the others one parse each.
+The cache is bounded: it has `MAX_HEADS` heads of at most `MAX_HEAD_BYTES`, and is emptied when full. A client with ever
+new heads can bring that about, which costs the others one parse each.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Requests held at the router, on the event loop's clock: when the queue is looked through again.
+"""The hold wakes the queue of requests held at the router, on the event loop's clock.
 
-Decides only that: after every first byte and end that the fleet hears of, and by one timer for all. Who may go, and in
-which order, is `holding.queue`'s.
+This module decides only when the queue is looked through again: after every first byte and end that the fleet hears of,
+and by one timer for all. `holding.queue` says which requests may go, and in which order.
 
-The rule it keeps: the queue is never entered from within itself, whatever those do who are let go (one that fails
-starts its client's next request, whose settling comes back here): such calls make the outermost one look again.
+The rule it keeps: the queue is never entered from within itself, whatever those do who are let go. One that fails
+starts its client's next request, whose settling comes back here. Such calls make the outermost one look again.
 """
 
 from __future__ import annotations

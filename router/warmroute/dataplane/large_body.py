@@ -1,6 +1,6 @@
-"""Reads the rest of a long request body straight from the socket into its final place.
+"""The rest of a long request body is read straight from the socket into its final place.
 
-llhttp would copy every piece once and the join once more; past a first read, a body of known length needs no parsing.
+llhttp would copy every piece once, and the join once more; past a first read, a body of known length needs no parsing.
 The transport's protocol is swapped for the time being, so exactly the body's bytes are taken: whatever a client
 pipelines behind them stays in the socket for the next request's parser.
 """

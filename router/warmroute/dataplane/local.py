@@ -1,6 +1,6 @@
-"""How the router's own answers are written: whole ones and errors, an error in the shape of the API that was called.
+"""The router's own answers are written here: whole ones, and errors in the shape of the API that was called.
 
-Decides nothing about what is answered (`own_answers`, and whoever refuses).
+This module decides nothing about what is answered: `own_answers` does, and whoever refuses.
 """
 
 from __future__ import annotations

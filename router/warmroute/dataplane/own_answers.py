@@ -1,6 +1,6 @@
-"""What the router answers by itself on the data port: health, readiness, the fleet's models, and what is not there.
+"""The router answers some requests on the data port by itself: health, readiness, models, and what is not there.
 
-Decides nothing about routing; how it is written is `local`'s.
+This module decides nothing about routing, and `local` writes its answers.
 """
 
 from __future__ import annotations

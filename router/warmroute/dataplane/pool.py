@@ -1,7 +1,8 @@
-"""Connections per replica: idle ones kept for reuse, fresh ones made on demand.
+"""A pool keeps the connections to one replica: idle ones for reuse, and fresh ones made on demand.
 
-Decides which connection carries a request. Last in, first out, so that few connections stay warm and the rest age out;
-one idle for longer than the limit is not used, because vLLM (uvicorn) closes its side after five seconds by default.
+This module decides which connection carries a request. The one used last goes first, so that few connections stay warm
+and the rest age out. One that was idle for longer than the limit is not used, because vLLM (uvicorn) closes its side
+after five seconds by default.
 """
 
 from __future__ import annotations

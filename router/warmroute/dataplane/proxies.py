@@ -1,7 +1,7 @@
-"""Whose `X-Forwarded-For` is believed, and which client it then names.
+"""Trusted proxies are those whose `X-Forwarded-For` is believed to name the client.
 
-Decides only what the access log says. Read from the right, where each proxy adds the address that it saw: the first one
-that is no trusted proxy's is the client. What is left of it anybody may have made up.
+This module decides only what the access log says. The field is read from the right, where each proxy adds the address
+that it saw: the first address that is no trusted proxy's is the client. What is left of it anybody may have made up.
 """
 
 from __future__ import annotations

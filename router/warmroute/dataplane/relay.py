@@ -1,11 +1,11 @@
-"""The way back: one replica's answer to one client, byte for byte.
+"""The relay is the way back: it passes one replica's answer to one client, byte for byte.
 
-Decides the answer's head and framing on the client's side. Body bytes are passed on as they come and never changed;
-chunk framing is the router's own, so that a stream that breaks can still be ended properly, HTTP/1.0 clients can be
-served, and trailers drop. Of an event stream only complete events are passed on: an error event can then follow at
-any time without running into half a line.
+This module decides the answer's head and framing on the client's side. It passes body bytes on as they come and never
+changes them. The chunk framing is the router's own, so that a stream that breaks can still be ended properly, HTTP/1.0
+clients can be served, and trailers drop. Of an event stream only complete events are passed on: an error event can then
+follow at any time without running into half a line.
 
-Keeps the last piece that holds a usage record, which `exchange` reads when the answer is over.
+The relay keeps the last piece that holds a usage record, which `exchange` reads when the answer is over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A head that comes again byte for byte, but for the digits of its one Content-Length: what clients and replicas send.
+"""A repeated head is one that comes again byte for byte, but for the digits of its one Content-Length.
 
-Decides whether a read begins with such a head, and where its body begins. Does not judge heads: an entry is made of one
-that has been read, whose framing is the same whatever the digits.
+Clients and replicas send such heads. This module decides whether a read begins with one, and where its body begins. It
+does not judge heads: an entry is made of one that has been read, whose framing is the same whatever the digits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One request as received: its head, read once for all requests that send the same one, and its body.
+"""A request as received is its head, which is read once for all requests that send the same one, and its body.
 
-Decides which headers travel and what the router reads of them. Does not parse HTTP (llhttp does) and never touches the
-body. Source: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (framing).
+This module decides which headers travel and what the router reads of them. It does not parse HTTP (llhttp does) and
+never touches the body. Source: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (framing).
 """
 
 from __future__ import annotations

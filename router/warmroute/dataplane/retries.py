@@ -1,11 +1,12 @@
-"""What a try that failed means: whether the next replica of the ranking is tried, and what the client hears instead.
+"""Retries decide what a try that failed means: whether the next replica is tried, and what the client hears instead.
 
-Decides by what the answer says (`dialects.engine_errors`), by what is remembered of requests that engines died with
-(`health.deaths`), and by whether others erred on the same (`health.outliers`). Does not choose replicas (`core.fleet`).
+They go by what the answer says (`dialects.engine_errors`), by what is remembered of requests that engines died with
+(`health.deaths`), and by whether others erred on the same (`health.outliers`). They do not choose replicas (`core.fleet`).
 
-The rules it keeps:
-1. What was never delivered is tried again freely; what a replica died with, once.
-2. What is noted in the registry at dispatch stays only if an answer comes that computed the prompt.
+The rules they keep:
+1. A request that was never delivered is tried again freely; one that a replica died with is tried once more.
+2. What is noted in the registry at dispatch stays only if an answer comes that computed the prompt. What another
+   request has computed of it meanwhile stays in any case.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Listening sockets of the data plane: opening them, TLS, and draining.
+"""The server opens the data plane's listening sockets, sets up TLS, and drains.
 
-Decides when the router has finished what it owed. Does not touch requests.
+This module decides when the router has finished what it owed. It does not touch requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a policy may know of a request: read from its body, with what the fleet has learned of its model.
+"""A shape is what a policy may know of a request, read from its body, with what the fleet has learned of its model.
 
-Decides which model a request is for where it names none, and whether its first byte tells when its prefill was over.
-How bodies are read is `dialects`' business, how prompts are compared `prompt.fingerprint`'s.
+This module decides which model a request is for where it names none, and whether its first byte tells when its prefill
+was over. `dialects` reads bodies, and `prompt.fingerprint` says how prompts are compared.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Deadlines of every connection, kept by one timer: nobody on the request path starts or stops a timer.
+"""The sweeper keeps the deadlines of every connection by one timer: nobody on the request path starts or stops a timer.
 
-Decides which limit applies to a connection and whether it has passed. Resolution is `PERIOD_S`; limits are seconds.
+This module decides which limit applies to a connection and whether it has passed. Its resolution is `PERIOD_S`; limits
+are seconds.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A WebSocket through the router: a client connection and a replica connection, bytes passed both ways as they come.
+"""A tunnel is a WebSocket through the router: a client connection and a replica connection pass bytes to each other.
 
-Decides which replica it goes to (by load; what the client will say is not known yet), once, before anything was sent.
-Reads nothing of it but the head of the replica's answer. The rules it keeps: nothing of what the client sends behind
-its request reaches the replica before that has agreed, since an engine that ignores the upgrade would take it for
-another request, past the table of endpoints; when either side ends, so does the other, what was read having been
-written; and the choice is settled exactly once.
+This module decides which replica it goes to, once and before anything was sent. It goes by load, since what the client
+will say is not known yet. It reads nothing of the tunnel but the head of the replica's answer. The rules it keeps:
+nothing of what the client sends behind its request reaches the replica before that has agreed, since an engine that
+ignores the upgrade would take it for another request, past the table of endpoints; when either side ends, so does the
+other, once what was read is written; and the choice is settled exactly once.
 
-Counts as one request, with status 101 where the replica agreed, for as long as it lasts.
+A tunnel counts as one request, with status 101 where the replica agreed, for as long as it lasts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One connection to a replica: carries one request at a time and parses its answer.
+"""An upstream connection goes to a replica: it carries one request at a time and parses its answer.
 
-Decides whether the connection can be used again. Does not decide what an answer or a failure means (`exchange`), and
-does not connect (`pool`).
+This module decides whether the connection can be used again. It does not decide what an answer or a failure means
+(`exchange`), and does not connect (`pool`).
 
 The rule it keeps: an exchange hears of exactly one end: `on_end`, or `on_lost`. Bytes that arrive when no answer is
 owed close the connection, so that no answer can ever reach the wrong request.

@@ -1,1 +1,1 @@
-"""Asynchronous use cases over ports: `tasks` keeps background work, `membership` keeps the fleet's view current."""
+"""Services are asynchronous use cases over ports: `membership` keeps the fleet's view current, and others beside it."""

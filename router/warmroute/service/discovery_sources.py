@@ -1,8 +1,9 @@
-"""Several sources of members as one: each is followed by a task of its own, and what they name last is one fleet.
+"""Several sources of members become one fleet: a task follows each, and what they name last is put together.
 
-Decides who counts where two sources name one id or one URL (the first source, in the order of the settings), what is
-logged of a source (a failure when it begins or changes, and its end), and keeps the figures of each for `/metrics` and
-`/replicas`. A source that fails keeps its last members. Knows nothing of how a source finds them.
+This module decides who counts where two sources name one id or one URL (the first source, in the order of the
+settings). It decides what is logged of a source: a failure when it begins or changes, and its end. It keeps the figures
+of each for `/metrics` and `/replicas`. A source that fails keeps its last members. This module knows nothing of how a
+source finds them.
 """
 
 from __future__ import annotations

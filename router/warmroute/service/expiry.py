@@ -1,6 +1,6 @@
-"""Keeps the registry's idle time at what the replicas' caches are worth; off the request path, every few seconds.
+"""Expiry keeps the registry's idle time at what the replicas' caches are worth, every few seconds.
 
-How long that is, `beliefs.idle_time` decides; what expires, the registry.
+It is off the request path. `beliefs.idle_time` decides how long that is, and the registry decides what expires.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Load, leased: tells other routers what this one has under way on each replica, and the fleet what they have.
+"""Load reports tell other routers what this one has under way on each replica, and tell the fleet what the others have.
 
-Off the request path. A notice goes out when something changed, at most every `publish_interval_s`, and before what was
-said expires; what others said is read in the same round trip. When the work on a replica changes by a whole prompt
-(`Fleet.moved`), or the board rings, the next step comes at once, but no sooner than `least_pause_s`. A notice names
-only replicas whose load changed; a whole one is sent when somebody asks and once in a while, so that what was lost on
-the way cannot stay wrong. A router that is silent for `expire_s` counts no more, so a killed one leaves no phantom
-load, and without a board all foreign load is gone after the same time.
+They are off the request path. A notice goes out when something changed, at most every `publish_interval_s`, and before
+what was said expires. What others said is read in the same round trip. When the work on a replica changes by a whole
+prompt (`Fleet.moved`), or the board rings, the next step comes at once, but no sooner than `least_pause_s`. A notice
+names only replicas whose load changed. A whole one is sent when somebody asks, and once in a while, so that what was
+lost on the way cannot stay wrong. A router that is silent for `expire_s` counts no more, so a killed one leaves no
+phantom load, and without a board all peer load is gone after the same time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Keeps the fleet's view current: who belongs to it (discovery) and how each is (probes).
+"""Membership keeps the fleet's view current: who belongs to it (discovery), and how each replica is (probes).
 
-One task a replica asks, tells the fleet, and sleeps; it decides nothing about routing, that is the fleet's. A replica
-is asked at once when it joins, every `interval_s` while it is well, and sooner while it is not: 0.25 s later, then
-doubling up to the interval, so that a starting replica is used within a moment of being ready and a death is confirmed
-within a second.
+One task for each replica asks, tells the fleet, and sleeps. It decides nothing about routing, which is the fleet's
+business. A replica is asked at once when it joins, every `interval_s` while it is well, and sooner while it is not:
+0.25 s later, then doubling up to the interval. So a starting replica is used within a moment of being ready, and a
+death is confirmed within a second.
 """
 
 from __future__ import annotations

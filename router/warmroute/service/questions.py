@@ -1,8 +1,8 @@
-"""What the request path asks replicas before it says no: who has a model, who keeps a response, who takes a key.
+"""The request path asks replicas before it says no: who has a model, who keeps a response, and who takes a key.
 
-Decides when replicas are asked, and how often: one search for models at a time, no two begun within `SPACING_S`,
-however many requests wait; a key's verdict is remembered for `VERDICT_S`, in a table of bounded size. Answers come by
-callback, exactly once, and in the end always.
+This module decides when replicas are asked, and how often. There is one search for models at a time, and no two begin
+within `SPACING_S`, however many requests wait. A key's verdict is remembered for `VERDICT_S`, in a table of bounded
+size. Answers come by callback, exactly once, and in the end always.
 """
 
 from __future__ import annotations

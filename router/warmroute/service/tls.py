@@ -1,4 +1,4 @@
-"""Contexts of TLS made of the settings: what the router shows its clients, and whom it trusts among replicas."""
+"""TLS contexts are made of the settings: what the router shows its clients, and whom it trusts among replicas."""
 
 from __future__ import annotations
 

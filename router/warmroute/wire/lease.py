@@ -1,12 +1,12 @@
-"""A notice of load as bytes: what routers of one deployment tell each other about what they have under way.
+"""A notice of load as bytes is what routers of one deployment tell each other about what they have under way.
 
-Header, big endian: format (1 byte), flags (1), the router's random id (8), the notice's number (4), requests held at
-the router (2), the order's key of the first of them in ms as of now (4, signed; 0 without one). Then 28 bytes a
-replica: xxh3 of its id (8), requests in flight (2), uncached tokens given and tokens added to its cache since the
-router's start (4 and 4, wrap around), prompts that wait or are prefilled in tokens without context (4), the first of
-them (2, in steps of 64), for how many ms it has been under way (2), uncached tokens of those whose first byte will be
-heard (2, in steps of 64). What is beyond its field is clamped. A notice of another format is nobody's: routers of
-different formats serve side by side and do not count each other's load.
+The header, big endian, has: format (1 byte), flags (1), the router's random id (8), the notice's number (4), the number
+of requests held at the router (2), and the order's key of the first of them in ms as of now (4, signed; 0 without one).
+Then follow 28 bytes for each replica: xxh3 of its id (8), requests in flight (2), uncached tokens given and tokens
+added to its cache since the router's start (4 and 4, wrapping around), prompts that wait or are prefilled in tokens
+without context (4), the first of them (2, in steps of 64), for how many ms it has been under way (2), and uncached
+tokens of those whose first byte will be heard (2, in steps of 64). What is beyond its field is clamped. A notice of
+another format is nobody's: routers of different formats serve side by side and do not count each other's load.
 """
 
 from __future__ import annotations

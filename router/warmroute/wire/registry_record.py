@@ -1,9 +1,9 @@
-"""A registry record as bytes: what routers of one deployment leave for each other under a rung's key.
+"""A registry record as bytes is what routers of one deployment leave for each other under a rung's key.
 
-Up to `MAX_HOLDERS` entries of 10 bytes, most recent last: 6 bytes of incarnation, then 4 bytes of time in tenths of a
-second since 2026-01-01 UTC, both big endian. The server-side script `merge.lua` edits the same format, so a change of
-it is a change of both, and of the keys' namespace. Decides nothing about expiry beyond dropping what the caller calls
-too old.
+It has up to `MAX_HOLDERS` entries of 10 bytes, the most recent last: 6 bytes of incarnation, then 4 bytes of time in
+tenths of a second since 2026-01-01 UTC, both big endian. The server-side script `merge.lua` edits the same format, so a
+change of it is a change of both, and of the keys' namespace. This module decides nothing about expiry beyond dropping
+what the caller calls too old.
 """
 
 from __future__ import annotations
