@@ -1,6 +1,6 @@
-"""One YAML node to one typed value, strictly: a number is never text, text is never a number, nothing is guessed.
+"""One YAML node becomes one typed value, strictly: a number is never text, text is never a number, nothing is guessed.
 
-Checks what the type says, bounds included. What a value means is judged in `rules`.
+This module checks what the type says, bounds included. `rules` judges what a value means.
 """
 
 from __future__ import annotations

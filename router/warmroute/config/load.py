@@ -1,7 +1,8 @@
-"""From flags, environment and file to one frozen, checked `Config`; a flag wins over a variable over the file.
+"""Loading makes one frozen, checked `Config` of flags, environment and file; a flag wins over a variable over the file.
 
-Parse, check each field, check them together, freeze. All faults are reported at once; those between fields only where
-the fields themselves are right. The only place that reads the environment. Replica lists are replaced, never joined.
+It parses, checks each field, checks them together, and freezes. It reports all faults at once, and those between fields
+only where the fields themselves are right. It is the only place that reads the environment. Replica lists are replaced,
+never joined.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings rendered: the manual as markdown from the schema, and a loaded configuration as YAML.
+"""The settings are rendered here: the manual as markdown from the schema, and a loaded configuration as YAML.
 
 Secrets are never rendered.
 """

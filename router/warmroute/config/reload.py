@@ -1,6 +1,6 @@
-"""What of new settings takes effect in a running router, and what waits for a restart.
+"""A reload takes over what of new settings can take effect in a running router; the rest waits for a restart.
 
-Decides by key alone. A key that is not named here waits: nothing is half in effect.
+This module decides by key alone. A key that is not named here waits: nothing is half in effect.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What settings must satisfy beyond their type: rules of single values, then rules between them.
+"""Rules say what settings must satisfy beyond their type: rules of single values, then rules between them.
 
 A rule says what is wrong; `load` adds where it was set. Nothing is repaired, except that a replica's URL loses a
 trailing slash and its id defaults to `HOST:PORT`.

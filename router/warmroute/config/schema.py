@@ -1,7 +1,7 @@
-"""Every setting with its type, default, bounds and manual: one frozen dataclass a section.
+"""The schema has every setting with its type, default, bounds and manual: one frozen dataclass a section.
 
-The text under a field is its manual; `reference` renders it. Defaults live only here. Reads and judges nothing:
-`load` converts and checks single fields, `rules` checks what two fields say together.
+The text under a field is its manual, which `reference` renders. Defaults live only here. This module reads and judges
+nothing: `load` converts and checks single fields, and `rules` checks what two fields say together.
 """
 
 from __future__ import annotations

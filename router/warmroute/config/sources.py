@@ -1,7 +1,7 @@
-"""Where settings come from: a YAML file, the environment, flags. Each becomes `key -> YAML node`.
+"""Settings come from a YAML file, the environment and flags; each of these becomes `key -> YAML node` here.
 
-Knows which keys exist, and nothing of their values. A node's mark says where it was set: a file and line, a variable,
-or a flag; `where` renders it for messages.
+This module knows which keys exist, and nothing of their values. A node's mark says where it was set: a file and line, a
+variable, or a flag; `where` renders it for messages.
 """
 
 from __future__ import annotations

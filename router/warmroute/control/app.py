@@ -1,7 +1,8 @@
-"""What the admin port answers: health, readiness, metrics, the replicas, and why a request would go where it would.
+"""The admin port answers health, readiness, metrics, the replicas, and why a request would go where it would.
 
 Nothing here changes how traffic is routed; engines' own administrative endpoints are passed on to every replica
-(`fan_out`). It has no authentication, so it listens on loopback unless told otherwise. Errors have OpenAI's shape.
+(`fan_out`). The port has no authentication, so it listens on loopback unless told otherwise. Errors have OpenAI's
+shape.
 """
 
 from __future__ import annotations

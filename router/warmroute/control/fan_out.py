@@ -1,8 +1,8 @@
-"""Engines' administrative endpoints on the admin port: one request there is one to every replica.
+"""Engines' administrative endpoints are on the admin port: one request there becomes one to every replica.
 
-Decides who is asked (all, or those that `?replica=` names) and how their answers are put together: 200 if every one
-agreed; else what they all said, or 502 where they differ. Nothing is repeated, and nothing taken back where some agreed
-and some did not: the answer says who did what.
+This module decides who is asked (all replicas, or those that `?replica=` names) and how their answers are put together:
+200 if every one agreed; else what they all said, or 502 where they differ. Nothing is repeated, and nothing is taken
+back where some agreed and some did not: the answer says who did what.
 
 Source of the endpoints: `warmroute.dialects.routes.ENDPOINTS`.
 """

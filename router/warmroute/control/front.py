@@ -1,8 +1,9 @@
-"""The admin port of several workers: one address, answered by whichever worker lives.
+"""The front is the admin port of several workers: one address, which any worker that lives answers.
 
-`GET /metrics` is read from all workers and merged; any other request is handed to one worker, byte for byte, on its
-socket file. Each connection serves one request. Reads no request beyond its head, and knows no endpoint besides the one
-that it merges; what a worker answers for the fleet holds for all, since workers tell each other their load.
+`GET /metrics` is read from all workers and merged. Any other request is handed to one worker, byte for byte, on its
+socket file. Each connection serves one request. The front reads no request beyond its head, and knows no endpoint
+besides the one that it merges. What one worker answers for the fleet holds for all, since workers tell each other their
+load.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether this router should be sent traffic, as `/health` and `/ready` of both ports say it.
+"""Readiness says whether this router should be sent traffic, as `/health` and `/ready` of both ports tell it.
 
-Ready means: not draining, and at least one replica may be sent a request. A registry that is down does not make a
-router unready, since it serves on without it; nor does discovery that fails, since the last known replicas stay. The
-state of both is shown.
+A router is ready if it is not draining, and at least one replica may be sent a request. A registry that is down does
+not make it unready, since it serves on without it; nor does discovery that fails, since the last known replicas stay.
+The state of both is shown.
 """
 
 from __future__ import annotations

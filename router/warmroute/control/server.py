@@ -1,4 +1,4 @@
-"""Listens on the admin address. Started before the data plane and stopped after it, so that a drain can be watched."""
+"""The admin server listens on the admin address, from before the data plane starts until after it, to show a drain."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Events of one stream that differ only in what a JSON string says: such need no search for what they may contain.
+"""Events of one stream that differ only in what a JSON string says need no search for what they may contain.
 
-Decides whether a piece can hold a mark (a key in quotes) without looking through it. A stream repeats itself: but for a
-few words each event is the one before. If a piece begins and ends as an earlier one in which no mark was found, and
-what lies between them, inside a string, has no quote, then no mark is in it either, since every mark has two.
+This module decides whether a piece can hold a mark (a key in quotes) without looking through it. A stream repeats
+itself: but for a few words each event is the one before. If a piece begins and ends as an earlier one in which no mark
+was found, and what lies between them, inside a string, has no quote, then no mark is in it either, since every mark has
+two.
 
-Exact: what is not alike is only searched, never guessed at.
+This is exact: what is not alike is only searched, never guessed at.
 """
 
 from __future__ import annotations

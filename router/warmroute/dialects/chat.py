@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: reads what routing needs, and lays out the canonical prompt.
+"""The dialect of `/v1/chat/completions` reads what routing needs, and lays out the canonical prompt.
 
 Source: vLLM's entrypoints/openai/chat_completion/protocol.py and chat_utils.py: which fields reach the chat template.
 """

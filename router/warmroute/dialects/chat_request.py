@@ -1,8 +1,8 @@
-"""Fields of a chat request that routing needs, as msgspec decodes them.
+"""The fields of a chat request that routing needs are here as msgspec decodes them.
 
-Data only; `chat` reads it. Apart from it, because the reading is compiled and these classes cannot be. Reading a field
-of such an object by name costs as much as decoding it, so `chat` takes the fields in their order: what most requests
-have comes first, and of the rest it is one comparison whether there is any.
+This module is data only; `chat` reads it. It stands apart, because the reading is compiled and these classes cannot be.
+Reading a field of such an object by name costs as much as decoding it, so `chat` takes the fields in their order: what
+most requests have comes first, and of the rest it is one comparison whether there is any.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Content codings (RFC 9110, section 8.4) of bodies that the router has to look into: request bodies, short answers.
+"""Content codings (RFC 9110, section 8.4) are undone for bodies that the router reads: requests and short answers.
 
-Decides which can be read. Bodies are forwarded as they came; what is decoded here is only read. Bounded: what would
-come out longer than its limit is not decoded.
+This module decides which codings can be read. Bodies are forwarded as they came; what is decoded here is only read. It
+is bounded: what would come out longer than its limit is not decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/inference/v1/generate`: string, token-id and batch prompts.
+"""The dialect of `/v1/completions` and `/inference/v1/generate` reads string, token-id and batch prompts.
 
 A batch is fingerprinted by its first prompt and weighed by all of them.
 """

@@ -1,7 +1,7 @@
-"""What an error answer says: of the replica, of its engine, of the request, or only that it is busy.
+"""An error answer tells of the replica, of its engine, of the request, or only that the engine is busy.
 
-Decides nothing about what follows: `exchange` does. Reads status, head and body as vLLM and what stands before engines
-write them.
+This module decides nothing about what follows: `retries` does. It reads status, head and body as vLLM and what stands
+before engines write them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Bodies that the strict readers refuse: other encodings, other types, JSON as Python writes it.
+"""The lax reader takes bodies that the strict readers refuse: other encodings, other types, JSON as Python writes it.
 
-Decides nothing about validity beyond "is it JSON at all", by the parser that vLLM's server uses: what the router reads
-only to route by must not refuse what an engine would take. What can be read is read: a field of another type as
-pydantic would convert it; a message or item that cannot be read counts as it was sent; what is left over enters the
-canonical prompt as sent, so that two prompts are never taken for one. Where not even that can be done, the request has
-no prefix, and the engine judges it.
+It decides nothing about validity beyond "is it JSON at all", by the parser that vLLM's server uses: what the router
+reads only to route by must not refuse what an engine would take. What can be read is read. A field of another type is
+read as pydantic would convert it. A message or item that cannot be read counts as it was sent. What is left over enters
+the canonical prompt as sent, so that two prompts are never taken for one. Where not even that can be done, the request
+has no prefix, and the engine judges it.
 
-Off the usual path: only what `parse` cannot read comes here.
+It is off the usual path: only what `parse` cannot read comes here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`/v1/messages` (Anthropic): lays out the prompt that the engine makes of it, which is a chat prompt.
+"""The dialect of `/v1/messages` (Anthropic) lays out the prompt that the engine makes of it, which is a chat prompt.
 
-So a conversation has the same canonical prompt here and in chat. Tools are the exception: they stay in the form of
-the API that sent them, which only keeps the two APIs' prompts apart.
+So a conversation has the same canonical prompt here and in chat. Tools are the exception: they stay in the form of the
+API that sent them, which only keeps the two APIs' prompts apart.
 Source: vLLM's entrypoints/anthropic/serving.py and inline_system.py.
 """
 

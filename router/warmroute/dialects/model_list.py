@@ -1,4 +1,4 @@
-"""Lists of models: which of them an engine means by none, and how Anthropic's clients expect to see them.
+"""Lists of models say which of them an engine means by none, and are shown as Anthropic's clients expect them.
 
 Source: vLLM's entrypoints/openai/models/serving.py (`parent` of adapters, one `root` for all names of a model);
 Anthropic's Models API, version 2023-06-01.

@@ -1,4 +1,4 @@
-"""Everything not routed by prefix: finds the model, reads nothing else."""
+"""The dialect of everything that is not routed by prefix finds the model, and reads nothing else."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a dialect reads from a request: the few things that routing needs.
+"""A parsed request is what a dialect reads of it: the few things that routing needs.
 
-Holds no request body. Values are the client's claims; an engine checks them again. Apart from the fields that msgspec
-decodes (`fields`), because this is compiled and those cannot be.
+It holds no request body. Values are the client's claims; an engine checks them again. This module stands apart from the
+fields that msgspec decodes (`fields`), because this is compiled and those cannot be.
 """
 
 from __future__ import annotations

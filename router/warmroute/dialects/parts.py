@@ -1,6 +1,6 @@
-"""Content parts that chat and responses share: texts, images, audio, video.
+"""Content parts are what chat and responses share: texts, images, audio, video.
 
-Decides which parts are understood; whoever calls writes a content that is not as it was sent.
+This module decides which parts are understood; whoever calls writes a content that is not as it was sent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Reads a request's body for routing: by the dialect of the API that it is for.
+"""Reading a request's body for routing means choosing the dialect of the API that it is for.
 
-Decides nothing but which one that is. What only an engine can judge is left to it (`lax`).
+This module decides nothing but that. What only an engine can judge is left to it (`lax`).
 """
 
 from __future__ import annotations

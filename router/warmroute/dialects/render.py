@@ -1,6 +1,6 @@
-"""The router's own errors in the shape of the API that was called, whole or as the end of a stream.
+"""The router's own errors are rendered in the shape of the API that was called, whole or as the end of a stream.
 
-Decides shapes only: status, code and message come with the error.
+This module decides shapes only: status, code and message come with the error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`/v1/responses`: items become the chat messages that the engine makes of them.
+"""The dialect of `/v1/responses` turns items into the chat messages that the engine makes of them.
 
 An assistant's reasoning, text and calls are items of their own here, and one message there.
 Source: vLLM's entrypoints/openai/responses/utils.py.

@@ -1,8 +1,8 @@
-"""Which endpoint a request line names, and how requests to it are routed.
+"""Routes say which endpoint a request line names, and how requests to it are routed.
 
-Decides by method and path alone, by `ENDPOINTS` and what follows it; docs/endpoints.md is the same table. Paths are
-compared as an engine would compare them: percent-decoded once. A trailing slash means the path without it, to which
-FastAPI would redirect. A path that no replica could serve for a client has no route.
+This module decides by method and path alone, by `ENDPOINTS` and what follows it; docs/endpoints.md is the same table.
+Paths are compared as an engine would compare them: percent-decoded once. A trailing slash means the path without it, to
+which FastAPI would redirect. A path that no replica could serve for a client has no route.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which session a request says it belongs to: agents say so each in its own way.
+"""Sessions are what requests say they belong to; agents say so each in its own way.
 
-Decides which of the places that may say so counts. A session chooses a request's place on the ring, and so keeps what
-belongs together together; it never makes cold warm.
+This module decides which of the places that may say so counts. A session chooses a request's place on the ring, and so
+keeps what belongs together together; it never makes cold warm.
 
 A place is `header:NAME`, or a path into the JSON body such as `metadata.user_id.session_id`; on the way a text that
 holds JSON is read as JSON, since Claude Code writes `user_id` so. Its older versions put `user_…_session_ID` there.

@@ -1,7 +1,7 @@
-"""Ends of server-sent events: what of a stream may be forwarded so that it never stops in the middle of an event.
+"""The ends of server-sent events say what of a stream may be forwarded so that it never stops inside an event.
 
-Decides nothing about the events' content, but for what is none (`first_data`). The rule it keeps: what comes out is
-what went in, in order, whole.
+This module decides nothing about the events' content, but for what is none (`first_data`). The rule it keeps: what
+comes out is what went in, in order, whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The event that ends an answer: what comes after it, or does not, no longer matters to anybody. And those that only
-open one, before anything of it is computed.
+"""A terminal event ends an answer, so that nobody cares any more what comes after it; an opening event only begins one.
 
-Decides by the event's line or type, as each API names it. A model's own words are never taken for it: inside a JSON
-string there is no line end, and every quote is escaped.
+This module decides by the event's line or type, as each API names it, which events are terminal, and which open an
+answer before anything of it is computed. A model's own words are never taken for either: inside a JSON string there is
+no line end, and every quote is escaped.
 """
 
 from __future__ import annotations

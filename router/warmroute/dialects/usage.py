@@ -1,7 +1,8 @@
-"""What an answer says about itself: tokens used, tokens found in the cache, the id it is stored under.
+"""Usage is what an answer says about itself: tokens used, tokens found in the cache, the id it is stored under.
 
-Reads single values out of bodies and events, whole or cut; decides nothing with them. A model's own words are never
-taken for a report: inside a JSON string every quote is escaped, and of several objects the last one counts.
+This module reads single values out of bodies and events, whole or cut, and decides nothing with them. A model's own
+words are never taken for a report: inside a JSON string every quote is escaped, and of several objects the last one
+counts.
 
 A report as vLLM writes it for chat and completions is read where it stands; any other is left to `usage_report`.
 """

@@ -1,4 +1,4 @@
-"""Usage reports read in full: nested as they come, in any API's spelling. The slow way of `usage`."""
+"""Usage reports are read here in full: nested as they come, in any API's spelling. This is the slow way of `usage`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Asking an engine for the usage of a stream whose client did not, and giving the client the stream it would have had.
+"""The router asks engines for the usage of streams whose clients did not ask, who get the streams they would have had.
 
-Decides whether an engine's streams may be asked so, how the request is spliced, which event is the extra one, and what
-the engine moved into it. The rule it keeps: a client that did not ask sees the very bytes of a stream not asked for.
+This module decides whether an engine's streams may be asked so, how the request is spliced, which event is the extra
+one, and what the engine moved into it. The rule it keeps: a client that did not ask sees the very bytes of a stream not
+asked for.
 
 How an engine ends a stream is seen before it is asked: its first stream goes unasked and is watched. One that tells
 usage by itself, in whatever form, is never asked; nor is one that was asked and told nothing. Of several answers in
@@ -9,7 +10,8 @@ one stream (`n`) each ends with what vLLM keeps for the very last event: those a
 
 Source: vLLM 0.32.0, `stream_options.include_usage` (tests/golden/vllm): one event with empty `choices` and a `usage`
 before `[DONE]`, and `system_fingerprint` there instead of at the end of the event with the `finish_reason`. The latter
-is held until the next event, which comes at once. Quotes inside a model's text are escaped, so no text looks like it.
+is kept back until the next event, which comes at once. Quotes inside a model's text are escaped, so no text looks like
+it.
 """
 
 from __future__ import annotations

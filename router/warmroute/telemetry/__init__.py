@@ -1,4 +1,4 @@
-"""What the router tells of itself: `metrics` counts, `catalogue` names, `exposition` renders; `access_log`; `logs`.
+"""Telemetry is what the router tells of itself: `metrics` counts, `catalogue` names, `exposition` renders; and logs.
 
-Decides nothing. The hot path pays one call a finished request.
+It decides nothing. The hot path pays one call a finished request.
 """

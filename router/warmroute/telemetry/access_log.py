@@ -1,8 +1,8 @@
-"""One JSON line a request, written by a thread of its own so that a slow disk or pipe never holds up traffic.
+"""The access log has one JSON line a request. A thread writes it, so that a slow disk or pipe never holds up traffic.
 
 A line costs its encoding (about 1 us) and an append. Full buffers go to the writer every 64 KiB or 100 ms. What the
-writer has not taken is bounded; beyond it lines are dropped and counted. Opened for append, and opened anew once the
-file is moved or removed, so that it may be rotated either way.
+writer has not taken is bounded; beyond it lines are dropped and counted. The file is opened for append, and opened anew
+once it is moved or removed, so that it may be rotated either way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which build this is."""
+"""The build's version is found here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The one list of metrics: name, kind, labels, unit, help. `exposition` renders from it, the documentation too.
+"""The catalogue is the one list of metrics: name, kind, labels, unit, help.
 
-A metric that is not here cannot be exposed. Renaming one is a breaking change.
+`exposition` and the documentation are rendered from it. A metric that is not here cannot be exposed. Renaming one is a
+breaking change.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What an access-log line says of a prompt instead of its text, for `warmroute simulate --access-log`.
+"""Log fingerprints say in an access-log line what there is to say of a prompt instead of its text.
 
-Decides how fingerprints leave the router: each rung through a keyed hash that cannot be turned round (BLAKE2b under a
-key derived from the deployment's secret), so that lines tell which prompts share how long a prefix and nothing else.
-The router's own rungs are fast hashes and never logged: who could send prompts and read theirs might learn the chain's
-seed. Equal in all routers and workers of one secret. Off the request path's hot part: asked once, at a request's end.
+`warmroute simulate --access-log` reads them. This module decides how fingerprints leave the router: each rung goes
+through a keyed hash that cannot be turned round (BLAKE2b under a key derived from the deployment's secret), so that
+lines tell which prompts share how long a prefix and nothing else. The router's own rungs are fast hashes and never
+logged: who could send prompts and read theirs might learn the chain's seed. The hashes are equal in all routers and
+workers of one secret. This is off the request path's hot part: it is asked once, at a request's end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Logging of the process: one line an event on standard error, `time level logger event key=value …`.
+"""The process logs one line an event on standard error, `time level logger event key=value …`.
 
 Loggers are the standard library's; fields travel as `extra={"fields": {…}}` (see `fields`). The request path does not
 log: see `access_log`.

@@ -1,10 +1,10 @@
-"""The metrics of several workers as those of one router.
+"""The metrics of several workers are merged as those of one router.
 
 Counters and histograms are added up. A gauge is added up, or its largest or smallest value taken, as the catalogue says
 (`Metric.across`); one that the catalogue does not know, and all of `process_*` and `python_*`, gets a label `worker`.
 What a worker counted before it died stays counted, as of the last scrape, so that no counter ever goes back.
 
-Reads Prometheus text as our own exposition writes it; fetches nothing.
+This module reads Prometheus text as our own exposition writes it, and fetches nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Counters and histograms of the request path: one call a finished request, nothing else.
+"""The request path's counters and histograms take one call a finished request, and nothing else.
 
-Plain numbers, no Prometheus objects: `exposition` renders them at scrape time. Label sets stay bounded whatever
-clients and replicas send: a model is a label only while the fleet knows it, and each table has a cap; beyond either,
-the label is `other`. Used by one event loop, without locks.
+They are plain numbers and no Prometheus objects: `exposition` renders them at scrape time. Label sets stay bounded
+whatever clients and replicas send: a model is a label only while the fleet knows it, and each table has a cap; beyond
+either, the label is `other`. One event loop uses them, without locks.
 
 Every series that shares a label combination is resolved once and kept in one `_Series`, so that a request costs one
 lookup and some additions (about 1 us, see tests/unit/test_metrics.py).

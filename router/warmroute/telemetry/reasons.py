@@ -1,6 +1,6 @@
-"""Why something could not be reached, in words for the operator: what happened, not which exception said so.
+"""Reasons say in words for the operator why something could not be reached: what happened, not which exception said so.
 
-Decides words only. They hold no path below the server's root that a client named, no keys and no bodies.
+This module decides words only. They hold no path below the server's root that a client named, no keys and no bodies.
 """
 
 from __future__ import annotations

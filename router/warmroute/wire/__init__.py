@@ -1,1 +1,4 @@
-"""Formats of what leaves this process: records that other routers read. Pure; each format is pinned by golden tests."""
+"""Wire formats are what leaves this process: records that other routers read.
+
+They are pure, and each is pinned by golden tests.
+"""

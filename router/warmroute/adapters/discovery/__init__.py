@@ -1,1 +1,1 @@
-"""Where the fleet's members are learned: `static`, from the configuration."""
+"""Discovery adapters learn the fleet's members: from settings, DNS, Kubernetes, or agents' heartbeats in Redis."""

@@ -1,11 +1,11 @@
-"""Discovery by DNS: the addresses of a name, or the targets of its SRV records, resolved again and again.
+"""Discovery by DNS resolves a name's addresses, or the targets of its SRV records, again and again.
 
-Decides when to ask again and what an answer means. Rules:
+This module decides when to ask again and what an answer means. Its rules:
 
 - The next question comes when the shortest TTL of the answer is over, after 1 s at least and `interval_s` at most.
 - A server that fails, is silent, or says that the name does not exist leaves the last answer as it is: a typing error
-  or a deleted Service is no order to stop. That a name which exists has no records is an answer, and believed once it
-  was given `EMPTY_ANSWERS` times in a row: servers that restart give it as well.
+  or a deleted Service is no order to stop. That a name which exists has no records is an answer. It is believed once it
+  was given `EMPTY_ANSWERS` times in a row, since servers that restart give it too.
 - IPv6 addresses count where there are no IPv4 ones: of a dual-stack replica both are one. Of SRV records those with the
   lowest priority count; weights do not, since load decides.
 - Ids are ADDRESS:PORT, or TARGET:PORT of SRV records, where a pod of a StatefulSet keeps its name.

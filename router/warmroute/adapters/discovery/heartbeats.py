@@ -1,6 +1,6 @@
-"""Who is in the fleet by what agents say of themselves: their records, until when each holds, and who said goodbye.
+"""Heartbeats say who is in the fleet by agents' own records, until when each record holds, and who said goodbye.
 
-Holds no connection and reads no clock. The rules:
+This module holds no connection and reads no clock. Its rules:
 
 - A record counts as long as Redis lists it with a time, its own, that is not over. One that is over, or is missing,
   goes only once the time up to which it was known to hold has passed here too: a Redis that was emptied, or restarted,

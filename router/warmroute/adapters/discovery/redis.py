@@ -1,13 +1,13 @@
-"""Members that agents announce in Redis: their heartbeats, read as a list now and then and heard as they change.
+"""Agents announce members in Redis: their heartbeats are read as a list now and then, and heard as they change.
 
     {namespace}:member:{id}   an agent's record
     {namespace}:members       sorted set: ids, with the time of Redis until which each record holds, in milliseconds
     {namespace}:members       channel: records as they change
 
-Two connections: one subscribes, before anything is read, so that nothing is missed; on the other everything is listed
-at the start, every `READ_S`, and when a record would be over. Only commands on one key each, so that a Cluster needs
-nothing special; there, whatever any node publishes reaches every node. Redis that is away changes nothing: the last
-known members stay, and it is tried again. What counts when is `heartbeats`' matter.
+There are two connections. One subscribes before anything is read, so that nothing is missed. On the other everything is
+listed at the start, every `READ_S`, and when a record would be over. All commands are on one key each, so that a
+Cluster needs nothing special; there, whatever any node publishes reaches every node. A Redis that is away changes
+nothing: the last known members stay, and it is tried again. `heartbeats` says what counts when.
 """
 
 from __future__ import annotations

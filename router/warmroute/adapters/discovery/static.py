@@ -1,4 +1,4 @@
-"""Discovery from the configuration: the members are those that it names, until it is read again."""
+"""Discovery from the configuration names the members that stand there, until the configuration is read again."""
 
 from __future__ import annotations
 

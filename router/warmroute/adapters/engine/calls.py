@@ -1,6 +1,6 @@
-"""Requests of the router's own to replicas, beside probes: administrative ones, and questions who keeps something.
+"""The router's own requests to replicas, beside probes, are administrative ones, and questions who keeps something.
 
-One HTTP client for all; nothing here is on the request path.
+One HTTP client makes them all, and nothing here is on the request path.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Looks at one replica over HTTP: `/health` each time, `/v1/models` and `/metrics` when they may have changed.
+"""A probe looks at one replica over HTTP: `/health` each time, `/v1/models` and `/metrics` when they may have changed.
 
-Rules:
+Its rules:
 
 - They may have changed at first contact, after an outage, when the connection had to be made anew, and every
   `scrape_interval_s`. The third is what notices a restart between two probes: a process that ended took its
   connections with it. So a well replica costs one small request a probe on a connection that stays open.
 - An incarnation is a hash of the replica's id and its process start time: every router computes the same one.
 - An engine without a start time in `/metrics` (not vLLM, or vLLM with several API servers) has the incarnation of its
-  id alone until an outage, and a new one after each; the minute is part of it, so that routers that saw the same
-  outage nearly always agree.
+  id alone until an outage, and a new one after each. The minute is part of it, so that routers that saw the same outage
+  nearly always agree.
 - An engine that sleeps (`vllm:engine_sleep_state`) answers `/health` with 200 and takes requests, which wait until it
-  is woken: it is not alive, and read at every probe until it is awake. Where the sleep cost it its cache, it wakes as
+  is woken. It is not alive, and read at every probe until it is awake. Where the sleep cost it its cache, it wakes as
   another incarnation; the minute makes routers agree.
-- Nothing a replica answers raises: what cannot be read is not known. Answers are bounded in size and time.
+- Nothing that a replica answers raises: what cannot be read is not known. Answers are bounded in size and time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The few figures the router needs of vLLM's `/metrics`, found by pattern instead of parsing 60 KB of text.
+"""The few figures that the router needs of vLLM's `/metrics` are found by pattern, instead of parsing 60 KB of text.
 
 Source: vLLM 0.32, `process_start_time_seconds` from prometheus_client's process collector (absent where vLLM runs
 several API servers), `vllm:cache_config_info` one line an engine, the request gauges one line an engine and model,

@@ -1,12 +1,12 @@
-"""The board of load notices in Redis: one stream, which every router appends to and reads from where it last stopped.
+"""The board of load notices in Redis is one stream: every router appends to it, and reads from where it last stopped.
 
-A stream because each router then reads each notice once, whole fleets' worth in one reply: with a key a router, a
-hundred routers would read each other's thousand replicas anew twenty times a second. Only commands on one key, so that
-a Cluster needs nothing special. The connections are this board's own: a lookup never waits behind them. One carries the
-notices; on the other a blocking read stands between exchanges, so that news are told when they come and idle routers
-need not ask. What is kept is bounded (`KEPT`), and gone a minute after the last router.
+It is a stream because each router then reads each notice once, whole fleets' worth in one reply. With a key for each
+router, a hundred routers would read each other's thousand replicas anew twenty times a second. All commands are on one
+key, so that a Cluster needs nothing special. The connections are this board's own: a lookup never waits behind them.
+One carries the notices. On the other a blocking read stands between exchanges, so that news are told when they come and
+idle routers need not ask. What is kept is bounded (`KEPT`), and gone a minute after the last router.
 
-Reads no notice. Whoever falls behind by more than what is kept is told nothing of it: notices are numbered.
+The board reads no notice. Whoever falls behind by more than what is kept is told nothing of it: notices are numbered.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The registry inside one process: the default backend, and what the Redis backend falls back on.
+"""The memory registry lives inside one process: it is the default backend, and what the Redis backend falls back on.
 
-Two generations of dictionaries, rung to record. Reads look into both; writes go to the young one and carry along what
-they touch. When the young one has reached half of the allowed size, or the idle time has passed, it becomes the old
-one, and what nobody touched since the turn before is given up: least recently used first, at two dictionary operations
-a rung and no links. A given-up generation is emptied a few entries a write, since freeing it at once would stall the
-event loop.
+It has two generations of dictionaries, rung to record. Reads look into both. Writes go to the young one and carry along
+what they touch. When the young one has reached half of the allowed size, or the idle time has passed, it becomes the
+old one, and what nobody touched since the turn before is given up. So what was least recently used goes first, at two
+dictionary operations a rung and without links. A given-up generation is emptied a few entries a write, since freeing it
+at once would stall the event loop.
 
 All rungs that one request is first to touch share one record, so a rung costs its key and a dictionary slot, and a
-reader may skip repeated records by identity. Decides nothing about where requests go.
+reader may skip repeated records by identity. This module decides nothing about where requests go.
 """
 
 from __future__ import annotations

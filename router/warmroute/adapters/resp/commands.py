@@ -1,4 +1,4 @@
-"""Any command as the bytes that go to Redis, and the slot of a Cluster that keeps a key.
+"""Any command is built as the bytes that go to Redis, and a key is told the slot of a Cluster that keeps it.
 
 What the registry sends for each request has encoders of its own (`registry.redis.commands`).
 """

@@ -1,7 +1,7 @@
-"""One connection to a Redis server: bytes out, replies back to their askers in the order of asking.
+"""A pipe is one connection to a Redis server: bytes go out, and replies go back to their askers in the order of asking.
 
-Decides nothing about what is asked, about deadlines, or about what a lost connection means. An asker that has given up
-stays in line until its reply has come, so that later replies keep their askers.
+It decides nothing about what is asked, about deadlines, or about what a lost connection means. An asker that has given
+up stays in line until its reply has come, so that later replies keep their askers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which servers keep the registry's keys, found by asking: the one named, the primary Sentinels name, or a Cluster's.
+"""The topology says which servers keep the registry's keys: the one named, the primary Sentinels name, or a Cluster's.
 
-Finds and connects once; deciding when to look again is the owner's business. A Cluster is taken as far as it can be
+It finds and connects once, by asking; its owner decides when to look again. A Cluster is taken as far as it can be
 reached: slots without a connected server have no pipe, and their rungs are answered without Redis.
 """
 

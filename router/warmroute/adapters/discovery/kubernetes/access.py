@@ -1,8 +1,8 @@
-"""Where the API server is and as whom we call it: by a kubeconfig, or as the pod that we run in.
+"""Access says where the API server is and as whom we call it: by a kubeconfig, or as the pod that we run in.
 
 `KUBECONFIG` counts first, then the pod's service account, then `~/.kube/config`. Whatever is in files is read again
-when it has changed, so that a rotated token or certificate is used from the next request on. Asks nobody anything; a
-program that a kubeconfig names for credentials (`exec`) is not run.
+when it has changed, so that a rotated token or certificate is used from the next request on. This module asks nobody
+anything; it does not run a program that a kubeconfig names for credentials (`exec`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a Kubernetes API server answers: lists, events of a watch, and errors, each as what it means. No I/O.
+"""The answers of a Kubernetes API server are lists, events of a watch, and errors, each read here as what it means.
 
-An error becomes an `ApiFailure`, whose text says what happened and what to do about it.
+This module does no I/O. An error becomes an `ApiFailure`, whose text says what happened and what to do about it.
 """
 
 from __future__ import annotations

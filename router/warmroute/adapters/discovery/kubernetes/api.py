@@ -1,8 +1,8 @@
-"""The two calls that discovery makes to a Kubernetes API server: list EndpointSlices in pages, and watch them.
+"""Discovery makes two calls to a Kubernetes API server: it lists EndpointSlices in pages, and it watches them.
 
-Decides how long each may take, and turns whatever goes wrong on the way into an `ApiFailure`; not when to call. Calls
-are GETs of `/apis/discovery.k8s.io/v1/namespaces/NAMESPACE/endpointslices`, so that the verbs `list` and `watch` on
-that resource are all that is needed.
+This module decides how long each call may take, and turns whatever goes wrong on the way into an `ApiFailure`. It does
+not decide when to call. Calls are GETs of `/apis/discovery.k8s.io/v1/namespaces/NAMESPACE/endpointslices`, so that the
+verbs `list` and `watch` on that resource are all that is needed.
 
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/ (pages, watches, bookmarks, 410 Gone).
 """

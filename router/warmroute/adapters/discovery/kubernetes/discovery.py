@@ -1,14 +1,14 @@
-"""Discovery of the replicas of a Service: list, watch from there, list anew when that is due or necessary.
+"""Discovery of a Service's replicas lists them, watches from there, and lists anew when that is due or necessary.
 
-Decides when to ask and when to wait; what is read, `slices` puts together. Rules:
+This module decides when to ask and when to wait; `slices` puts together what is read. Its rules:
 
 - Members are named once a list is complete, and after every change of a watch. A failure names nobody, so the last
   known members stay, for as long as it lasts.
 - Whatever the watch said, everything is listed anew every `resync_s` at the latest, a little sooner by chance so that
   routers do not keep in step: no member that is gone outlives that.
 - A watch that was cut goes on where it was, and one whose version the server no longer knows (410) is begun with a new
-  list, both once without a word. After any other failure all is listed anew, after a pause that doubles up to
-  half a minute, with jitter, or is as long as the server asks for. Only a watch that holds ends the doubling.
+  list, both once without a word. After any other failure all is listed anew, after a pause that doubles up to half a
+  minute, with jitter, or is as long as the server asks for. Only a watch that holds ends the doubling.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What EndpointSlices say, put together as members: pure bookkeeping, one slice at a time.
+"""What EndpointSlices say is put together as members, by pure bookkeeping, one slice at a time.
 
-Decides who is a member, under which id and URL, and which of several words about one pod counts. Rules:
+This module decides who is a member, under which id and URL, and which of several words about one pod counts. Its rules:
 
 - An endpoint that is ready is a member. One that is terminating and still serves is a member that drains; others are
   none. What is absent means what the API says it does: ready if not said, serving as ready, not terminating.

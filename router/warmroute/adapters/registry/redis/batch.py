@@ -1,6 +1,6 @@
-"""Lookups of one event-loop tick as one exchange with one deadline.
+"""A batch makes the lookups of one event-loop tick one exchange with one deadline.
 
-A batch is sent when the tick's callbacks have run, whether or not earlier ones are still on their way. Whoever waits is
+It is sent when the tick's callbacks have run, whether or not earlier ones are still on their way. Whoever waits is
 answered exactly once: when every server has answered, when the deadline has passed, or when the connections are lost.
 What is missing then is answered without Redis. A server that stays silent through several deadlines in a row is given
 up: its connection is closed, and the owner hears of it as of any lost connection.

@@ -1,8 +1,8 @@
-"""Keeps the registry connected: finds the servers, watches them, finds them again, for as long as the registry runs.
+"""The keeper connects the registry: it finds the servers, watches them, and finds them again, while the registry runs.
 
 A round is: find the servers, teach them the script, agree on the secret, serve until one is lost or names another.
-Rounds that fail or end soon are followed by a pause that grows. Decides nothing about requests; whoever uses the
-servers is told when they come and go.
+Rounds that fail or end soon are followed by a pause that grows. The keeper decides nothing about requests; it tells
+whoever uses the servers when they come and go.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a router believes of a rung: the shared record, with this process's own last placements laid over it.
+"""The overlay is what a router believes of a rung: the shared record, with its own last placements laid over it.
 
-Redis is right about everything it can know. It cannot yet know a placement whose write it has not confirmed, and it may
-have lost what was noted before `trusted_s` (an outage, a refused write). Those of our own placements stay visible; any
-other of which Redis says nothing was withdrawn by another router, and is dropped here too, so that the next touch notes
-it anew.
+Redis is right about everything that it can know. It cannot yet know a placement whose write it has not confirmed, and
+it may have lost what was noted before `trusted_s` (an outage, a refused write). Those of our own placements stay
+visible. Any other placement of which Redis says nothing was withdrawn by another router, and is dropped here too, so
+that the next touch notes it anew.
 
 Records are decoded once: repeated bytes give the same object.
 """

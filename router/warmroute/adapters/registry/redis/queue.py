@@ -1,7 +1,7 @@
-"""Writes in line for Redis: in their order, counted in rungs, and how old the oldest of them is.
+"""Writes stand in line for Redis in their order, counted in rungs; the line knows how old the oldest of them is.
 
-Every operation takes the same time however many wait, since what waits while a Redis is in trouble is much. Decides
-nothing about when to write, or how much may wait.
+Every operation takes the same time however many wait, since what waits while a Redis is in trouble is much. This module
+decides neither when to write, nor how much may wait.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The registry that routers share: Redis or Valkey, 6.2 or newer; one server, Sentinel, or Cluster; TLS and ACL.
+"""Routers share the Redis registry: Redis or Valkey, 6.2 or newer; one server, Sentinel, or Cluster; TLS and ACL.
 
-Puts the parts together. A failing Redis never shows on the request path: while it is away every lookup is answered from
-this process's own placements at once, and what was noted meanwhile is written when it is back. Needs of the server: the
-commands AUTH, SELECT, SCRIPT, EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO and, in a Cluster, CLUSTER, on keys
-`<namespace>:*`; `load_board` needs XADD, XREAD and PEXPIRE.
+This module puts the parts together. A failing Redis never shows on the request path: while it is away every lookup is
+answered from this process's own placements at once, and what was noted meanwhile is written when it is back. The server
+needs the commands AUTH, SELECT, SCRIPT, EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO and, in a Cluster, CLUSTER, on
+keys `<namespace>:*`; `load_board` needs XADD, XREAD and PEXPIRE.
 """
 
 from __future__ import annotations

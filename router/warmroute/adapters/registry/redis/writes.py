@@ -1,9 +1,8 @@
-"""Placements and withdrawals on their way to Redis.
+"""Placements and withdrawals are written to Redis a few milliseconds after they were made, many at once and in order.
 
-Written a few milliseconds after they were made, many at once, in the order in which they were made. Each record is
-merged by a script on its server, so two routers never overwrite each other. What waits is bounded, also what a Cluster
-that is down refuses: the oldest goes first, and the owner is told that Redis no longer knows everything. How much Redis
-keeps is not decided here: records expire, and its own `maxmemory` bounds them.
+A script on its server merges each record, so two routers never overwrite each other. What waits is bounded, also what a
+Cluster that is down refuses: the oldest goes first, and the owner is told that Redis no longer knows everything. This
+module does not decide how much Redis keeps: records expire, and its own `maxmemory` bounds them.
 """
 
 from __future__ import annotations
