@@ -94,10 +94,10 @@ class PolicyConfig:
     """Mean context, in tokens, at which attention makes a token's prefill take twice as long: 32,000 for an 8B model
     with full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
     crowd_weight: Annotated[float, Range(0.0, 1000.0)] = 0.15
-    """Price of the prefill work that a replica was given lately, done or not. Higher: prefixes that many share are
-    copied to more replicas, and conversations are loyal to theirs for less long."""
+    """Price of the recent load: the prefill work that a replica was given lately, done or not. With a higher price,
+    prefixes that many share are copied to more replicas, and conversations are loyal to theirs for less long."""
     crowd_requests: Annotated[float, Range(1.0, 1e9)] = 60.0
-    """Requests for each replica of the fleet after which that memory has faded to 37 %."""
+    """After so many requests for each replica of the fleet, the recent load has faded to 37 %."""
     tie_ratio: Annotated[float, Range(0.0, 1.0)] = 0.05
     """Costs that exceed the smallest by at most this share of the request's own cost on the cheapest replica are equal
     to it: then the fewest requests under way decide, then the ring. The own cost is `base_s` and all terms that are

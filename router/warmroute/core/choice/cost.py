@@ -35,11 +35,12 @@ class CostParameters:
     """Mean context at which attention costs as much as all the rest of a token's prefill: 32,000 for an 8B model with
     full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
     crowd_weight: float = 0.15
-    """Weight of the prefill work that a replica was given lately, done or not. It is what spreads a prefix shared by
-    everyone over an idle fleet: its miss is paid once a replica, its heat would stay on one. A conversation's own
-    history outweighs it until the imbalance is 2 / weight = 13 times that history."""
+    """Weight of the recent load: the prefill work that a replica was given lately, done or not. It spreads a prefix
+    that everyone shares over an idle fleet: the prefix's miss is paid once for each replica, while its requests would
+    stay on one. A conversation's own history outweighs it until the imbalance is 2 / weight = 13 times that history."""
     crowd_requests: float = 60.0
-    """Requests for each replica of the fleet after which that memory has faded to 37 %."""
+    """After so many requests for each replica of the fleet, the recent load has faded to 37 %. It fades with requests,
+    and not with time."""
     tie_ratio: float = 0.05
     """Costs that exceed the smallest by at most this share of the request's own cost on the cheapest replica
     (`CostTerms.own_s`) are equal to it: then the fewest requests under way decide, then the ring."""
@@ -77,15 +78,15 @@ class CostTerms:
     running_s: float
     """Slow-down by the requests that are decoding."""
     crowding_s: float
-    """Price of the work this replica was given lately."""
+    """Price of the recent load: the work that this replica was given lately."""
     prefill_s: float
     """This request's own uncached tokens."""
     miss_s: float
-    """The same tokens' price to everyone else."""
+    """The price of the same tokens to everyone else."""
     queued_s: float = 0.0
-    """Their price to those held at the router."""
+    """The price of the same tokens to the requests held at the router."""
     eviction_s: float = 0.0
-    """Price of what they push out of the cache."""
+    """The price of what the same tokens push out of the cache."""
 
     @property
     def own_s(self) -> float:

@@ -65,9 +65,9 @@ class View:
         self.now_s = 0.0
         """Time of the choice; set by the fleet."""
         self.queued_price = 0.0
-        """What a second of prefill costs those held at the router, in seconds; set by the fleet."""
+        """What a second of prefill costs the requests held at routers, in seconds; set by the fleet."""
         self.crowd_scale = 1.0
-        """What makes seconds of `Replica.crowd_s`, which is in a growing unit; set by the fleet."""
+        """The factor that makes seconds of `Replica.crowd_s`, which is in a growing unit; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:

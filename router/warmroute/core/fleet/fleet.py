@@ -54,7 +54,8 @@ __all__ = [
 ]
 
 MOVED_TOKENS: Final = 256
-"""Prompt tokens that others should hear of at once: some 30 ms of prefill, as long as it takes to hear of the rest."""
+"""Other routers should hear at once of more prompt tokens than this: they are some 30 ms of prefill, which is how long
+it takes to hear of the rest."""
 
 MOST_UNIT: Final = 1e6
 """At which the unit of crowding begins anew."""
@@ -87,18 +88,18 @@ class Fleet(Members):
         self._seen = Seen()
         self._feedback = Feedback()
         self.work_tokens = 0.0
-        """Mean work of a prompt where it was sent, over the last few hundred, in uncached tokens without context."""
+        """Work of the mean of the last few hundred prompts where they were sent, in uncached tokens without context."""
         self._work_count = 0
         self._crowd_unit = 1.0
         """What a token given now counts: instead of making what was given before less, what is given later is made
         more, so that a request costs nothing for each replica."""
         self.moved: Callable[[], None] | None = None
-        """Called when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once; must not call back
-        in here. None: nobody wants to know."""
+        """The fleet calls this when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once. It
+        must not call back in here. None: nobody wants to know."""
         self.held: dict[str, int] = {}
         """Requests held at the router, by model; `hold_begun` and `hold_ended` count them."""
         self.first_held_s = inf
-        """The order's key of the first of them; infinite where none is."""
+        """The key, in the queue's order, of the first request that is held here; infinite where none is."""
         self.foreign_held = 0
         """Requests held at other routers; 0 while nobody tells, and where there are several models."""
         self.rivals: list[float] = []
@@ -133,7 +134,7 @@ class Fleet(Members):
         )
 
     def _view(self, model: str, now_s: float, tried: Sequence[Replica] = ()) -> View:
-        """What a policy may choose from now."""
+        """The view that a policy may choose from now."""
         if not self._ticked_s <= now_s < self._due_s:
             self._tick(now_s)
         view = self._eligibility.view_without(model, tried) if tried else self._eligibility.view(model)
@@ -204,7 +205,7 @@ class Fleet(Members):
         return False
 
     def next_free_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
-        """Time until the next replica that is not free should be; infinite where all are."""
+        """Time until the next of the busy replicas should come free; infinite where all are free."""
         soonest_s = inf
         for replica in self._replicas.values():
             free_in_s = replica.free_in_s(now_s, ahead_tokens, behind_s)
@@ -213,7 +214,7 @@ class Fleet(Members):
         return soonest_s
 
     def mean_prefill_s(self, model: str) -> float:
-        """Expected time of what a request brought a replica in the mean of the last few hundred.
+        """Expected prefill time of the mean of the last few hundred requests, as much of them as was uncached.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
@@ -221,7 +222,7 @@ class Fleet(Members):
         return self.work_tokens * self._eligibility.view(model).members[0].wait_token_s
 
     def prefill_s(self, shape: RequestShape, records: Records | None) -> float:
-        """Expected prefill time where most of the prompt is held: how short a request is.
+        """Expected prefill time on the replica that holds most of the prompt: how short a request is.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
@@ -316,7 +317,8 @@ class Fleet(Members):
         return decision
 
     def _crowd(self, replica: Replica, tokens: int, requests: float) -> None:
-        """So many requests brought so many uncached tokens to a replica: all that was given before fades by them."""
+        """So many requests brought so many uncached tokens to a replica: they add to its recent load, and all that was
+        given before fades by them."""
         replica.crowd_tokens += tokens * self._crowd_unit
         # A replica that has left may be told of when none is left.
         replicas = len(self._replicas) or 1
@@ -333,7 +335,7 @@ class Fleet(Members):
         self.work_tokens += (work_tokens - self.work_tokens) * weight
 
     def _reusable_tokens(self, shape: RequestShape, records: Records | None, now_s: float) -> int:
-        """Leading tokens that somebody has sent before, wherever they went."""
+        """How many leading tokens of the prompt were sent before, wherever they went."""
         depth = self._seen.depth(shape.rungs, now_s)
         if records:
             deepest = len(records) - 1

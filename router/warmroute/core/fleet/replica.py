@@ -20,7 +20,7 @@ from warmroute.core.learning.stretch import WAY_S
 from warmroute.core.types import Incarnation, ReplicaId
 
 MOST_STREAMED: Final = 4
-"""Bound of the trust that a replica streams, either way: so many answers that do not take it all away."""
+"""The trust that a replica streams has this bound, either way: so many answers that do not stream take it all away."""
 
 
 class Replica(PrefillQueue):
@@ -99,12 +99,13 @@ class Replica(PrefillQueue):
         request waits for a replica that has lost it."""
         self.residency = Residency()
         self.survival = Survival()
-        """How much was found of what was used how long ago: how long prefixes live there."""
+        """Shares found of all prefixes, by the age of their last use: they say how long prefixes live there."""
         self.trust = Survival()
-        """The same of what was believed to be there without doubt: how far such beliefs are to be counted on."""
+        """Shares found of what was believed to be there without doubt, by age: they say how far to count on such
+        beliefs."""
         self.eviction_ratio = 0.0
-        """Share of what its cache would lose next that will be asked for again (`beliefs.returns`), as of the last
-        tick or reservation; 0 while it has room."""
+        """The share of what the replica's cache would lose next that will be asked for again (`beliefs.returns`),
+        as of the last tick or reservation; 0 while the cache has room."""
         self.foreign_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.trials = 0
@@ -115,7 +116,7 @@ class Replica(PrefillQueue):
         """`block_tokens`; one where unknown."""
         self.crowd_weight = cost.crowd_weight
         self.crowd_tokens = 0.0
-        """Uncached tokens given to it lately, in the fleet's growing unit (`Fleet` has it)."""
+        """The recent load: uncached tokens given to the replica lately, in the fleet's growing unit."""
         self.crowd_s = 0.0
         """The same as weighted seconds of prefill, in that unit."""
         self.set_rates(cost.prefill_tokens_per_s, 0.0)
@@ -150,7 +151,7 @@ class Replica(PrefillQueue):
         self.set_rates(1.0 / token_s, base_latency_s, interference_s)
 
     def refresh(self) -> None:
-        """Derive `delay_s`, what is the same for every request but not the queue, `crowd_s` and `price`."""
+        """Derive `crowd_s`, `price` and `delay_s`, which is what every request costs there besides the queue."""
         ratio = self.eviction_ratio
         self.price = 2.0 + 2.0 * ratio + 2.0 * ratio * ratio
         """What a second of own prefill counts."""

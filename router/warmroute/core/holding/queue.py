@@ -101,14 +101,14 @@ class HoldQueue:
         self._max_held = parameters.max_held
         self._max_hold_s = parameters.max_hold_s
         self._tickets: list[Ticket] = []
-        """Best first. Ageing moves all keys alike; only what `_note` finds changes the order."""
+        """The held requests, best first. Ageing moves all keys alike; only what `_note` finds changes the order."""
         self._models = fleet.held
         """How many of them ask for each model; the fleet counts."""
         self._arrivals = 0
         self._due_s = 0.0
         """When to look for whoever may go by then."""
         self._aged_s = 0.0
-        """When was last looked for those held too long."""
+        """When the queue was last searched for requests held too long."""
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -153,7 +153,7 @@ class HoldQueue:
         return min(self._fleet.prefill_s(shape, records), most_s) + AGEING_RATIO * arrival_s
 
     def _behind_s(self, rank_s: float) -> float:
-        """How much later than at once a request with this key may go, for other routers' sake."""
+        """How much later than at once a request with this key goes, to let other routers' requests go first."""
         rivals = self._fleet.rivals
         return STAGGER_S * min(bisect_left(rivals, rank_s), MOST_STAGGERED) if rivals else 0.0
 
