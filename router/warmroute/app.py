@@ -54,7 +54,7 @@ from warmroute.dataplane.server import DataPlane
 from warmroute.ports import Discovery, DiscoveryReport, LoadBoard, Member, Registry
 from warmroute.service.discovery_sources import DiscoverySources, MakeSource
 from warmroute.service.expiry import Expiry
-from warmroute.service.leases import Leases
+from warmroute.service.leases import LoadReports
 from warmroute.service.membership import Membership
 from warmroute.service.questions import Questions
 from warmroute.service.tls import listening_tls, show_from_now_on, upstream_tls
@@ -168,7 +168,7 @@ class Worker:
             clock=time.monotonic,
         )
         self._board = _load_board(config)
-        self.leases = Leases(
+        self.load_reports = LoadReports(
             self.fleet,
             self._board,
             self.tasks,
@@ -188,7 +188,7 @@ class Worker:
                 registry_healthy=lambda: self.registry.healthy,
                 access_log_dropped=lambda: self.access_log.dropped if self.access_log is not None else 0,
                 build=build_info(config),
-                peers=lambda: self.leases.routers,
+                peers=lambda: self.load_reports.routers,
                 held=lambda: self.gateway.hold.waiting if self.gateway.hold is not None else 0,
                 ready=readiness.ready,
                 settings_current=lambda: self.settings_current,
@@ -235,7 +235,7 @@ class Worker:
         self._membership.start()
         self._expiry.start()
         await self._board.start()
-        self.leases.start()
+        self.load_reports.start()
         self.admin_port = await self._control.start()
         if self._shares_port:
             # Other workers serve meanwhile; connections that came here before a replica is known would be refused.
@@ -336,7 +336,7 @@ class Worker:
         """Let go of everything but the data port, started or not."""
         await self._control.stop()
         await self.tasks.stop()
-        await self.leases.stop()
+        await self.load_reports.stop()
         await self._board.stop()
         await self._engine.stop()
         await self._calls.stop()

@@ -1,7 +1,7 @@
 """What leases cost one router, and Redis, in a large deployment: `python -m tests.bench.leases_scale`.
 
-Starts a Redis and one router's leases over many replicas, and posts what the other routers would post: each takes on,
-starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's loop, bytes a
+Starts a Redis and one router's load reports over many replicas, and posts what the other routers would post: each
+takes on, starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's loop, bytes a
 router writes and reads a second, time of Redis for one notice written and for one reading, calls of both. Load that
 changes on a replica is one entry of 28 bytes a notice; three changes a request (sent, first byte, end).
 """
@@ -81,7 +81,7 @@ async def measure(
             "router_cpu_ratio": round((time.process_time() - before[0]) / elapsed_s, 4),
             "router_written_bytes_per_s": round((board.sent_bytes - before[1]) / elapsed_s),
             "router_read_bytes_per_s": round((board.read_bytes - before[2]) / elapsed_s),
-            "routers_heard": speaker.leases.routers,
+            "routers_heard": speaker.load_reports.routers,
         }
 
 

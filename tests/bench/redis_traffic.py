@@ -2,7 +2,7 @@
 
 Routers as processes before fixed replicas, conversations of eight turns whose every turn goes through any of the
 routers, evenly spread in time. Prints JSON: commands and bytes a request by what they are for, the server's time for
-each, and what the leases took beside it. A rate above what the machine carries merges more into one command, never
+each, and what the load reports took beside it. A rate above what the machine carries merges more into a command, never
 less.
 """
 

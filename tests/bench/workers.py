@@ -6,7 +6,7 @@ carry N divided by it.
 
 - `capacity_ratio`: two workers over one whose neighbour core is as busy: over one of two routers that share nothing (a
   registry namespace each), loaded in the same way at the same time. It holds all that being workers costs: the shared
-  port, the leases, the shared registry.
+  port, the load reports, the shared registry.
 - `over_one_alone`: two workers over one that has the machine to itself. It holds besides what any two busy processes
   cost each other there in caches and cores, and what one worker gains by finding the load generator on the other core.
 - `machine_ratio`: what two processes carry over one where neither does anything but count: 2.0 where cores are whole

@@ -24,12 +24,12 @@ def test_every_change_is_seen_by_another_process_and_a_killed_router_leaves_noth
             async with asyncio.timeout(90):
                 while len(seen_s) < CHANGES:
                     await asyncio.sleep(0.001)
-                    while len(seen_s) < replica.foreign_in_flight:
+                    while len(seen_s) < replica.peer_in_flight:
                         seen_s.append(time.monotonic())
-            await until(lambda: replica.foreign_work_s > 0.0)
+            await until(lambda: replica.peer_work_s > 0.0)
             other.process.kill()
-            await until(lambda: replica.foreign_in_flight == 0)
-            assert replica.foreign_work_s == 0.0
+            await until(lambda: replica.peer_in_flight == 0)
+            assert replica.peer_work_s == 0.0
 
     with (
         RedisServer() as server,
@@ -45,12 +45,12 @@ def test_without_redis_foreign_load_fades_and_comes_back_by_itself() -> None:
         async with Speaker(server.url, router=1) as one, Speaker(server.url, router=2) as two:
             one.send(one.replicas[0], 500)
             here = two.replicas[0]
-            await until(lambda: here.foreign_work_s > 0.05)
+            await until(lambda: here.peer_work_s > 0.05)
             await asyncio.to_thread(server.kill)
-            await until(lambda: here.foreign_in_flight == 0)
+            await until(lambda: here.peer_in_flight == 0)
             await asyncio.to_thread(server.start)
-            await until(lambda: here.foreign_work_s > 0.05)
-            assert one.replicas[0].foreign_in_flight == 0
+            await until(lambda: here.peer_work_s > 0.05)
+            assert one.replicas[0].peer_in_flight == 0
 
     with RedisServer() as server:
         asyncio.run(run(server))
@@ -77,7 +77,7 @@ def test_many_routers_with_load_going_up_and_down_agree_in_the_end() -> None:
                 whole = sum(speaker.replicas[index].in_flight for speaker in speakers)
                 for speaker in speakers:
                     replica = speaker.replicas[index]
-                    await until(lambda r=replica, w=whole: r.in_flight + r.foreign_in_flight == w)
+                    await until(lambda r=replica, w=whole: r.in_flight + r.peer_in_flight == w)
         finally:
             for speaker in speakers:
                 await speaker.__aexit__()

@@ -92,7 +92,7 @@ def share(redis: RedisServer, replicas: list[str], routers: int, seed: int) -> t
         running = [stack.enter_context(RouterThread(config)) for _ in range(routers)]
         for router in running:
             router.wait_ready(REPLICAS)
-        wait_until(lambda: all(router.worker.leases.routers == routers - 1 for router in running))
+        wait_until(lambda: all(router.worker.load_reports.routers == routers - 1 for router in running))
         found = Converser(running, seed).run()
         counts: dict[str, int] = {}
         for router in running:

@@ -21,6 +21,7 @@ MEDIAN_LINES = 150
 INTERPRETED = {
     "core/errors.py": "raised, not called; dialects match on the classes",
     "core/beliefs/idle_time.py": "once a minute",
+    "core/choice/policies/baseline.py": "of the baselines to compare with",
     "core/choice/policies/least_loaded.py": "a baseline to compare with",
     "core/choice/policies/power_of_two.py": "a baseline to compare with",
     "core/choice/policies/prefix_hash.py": "a baseline to compare with",

@@ -6,10 +6,18 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmroute.core.fleet.replica import Decision, Replica
+from warmroute.core.fleet.decision import Decision
+from warmroute.core.fleet.prefill import PrefillQueue
+from warmroute.core.fleet.replica import Replica
 
 ROOT = Path(__file__).parents[2]
-OWNERS = {ROOT / "router" / "core" / name for name in ("fleet.py", "warmroute_replica.py")}
+CORE = ROOT / "router" / "warmroute" / "core"
+FLEET = (CORE / "fleet" / "fleet.py", CORE / "fleet" / "members.py")
+OWNERS = {
+    *FLEET,
+    *(CORE / "fleet" / name for name in ("replica.py", "prefill.py", "decision.py")),
+    CORE / "learning" / "feedback.py",
+}
 
 OTHER_OBJECTS = {
     ("router/warmroute/adapters/engine/probe.py", "known"): "what the probe keeps of a replica",
@@ -18,18 +26,16 @@ OTHER_OBJECTS = {
     ("router/warmroute/core/fleet/foreign_load.py", "total"): "the ledger's sum",
     ("router/warmroute/core/learning/learner.py", "speed"): "a speed estimate",
     ("router/warmroute/core/beliefs/overlap.py", "found"): "what was read of records",
-    ("router/warmroute/dataplane/shapes.py", "shape"): "a request's shape",
 }
 """Fields of the same names on objects of other classes: by file and variable, and what it is."""
 
 
 def fields_of_the_fleet() -> set[str]:
     """What `Fleet`'s own methods set on it."""
-    tree = ast.parse((ROOT / "router" / "core" / "fleet.py").read_text())
-    (fleet,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Fleet"]
     return {
         target.attr
-        for node in ast.walk(fleet)
+        for path in FLEET
+        for node in ast.walk(ast.parse(path.read_text()))
         for target in targets(node)
         if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self"
     }
@@ -54,8 +60,8 @@ def targets(node: ast.AST) -> Iterator[ast.expr]:
 
 def writes() -> Iterator[tuple[str, int, str, str]]:
     """Every write to a field of those names on another object than `self`: file, line, object, field."""
-    names = {*Replica.__slots__, *Decision.__slots__, *fields_of_the_fleet()}
-    for path in sorted((ROOT / "router").rglob("*.py")):
+    names = {*Replica.__slots__, *PrefillQueue.__slots__, *Decision.__slots__, *fields_of_the_fleet()}
+    for path in sorted((ROOT / "router" / "warmroute").rglob("*.py")):
         if path in OWNERS:
             continue
         for node in ast.walk(ast.parse(path.read_text())):

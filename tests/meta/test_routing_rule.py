@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.fleet.report import Ranking
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.report import Ranking
 from warmroute.core.types import DecidedBy, FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ class Example:
         self.fleet.hold_begun("m")
         for replica, name in ((self.a, "A"), (self.b, "B")):
             replica.set_rates(RATE, 0.02)
-            replica.crowd_tokens = GIVEN_TOKENS[name] * self.fleet._crowd_unit
+            replica.recent_load_tokens = GIVEN_TOKENS[name] * self.fleet._recent_load_unit
             replica.eviction_ratio = EVICTED_RATIO
             replica.refresh()
         self.ranking: Ranking = self._ranking()

@@ -164,7 +164,7 @@ class FleetMachine(RuleBasedStateMachine):
         replica = self.fleet.replicas.get(replica_id)
         if replica is not None:
             foreign = (0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
-            self.fleet.note_foreign(replica, foreign, self.now_s)
+            self.fleet.note_peer_load(replica, foreign, self.now_s)
 
     @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))
     def request_fails(self, decision: Decision | None, reason: FailureReason) -> None:

@@ -26,12 +26,12 @@ beliefs = st.lists(st.none() | st.lists(st.integers(1, 12), min_size=1, max_size
 
 def loaded(name: str, load: list[tuple[int, int, float, float]]) -> Fleet:
     fleet = ready_fleet(len(load), name)
-    for i, (in_flight, tokens, crowd_s, rate) in enumerate(load):
+    for i, (in_flight, tokens, recent_load_s, rate) in enumerate(load):
         replica = fleet.replicas[ReplicaId(f"r{i}")]
         replica.set_rates(rate, 0.03)
         for _ in range(in_flight):
             fleet.reserve_on(replica.id, RequestShape("m", prompt_tokens=tokens), 1.0)
-        replica.crowd_tokens = crowd_s * rate * fleet._crowd_unit
+        replica.recent_load_tokens = recent_load_s * rate * fleet._recent_load_unit
         replica.refresh()
     return fleet
 
@@ -69,7 +69,7 @@ def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
 ) -> None:
     fleet = loaded("prefix-cost", load)
     for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
-        replica.foreign_in_flight = others
+        replica.peer_in_flight = others
         replica.refresh()
     shape, records = asked(belief, key)
     rows = {c.replica: c for c in fleet.rank(shape, records, 1.0).candidates}
@@ -101,7 +101,7 @@ def test_an_explanation_names_the_equals_and_the_key_that_decides(
 ) -> None:
     fleet = loaded("prefix-cost", load)
     for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
-        replica.foreign_in_flight = others
+        replica.peer_in_flight = others
         replica.refresh()
     shape, records = asked(belief, key)
     ranking = fleet.rank(shape, records, 1.0)
@@ -150,7 +150,7 @@ def test_cold_requests_respect_the_bound_wherever_there_is_a_choice(
 ) -> None:
     fleet = loaded("prefix-cost", [(in_flight, 0, 0.0, 8000.0) for in_flight, _, _, _ in load])
     for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
-        replica.foreign_in_flight = others
+        replica.peer_in_flight = others
     shape, _ = asked([None] * 10, key)
     total = sum(replica.load for replica in fleet.replicas.values())
     most = capacity(total, len(fleet.replicas), PARAMETERS.bounded_load_factor)
@@ -168,6 +168,6 @@ def test_routers_that_know_the_same_choose_the_same_whatever_order_they_learned_
     one, two = loaded("prefix-cost", load), ready_fleet(0)
     for name in reversed(list(one.replicas)):
         two._replicas[name] = one.replicas[name]
-    two._crowd_unit = one._crowd_unit  # what is remembered of a replica is in it
+    two._recent_load_unit = one._recent_load_unit  # what is remembered of a replica is in it
     two._eligibility.fleet_changed()
     assert two.rank(shape, records, 1.0).choice.replica is one.rank(shape, records, 1.0).choice.replica

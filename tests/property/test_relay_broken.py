@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.recorded import RECORDED, path_for, request
 from tests.support.wire import ClientWire, ParsedAnswers, Wire
-from warmroute.dialects.sse import MAX_HELD_BYTES
+from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES
 
 STREAMS = [
     name
@@ -119,7 +119,7 @@ def test_a_stream_of_known_length_is_cut_since_nothing_may_follow_it(wire: Wire)
 
 
 def test_a_stream_that_breaks_inside_a_very_long_event_is_cut(wire: Wire) -> None:
-    piece = b"data: " + b"x" * (MAX_HELD_BYTES + 10)
+    piece = b"data: " + b"x" * (MAX_KEPT_BACK_BYTES + 10)
     sent = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         b"%x\r\n%b\r\n" % (len(piece), piece)

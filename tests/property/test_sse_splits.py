@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.dialects.sse import MAX_HELD_BYTES, EventGate
+from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES, EventGate
 
 STREAMS = st.lists(
     st.sampled_from(
@@ -35,7 +35,7 @@ def test_what_comes_out_is_what_went_in(stream: bytes, steps: list[int]) -> None
         out += gate.feed(stream[fed : fed + step])
         fed = min(fed + step, len(stream))
         assert stream.startswith(out)
-        assert fed - len(out) <= MAX_HELD_BYTES
+        assert fed - len(out) <= MAX_KEPT_BACK_BYTES
         assert not gate.at_boundary or not out or out.endswith(ENDS)
     assert out + gate.flush() == stream
     assert gate.flush() == b""

@@ -14,7 +14,7 @@ from tests.support import recorded
 from tests.support.wire import ClientWire, FakeTransport, ParsedAnswers, Wire
 from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.sse import EventGate
-from warmroute.dialects.usage_request import ASKING, ASKS, NEVER, StreamManner, StreamWatch, asking_at
+from warmroute.dialects.usage_request import ASKING, ASKS, NEVER, StreamWatch, UsageSupport, asking_at
 
 VARIES = re.compile(rb'(?<="created":)\d+|(?<="chatcmpl-tool-)[0-9a-f]+')
 RECORDED = {
@@ -152,9 +152,9 @@ def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return b"".join(plain), b"".join([*asked, extra])  # an engine that closes without [DONE]
 
 
-def watch(manner: StreamManner, asked: bool, stream: bytes, cuts: list[int]) -> bytes:
+def watch(support: UsageSupport, asked: bool, stream: bytes, cuts: list[int]) -> bytes:
     """The stream through what stands on its way, fed as the relay feeds it."""
-    gate, watch = EventGate(), StreamWatch(manner, asked)
+    gate, watch = EventGate(), StreamWatch(support, asked)
     out = b""
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         piece = gate.feed(stream[start:end])
@@ -168,11 +168,11 @@ def watch(manner: StreamManner, asked: bool, stream: bytes, cuts: list[int]) -> 
 @given(pairs(), st.lists(st.integers(0, 2**32), max_size=10))
 def test_any_stream_comes_out_as_if_nobody_had_asked(pair: tuple[bytes, bytes], cuts: list[int]) -> None:
     plain, asked = pair
-    manner = StreamManner()
-    assert watch(manner, False, plain, sorted(cut % len(plain) for cut in cuts)) == plain
-    assert manner.verdict == ASKS
-    assert watch(manner, True, asked, sorted(cut % len(asked) for cut in cuts)) == plain
-    assert manner.verdict == ASKS
+    support = UsageSupport()
+    assert watch(support, False, plain, sorted(cut % len(plain) for cut in cuts)) == plain
+    assert support.verdict == ASKS
+    assert watch(support, True, asked, sorted(cut % len(asked) for cut in cuts)) == plain
+    assert support.verdict == ASKS
 
 
 @settings(max_examples=100)
@@ -181,44 +181,44 @@ def test_a_stream_cut_off_shows_a_beginning_of_what_it_would_have_been(
     pair: tuple[bytes, bytes], cut: int
 ) -> None:
     plain, asked = pair
-    manner = StreamManner()
-    watch(manner, False, plain, [])
-    gate, half = EventGate(), StreamWatch(manner, True)
+    support = UsageSupport()
+    watch(support, False, plain, [])
+    gate, half = EventGate(), StreamWatch(support, True)
     out = half.feed(gate.feed(asked[: cut % len(asked)])) + half.broken()
     assert plain.startswith(out)
 
 
 def test_an_engine_that_tells_usage_by_itself_is_never_asked() -> None:
     for extra in (b'{"choices":[],"usage":{"prompt_tokens":1}}', b'{"choices":[{"index":0}],"usage":null}'):
-        manner = StreamManner()
+        support = UsageSupport()
         stream = b'data: {"choices":[{"finish_reason":"stop"}]}\n\ndata: ' + extra + b"\n\ndata: [DONE]\n\n"
-        assert watch(manner, False, stream, []) == stream
-        assert manner.verdict == NEVER
+        assert watch(support, False, stream, []) == stream
+        assert support.verdict == NEVER
 
 
 def test_an_engine_that_is_asked_and_tells_nothing_is_not_asked_again() -> None:
-    manner = StreamManner()
+    support = UsageSupport()
     stream = b'data: {"choices":[{"finish_reason":"stop"}],"system_fingerprint":"x"}\n\ndata: [DONE]\n\n'
-    assert watch(manner, False, stream, []) == stream
-    assert watch(manner, True, stream, []) == stream
-    assert manner.verdict == NEVER
+    assert watch(support, False, stream, []) == stream
+    assert watch(support, True, stream, []) == stream
+    assert support.verdict == NEVER
 
 
 def test_what_an_engine_adds_elsewhere_if_asked_is_taken_out_and_it_is_not_asked_again() -> None:
-    manner = StreamManner()
+    support = UsageSupport()
     plain = b'data: {"choices":[{"finish_reason":null}]}\n\ndata: {"choices":[{"finish_reason":"stop"}]}\n\n'
     asked = plain.replace(b"]}\n", b'],"usage":null}\n', 1)
     asked = asked.replace(b"]}\n", b'],"usage":{"prompt_tokens":1,"prompt_tokens_details":{"a":1}}}\n', 1)
-    assert watch(manner, False, plain, []) == plain
-    assert watch(manner, True, asked, []) == plain
-    assert manner.verdict == NEVER
+    assert watch(support, False, plain, []) == plain
+    assert watch(support, True, asked, []) == plain
+    assert support.verdict == NEVER
 
 
 def test_an_engine_with_a_fingerprint_elsewhere_is_never_asked() -> None:
-    manner = StreamManner()
+    support = UsageSupport()
     stream = b'data: {"system_fingerprint":"x","choices":[{"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    assert watch(manner, False, stream, []) == stream
-    assert manner.verdict == NEVER
+    assert watch(support, False, stream, []) == stream
+    assert support.verdict == NEVER
 
 
 # -- who is asked ---------------------------------------------------------------------------------------------------

@@ -34,9 +34,9 @@ def ready_fleet(
     return fleet
 
 
-def uncrowd(replica: Replica) -> None:
+def forget_recent_load(replica: Replica) -> None:
     """Make it forget the work that it was given, as after many requests elsewhere."""
-    replica.crowd_tokens = 0.0
+    replica.recent_load_tokens = 0.0
     replica.refresh()
 
 

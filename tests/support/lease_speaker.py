@@ -1,4 +1,4 @@
-"""A router reduced to its leases, on a real Redis: in this process, or as one of its own that only takes on load."""
+"""A router reduced to its load reports, on a real Redis: in this process, or in its own that only takes on load."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaA
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import ReplicaId, RequestShape
-from warmroute.service.leases import Leases
+from warmroute.service.leases import LoadReports
 from warmroute.tasks import Tasks
 
 
 class Speaker:
-    """A fleet and its leases, within `async with`."""
+    """A fleet and its load reports, within `async with`."""
 
     def __init__(self, url: str, router: int, replicas: int = 1) -> None:
         parameters = CostParameters()
@@ -31,7 +31,7 @@ class Speaker:
         self.replicas: list[Replica] = list(self.fleet.replicas.values())
         self.board = RedisLoadBoard(url)
         self._tasks = Tasks()
-        self.leases = Leases(
+        self.load_reports = LoadReports(
             self.fleet,
             self.board,
             self._tasks,
@@ -48,12 +48,12 @@ class Speaker:
 
     async def __aenter__(self) -> Speaker:
         await self.board.start()
-        self.leases.start()
+        self.load_reports.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.stop()
-        await self.leases.stop()
+        await self.load_reports.stop()
         await self.board.stop()
 
 

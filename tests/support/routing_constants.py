@@ -53,7 +53,7 @@ SETTINGS: dict[str, dict[str, Row]] = {
     "policy": {
         "prefill_tokens_per_s": (
             "nothing",
-            "believed of all alike until the fleet's third stretch",
+            "believed of all alike until the fleet's third sample",
         ),
         "attention_context_tokens": ("model", "context at which a token takes twice as long"),
         "crowd_weight": (
@@ -106,10 +106,10 @@ ROWS: dict[str, Row] = {
     "beliefs.residency.MOMENTS_PER_S": ("machine", "resolution of when something was last used, at first"),
     "beliefs.residency.STALE_S": ("machine", "how much later than noted something may have been used"),
     "beliefs.survival.PRIOR_LESSONS": ("answers", "what was believed of an age counts like so many"),
-    "learning.learner.LEAST_STRETCHES": ("stretches", "before nothing is believed"),
+    "learning.learner.LEAST_SAMPLES": ("samples", "before nothing is believed"),
     "learning.learner.CHANCE_RATIO": ("speed", "difference that is taken for chance"),
-    "learning.speed.WINDOW": ("stretches", "so many are fitted"),
-    "learning.speed.RELATIVE_NOISE": ("stretch", "how far an honest one may lie off"),
+    "learning.speed.WINDOW": ("samples", "so many are fitted"),
+    "learning.speed.RELATIVE_NOISE": ("sample", "how far an honest one may lie off"),
     "learning.speed.OUTLIER": ("noise", "so many times that counts half"),
     "learning.speed._DOUBT": ("fellows", "error of what is believed before"),
     "learning.speed.INTERFERENCE_TOKENS": ("prefill", "order of a decoding request's share of a step"),
@@ -117,8 +117,8 @@ ROWS: dict[str, Row] = {
         "machine",
         "to an engine and back: noise of what is timed, what is left of a late prefill, one moment",
     ),
-    "learning.stretch.ENOUGH_TOKENS": ("engine", "a stretch of so many ends with the next step"),
-    "learning.stretch.UNSURE_WEIGHT": ("stretches", "of one whose prompts are not known for certain"),
+    "learning.stretch.ENOUGH_TOKENS": ("engine", "a sample of so many ends with the next step"),
+    "learning.stretch.UNSURE_WEIGHT": ("samples", "of one whose prompts are not known for certain"),
     "learning.stretch.UNHEARD_S": ("machine", "how late other routers may be heard"),
     "learning.answers.MEMORY": ("answers", "older ones count 37 %, in the mean prefill too"),
     "learning.answers.PROMPT_TOKENS": ("prompts", "a prompt of so many counts half of one without end"),

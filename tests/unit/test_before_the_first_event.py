@@ -339,8 +339,8 @@ def test_the_first_event_behind_the_opening_of_a_response_tells_when_its_prefill
     assert replica.awaited_tokens == decision.uncached_tokens
     moments[0] += 2.0
     send(exchange, chunk(DELTA))
-    assert decision.stretch is not None
-    assert decision.stretch.end_s == moments[0]
+    assert decision.sample is not None
+    assert decision.sample.end_s == moments[0]
     moments[0] += 1.0
     trust = replica.streamed
     send(exchange, chunk(COMPLETED) + b"0\r\n\r\n")
@@ -374,7 +374,7 @@ def test_a_response_whose_prefill_has_no_audible_end_teaches_no_speed(
     trust = decision.replica.streamed
     moments[0] += 1.0
     send(exchange, b"0\r\n\r\n")
-    assert decision.stretch is None
+    assert decision.sample is None
     assert (decision.replica.streamed, decision.replica.speed.count) == (trust, 0)
     assert fleet.wire.at_rest()
 

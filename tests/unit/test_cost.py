@@ -91,8 +91,8 @@ def test_tokens_that_wait_and_requests_that_decode_add_their_time() -> None:
     one = replica(prefill_tokens_per_s=1000.0)
     one.set_rates(1000.0, 0.03, 0.01)
     one.enqueue(decision(one), 0.5, 7.0)
-    one.foreign_work_s = 0.25
-    one.in_flight, one.waiting, one.foreign_in_flight = 3, 1, 1
+    one.peer_work_s = 0.25
+    one.in_flight, one.waiting, one.peer_in_flight = 3, 1, 1
     assert (one.running, one.load) == (3, 4)
     terms = cost_terms(one, 0, 0, 7.0)
     assert terms.wait_s == pytest.approx(0.75)
@@ -101,13 +101,13 @@ def test_tokens_that_wait_and_requests_that_decode_add_their_time() -> None:
 
 def test_one_prompt_is_prefilled_at_a_time_whoever_sent_it() -> None:
     one = replica()
-    one.foreign_work_s, one.foreign_head_s, one.foreign_since_s = 4.0, 3.0, 10.0
+    one.peer_work_s, one.peer_head_s, one.peer_since_s = 4.0, 3.0, 10.0
     assert one.wait_s(11.0) == pytest.approx(3.0)
     assert one.wait_s(20.0) == pytest.approx(1.0, abs=0.05)  # late, not over
     own = decision(one)
     one.enqueue(own, 1.0, 11.0)
     assert one.wait_s(12.0) == pytest.approx(3.0)
-    one.foreign_work_s, one.foreign_head_s, one.foreign_since_s = 0.0, 0.0, 13.5
+    one.peer_work_s, one.peer_head_s, one.peer_since_s = 0.0, 0.0, 13.5
     assert one.wait_s(14.0) == pytest.approx(0.5)
     one.dequeue(own, 14.4)
     assert one.wait_s(14.5) == 0.0
@@ -115,12 +115,12 @@ def test_one_prompt_is_prefilled_at_a_time_whoever_sent_it() -> None:
 
 def test_the_quick_sum_is_the_explained_one() -> None:
     one = replica()
-    one.in_flight, one.waiting, one.waiting_tokens, one.crowd_tokens = 7, 2, 4000, 9000.0
+    one.in_flight, one.waiting, one.waiting_tokens, one.recent_load_tokens = 7, 2, 4000, 9000.0
     one.eviction_ratio = 0.4
     one.set_rates(5000.0, 0.02, 0.001)
-    terms = cost_terms(one, 1234, 200, 3.0, queued_price=1.5, crowd_scale=0.25)
+    terms = cost_terms(one, 1234, 200, 3.0, queued_price=1.5, recent_load_scale=0.25)
     price = one.price + 1.5
-    total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.crowd_s + price * one.prefill_s(1234, 200)
+    total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.recent_load_s + price * one.prefill_s(1234, 200)
     assert total_s == pytest.approx(terms.total_s)
     assert terms.crowding_s == pytest.approx(0.25 * 0.15 * 9000 / 5000)
     assert terms.as_dict()["total_s"] == pytest.approx(terms.total_s, abs=1e-6)

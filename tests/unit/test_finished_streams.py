@@ -11,7 +11,7 @@ from tests.support.wire import ClientWire
 from tests.support.wire_fleet import WireFleet
 from warmroute.core.types import Api
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
-from warmroute.dialects.sse import MAX_HELD_BYTES
+from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES
 from warmroute.dialects.terminal import ends_answer
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -151,7 +151,7 @@ def test_however_the_terminal_event_comes(name: str) -> None:
 
 def test_a_terminal_event_too_long_to_be_held() -> None:
     fleet = WireFleet(1)
-    output = [{"type": "message", "text": "x" * 100} for _ in range(MAX_HELD_BYTES // 50)]
+    output = [{"type": "message", "text": "x" * 100} for _ in range(MAX_KEPT_BACK_BYTES // 50)]
     last = event("response.completed", response={"id": "resp_1", "output": output, "usage": USAGE})
     pieces = [last[at : at + 20_000] for at in range(0, len(last), 20_000)]
     client = begin(fleet, "responses", STREAMS["responses"][2][0], *pieces[:-1])

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.support.fleet_simulation import GRID, prompt, ready_fleet, uncrowd
+from tests.support.fleet_simulation import GRID, forget_recent_load, prompt, ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import NotFoundError, OverloadError
@@ -185,7 +185,7 @@ def test_a_retry_goes_where_the_ranking_said_and_never_back() -> None:
         decision = fleet.choose_and_reserve(SHAPE, None, 1.0, tried)
         fleet.settle(decision, 1.0)
         # The retries of one request are under way one after the other, but their crowding stays.
-        uncrowd(decision.replica)
+        forget_recent_load(decision.replica)
         assert decision.replica is expected
         assert decision.kind is (DecisionKind.RETRY if tried else DecisionKind.RING)
         tried.append(decision.replica)
@@ -374,7 +374,7 @@ def test_the_unit_of_crowding_is_renewed_without_a_trace() -> None:
     # Each request makes the unit half as large again: 35 of them are more than the most.
     give(fleet, "r1", 1000, count=40)
     assert 1.5**35 > MOST_UNIT
-    assert 1.0 <= fleet._crowd_unit <= MOST_UNIT
+    assert 1.0 <= fleet._recent_load_unit <= MOST_UNIT
     give(usual, "r0", 4000)
     give(usual, "r1", 1000, count=20)
     # After so many only the last ones count: a unit of 2 / 3 + 4 / 9 + … = 2 tokens each.
@@ -396,11 +396,11 @@ def test_what_other_routers_gave_crowds_and_fades_alike() -> None:
     (work_tokens, before) = (fleet.work_tokens, crowding_s(fleet)["r0"])
     # Three times the mean work of a prompt: taken for three requests.
     told = int(3 * work_tokens)
-    fleet.note_foreign(fleet.replicas[ReplicaId("r1")], (0, 1, told, 0, 0, 0, 0.0, 0), 100.0)
+    fleet.note_peer_load(fleet.replicas[ReplicaId("r1")], (0, 1, told, 0, 0, 0, 0.0, 0), 100.0)
     assert crowding_s(fleet)["r0"] == pytest.approx(before / 1.15, rel=1e-2)
     assert crowding_s(fleet)["r1"] == pytest.approx(told / 8000 * 0.05 / 1.15, rel=1e-2)
     between = crowding_s(fleet)["r0"]
-    fleet.note_foreign(fleet.replicas[ReplicaId("r1")], (0, 1, 10 * told, 0, 0, 0, 0.0, 0), 100.0)
+    fleet.note_peer_load(fleet.replicas[ReplicaId("r1")], (0, 1, 10 * told, 0, 0, 0, 0.0, 0), 100.0)
     assert crowding_s(fleet)["r0"] == pytest.approx(between / (1 + 30 / 20), rel=1e-2)
 
 
@@ -408,7 +408,7 @@ def test_a_replica_that_has_left_may_still_be_told_of() -> None:
     fleet = crowded(replicas=1)
     replica = fleet.replicas[ReplicaId("r0")]
     fleet.apply(ReplicaRemoved(ReplicaId("r0")))
-    fleet.note_foreign(replica, (0, 1, 5000, 0, 0, 0, 0.0, 0), 100.0)
+    fleet.note_peer_load(replica, (0, 1, 5000, 0, 0, 0, 0.0, 0), 100.0)
     assert fleet.replicas == {}
 
 

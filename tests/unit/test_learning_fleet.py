@@ -178,7 +178,7 @@ def test_an_answer_that_does_not_stream_is_not_timed(world: World) -> None:
     world.now_s += 30.0
     world.answer(decision, (1000, 0, 500))
     assert replica.speed.count == 0
-    assert decision.stretch is None
+    assert decision.sample is None
 
 
 def test_a_prompt_behind_one_that_does_not_stream_is_not_timed(world: World) -> None:
@@ -237,10 +237,10 @@ def test_a_queue_that_never_empties_is_timed_in_parts(world: World) -> None:
 def test_other_routers_prompts_ahead_are_taken_into_account(world: World) -> None:
     replica = next(iter(world.rates))
     for _ in range(8):
-        world.fleet.note_foreign(replica, (0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
+        world.fleet.note_peer_load(replica, (0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
         decision = world.send(replica, 4000)
         world.now_s += 0.02 + 8000 / 8000
-        world.fleet.note_foreign(replica, (0, 1, 0, 0, 0, 0, 0.0, 0), world.now_s)
+        world.fleet.note_peer_load(replica, (0, 1, 0, 0, 0, 0, 0.0, 0), world.now_s)
         world.answer(decision, (4000, 0, 5))
     replica.speed.fit(None)
     assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
@@ -252,10 +252,10 @@ def test_prompts_that_another_router_told_of_too_late_spoil_a_stretch(world: Wor
         before = replica.speed.count
         decision = world.send(replica, 4000)
         world.now_s += late_s
-        world.fleet.note_foreign(replica, (0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
+        world.fleet.note_peer_load(replica, (0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
         world.now_s += 0.5
         world.answer(decision, (4000, 0, 5))
-        world.fleet.note_foreign(replica, (0, 0, 0, 0, 0, 0, 0.0, 0), world.now_s)
+        world.fleet.note_peer_load(replica, (0, 0, 0, 0, 0, 0, 0.0, 0), world.now_s)
         assert (replica.speed.count > before) is counts
 
 
@@ -283,11 +283,11 @@ def test_what_waits_is_counted_anew_when_the_rate_changes(world: World) -> None:
     world.send(replica, 8000)
     world.send(replica, 4000)
     assert replica.wait_s(world.now_s) == pytest.approx(1.5)
-    crowd_s = replica.crowd_s
+    recent_load_s = replica.recent_load_s
     replica.change_rates(1 / 4000, 0.03, 0.0)
     assert replica.wait_s(world.now_s) == pytest.approx(3.0)
-    assert crowd_s > 0.0
-    assert replica.crowd_s == pytest.approx(2 * crowd_s)
+    assert recent_load_s > 0.0
+    assert replica.recent_load_s == pytest.approx(2 * recent_load_s)
     world.fleet.validate()
 
 
@@ -328,12 +328,12 @@ def believed(world: World) -> list[tuple[float, float, float]]:
     return [(r.wait_token_s, r.base_latency_s, r.interference_s) for r in world.rates]
 
 
-@pytest.mark.parametrize("stretches", [(3, 0, 0), (1, 1, 1), (0, 2, 1), (12, 12, 12), (60, 1, 20)])
-def test_no_prior_leaves_a_trace_in_what_is_believed(stretches: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("samples", [(3, 0, 0), (1, 1, 1), (0, 2, 1), (12, 12, 12), (60, 1, 20)])
+def test_no_prior_leaves_a_trace_in_what_is_believed(samples: tuple[int, ...]) -> None:
     seen = []
     for prior in PRIORS:
         world = World(2000.0, 8000.0, 9000.0, prior=prior)
-        for replica, count in zip(world.rates, stretches, strict=True):
+        for replica, count in zip(world.rates, samples, strict=True):
             world.serve(replica, count)
         world.tick()
         seen.append(believed(world))

@@ -8,11 +8,11 @@ import pytest
 
 from warmroute.core.learning import speed as speed_module
 from warmroute.core.learning.speed import ROUNDS, WINDOW, Common, SpeedEstimate, weighted_median
-from warmroute.core.learning.stretch import Stretch
+from warmroute.core.learning.stretch import Sample
 
 
-def stretch(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Stretch:
-    made = Stretch(100.0, from_idle, running)
+def sample(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Sample:
+    made = Sample(100.0, from_idle, running)
     made.add(0, int(tokens), tokens, 100.0 + elapsed_s)
     assert made.close()
     return made
@@ -32,7 +32,7 @@ def show(
     times: float = 1.0,
     common: Common | None = None,
 ) -> None:
-    """Stretches of a replica with these figures; a share of them takes ten times as long, and all so many `times`."""
+    """Samples of a replica with these figures; a share of them takes ten times as long, and all so many `times`."""
     rng = random.Random(seed)
     for number in range(count):
         tokens = min(rng.lognormvariate(7.5, 1.0), 30_000.0)
@@ -41,7 +41,7 @@ def show(
         elapsed_s *= 1 + rng.uniform(-noise, noise)
         if rng.uniform(0, 1) < stalls:
             elapsed_s *= 10
-        speed.observe(stretch(elapsed_s * times, tokens, running))
+        speed.observe(sample(elapsed_s * times, tokens, running))
         if number % every == 0:
             speed.fit(common)
     speed.fit(common)
@@ -71,7 +71,7 @@ def test_a_dozen_stretches_tell_the_speed_whatever_it_is(rate: float) -> None:
     speed = SpeedEstimate()
     show(speed, 12, rate=rate, base_s=base_s, interference_s=interference_s)
     assert 1 / speed.token_s == pytest.approx(rate, rel=0.1)
-    # Ten milliseconds of the machine's own noise are more of a fast engine's stretch.
+    # Ten milliseconds of the machine's own noise are more of a fast engine's sample.
     assert speed.confidence > (0.5 if rate < 20_000.0 else 0.1)
     show(speed, 60, rate=rate, base_s=base_s, interference_s=interference_s, seed=2)
     assert 1 / speed.token_s == pytest.approx(rate, rel=0.05)
@@ -121,7 +121,7 @@ def test_prompts_of_one_length_leave_base_to_the_fellows_and_still_predict() -> 
     common = Common(token_s=1 / 5000, base_s=0.05, interference_s=0.001)
     for _ in range(20):
         for speed, known in ((alone, None), (with_fellows, common)):
-            speed.observe(stretch(0.25, 1000.0))
+            speed.observe(sample(0.25, 1000.0))
             speed.fit(known)
             assert speed.base_s + 1000 * speed.token_s == pytest.approx(0.25, rel=0.05)
     assert with_fellows.base_s == pytest.approx(0.05, rel=0.1)
@@ -130,7 +130,7 @@ def test_prompts_of_one_length_leave_base_to_the_fellows_and_still_predict() -> 
 
 def test_a_single_stretch_is_believed_at_its_own_pace_where_there_are_no_fellows() -> None:
     speed = SpeedEstimate()
-    speed.observe(stretch(0.25, 1000.0))
+    speed.observe(sample(0.25, 1000.0))
     speed.fit(None)
     assert speed.base_s + 1000 * speed.token_s == pytest.approx(0.25, rel=0.05)
 
@@ -139,7 +139,7 @@ def test_a_single_stretch_is_believed_at_its_own_pace_where_there_are_no_fellows
 def test_every_figure_is_a_time_whatever_comes(elapsed_s: float) -> None:
     speed = SpeedEstimate()
     for number in range(3 * WINDOW):
-        speed.observe(stretch(elapsed_s if number % 3 else 0.25, 1000.0, running=number % 5))
+        speed.observe(sample(elapsed_s if number % 3 else 0.25, 1000.0, running=number % 5))
         speed.fit(None)
         assert speed.token_s > 0.0
         assert min(speed.base_s, speed.interference_s) >= 0.0
@@ -195,7 +195,7 @@ def test_the_median_is_where_half_of_the_weight_is_reached() -> None:
 
 def test_a_correction_moves_what_was_learned_already() -> None:
     speed = SpeedEstimate()
-    wrong = [stretch(1.0, 4000.0) for _ in range(8)]
+    wrong = [sample(1.0, 4000.0) for _ in range(8)]
     for one in wrong:
         speed.observe(one)
     speed.fit(None)

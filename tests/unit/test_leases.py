@@ -17,7 +17,7 @@ from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.ports import LoadBoard
-from warmroute.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, Leases
+from warmroute.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, LoadReports
 from warmroute.tasks import Tasks
 from warmroute.wire.lease import HEADER_BYTES, unpack_notice
 
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Router:
-    """A fleet of two replicas and its leases."""
+    """A fleet of two replicas and its load reports."""
 
     def __init__(self, number: int, board: LoadBoard, clock: Clock) -> None:
         parameters = CostParameters(prefill_tokens_per_s=1000.0, attention_context_tokens=0.0)
@@ -43,7 +43,7 @@ class Router:
         self.fleet = Fleet(POLICIES["round-robin"](parameters), Random(1), parameters, HealthParameters())
         for name in ("a", "b"):
             self.join(name)
-        self.leases = Leases(
+        self.load_reports = LoadReports(
             self.fleet,
             board,
             Tasks(),
@@ -72,7 +72,7 @@ class Router:
         """Requests in flight and seconds of prefill; a request's are its tokens in ms, see `send`."""
         replica = self.fleet.replicas[ReplicaId(name)]
         replica.validate()
-        return replica.foreign_in_flight, round(replica.foreign_work_s, 3)
+        return replica.peer_in_flight, round(replica.peer_work_s, 3)
 
 
 class Deployment:
@@ -88,7 +88,7 @@ class Deployment:
         for _ in range(round(seconds / (INTERVAL_S / 2))):
             self.clock.now_s += INTERVAL_S / 2
             for router in self.routers if routers is None else routers:
-                asyncio.run(router.leases.step())
+                asyncio.run(router.load_reports.step())
 
     def settled(self) -> Deployment:
         self.run(2 * ASK_INTERVAL_S)
@@ -191,7 +191,7 @@ def test_a_router_that_stops_speaking_leaves_no_load_after_the_expiry() -> None:
     assert two.foreign("a") == (1, 1.0)
     deployment.run(4 * INTERVAL_S, [two])
     assert two.foreign("a") == (0, 0.0)
-    assert two.leases.routers == 0
+    assert two.load_reports.routers == 0
 
 
 def test_a_router_that_ends_in_order_takes_its_load_back_at_once() -> None:
@@ -199,7 +199,7 @@ def test_a_router_that_ends_in_order_takes_its_load_back_at_once() -> None:
     one, two = deployment.routers
     one.send("a", 1000)
     deployment.run(2 * INTERVAL_S)
-    asyncio.run(one.leases.stop())
+    asyncio.run(one.load_reports.stop())
     deployment.run(INTERVAL_S, [two])
     assert two.foreign("a") == (0, 0.0)
 
@@ -271,20 +271,20 @@ def test_a_change_by_a_whole_prompt_is_told_and_heard_at_once() -> None:
     deployment = Deployment(2).settled()
     one, two = deployment.routers
     for router, board in zip(deployment.routers, deployment.boards, strict=True):
-        board.listen(router.leases.ring)
+        board.listen(router.load_reports.ring)
     deployment.run(2 * INTERVAL_S)
     one.send("b", 10)
-    assert not one.leases.hurried, "little can wait"
+    assert not one.load_reports.hurried, "little can wait"
     deployment.run(2 * INTERVAL_S)
     decision = one.send("a", 1000)
 
     def hurry() -> None:
-        assert one.leases.hurried
-        deployment.clock.now_s += one.leases.least_pause_s
-        asyncio.run(one.leases.step())
-        assert two.leases.hurried, "the board rings"
-        asyncio.run(two.leases.step())
-        assert not two.leases.hurried
+        assert one.load_reports.hurried
+        deployment.clock.now_s += one.load_reports.least_pause_s
+        asyncio.run(one.load_reports.step())
+        assert two.load_reports.hurried, "the board rings"
+        asyncio.run(two.load_reports.step())
+        assert not two.load_reports.hurried
 
     hurry()
     assert two.foreign("a") == (1, 1.0)
@@ -299,9 +299,9 @@ def test_a_change_by_a_whole_prompt_is_told_and_heard_at_once() -> None:
 
 
 def test_many_routers_hurry_less() -> None:
-    assert Deployment(2).settled().routers[0].leases.least_pause_s == LEAST_PAUSE_S
-    assert Deployment(24).settled().routers[0].leases.least_pause_s == pytest.approx(0.012)
-    assert Deployment(80).settled().routers[0].leases.least_pause_s == INTERVAL_S / 2
+    assert Deployment(2).settled().routers[0].load_reports.least_pause_s == LEAST_PAUSE_S
+    assert Deployment(24).settled().routers[0].load_reports.least_pause_s == pytest.approx(0.012)
+    assert Deployment(80).settled().routers[0].load_reports.least_pause_s == INTERVAL_S / 2
 
 
 def test_others_know_how_many_a_router_holds_and_which_of_all_goes_first() -> None:
@@ -320,14 +320,14 @@ def test_others_know_how_many_a_router_holds_and_which_of_all_goes_first() -> No
         assert isinstance(ticket, Ticket)
         held[router] = queue, ticket
     deployment.run(2 * INTERVAL_S)
-    assert [router.fleet.foreign_held for router in deployment.routers] == [1, 1, 2]
+    assert [router.fleet.peer_held for router in deployment.routers] == [1, 1, 2]
     assert [router.fleet.routers for router in deployment.routers] == [3, 3, 3]
     assert two.fleet.rivals == pytest.approx([one.fleet.first_held_s], abs=0.01)
     assert one.fleet.first_held_s < two.fleet.first_held_s == pytest.approx(three.fleet.rivals[1], abs=0.01)
     queue, ticket = held[one]
     queue.withdraw(ticket)
     deployment.run(2 * INTERVAL_S)
-    assert (two.fleet.foreign_held, two.fleet.rivals) == (0, [])
+    assert (two.fleet.peer_held, two.fleet.rivals) == (0, [])
 
 
 def test_everything_is_said_again_once_in_a_while() -> None:
@@ -375,7 +375,7 @@ def test_with_nobody_else_no_task_runs() -> None:
     async def run() -> int:
         tasks = Tasks()
         router = Router(1, NoBoard(), Clock())
-        leases = Leases(
+        leases = LoadReports(
             router.fleet,
             NoBoard(),
             tasks,
@@ -395,9 +395,9 @@ def test_with_nobody_else_no_task_runs() -> None:
 
 
 def test_a_router_that_hears_nobody_looks_seldom_and_still_lives_for_others() -> None:
-    alone = Deployment(1).settled().routers[0].leases
+    alone = Deployment(1).settled().routers[0].load_reports
     assert 2 * INTERVAL_S < alone.pause_s < EXPIRE_S / 4
     deployment = Deployment(2).settled()
-    assert [router.leases.pause_s for router in deployment.routers] == [INTERVAL_S / 2] * 2
+    assert [router.load_reports.pause_s for router in deployment.routers] == [INTERVAL_S / 2] * 2
     deployment.run(EXPIRE_S + INTERVAL_S, [deployment.routers[1]])
-    assert deployment.routers[1].leases.pause_s > 2 * INTERVAL_S
+    assert deployment.routers[1].load_reports.pause_s > 2 * INTERVAL_S

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 import warmroute.core.fleet.replica as replica_module
-from tests.support.fleet_simulation import Simulation, prompt, ready_fleet, uncrowd
+from tests.support.fleet_simulation import Simulation, forget_recent_load, prompt, ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
 from warmroute.core.learning.stretch import WAY_S
@@ -40,7 +40,7 @@ def test_an_idle_fleet_follows_the_ring_and_so_agrees_with_every_other_router() 
         assert a.replica.id == b.replica.id
         assert a.kind is b.kind is DecisionKind.RING
         one.settle(a, 1.0)
-        uncrowd(a.replica)
+        forget_recent_load(a.replica)
         homes[a.replica.id] += 1
     assert len(homes) == 8
 
@@ -78,7 +78,7 @@ def test_equally_warm_replicas_share_by_ring_and_not_by_order() -> None:
     for _ in range(200):
         decision = fleet.choose_and_reserve(shape(rng.getrandbits(64)), [holders(2, 5, 7)] * 3, 1.0)
         fleet.settle(decision, 1.0)
-        uncrowd(decision.replica)
+        forget_recent_load(decision.replica)
         chosen[decision.replica.id] += 1
     assert set(chosen) == {"r1", "r4", "r6"}
     assert min(chosen.values()) > 30
@@ -129,7 +129,7 @@ def tied(waits_s: tuple[float, ...], loads: tuple[int, ...], foreign: tuple[int,
         for _ in range(count):
             busy(fleet, replica.id, 0)
         replica.planned_s = wait_s
-        replica.foreign_in_flight = others
+        replica.peer_in_flight = others
         replica.refresh()
     return fleet
 
@@ -166,14 +166,14 @@ def test_the_ring_is_worth_a_twentieth_of_what_a_cold_request_costs(wait_s: floa
 def test_other_routers_requests_count_in_the_bound_of_the_ring() -> None:
     fleet = ready_fleet(8)
     first = fleet.rank(shape(), None, 1.0).choice.replica
-    first.foreign_in_flight = 1
+    first.peer_in_flight = 1
     first.refresh()
     ranking = fleet.rank(shape(), None, 1.0)
     # Of the two requests that would be in flight each of eight may have ceil(1.25 x 2 / 8) = 1.
     assert ranking.choice.replica is not first
     assert ranking.choice.kind is DecisionKind.SPILL
     for replica in fleet.replicas.values():
-        replica.foreign_in_flight = 1
+        replica.peer_in_flight = 1
         replica.refresh()
     # Of nine each may have ceil(1.25 x 9 / 8) = 2.
     assert fleet.rank(shape(), None, 1.0).choice.replica is first
@@ -235,7 +235,7 @@ def test_in_a_large_fleet_cold_requests_follow_the_ring_while_it_is_idle() -> No
         assert decision.kind is DecisionKind.RING
         assert other.rank(asked, None, 1.0).choice.replica.id == decision.replica.id
         fleet.settle(decision, 1.0)
-        uncrowd(decision.replica)
+        forget_recent_load(decision.replica)
 
 
 def test_a_large_fleet_fills_evenly() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmroute.dialects.sse import MAX_HELD_BYTES, EventGate, first_data, unfinished_line
+from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES, EventGate, first_data, unfinished_line
 
 
 def test_whole_events_pass_as_the_same_object() -> None:
@@ -39,7 +39,7 @@ def test_text_cut_inside_a_character_is_held_with_its_event() -> None:
 
 def test_a_very_long_event_is_let_through_and_the_next_end_is_a_boundary_again() -> None:
     gate = EventGate()
-    long = b"data: " + b"x" * MAX_HELD_BYTES
+    long = b"data: " + b"x" * MAX_KEPT_BACK_BYTES
     assert gate.feed(long) == long
     assert not gate.at_boundary
     assert gate.feed(b"y") == b""
@@ -55,7 +55,7 @@ def test_what_is_held_stays_bounded() -> None:
     out = 0
     for _ in range(40):
         out += len(gate.feed(b"x" * 10_000))
-        assert len(gate._held) <= MAX_HELD_BYTES
+        assert len(gate._kept_back) <= MAX_KEPT_BACK_BYTES
     assert out + len(gate.flush()) == 400_000
 
 

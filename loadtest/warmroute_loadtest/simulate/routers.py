@@ -17,7 +17,7 @@ from typing import Any
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.holding.queue import HoldParameters
 from warmroute.core.learning.learner import Learner
-from warmroute.service.leases import Leases
+from warmroute.service.leases import LoadReports
 from warmroute.tasks import Tasks
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.warm import HOLD, LEARNING, Warm
@@ -89,12 +89,12 @@ class BoardOfOne:
 
 
 class _Router:
-    """One router and its part in the leases."""
+    """One router and its part in the load reports."""
 
     def __init__(self, number: int, chooser: Warm, board: Board, phase_s: float) -> None:
         self.chooser = chooser
         self._board = BoardOfOne(board)
-        self._leases = Leases(
+        self._load_reports = LoadReports(
             chooser.fleet,
             self._board,
             Tasks(),
@@ -117,16 +117,16 @@ class _Router:
     def step(self) -> float | None:
         """Speak and listen once. Returns when others hear that there is news, if there is."""
         now_s = self._board.now_s = self.step_s
-        _run(self._leases.step())
-        self._least_step_s = now_s + self._leases.least_pause_s + ROUND_TRIP_S
-        self.step_s = now_s + self._leases.pause_s + ROUND_TRIP_S
+        _run(self._load_reports.step())
+        self._least_step_s = now_s + self._load_reports.least_pause_s + ROUND_TRIP_S
+        self.step_s = now_s + self._load_reports.pause_s + ROUND_TRIP_S
         self.due = True
         return now_s + ROUND_TRIP_S if self._board.posted else None
 
     @property
     def hurried(self) -> bool:
         """Whether something has happened that it should tell at once."""
-        return self._leases.hurried
+        return self._load_reports.hurried
 
     def hurry(self, now_s: float) -> bool:
         """Step as soon as it may. Returns whether that is sooner than it would have been."""

@@ -33,13 +33,13 @@ from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.coding import readable as plain_of
 from warmroute.dialects.engine_errors import (
     EVENT_ERRORS,
-    HELD_BYTES,
+    KEPT_BACK_BYTES,
     judge,
 )
-from warmroute.dialects.sse import MAX_HELD_BYTES, first_data, unfinished_line
+from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES, first_data, unfinished_line
 from warmroute.dialects.terminal import opening_end
 from warmroute.dialects.usage import response_id
-from warmroute.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamManner, StreamWatch
+from warmroute.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamWatch, UsageSupport
 
 monotonic: Final = time.monotonic
 """The module's own: a name of another module is looked up at every use."""
@@ -51,7 +51,7 @@ LEADING: Final = frozenset((b":", b"\r", b"\n"))
 """How a stream begins that begins with a comment, or with nothing."""
 
 OPENING_BYTES: Final = 256 * 1024
-"""How much of the events that open a response is held: they repeat its instructions and tools."""
+"""How much of the events that open a response is kept back: they repeat its instructions and tools."""
 
 STALE_S: Final = 1.0
 """A connection used before that is lost so soon after a request was written to it was most likely closed already."""
@@ -73,10 +73,10 @@ class Attempt(Outcome):
         "_fresh_tried",
         "_gateway",
         "_head",
-        "_held",
+        "_kept_back",
         "_joined",
         "_lead",
-        "_manner",
+        "_support",
         "_opened",
         "_opening",
         "_refusal",
@@ -104,18 +104,18 @@ class Attempt(Outcome):
         """This attempt's answer is a stream whose first event is an error."""
         self._fresh_tried = False
         self._head: AnswerHead | None = None
-        self._held: bytes | None = None
+        self._kept_back: bytes | None = None
         """What there is of an error answer, before anything of it is passed on."""
         self._joined = False
         """This attempt's stream is the one that the relay passes on."""
         self._lead = b""
         """The end of the comments before a stream's first event, if a line of them is not complete."""
-        self._manner: StreamManner | None = None
+        self._support: UsageSupport | None = None
         """How this attempt's engine ends such streams; None where nothing is asked."""
         self._opened = False
         """Events that open a response were passed on: no other replica can go on with it."""
         self._opening = b""
-        """Events that open a response, held until the next one."""
+        """Events that open a response, kept back until the next one."""
         self._refusal = False
         """This attempt is made again without asking."""
         self._relay: Relay | None = None
@@ -176,8 +176,8 @@ class Attempt(Outcome):
         at = self._asking_at
         asked = False
         if at >= 0:
-            manner = self._manner = self._gateway.manner(self.decision.replica, self._api)
-            asked = manner.verdict == ASKS and not self._refusal
+            support = self._support = self._gateway.usage_support(self.decision.replica, self._api)
+            asked = support.verdict == ASKS and not self._refusal
         self._asked = asked
         if not asked:
             head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, 0)
@@ -189,13 +189,13 @@ class Attempt(Outcome):
     def _ask_plainly(self) -> None:
         """What the engine was asked to add could not be taken out of a coded stream: ask anew, without."""
         connection, self.connection = self.connection, None
-        decision, manner = self.decision, self._manner
+        decision, support = self.decision, self._support
         assert decision is not None
-        if manner is not None:
-            manner.refuse()
+        if support is not None:
+            support.refuse()
         if connection is not None:
             connection.abandon()
-        self._held = None
+        self._kept_back = None
         self._refusal = True
         self._connect(self._gateway.pool(decision.replica))
 
@@ -241,9 +241,9 @@ class Attempt(Outcome):
         status = head.status
         relay = self._relay
         if status >= 400 or (relay is not None and not head.event_stream) or (self._asked and head.coding):
-            self._held = b""
+            self._kept_back = b""
             return
-        self._held = None
+        self._kept_back = None
         if relay is None and self._gateway.early_heads:
             self._open_relay(b"")
 
@@ -255,13 +255,13 @@ class Attempt(Outcome):
             if self._seen is not None:
                 self._find_id(self._seen + piece)
             relay.body(piece)
-        elif self._held is not None:
+        elif self._kept_back is not None:
             if self._asked and self._status == 200 and self._head is not None and self._head.coding:
                 self._ask_plainly()
                 return
-            self._held += piece
-            if len(self._held) > HELD_BYTES:
-                self._begin_relay(self._held)
+            self._kept_back += piece
+            if len(self._kept_back) > KEPT_BACK_BYTES:
+                self._begin_relay(self._kept_back)
         else:
             head = self._head
             assert head is not None
@@ -279,7 +279,7 @@ class Attempt(Outcome):
         if lead or piece[:1] in LEADING:
             events = lead + piece
             at = first_data(events)
-            if at < 0 and head.length_bytes is None and len(lead) < MAX_HELD_BYTES:
+            if at < 0 and head.length_bytes is None and len(lead) < MAX_KEPT_BACK_BYTES:
                 self._lead = unfinished_line(events)
                 self._open_relay(piece)
                 return
@@ -296,13 +296,13 @@ class Attempt(Outcome):
                 self._first_of_response(head, piece[before:])
                 return
         if events.startswith(EVENT_ERRORS, at) and self._status == 200:
-            self._held = piece
+            self._kept_back = piece
             self._event_error = True
         else:
             self._begin_relay(piece)
 
     def _first_of_response(self, head: AnswerHead, events: bytes) -> None:
-        """All there is of a response's events: held until one comes for which something was computed."""
+        """All there is of a response's events: kept back until one comes for which something was computed."""
         at = opening_end(events, 0)
         if at < 0 and len(events) <= OPENING_BYTES:
             self._opening = events
@@ -316,7 +316,7 @@ class Attempt(Outcome):
             self._open_relay(events[:at])
             self._first_events(head, events[at:])
         elif at >= 0 and events.startswith(EVENT_ERRORS, at) and self._status == 200:
-            self._held = events
+            self._kept_back = events
             self._event_error = True
         else:
             self._begin_relay(events)
@@ -325,10 +325,10 @@ class Attempt(Outcome):
         """The answer is complete."""
         self.connection = None
         if not self.begun:
-            held = self._held
-            if held is not None and self._taken_over(held):
+            kept_back = self._kept_back
+            if kept_back is not None and self._taken_over(kept_back):
                 return
-            if not self._begin_relay(held or self._opening):
+            if not self._begin_relay(kept_back or self._opening):
                 return
         elif self._status >= 400 and self.decision is not None and self._head is not None:
             # Too long to be read before it was passed on.
@@ -373,7 +373,7 @@ class Attempt(Outcome):
 
     def _begin_relay(self, first: bytes) -> bool:
         """The answer's first bytes are there: pass them on. False if that cannot be, and the exchange is over."""
-        self._held = None
+        self._kept_back = None
         head = self._head
         assert head is not None
         relay = self._relay
@@ -423,14 +423,14 @@ class Attempt(Outcome):
         """What follows this attempt's stream, if it tells something of usage."""
         head = self._head
         assert head is not None
-        manner = self._manner
+        support = self._support
         watch = None
-        if manner is not None and self._status == 200:
+        if support is not None and self._status == 200:
             if not self._asked and self._refusal:
-                manner.refuse()
-            if head.event_stream and (self._asked or manner.verdict == UNSEEN):
-                manner.accepted = manner.accepted or self._asked
-                watch = StreamWatch(manner, self._asked)
+                support.refuse()
+            if head.event_stream and (self._asked or support.verdict == UNSEEN):
+                support.accepted = support.accepted or self._asked
+                watch = StreamWatch(support, self._asked)
         return watch
 
     def _begin(self, first: bytes) -> None:
@@ -444,7 +444,7 @@ class Attempt(Outcome):
         computed = status < 300 and not self._event_error
         heard = True
         if self._api is Api.RESPONSES and decision.streams:
-            heard = opening_end(first, 0) >= 0  # else it only opens a response, at a length that is not held
+            heard = opening_end(first, 0) >= 0  # else it only opens a response, too long to keep back
         gateway.fleet.started(decision, gateway.clock(), computed, heard)
         self._answers(decision, computed)
         if self._api is Api.RESPONSES and self._status == 200 and not self._opened:
@@ -536,7 +536,7 @@ class Attempt(Outcome):
         """The replica failed before its first body byte: the next one, or the end."""
         raise NotImplementedError
 
-    def _taken_over(self, held: bytes) -> bool:
+    def _taken_over(self, kept_back: bytes) -> bool:
         """Whether the complete answer, of which this is the body, is not the client's."""
         raise NotImplementedError
 

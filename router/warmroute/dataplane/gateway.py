@@ -31,7 +31,7 @@ from warmroute.dataplane.proxies import TrustedProxies
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.sessions import Sessions
-from warmroute.dialects.usage_request import StreamManner
+from warmroute.dialects.usage_request import UsageSupport
 from warmroute.ports import Registry
 from warmroute.service.questions import Questions
 from warmroute.tasks import Tasks
@@ -113,7 +113,7 @@ class Gateway:
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientSide] = set()
         self.pools: dict[Replica, Pool] = {}
-        self._manners: dict[Replica, tuple[Incarnation | None, StreamManner, StreamManner]] = {}
+        self._usage_support: dict[Replica, tuple[Incarnation | None, UsageSupport, UsageSupport]] = {}
         self._upstream_tls = upstream_tls
         self._probe_soon = probe_soon
         self.readiness = readiness
@@ -173,11 +173,11 @@ class Gateway:
             )
         return pool
 
-    def manner(self, replica: Replica, api: Api) -> StreamManner:
+    def usage_support(self, replica: Replica, api: Api) -> UsageSupport:
         """How this life of the replica ends streams of chat or completions, as far as was seen."""
-        known = self._manners.get(replica)
+        known = self._usage_support.get(replica)
         if known is None or known[0] != replica.incarnation:
-            known = self._manners[replica] = (replica.incarnation, StreamManner(), StreamManner())
+            known = self._usage_support[replica] = (replica.incarnation, UsageSupport(), UsageSupport())
         return known[1] if api is Api.CHAT else known[2]
 
     def replica_failed(self, replica: Replica, reason: FailureReason, detail: str = "") -> None:
@@ -272,7 +272,7 @@ class Gateway:
         """Close what is idle to replicas that have left; requests under way keep their connections until they end."""
         for replica in [replica for replica in self.pools if replica.state is ReplicaState.GONE]:
             self.pools.pop(replica).retire()
-            self._manners.pop(replica, None)
+            self._usage_support.pop(replica, None)
 
     # -- bodies and connections -----------------------------------------------------------------------------------
 

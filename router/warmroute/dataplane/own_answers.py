@@ -82,4 +82,4 @@ def _models(gateway: Gateway, head: RequestHead) -> bytes:
 
 def _server_load(gateway: Gateway) -> int:
     """Requests under way in the fleet, other routers' included as far as they tell."""
-    return sum(replica.in_flight + replica.foreign_in_flight for replica in gateway.fleet.replicas.values())
+    return sum(replica.in_flight + replica.peer_in_flight for replica in gateway.fleet.replicas.values())

@@ -76,7 +76,7 @@ class Relay:
         Args:
             added: Rendered header lines of the router's own.
             first: The first piece of the body, possibly empty.
-            watch: What hides that the router asked for usage, or learns the engine's manner; event streams only.
+            watch: What hides that the router asked for usage, or learns the engine's support; event streams only.
             api: Tells how the answer's own end is named.
         """
         self._client = client

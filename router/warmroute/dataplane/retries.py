@@ -1,7 +1,8 @@
 """Retries decide what a try that failed means: whether the next replica is tried, and what the client hears instead.
 
 They go by what the answer says (`dialects.engine_errors`), by what is remembered of requests that engines died with
-(`health.deaths`), and by whether others erred on the same (`health.outliers`). They do not choose replicas (`core.fleet`).
+(`health.deaths`), and by whether others erred on the same (`health.outliers`). They do not choose
+replicas: `core.fleet` does.
 
 The rules they keep:
 1. A request that was never delivered is tried again freely; one that a replica died with is tried once more.
@@ -96,14 +97,14 @@ class Retrying(Attempt):
 
     # -- errors that a replica answers ------------------------------------------------------------------------------
 
-    def _taken_over(self, held: bytes) -> bool:
+    def _taken_over(self, kept_back: bytes) -> bool:
         """Whether the complete answer is not the client's."""
         if self._status == 404 and self._passed:
             head = self._head
             assert head is not None
-            if self._no_endpoint(plain_of(head.coding, held, READ_CODED_BYTES)):
+            if self._no_endpoint(plain_of(head.coding, kept_back, READ_CODED_BYTES)):
                 return True
-        return (self._status >= 400 or self._event_error) and self._tried_elsewhere(held)
+        return (self._status >= 400 or self._event_error) and self._tried_elsewhere(kept_back)
 
     @property
     def _passed(self) -> bool:
@@ -126,14 +127,14 @@ class Retrying(Attempt):
 
     def _refused(self, body: bytes) -> bool:
         """Ask again without asking for usage, if that may be what is refused. False if the answer is the client's."""
-        manner = self._manner
+        support = self._support
         decision = self.decision
-        assert manner is not None
+        assert support is not None
         assert decision is not None
-        if manner.accepted and not any(mark in body for mark in REFUSAL_MARKS):
+        if support.accepted and not any(mark in body for mark in REFUSAL_MARKS):
             return False
         self._refusal = True
-        self._held = None
+        self._kept_back = None
         self._connect(self._gateway.pool(decision.replica))
         return True
 
@@ -142,9 +143,9 @@ class Retrying(Attempt):
         status = self._status
         head = self._head
         assert head is not None
-        held = body
+        kept_back = body
         if head.coding:
-            body = plain_of(head.coding, held, READ_CODED_BYTES)
+            body = plain_of(head.coding, kept_back, READ_CODED_BYTES)
         if self._asked and status in REFUSALS and self._refused(body):
             return True
         decision = self.decision
@@ -169,7 +170,7 @@ class Retrying(Attempt):
                 return False
         if not self._retry(decision, reason):
             return False
-        self._kept = head, held
+        self._kept = head, kept_back
         return True
 
     def _put_before_others(self, decision: Decision) -> bool:
@@ -210,7 +211,7 @@ class Retrying(Attempt):
         decision = self.decision
         assert decision is not None
         gateway.replica_failed(decision.replica, reason, why)
-        self._held = None
+        self._kept_back = None
         outlived = not delivered or self._outlived(decision)
         if outlived and self._retry(decision, reason):
             return
@@ -283,7 +284,7 @@ class Retrying(Attempt):
         except RouterError:
             return False
         self._settle()
-        self._held = None
+        self._kept_back = None
         gateway.metrics.retried(reason)
         self.retried_after = f"{failed.replica.id} {reason.value}"
         self._decided(decision, now_s)

@@ -10,7 +10,7 @@ from typing import Final
 
 from warmroute.core.health.health import FailureReason
 
-HELD_BYTES: Final = 64 * 1024
+KEPT_BACK_BYTES: Final = 64 * 1024
 """Error answers are read up to here before anything is passed on; longer ones are the client's."""
 
 REFUSALS: Final = frozenset((400, 422))

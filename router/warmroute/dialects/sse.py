@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_HELD_BYTES: Final = 64 * 1024
+MAX_KEPT_BACK_BYTES: Final = 64 * 1024
 """A longer event is let through as it comes, so that a stream's memory stays bounded."""
 
 _LINE_FEED: Final = 10
@@ -56,47 +56,47 @@ def end_of_event(events: bytes, start: int) -> int:
 class EventGate:
     """Holds back the incomplete event at the end of what has arrived."""
 
-    __slots__ = ("_held", "at_boundary")
+    __slots__ = ("_kept_back", "at_boundary")
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._kept_back = bytearray()
         self.at_boundary = True
         """What was let through so far ends between two events: only then may the router add an event of its own."""
 
     @property
     def idle(self) -> bool:
         """Everything so far was let through, and ends between two events: events that follow pass as they are."""
-        return self.at_boundary and not self._held
+        return self.at_boundary and not self._kept_back
 
     def feed(self, data: bytes) -> bytes:
         """What may be forwarded, in addition to what was, possibly nothing."""
-        held = self._held
-        if not held and data.endswith(_ENDS):
+        kept_back = self._kept_back
+        if not kept_back and data.endswith(_ENDS):
             self.at_boundary = True
             return data
-        searched = len(held) - 3
-        held += data
-        end = _last_end(held, searched if searched > 0 else 0)
+        searched = len(kept_back) - 3
+        kept_back += data
+        end = _last_end(kept_back, searched if searched > 0 else 0)
         if end:
             self.at_boundary = True
-        elif len(held) > MAX_HELD_BYTES:
+        elif len(kept_back) > MAX_KEPT_BACK_BYTES:
             self.at_boundary = False
-            end = len(held)
+            end = len(kept_back)
         else:
             return b""
-        out = bytes(memoryview(held)[:end])
-        del held[:end]
-        if len(held) > MAX_HELD_BYTES:
+        out = bytes(memoryview(kept_back)[:end])
+        del kept_back[:end]
+        if len(kept_back) > MAX_KEPT_BACK_BYTES:
             self.at_boundary = False
-            out += held
-            held.clear()
+            out += kept_back
+            kept_back.clear()
         return out
 
     def flush(self) -> bytes:
-        """What is still held: the end of a stream that ended properly without an empty line."""
-        out = bytes(self._held)
+        """What is still kept back: the end of a stream that ended properly without an empty line."""
+        out = bytes(self._kept_back)
         if out:
-            self._held.clear()
+            self._kept_back.clear()
             self.at_boundary = False
         return out
 

@@ -38,7 +38,7 @@ ASKS: Final = 1
 NEVER: Final = 2
 
 
-class StreamManner:
+class UsageSupport:
     """How one engine ends the streams of one API, as far as was seen in this life of it."""
 
     __slots__ = ("accepted", "ending", "verdict")
@@ -65,14 +65,14 @@ def asking_at(body: bytes | bytearray) -> int:
 class StreamWatch:
     """Follows one stream of one answer: learns from it if it was not asked for usage, else hides that it was.
 
-    Fed with whole events, but for those too long to be held, which come in parts. Only pieces in which `FINISH` or
+    Fed with whole events, but for those too long to be kept back, which come in parts. Only pieces in which `FINISH` or
     `USAGE` occurs have to be fed, and all while `alert`.
     """
 
     __slots__ = (
         "_finished",
-        "_held",
-        "_manner",
+        "_kept_back",
+        "_support",
         "_open",
         "_open_finish",
         "_tells",
@@ -81,11 +81,11 @@ class StreamWatch:
         "usage",
     )
 
-    def __init__(self, manner: StreamManner, asked: bool) -> None:
+    def __init__(self, support: UsageSupport, asked: bool) -> None:
         self.asked = asked
-        self._manner = manner
+        self._support = support
         self._finished = False
-        self._held = b""
+        self._kept_back = b""
         self._open = b""
         """The end of what was passed on of an event that is not complete."""
         self._open_finish = False
@@ -111,23 +111,23 @@ class StreamWatch:
                 break
             out.append(self._event(piece[start:end]))
             start = end
-        self.alert = bool(self._open or self._held)
+        self.alert = bool(self._open or self._kept_back)
         return b"".join(out)
 
     def end(self, rest: bytes) -> bytes:
         """The stream is complete, with an event that lacks its empty line or nothing: what is still to be passed on."""
         if rest:
             rest = self._event(rest)
-        manner = self._manner
+        support = self._support
         if self._finished:
             if self.asked and not self._tells:
-                manner.refuse()
-            elif not self.asked and manner.verdict == UNSEEN:
-                manner.verdict = ASKS
+                support.refuse()
+            elif not self.asked and support.verdict == UNSEEN:
+                support.verdict = ASKS
         return rest + self._released(b"")
 
     def broken(self) -> bytes:
-        """The stream is cut off: what is still held."""
+        """The stream is cut off: what is still kept back."""
         return self._released(b"")
 
     def _event(self, event: bytes) -> bytes:
@@ -137,18 +137,18 @@ class StreamWatch:
         return self._restored(event, finish) if self.asked else self._learnt(event, finish)
 
     def _learnt(self, event: bytes, finish: bool) -> bytes:
-        manner = self._manner
+        support = self._support
         if USAGE in event:
             self.usage = event
-            manner.refuse()
+            support.refuse()
         if finish:
             found = _FINGERPRINT.search(event)
             if self._finished or (found is None) is (_FINGERPRINT_KEY in event):
-                manner.refuse()  # several answers, or a fingerprint of another form
+                support.refuse()  # several answers, or a fingerprint of another form
             elif found is not None:
                 if _LAST.match(event, found.end()) is None:
-                    manner.refuse()
-                manner.ending = found[0]
+                    support.refuse()
+                support.ending = found[0]
             self._finished = True
         return event
 
@@ -164,23 +164,23 @@ class StreamWatch:
                 event = b""
             else:
                 # Not how it was seen to answer: what it has added goes, and it is not asked again.
-                self._manner.refuse()
+                self._support.refuse()
                 event = _ADDED.sub(b"", event, 1)
         released = self._released(told)
         if not finish or not event:
             return released + event
         self._finished = True
-        self._held = event
+        self._kept_back = event
         return released
 
     def _released(self, told: bytes) -> bytes:
-        """The event held back, with the ending it has where nobody asks."""
-        held = self._held
-        if not held:
+        """The event kept back, with the ending it has where nobody asks."""
+        kept_back = self._kept_back
+        if not kept_back:
             return b""
-        self._held = b""
-        manner = self._manner
-        if manner.ending and _FINGERPRINT_KEY not in held:
-            at = held.rfind(b"}")
-            return held[:at] + (told or manner.ending) + held[at:]
-        return held
+        self._kept_back = b""
+        support = self._support
+        if support.ending and _FINGERPRINT_KEY not in kept_back:
+            at = kept_back.rfind(b"}")
+            return kept_back[:at] + (told or support.ending) + kept_back[at:]
+        return kept_back

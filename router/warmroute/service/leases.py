@@ -40,7 +40,7 @@ ALONE_PAUSE_S = 0.2
 """Between two steps of a router that hears of no other: looking more often takes 1.4 % of a core."""
 
 
-class Leases:
+class LoadReports:
     """One router's part in it.
 
     Args:
@@ -72,7 +72,7 @@ class Leases:
         self._clock = clock
         self._fleet_clock = fleet_clock
         self._on_heard = on_heard
-        self._foreign = ForeignLoad(router, expire_s)
+        self._peer_load = ForeignLoad(router, expire_s)
         self._members: list[Replica] = []
         self._by_key: dict[int, Replica] = {}
         self._keys: list[int] = []
@@ -89,7 +89,7 @@ class Leases:
     @property
     def routers(self) -> int:
         """How many other routers are heard of."""
-        return self._foreign.routers
+        return self._peer_load.routers
 
     @property
     def pause_s(self) -> float:
@@ -97,12 +97,12 @@ class Leases:
         half of one. A router that hears nobody only listens whether somebody has come.
         """
         half_s = self._publish_interval_s / 2.0
-        return half_s if self._foreign.routers else max(half_s, min(ALONE_PAUSE_S, self._heartbeat_s / 2.0))
+        return half_s if self._peer_load.routers else max(half_s, min(ALONE_PAUSE_S, self._heartbeat_s / 2.0))
 
     @property
     def least_pause_s(self) -> float:
         """Time between two steps at the least: what changes meanwhile is told and heard together."""
-        routers = self._foreign.routers + 1
+        routers = self._peer_load.routers + 1
         return min(self._publish_interval_s / 2.0, max(LEAST_PAUSE_S, ROUTER_PAUSE_S * routers))
 
     @property
@@ -149,20 +149,20 @@ class Leases:
             for raw in raws:
                 heard = unpack_notice(raw)
                 if heard is not None:
-                    self._foreign.take(heard, now_s)
-        self._foreign.expire(now_s)
+                    self._peer_load.take(heard, now_s)
+        self._peer_load.expire(now_s)
         self._tell_fleet(now_s)
         self._apply(now_s)
 
     def _tell_fleet(self, now_s: float) -> None:
         """What is known of others but their load."""
-        fleet, foreign = self._fleet, self._foreign
-        held = foreign.held
+        fleet, peer_load = self._fleet, self._peer_load
+        held = peer_load.held
         rivals: list[float] = []
         if held:
             offset_s = AGEING_RATIO * (self._fleet_clock() - now_s)
-            rivals = [first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in foreign.firsts()]
-        fleet.note_routers(1 + foreign.routers, self._moved if foreign.routers else None, held, rivals)
+            rivals = [first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in peer_load.firsts()]
+        fleet.note_routers(1 + peer_load.routers, self._moved if peer_load.routers else None, held, rivals)
 
     def _moved(self) -> None:
         self._urgent = True
@@ -172,11 +172,11 @@ class Leases:
     def _notice(self, now_s: float) -> bytes | None:
         if list(self._fleet.replicas.values()) != self._members:
             self._membership_changed(now_s)
-        foreign = self._foreign
+        peer_load = self._peer_load
         since_s = now_s - self._said_s
-        asked = foreign.asked and now_s - self._whole_s >= ASK_INTERVAL_S
+        asked = peer_load.asked and now_s - self._whole_s >= ASK_INTERVAL_S
         if not self._started or asked or now_s - self._whole_s >= WHOLE_INTERVAL_S:
-            foreign.asked = False
+            peer_load.asked = False
             self._whole_s = now_s
             self._said.clear()
             return self._say(self._changes(), now_s, whole=True)
@@ -185,7 +185,7 @@ class Leases:
         ):  # an early tick must not wait for the next
             return None
         changes = self._changes()
-        asking = foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S
+        asking = peer_load.missing and now_s - self._asked_s >= ASK_INTERVAL_S
         if changes or asking or self._held() != self._said_held or since_s >= self._heartbeat_s:
             return self._say(changes, now_s, whole=False)
         return None
@@ -193,7 +193,7 @@ class Leases:
     def _say(self, changes: list[Load], now_s: float, *, whole: bool) -> bytes:
         self._said_s = now_s
         self._urgent = False
-        asking = not self._started or (self._foreign.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
+        asking = not self._started or (self._peer_load.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
         if asking:
             self._asked_s = now_s
         self._started = True
@@ -236,16 +236,16 @@ class Leases:
             self._whole_s = -1e9  # A whole notice is how to say that a replica is gone.
         fleet_now_s = self._fleet_clock()
         for key, replica in self._by_key.items():
-            self._fleet.note_foreign(replica, self._foreign.of(key, now_s), fleet_now_s)
+            self._fleet.note_peer_load(replica, self._peer_load.of(key, now_s), fleet_now_s)
 
     def _apply(self, now_s: float) -> None:
-        note = self._fleet.note_foreign
+        note = self._fleet.note_peer_load
         by_key = self._by_key
         fleet_now_s = self._fleet_clock()
-        changed = self._foreign.collect(now_s)
-        for foreign in changed:
-            replica = by_key.get(foreign[0])
+        changed = self._peer_load.collect(now_s)
+        for peer_load in changed:
+            replica = by_key.get(peer_load[0])
             if replica is not None:
-                note(replica, foreign, fleet_now_s)
+                note(replica, peer_load, fleet_now_s)
         if changed:
             self._on_heard()

@@ -9,7 +9,7 @@ used before the edge is evicted. Of the edge itself the ends of prompts go first
 
 Each token counts once: while a request is under way (`begin`), or at its last end (`end`). Records know when a prompt
 was sent; this module remembers, moment by moment, when that was over. Other routers tell what they add
-(`Fleet.note_foreign`), but not what they use again.
+(`Fleet.note_peer_load`), but not what they use again.
 
 The engine says how much fits. Where that is wrong, answers show it, by age (`survival`).
 """

@@ -15,8 +15,8 @@ computed anew, and pushes out as much in turn; the sum ends after that second ro
 uncached part is half the sum of its cached tokens and all its tokens. `crowding` is the recent load: the prefill work
 that the replica was given lately.
 
-The request path computes the sum from what each replica keeps (`delay_s`, `wait_s`, `crowd_s`, `price`). `CostTerms` is
-the same sum, taken apart for people.
+The request path computes the sum from what each replica keeps (`delay_s`, `wait_s`, `recent_load_s`, `price`).
+`CostTerms` is the same sum, taken apart for people.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CostParameters:
     """Weights, and what is believed before anything was measured."""
 
     prefill_tokens_per_s: float = 8000.0
-    """Prompt tokens one replica computes a second, until the fleet's first stretches of work are measured. A choice
+    """Prompt tokens one replica computes a second, until the fleet's first samples of work are measured. A choice
     compares times of replicas that are all believed alike until then, so any value gives the same ones."""
     attention_context_tokens: float = 32_000.0
     """Mean context at which attention costs as much as all the rest of a token's prefill: 32,000 for an 8B model with

@@ -32,7 +32,7 @@ class View:
         "_make_ring",
         "_ring",
         "by_incarnation",
-        "crowd_scale",
+        "recent_load_scale",
         "eligible",
         "members",
         "now_s",
@@ -66,8 +66,8 @@ class View:
         """Time of the choice; set by the fleet."""
         self.queued_price = 0.0
         """What a second of prefill costs the requests held at routers, in seconds; set by the fleet."""
-        self.crowd_scale = 1.0
-        """The factor that makes seconds of `Replica.crowd_s`, which is in a growing unit; set by the fleet."""
+        self.recent_load_scale = 1.0
+        """The factor that makes seconds of `Replica.recent_load_s`, which is in a growing unit; set by the fleet."""
 
     @property
     def ring(self) -> Ring[Replica]:
@@ -107,7 +107,7 @@ class View:
         view = View(members, lambda: self.ring, self.rng, self.turn)
         view.now_s = self.now_s
         view.queued_price = self.queued_price
-        view.crowd_scale = self.crowd_scale
+        view.recent_load_scale = self.recent_load_scale
         return view
 
 

@@ -90,4 +90,4 @@ class Decision(Prefill):
 
     def reported(self) -> None:
         """The answer's usage has corrected what was timed: that is done once."""
-        self.stretch = None
+        self.sample = None

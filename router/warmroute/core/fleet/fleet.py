@@ -90,7 +90,7 @@ class Fleet(Members):
         self.work_tokens = 0.0
         """Work of the mean of the last few hundred prompts where they were sent, in uncached tokens without context."""
         self._work_count = 0
-        self._crowd_unit = 1.0
+        self._recent_load_unit = 1.0
         """What a token given now counts: instead of making what was given before less, what is given later is made
         more, so that a request costs nothing for each replica."""
         self.moved: Callable[[], None] | None = None
@@ -100,7 +100,7 @@ class Fleet(Members):
         """Requests held at the router, by model; `hold_begun` and `hold_ended` count them."""
         self.first_held_s = inf
         """The key, in the queue's order, of the first request that is held here; infinite where none is."""
-        self.foreign_held = 0
+        self.peer_held = 0
         """Requests held at other routers; 0 while nobody tells, and where there are several models."""
         self.rivals: list[float] = []
         """The key of the first request that each of them holds, in order."""
@@ -126,11 +126,17 @@ class Fleet(Members):
             OverloadError: None that does may be sent a request (`no_replica`).
         """
         view = self._view(shape.model, now_s, tried)
-        held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
-        replica, kind = self._policy.choose(shape, held, view)
+        overlap = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
+        replica, kind = self._policy.choose(shape, overlap, view)
         view.turn += 1
         return self._reserve(
-            replica, DecisionKind.RETRY if tried else kind, held.get(replica, 0), shape, now_s, records, held
+            replica,
+            DecisionKind.RETRY if tried else kind,
+            overlap.get(replica, 0),
+            shape,
+            now_s,
+            records,
+            overlap,
         )
 
     def _view(self, model: str, now_s: float, tried: Sequence[Replica] = ()) -> View:
@@ -142,11 +148,11 @@ class Fleet(Members):
         # A retry costs the fleet what a first try does, however many were tried.
         replicas = len(self._eligibility.view(model).members) if tried else len(view.members)
         view.queued_price = self._queued_price(model, replicas)
-        view.crowd_scale = 1.0 / self._crowd_unit
+        view.recent_load_scale = 1.0 / self._recent_load_unit
         return view
 
     def _queued_price(self, model: str, replicas: int) -> float:
-        count = self.foreign_held + (self.held.get(model, 0) if self.held else 0)
+        count = self.peer_held + (self.held.get(model, 0) if self.held else 0)
         return count / replicas if count else 0.0
 
     def reserve_if_free(
@@ -167,9 +173,9 @@ class Fleet(Members):
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         view = self._view(shape.model, now_s)
-        held = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
-        replica, kind = self._policy.choose(shape, held, view)
-        tokens = held.get(replica, 0)
+        overlap = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
+        replica, kind = self._policy.choose(shape, overlap, view)
+        tokens = overlap.get(replica, 0)
         if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or (
             replica.shared_tokens > 0.0
             and replica.lets_pass(
@@ -181,7 +187,7 @@ class Fleet(Members):
             )
         ):
             view.turn += 1
-            return self._reserve(replica, kind, tokens, shape, now_s, records, held)
+            return self._reserve(replica, kind, tokens, shape, now_s, records, overlap)
         replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
         planned.append(replica)
         return None
@@ -228,13 +234,13 @@ class Fleet(Members):
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         view = self._eligibility.view(shape.model)
-        held = (
+        overlap = (
             overlaps(shape, records, view.by_incarnation, self._grid, self._ticked_s) if records else _NOTHING
         )
         tokens = shape.prompt_tokens
-        least_s = view.members[0].prefill_s(tokens, held.get(view.members[0], 0))
-        for replica, held_tokens in held.items():
-            least_s = min(least_s, replica.prefill_s(tokens, held_tokens))
+        least_s = view.members[0].prefill_s(tokens, overlap.get(view.members[0], 0))
+        for replica, overlap_tokens in overlap.items():
+            least_s = min(least_s, replica.prefill_s(tokens, overlap_tokens))
         return least_s
 
     def reserve_on(self, replica_id: ReplicaId, shape: RequestShape, now_s: float) -> Decision:
@@ -263,7 +269,7 @@ class Fleet(Members):
         shape: RequestShape,
         now_s: float,
         records: Records | None,
-        held: Mapping[Replica, int],
+        overlap: Mapping[Replica, int],
     ) -> Decision:
         prompt_tokens = shape.prompt_tokens
         residency = replica.residency
@@ -278,7 +284,7 @@ class Fleet(Members):
         counted = residency.begin(prompt_tokens, depths_tokens, times_s, now_s)
         if prompt_tokens > 0:
             self._note_work(replica.work_tokens(prompt_tokens, predicted_tokens))
-            self._crowd(replica, prompt_tokens - predicted_tokens, 1.0)
+            self._add_recent_load(replica, prompt_tokens - predicted_tokens, 1.0)
             self.returns.used(prompt_tokens)
             if records:
                 note_ages(shape, records, self._grid, now_s, self.returns)
@@ -301,7 +307,7 @@ class Fleet(Members):
             decision.first_rung = shape.rungs[0]
         decision.counted = counted
         if shape.rungs:
-            for tokens in held.values():
+            for tokens in overlap.values():
                 if tokens > decision.known_tokens:
                     decision.known_tokens = tokens
             if not shape.reads_cache:
@@ -316,18 +322,18 @@ class Fleet(Members):
             replica.enqueue(decision, replica.prefill_s(prompt_tokens, predicted_tokens), now_s)
         return decision
 
-    def _crowd(self, replica: Replica, tokens: int, requests: float) -> None:
+    def _add_recent_load(self, replica: Replica, tokens: int, requests: float) -> None:
         """So many requests brought so many uncached tokens to a replica: they add to its recent load, and all that was
         given before fades by them."""
-        replica.crowd_tokens += tokens * self._crowd_unit
+        replica.recent_load_tokens += tokens * self._recent_load_unit
         # A replica that has left may be told of when none is left.
         replicas = len(self._replicas) or 1
-        self._crowd_unit *= 1.0 + requests / (self._parameters.crowd_requests * replicas)
-        if self._crowd_unit > MOST_UNIT:
+        self._recent_load_unit *= 1.0 + requests / (self._parameters.crowd_requests * replicas)
+        if self._recent_load_unit > MOST_UNIT:
             for other in self._replicas.values():
-                other.crowd_tokens /= self._crowd_unit
+                other.recent_load_tokens /= self._recent_load_unit
                 other.refresh()
-            self._crowd_unit = 1.0
+            self._recent_load_unit = 1.0
 
     def _note_work(self, work_tokens: float) -> None:
         self._work_count += 1
@@ -443,21 +449,21 @@ class Fleet(Members):
             replica.trials -= 1
             self._health_changed(replica)
 
-    def note_foreign(self, replica: Replica, foreign: Foreign, now_s: float) -> None:
+    def note_peer_load(self, replica: Replica, peer_load: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
-        _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s, awaited_tokens = foreign
-        replica.foreign_in_flight = in_flight
-        replica.foreign_work_tokens = work_tokens
-        replica.foreign_work_s = work_tokens * replica.wait_token_s
-        replica.foreign_head_s = head_tokens * replica.wait_token_s
-        replica.foreign_since_s = now_s - age_s
-        replica.foreign_awaited_tokens = awaited_tokens
+        _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s, awaited_tokens = peer_load
+        replica.peer_in_flight = in_flight
+        replica.peer_work_tokens = work_tokens
+        replica.peer_work_s = work_tokens * replica.wait_token_s
+        replica.peer_head_s = head_tokens * replica.wait_token_s
+        replica.peer_since_s = now_s - age_s
+        replica.peer_awaited_tokens = awaited_tokens
         if given_tokens:
             # They do not say how many requests these were.
             mean_tokens = self.work_tokens if self.work_tokens > 1.0 else 1.0
-            self._crowd(replica, given_tokens, given_tokens / mean_tokens)
-        if given_tokens and replica.stretch is not None:
-            replica.stretch.foreign_sent(now_s)
+            self._add_recent_load(replica, given_tokens, given_tokens / mean_tokens)
+        if given_tokens and replica.sample is not None:
+            replica.sample.peer_sent(now_s)
         if added_tokens:
             # What others touch again, without adding to it, is not heard of.
             replica.residency.touch(added_tokens, now_s)
@@ -490,7 +496,7 @@ class Fleet(Members):
     def note_routers(
         self, routers: int, moved: Callable[[], None] | None, held: int = 0, rivals: Sequence[float] = ()
     ) -> None:
-        """Take over what is known of the other routers but their load, which `note_foreign` takes.
+        """Take over what is known of the other routers but their load, which `note_peer_load` takes.
 
         Args:
             routers: How many serve these replicas, this one included.
@@ -501,7 +507,7 @@ class Fleet(Members):
         """
         self.routers = routers
         self.moved = moved
-        self.foreign_held = held if len(self._eligibility.models) <= 1 else 0
+        self.peer_held = held if len(self._eligibility.models) <= 1 else 0
         self.rivals = sorted(rivals)
 
     # -- for people ---------------------------------------------------------------------------------------------
@@ -516,10 +522,10 @@ class Fleet(Members):
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         whole = self._view(shape.model, now_s)
-        held: Overlaps = (
+        overlap: Overlaps = (
             overlaps(shape, records, whole.by_incarnation, self._grid, now_s) if records else _NOTHING
         )
-        return ranked(self._policy, shape, held, whole, self._rng)
+        return ranked(self._policy, shape, overlap, whole, self._rng)
 
     def validate(self) -> None:
         """Derive anew everything that is kept twice. Raises AssertionError where it differs."""

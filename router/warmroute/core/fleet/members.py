@@ -182,7 +182,7 @@ class Members:
                 # Nothing was ever computed on it.
                 replica.survival.clear()
                 replica.trust.clear()
-                replica.eviction_ratio = replica.crowd_tokens = 0.0
+                replica.eviction_ratio = replica.recent_load_tokens = 0.0
                 replica.refresh()
                 replica.speed.restarted()
                 replica.errors.clear()

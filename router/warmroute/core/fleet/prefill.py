@@ -12,7 +12,7 @@ from math import inf
 from warmroute.core.beliefs.residency import STALE_S
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.learning.speed import SpeedEstimate
-from warmroute.core.learning.stretch import WAY_S, Stretch
+from warmroute.core.learning.stretch import WAY_S, Sample
 
 
 class Prefill:
@@ -23,7 +23,7 @@ class Prefill:
         "predicted_tokens",
         "reserved_s",
         "streams",
-        "stretch",
+        "sample",
         "uncached_tokens",
     )
 
@@ -34,7 +34,7 @@ class Prefill:
         """The others, counted in the replica's `waiting_tokens` until its first byte."""
         self.streams = streams
         """Whether the first byte tells when the prefill is over."""
-        self.stretch: Stretch | None = None
+        self.sample: Sample | None = None
         """Where its prefill was timed; only after its first byte, and only if it streams."""
         self.reserved_s = 0.0
         self.first_rung = 0
@@ -48,11 +48,11 @@ class PrefillQueue:
         "attention_ratio",
         "attention_s",
         "awaited_tokens",
-        "foreign_awaited_tokens",
-        "foreign_head_s",
-        "foreign_since_s",
-        "foreign_work_s",
-        "foreign_work_tokens",
+        "peer_awaited_tokens",
+        "peer_head_s",
+        "peer_since_s",
+        "peer_work_s",
+        "peer_work_tokens",
         "head_s",
         "in_flight",
         "planned_s",
@@ -62,7 +62,7 @@ class PrefillQueue:
         "silent",
         "since_s",
         "speed",
-        "stretch",
+        "sample",
         "wait_token_s",
         "waiting",
         "work_s",
@@ -81,7 +81,7 @@ class PrefillQueue:
         """The first of `queue`; 0 when empty."""
         self.since_s = 0.0
         """When the first of `queue` began, as far as is known."""
-        self.stretch: Stretch | None = None
+        self.sample: Sample | None = None
         """What is being timed; only while `queue` is not empty."""
         self.silent = 0
         """Prompts in `queue` whose prefill has no audible end."""
@@ -93,15 +93,15 @@ class PrefillQueue:
         """`CostParameters.shared_step_tokens`."""
         self.awaited_tokens = 0
         """Uncached tokens of the streamed requests in `queue`: their first byte tells when their prefill is over."""
-        self.foreign_work_tokens = 0
+        self.peer_work_tokens = 0
         """Other routers' prompts that wait or are prefilled, in tokens without context; 0 while nobody tells."""
-        self.foreign_work_s = 0.0
+        self.peer_work_s = 0.0
         """The same as time."""
-        self.foreign_awaited_tokens = 0
+        self.peer_awaited_tokens = 0
         """Other routers' `awaited_tokens`; 0 while nobody tells."""
-        self.foreign_head_s = 0.0
+        self.peer_head_s = 0.0
         """The longest of the first prompts of each."""
-        self.foreign_since_s = -inf
+        self.peer_since_s = -inf
         """The latest of other routers' `since_s`."""
         self.attention_ratio = (
             0.5 / cost.attention_context_tokens if cost.attention_context_tokens > 0 else 0.0
@@ -113,29 +113,31 @@ class PrefillQueue:
         self.attention_s = self.wait_token_s * self.attention_ratio
         """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
 
-    def prefill_s(self, prompt_tokens: int, held_tokens: int) -> float:
+    def prefill_s(self, prompt_tokens: int, overlap_tokens: int) -> float:
         """Expected time of a prompt's prefill, of which so many leading tokens are held."""
-        return (prompt_tokens - held_tokens) * (
-            self.wait_token_s + self.attention_s * (prompt_tokens + held_tokens)
+        return (prompt_tokens - overlap_tokens) * (
+            self.wait_token_s + self.attention_s * (prompt_tokens + overlap_tokens)
         )
 
-    def work_tokens(self, prompt_tokens: int, held_tokens: int) -> float:
+    def work_tokens(self, prompt_tokens: int, overlap_tokens: int) -> float:
         """The same work counted in tokens without context."""
-        return (prompt_tokens - held_tokens) * (1.0 + self.attention_ratio * (prompt_tokens + held_tokens))
+        return (prompt_tokens - overlap_tokens) * (
+            1.0 + self.attention_ratio * (prompt_tokens + overlap_tokens)
+        )
 
     def wait_s(self, now_s: float) -> float:
         """Expected time until the queue's last prefill is over, what is planned on top included."""
-        work_s = self.work_s + self.foreign_work_s
+        work_s = self.work_s + self.peer_work_s
         if work_s > 0.0:
             # One prompt is prefilled at a time: whoever sent the one before, its end is where this one began.
             since_s = self.since_s
-            if self.foreign_since_s > since_s:
-                since_s = self.foreign_since_s
+            if self.peer_since_s > since_s:
+                since_s = self.peer_since_s
             elapsed_s = now_s - since_s
             if elapsed_s > 0.0:
                 head_s = self.head_s
-                if self.foreign_head_s > head_s:
-                    head_s = self.foreign_head_s
+                if self.peer_head_s > head_s:
+                    head_s = self.peer_head_s
                 # A prefill that takes longer than expected is taken to be about to end, not to have ended.
                 most_s = head_s - WAY_S if head_s > 20.0 * WAY_S else 0.95 * head_s
                 work_s -= elapsed_s if elapsed_s < most_s else most_s
@@ -154,8 +156,8 @@ class PrefillQueue:
         part_s = shared_tokens * self.wait_token_s
         if part_s < own_s:
             part_s = own_s
-        foreign_s = self.foreign_work_s
-        wait_s = self.planned_s + (foreign_s if foreign_s < part_s else part_s)
+        peer_s = self.peer_work_s
+        wait_s = self.planned_s + (peer_s if peer_s < part_s else part_s)
         elapsed_s = now_s - self.since_s
         for prefill_s in self.queue.values():
             left_s = prefill_s - elapsed_s if elapsed_s > 0.0 else prefill_s
@@ -174,7 +176,7 @@ class PrefillQueue:
         which begins alike: it is still to be computed, and would be computed twice.
         """
         shared_tokens = self.shared_tokens
-        if shared_tokens <= 0.0 or not self.queue or self.foreign_awaited_tokens > 0:
+        if shared_tokens <= 0.0 or not self.queue or self.peer_awaited_tokens > 0:
             return False
         long_s = own_s + shared_tokens * self.wait_token_s
         short_s = 0.0
@@ -197,23 +199,23 @@ class PrefillQueue:
             if head.streams or now_s - self.since_s < self.head_s:
                 break
             self.dequeue(head, self.since_s + self.head_s)
-        stretch = self.stretch
-        if stretch is None:
+        sample = self.sample
+        if sample is None:
             # Behind another router's prompt it has not begun yet.
-            ahead_s = self.wait_s(now_s) - self.planned_s if self.foreign_work_s > 0.0 else 0.0
-            if self.foreign_work_s <= 0.0:
+            ahead_s = self.wait_s(now_s) - self.planned_s if self.peer_work_s > 0.0 else 0.0
+            if self.peer_work_s <= 0.0:
                 self.since_s = now_s
-            elif self.foreign_since_s > self.since_s:  # else it began when the last one from here was over
-                self.since_s = self.foreign_since_s
+            elif self.peer_since_s > self.since_s:  # else it began when the last one from here was over
+                self.since_s = self.peer_since_s
             self.head_s = prefill_s
-            stretch = self.stretch = Stretch(now_s, True, self.in_flight - self.waiting)
+            sample = self.sample = Sample(now_s, True, self.in_flight - self.waiting)
             if ahead_s > 0.0:
-                stretch.put_behind(ahead_s * self.prefill_tokens_per_s)
-        elif self.foreign_work_s > 0.0:
-            stretch.spoiled = True  # nobody knows what comes before this one
+                sample.put_behind(ahead_s * self.prefill_tokens_per_s)
+        elif self.peer_work_s > 0.0:
+            sample.spoiled = True  # nobody knows what comes before this one
         if not prompt.streams:
             self.silent += 1
-            stretch.spoiled = True
+            sample.spoiled = True
         queue[prompt] = prefill_s
         self.work_s += prefill_s
         if prompt.streams:
@@ -245,30 +247,30 @@ class PrefillQueue:
             self.since_s = now_s
         elif self.since_s + prefill_s < now_s:
             self.since_s += prefill_s  # it was computed beside the first, which is as much later
-        stretch = self.stretch
-        assert stretch is not None
+        sample = self.sample
+        assert sample is not None
         if prompt.streams:
             self.awaited_tokens -= prompt.uncached_tokens
         if not prompt.streams:
             self.silent -= 1
-            stretch.spoiled = True
+            sample.spoiled = True
         elif heard:
-            if first and stretch.ends_before(now_s):
-                if stretch.close():
-                    self.speed.observe(stretch)
-                stretch = self.stretch = Stretch(stretch.end_s, False, self.in_flight - self.waiting)
-                stretch.spoiled = self.silent > 0 or self.foreign_work_s > 0.0
+            if first and sample.ends_before(now_s):
+                if sample.close():
+                    self.speed.observe(sample)
+                sample = self.sample = Sample(sample.end_s, False, self.in_flight - self.waiting)
+                sample.spoiled = self.silent > 0 or self.peer_work_s > 0.0
             uncached_tokens = prompt.uncached_tokens
             predicted_tokens = prompt.predicted_tokens
             work_tokens = self.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens)
-            stretch.add(predicted_tokens, uncached_tokens, work_tokens, now_s)
-            prompt.stretch = stretch
+            sample.add(predicted_tokens, uncached_tokens, work_tokens, now_s)
+            prompt.sample = sample
         else:
-            stretch.spoiled = True
+            sample.spoiled = True
         if not queue:
-            if stretch.close():
-                self.speed.observe(stretch)
-            self.stretch = None
+            if sample.close():
+                self.speed.observe(sample)
+            self.sample = None
             self.work_s = self.head_s = 0.0
             return
         self.work_s -= prefill_s

@@ -32,13 +32,13 @@ class Replica(PrefillQueue):
         "block_tokens",
         "cache_tokens",
         "cards",
-        "crowd_s",
-        "crowd_tokens",
+        "recent_load_s",
+        "recent_load_tokens",
         "crowd_weight",
         "delay_s",
         "errors",
         "eviction_ratio",
-        "foreign_in_flight",
+        "peer_in_flight",
         "given_tokens",
         "health",
         "id",
@@ -106,7 +106,7 @@ class Replica(PrefillQueue):
         self.eviction_ratio = 0.0
         """The share of what the replica's cache would lose next that will be asked for again (`beliefs.returns`),
         as of the last tick or reservation; 0 while the cache has room."""
-        self.foreign_in_flight = 0
+        self.peer_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.trials = 0
         """Requests under way that were sent while it was not `READY`."""
@@ -115,9 +115,9 @@ class Replica(PrefillQueue):
         self.overlap_block_tokens = 1
         """`block_tokens`; one where unknown."""
         self.crowd_weight = cost.crowd_weight
-        self.crowd_tokens = 0.0
+        self.recent_load_tokens = 0.0
         """The recent load: uncached tokens given to the replica lately, in the fleet's growing unit."""
-        self.crowd_s = 0.0
+        self.recent_load_s = 0.0
         """The same as weighted seconds of prefill, in that unit."""
         self.set_rates(cost.prefill_tokens_per_s, 0.0)
 
@@ -146,27 +146,27 @@ class Replica(PrefillQueue):
             queue[prompt] *= factor
         self.work_s = sum(queue.values())
         self.head_s *= factor
-        self.foreign_work_s *= factor
-        self.foreign_head_s *= factor
+        self.peer_work_s *= factor
+        self.peer_head_s *= factor
         self.set_rates(1.0 / token_s, base_latency_s, interference_s)
 
     def refresh(self) -> None:
-        """Derive `crowd_s`, `price` and `delay_s`, which is what every request costs there besides the queue."""
+        """Derive `recent_load_s`, `price` and `delay_s`, which is what every request costs there besides the queue."""
         ratio = self.eviction_ratio
         self.price = 2.0 + 2.0 * ratio + 2.0 * ratio * ratio
         """What a second of own prefill counts."""
         self.delay_s = self.base_latency_s + self.running * self.interference_s
-        self.crowd_s = self.crowd_weight * self.wait_token_s * self.crowd_tokens
+        self.recent_load_s = self.crowd_weight * self.wait_token_s * self.recent_load_tokens
 
     @property
     def running(self) -> int:
         """Requests that are decoding; other routers' count whole, since they do not tell which wait."""
-        return self.in_flight - self.waiting + self.foreign_in_flight
+        return self.in_flight - self.waiting + self.peer_in_flight
 
     @property
     def load(self) -> int:
         """Requests under way there, whoever sent them."""
-        return self.in_flight + self.foreign_in_flight
+        return self.in_flight + self.peer_in_flight
 
     def free_in_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
         """Time until a request held for it should be sent; 0 or less: at once.
@@ -180,9 +180,9 @@ class Replica(PrefillQueue):
         if self.streamed < 0 or self.health.state is not ReplicaState.READY:
             return 0.0
         since_s = self.since_s
-        if self.foreign_since_s > since_s:
-            since_s = self.foreign_since_s
-        if self.awaited_tokens + self.foreign_awaited_tokens <= ahead_tokens:
+        if self.peer_since_s > since_s:
+            since_s = self.peer_since_s
+        if self.awaited_tokens + self.peer_awaited_tokens <= ahead_tokens:
             return behind_s + since_s - now_s if since_s <= now_s and behind_s > 0.0 else 0.0
         return self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
 
@@ -215,14 +215,14 @@ class Replica(PrefillQueue):
         assert self.waiting_tokens >= 0, (self.id, self.waiting_tokens)
         assert self.waiting > 0 or self.waiting_tokens == 0, (self.id, self.waiting_tokens)
         assert 0 <= self.trials <= self.in_flight, (self.id, self.trials)
-        assert self.crowd_tokens >= 0, (self.id, self.crowd_tokens)
+        assert self.recent_load_tokens >= 0, (self.id, self.recent_load_tokens)
         assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
         awaited_tokens = sum([p.uncached_tokens for p in self.queue if p.streams])
         assert self.awaited_tokens == awaited_tokens, (self.id, self.awaited_tokens)
         assert -MOST_STREAMED <= self.streamed <= MOST_STREAMED, (self.id, self.streamed)
         assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
         assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
-        assert (self.stretch is None) == (not self.queue), self.id
+        assert (self.sample is None) == (not self.queue), self.id
         assert self.silent == sum(1 for p in self.queue if not p.streams), self.id
         assert self.planned_s == 0.0, (self.id, self.planned_s)
         assert self.models_known or not self.models, self.id

@@ -55,7 +55,7 @@ def candidate(
     predicted_tokens = overlaps.get(replica, 0)
     prompt_tokens = shape.prompt_tokens
     terms = cost_terms(
-        replica, prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.crowd_scale
+        replica, prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.recent_load_scale
     )
     return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
 
@@ -85,20 +85,20 @@ class Ranking:
         }
 
 
-def ranked(policy: Policy, shape: RequestShape, held: Overlaps, whole: View, rng: Random) -> Ranking:
+def ranked(policy: Policy, shape: RequestShape, overlap: Overlaps, whole: View, rng: Random) -> Ranking:
     """Every replica of the view, in the order in which the policy would choose them; dice are as before afterwards."""
     chosen: dict[Replica, DecisionKind] = {}
     rest: View | None = whole
-    tie = policy.tie(shape, held, whole)
+    tie = policy.tie(shape, overlap, whole)
     dice = rng.getstate()
     while rest is not None and len(chosen) < RANKED_BY_POLICY:
-        left = {r: tokens for r, tokens in held.items() if r not in chosen}
+        left = {r: tokens for r, tokens in overlap.items() if r not in chosen}
         replica, kind = policy.choose(shape, left, rest)
         chosen[replica] = DecisionKind.RETRY if chosen else kind
         rest = whole.without(chosen)
     rng.setstate(dice)
-    head = [candidate(r, kind, shape, held, whole) for r, kind in chosen.items()]
-    tail = [candidate(r, DecisionKind.RETRY, shape, held, whole) for r in whole.members if r not in chosen]
+    head = [candidate(r, kind, shape, overlap, whole) for r, kind in chosen.items()]
+    tail = [candidate(r, DecisionKind.RETRY, shape, overlap, whole) for r in whole.members if r not in chosen]
     tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
     return Ranking((*head, *tail), tie)
 
@@ -106,22 +106,22 @@ def ranked(policy: Policy, shape: RequestShape, held: Overlaps, whole: View, rng
 def cost_terms(
     replica: Replica,
     prompt_tokens: int,
-    held_tokens: int,
+    overlap_tokens: int,
     now_s: float,
     queued_price: float = 0.0,
-    crowd_scale: float = 1.0,
+    recent_load_scale: float = 1.0,
 ) -> CostTerms:
     """The cost of a request of which so many leading tokens are held, taken apart.
 
     Args:
-        queued_price, crowd_scale: As in `View`.
+        queued_price, recent_load_scale: As in `View`.
     """
-    prefill_s = replica.prefill_s(prompt_tokens, held_tokens)
+    prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
     return CostTerms(
         base_s=replica.base_latency_s,
         wait_s=replica.wait_for_s(now_s, prefill_s),
         running_s=replica.running * replica.interference_s,
-        crowding_s=replica.crowd_s * crowd_scale,
+        crowding_s=replica.recent_load_s * recent_load_scale,
         prefill_s=prefill_s,
         miss_s=prefill_s,
         queued_s=prefill_s * queued_price,
@@ -142,8 +142,8 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
         "in_flight": replica.in_flight,
         "waiting": replica.waiting,
         "waiting_tokens": replica.waiting_tokens,
-        "foreign_in_flight": replica.foreign_in_flight,
-        "foreign_work_s": round(replica.foreign_work_s, 3),
+        "foreign_in_flight": replica.peer_in_flight,
+        "foreign_work_s": round(replica.peer_work_s, 3),
         "block_tokens": replica.block_tokens,
         "cache_tokens": replica.cache_tokens,
         "prefill_tokens_per_s": round(replica.prefill_tokens_per_s, 1),
@@ -170,5 +170,5 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
 def validate(replica: Replica) -> None:
     """Raises AssertionError where the terms that people are shown do not add up to what is compared."""
     shown = cost_terms(replica, 0, 0, inf)
-    total_s = replica.delay_s + replica.wait_s(inf) + replica.crowd_s
+    total_s = replica.delay_s + replica.wait_s(inf) + replica.recent_load_s
     assert isclose(total_s, shown.total_s), (replica.id, total_s, shown)

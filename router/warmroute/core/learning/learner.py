@@ -3,7 +3,7 @@
 It decides how far a replica is taken to differ from the others that serve the same models: hardly, while the
 difference is within what chance makes, and fully, where it is far beyond that. So equals stay equal, and the ring
 orders them instead of noise. A replica without evidence is believed to be like its fellows from the fleet's first
-`LEAST_STRETCHES` samples on, whichever replicas these came from. One of twice or half its fellows' speed is found by
+`LEAST_SAMPLES` samples on, whichever replicas these came from. One of twice or half its fellows' speed is found by
 its first few samples. A replica that has shown nothing for `WINDOW` of its fellows' samples is taken to be like them
 again, and so tried: what it was believed to be may be what keeps requests away from it, and the price is one request in
 as many. No setting takes part once anything was measured: a belief that differs from the truth a hundredfold gives way
@@ -26,7 +26,7 @@ from warmroute.core.learning.answers import ModelAnswers
 from warmroute.core.learning.speed import WINDOW, Common, weighted_median
 from warmroute.core.types import RequestShape
 
-LEAST_STRETCHES: Final = 2.8
+LEAST_SAMPLES: Final = 2.8
 """Three whole ones, of which older ones count a little less, or more that count less, from whichever replicas: until
 then nothing is believed. A single one may be a stall."""
 
@@ -88,8 +88,8 @@ class Learner:
         """
         if prompt_tokens > 0 and output_tokens is not None:
             self._reported(shape, served, prompt_tokens, output_tokens)
-        stretch = decision.stretch
-        if stretch is None or prompt_tokens <= 0 or cached_tokens is None:
+        sample = decision.sample
+        if sample is None or prompt_tokens <= 0 or cached_tokens is None:
             return
         decision.reported()
         replica = decision.replica
@@ -97,19 +97,19 @@ class Learner:
         uncached_tokens = decision.uncached_tokens
         if cached_tokens >= prompt_tokens:
             cached_tokens = prompt_tokens - 1
-        was_obscure = stretch.obscure > 0
-        stretch.report(
+        was_obscure = sample.obscure > 0
+        sample.report(
             predicted_tokens,
             uncached_tokens,
             replica.work_tokens(prompt_tokens, cached_tokens)
             - replica.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens),
         )
-        if not stretch.closed:
+        if not sample.closed:
             return
         if not was_obscure:
             replica.speed.fresh = True
-        elif stretch.obscure == 0:
-            replica.speed.observe(stretch)
+        elif sample.obscure == 0:
+            replica.speed.observe(sample)
 
     def rows(self) -> list[dict[str, object]]:
         """One row a model, for `/replicas`."""
@@ -160,7 +160,7 @@ class Learner:
 def _common(group: list[Replica]) -> Common | None:
     """What the replicas of a group show together, each as far as it has shown anything; None while that is little."""
     known = [replica.speed for replica in group if replica.speed.counted > 0.0]
-    if sum([speed.counted for speed in known]) < LEAST_STRETCHES:
+    if sum([speed.counted for speed in known]) < LEAST_SAMPLES:
         return None
     return Common(
         weighted_median([(speed.token_s, speed.counted) for speed in known]),

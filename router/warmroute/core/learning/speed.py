@@ -20,17 +20,17 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from warmroute.core.learning.stretch import WAY_S, Stretch
+from warmroute.core.learning.stretch import WAY_S, Sample
 
 WINDOW: Final = 32
-"""Stretches that are fitted; each counts a little less than the next newer one, half as much eleven stretches later."""
+"""Samples that are fitted; each counts a little less than the next newer one, half as much eleven samples later."""
 
 RELATIVE_NOISE: Final = 0.2
-"""How far an honest stretch may lie from what the formula says, `WAY_S` besides: what a step's grain and neighbours do
+"""How far an honest sample may lie from what the formula says, `WAY_S` besides: what a step's grain and neighbours do
 to it."""
 
 OUTLIER: Final = 2.0
-"""Times that noise at which a stretch counts half."""
+"""Times that noise at which a sample counts half."""
 
 ROUNDS: Final = 4
 """Each round's weights come from the round before."""
@@ -65,7 +65,7 @@ class Common:
 
 
 class SpeedEstimate:
-    """The figures of one replica; without meaning until `fit` has seen a stretch."""
+    """The figures of one replica; without meaning until `fit` has seen a sample."""
 
     __slots__ = (
         "_next",
@@ -82,7 +82,7 @@ class SpeedEstimate:
     )
 
     def __init__(self) -> None:
-        self._window: list[Stretch] = []
+        self._window: list[Sample] = []
         self._next = 0
         self.token_s = 0.0
         self.base_s = 0.0
@@ -90,7 +90,7 @@ class SpeedEstimate:
         self.error_ratio = _DOUBT
         """Standard error of `token_s`, relative to it."""
         self.count = 0
-        """Stretches seen, ever."""
+        """Samples seen, ever."""
         self.counted = 0.0
         """Sum of what those in the window count, by age too."""
         self.fresh = False
@@ -98,17 +98,17 @@ class SpeedEstimate:
         self.heard_count = 0
         """`count` when the learner last looked."""
         self.silent = 0.0
-        """How many stretches the mean replica of its group has shown since it last showed one."""
+        """How many samples the mean replica of its group has shown since it last showed one."""
 
-    def observe(self, stretch: Stretch) -> None:
-        """Take note of a closed stretch. It may be corrected later, by whoever sets `fresh` then."""
+    def observe(self, sample: Sample) -> None:
+        """Take note of a closed sample. It may be corrected later, by whoever sets `fresh` then."""
         self.fresh = True
         self.count += 1
         at = self._next
         if at < len(self._window):
-            self._window[at] = stretch
+            self._window[at] = sample
         else:
-            self._window.append(stretch)
+            self._window.append(sample)
         self._next = at + 1 if at + 1 < WINDOW else 0
 
     def restarted(self) -> None:
@@ -124,7 +124,7 @@ class SpeedEstimate:
         """0 (nothing was seen) to 1 (no doubt); one half at a standard error of a tenth."""
         return confidence(self.error_ratio) if self.counted > 0.0 else 0.0
 
-    def _in_order(self) -> list[Stretch]:
+    def _in_order(self) -> list[Sample]:
         """Newest first."""
         window = self._window
         at = self._next
@@ -133,24 +133,24 @@ class SpeedEstimate:
     def fit(self, common: Common | None) -> None:
         """Derive the figures from the window."""
         self.fresh = False
-        stretches: list[Stretch] = []
+        samples: list[Sample] = []
         weights: list[float] = []
         pace: list[tuple[float, float]] = []
         least_s = 1e9
         age = 1.0
         self.counted = 0.0
-        for stretch in self._in_order():
-            if stretch.tokens > 0.0 and stretch.end_s > stretch.start_s:
-                weight = stretch.weight * age
-                stretches.append(stretch)
+        for sample in self._in_order():
+            if sample.tokens > 0.0 and sample.end_s > sample.start_s:
+                weight = sample.weight * age
+                samples.append(sample)
                 weights.append(weight)
                 self.counted += weight
-                elapsed_s = stretch.end_s - stretch.start_s
-                pace.append((elapsed_s / stretch.tokens, weight))
-                if stretch.from_idle and elapsed_s < least_s:
+                elapsed_s = sample.end_s - sample.start_s
+                pace.append((elapsed_s / sample.tokens, weight))
+                if sample.from_idle and elapsed_s < least_s:
                     least_s = elapsed_s
             age *= 1.0 - 2.0 / WINDOW
-        if not stretches:
+        if not samples:
             return
         unit_s = weighted_median(pace)
         prior_s = unit_s if common is None else common.token_s
@@ -179,12 +179,12 @@ class SpeedEstimate:
             bb, bt, bi, by = base_prior, 0.0, 0.0, base_prior * base_0
             tt, ti, ty = token_prior, 0.0, token_prior * token_0
             ii, iy = interference_prior, interference_prior * interference_0
-            for index in range(len(stretches)):
-                stretch = stretches[index]
-                xb = base_unit_s if stretch.from_idle else 0.0
-                xt = stretch.tokens * unit_s
-                xi = stretch.running * interference_unit_s
-                y = stretch.end_s - stretch.start_s
+            for index in range(len(samples)):
+                sample = samples[index]
+                xb = base_unit_s if sample.from_idle else 0.0
+                xt = sample.tokens * unit_s
+                xi = sample.running * interference_unit_s
+                y = sample.end_s - sample.start_s
                 expected = base * xb + token * xt + interference * xi
                 noise = WAY_S + RELATIVE_NOISE * expected
                 off = (y - expected) / (noise * OUTLIER)

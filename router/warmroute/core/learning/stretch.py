@@ -20,10 +20,10 @@ WAY_S: Final = 0.005
 by less is taken for the same moment."""
 
 ENOUGH_TOKENS: Final = 4096
-"""A stretch that has so much ends with the next step, though prompts are waiting."""
+"""A sample that has so much ends with the next step, though prompts are waiting."""
 
 UNSURE_WEIGHT: Final = 0.2
-"""Of a stretch of which it is not known for certain what was computed: prompts were believed to be cached in part and
+"""Of a sample of which it is not known for certain what was computed: prompts were believed to be cached in part and
 nothing has confirmed it, or other routers' prompts were computed first."""
 
 UNHEARD_S: Final = 0.15
@@ -34,7 +34,7 @@ MOST_S: Final = 600.0
 """Longer ones are not believed: the clock was set."""
 
 
-class Stretch:
+class Sample:
     """Open until `close`; then, once nothing obscure is left, part of a `SpeedEstimate`, where answers correct it."""
 
     __slots__ = (
@@ -110,8 +110,8 @@ class Stretch:
         self.tokens = tokens
         self.share *= UNSURE_WEIGHT
 
-    def foreign_sent(self, now_s: float) -> None:
-        """Other routers are heard to have sent prompts: after the only one of this stretch, they do not matter."""
+    def peer_sent(self, now_s: float) -> None:
+        """Other routers are heard to have sent prompts: after the only one of this sample, they do not matter."""
         if not self.from_idle or now_s - self.start_s < UNHEARD_S:
             self.spoiled = True
 

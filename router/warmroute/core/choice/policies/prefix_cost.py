@@ -55,17 +55,17 @@ class PrefixCost:
         tokens = shape.prompt_tokens
         now_s = view.now_s
         queued = view.queued_price
-        crowd_scale = view.crowd_scale
+        recent_load_scale = view.recent_load_scale
         costs: list[float] = []
         best = pool[0]
         least = second = inf
         for replica in pool:
-            held = overlaps.get(replica, 0) if overlaps else 0
-            own_s = replica.prefill_s(tokens, held)
+            overlap = overlaps.get(replica, 0) if overlaps else 0
+            own_s = replica.prefill_s(tokens, overlap)
             cost = (
                 replica.delay_s
                 + replica.wait_for_s(now_s, own_s)
-                + replica.crowd_s * crowd_scale
+                + replica.recent_load_s * recent_load_scale
                 + (replica.price + queued) * own_s
             )
             costs.append(cost)
@@ -133,7 +133,7 @@ def _cost(replica: Replica, shape: RequestShape, overlaps: Overlaps, view: View)
     return (
         replica.delay_s
         + replica.wait_for_s(view.now_s, own_s)
-        + replica.crowd_s * view.crowd_scale
+        + replica.recent_load_s * view.recent_load_scale
         + (replica.price + view.queued_price) * own_s
     )
 
