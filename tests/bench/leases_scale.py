@@ -1,9 +1,10 @@
 """What leases cost one router, and Redis, in a large deployment: `python -m tests.bench.leases_scale`.
 
 Starts a Redis and one router's load reports over many replicas, and posts what the other routers would post: each
-takes on, starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's loop, bytes a
-router writes and reads a second, time of Redis for one notice written and for one reading, calls of both. Load that
-changes on a replica is one entry of 28 bytes a notice; three changes a request (sent, first byte, end).
+takes on, starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's
+loop, bytes a router writes and reads a second, time of Redis for one notice written and for one reading, calls of
+both. Load that changes on a replica is one entry of 28 bytes a notice; three changes a request (sent, first byte,
+end).
 """
 
 from __future__ import annotations

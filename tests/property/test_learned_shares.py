@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.beliefs.survival import PRIOR_LESSONS, Survival
-from warmroute.core.fleet.fleet import KEPT_RATIO, Fleet, _share
+from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.report import Candidate
+from warmroute.core.learning.feedback import KEPT_RATIO, _share
 from warmroute.core.types import FingerprintHash, Incarnation, Records, RequestShape
 
 TOKENS = 8000
