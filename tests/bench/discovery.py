@@ -221,9 +221,10 @@ async def _exchange(endpoints: int, url: str, put: Callable[[list[dict[str, Any]
         if requests:
             running.append(asyncio.create_task(_requests(fleet, slowest)))
         await asyncio.sleep(1.0)
+        slices = _slices(endpoints // 100, 100, generation)
+        await asyncio.sleep(0.01)  # that was a turn of ours
         before_s, turns.longest_s, slowest[0] = slowest[0], 0.0, 0.0
         began_s = time.perf_counter()
-        slices = _slices(endpoints // 100, 100, generation)
         await asyncio.get_running_loop().run_in_executor(None, put, slices)
         name = f"vllm-{generation}-"
         await _until(

@@ -103,7 +103,7 @@ class World(FakeCluster):
                 raise refused(410, Status())
             gone = {"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}
             yield []
-            reader.feed(json.dumps(gone).encode() + b"\n")
+            list(reader.feed(json.dumps(gone).encode() + b"\n"))
         yield []
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
@@ -121,7 +121,7 @@ class World(FakeCluster):
                     await asyncio.sleep(0)
                     if cuts != self.cuts:
                         raise ApiFailure(DiscoveryFailure.UNREACHABLE, "cut", broken=True)
-                    if changes := reader.feed(piece):
+                    if changes := list(reader.feed(piece)):
                         yield changes
             try:
                 async with asyncio.timeout_at(min(end_s, loop.time() + BOOKMARK_S)):
@@ -238,4 +238,4 @@ def test_no_bytes_of_a_watch_do_more_than_fail(noise: bytes, size: int) -> None:
     line = noise + b"\n"
     with suppress(ApiFailure):
         for start in range(0, len(line), size):
-            reader.feed(line[start : start + size])
+            list(reader.feed(line[start : start + size]))

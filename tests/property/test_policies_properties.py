@@ -168,6 +168,6 @@ def test_routers_that_know_the_same_choose_the_same_whatever_order_they_learned_
     one, two = loaded("prefix-cost", load), ready_fleet(0)
     for name in reversed(list(one.replicas)):
         two._replicas[name] = one.replicas[name]
+        two._eligibility.joined(one.replicas[name])
     two._recent_load_unit = one._recent_load_unit  # what is remembered of a replica is in it
-    two._eligibility.fleet_changed()
     assert two.rank(shape, records, 1.0).choice.replica is one.rank(shape, records, 1.0).choice.replica

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.fake_kubernetes import endpoint, endpoint_slice
+from warmroute.adapters.discovery.kubernetes.pace import ENDPOINTS_A_TURN, SLICE_ENDPOINTS, Pace
 from warmroute.adapters.discovery.kubernetes.slices import Slice, SliceTable, selector_of
 from warmroute.config.discovery_urls import KubernetesSource, Pool
 from warmroute.ports import Member
@@ -222,3 +224,30 @@ def test_members_come_in_one_order() -> None:
 def test_slices_are_found_by_their_service_or_by_a_selector() -> None:
     assert selector_of(SOURCE) == "kubernetes.io/service-name=vllm"
     assert selector_of(KubernetesSource("p", selector="app in (a,b)")) == "app in (a,b)"
+
+
+def test_others_have_their_turn_while_many_slices_are_read() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def read(slices: int, endpoints: int) -> int:
+        nonlocal turns
+        slice_ = msgspec.convert(
+            endpoint_slice("s", [endpoint(f"p{n}", f"10.0.0.{n}") for n in range(endpoints)]), Slice
+        )
+        others, pace = asyncio.create_task(count()), Pace()
+        await asyncio.sleep(0)
+        turns = 0
+        for _ in range(slices):
+            await pace.read(slice_)
+        others.cancel()
+        return turns
+
+    assert asyncio.run(read(10, 100)) == 5, "of 100 endpoints, two at a time"
+    assert asyncio.run(read(100, 0)) == 100 * SLICE_ENDPOINTS // ENDPOINTS_A_TURN
+    assert asyncio.run(read(1, 50)) == 0

@@ -24,9 +24,9 @@ from warmroute.core.fleet.fleet import (
     ReplicaState,
 )
 from warmroute.core.health.health import FailureReason, HealthParameters
-from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 from warmroute.ports import Member, ProbeResult
-from warmroute.service.membership import MAX_CONCURRENT_PROBES, Membership
+from warmroute.service.membership import CHANGES_AT_ONCE, MAX_CONCURRENT_PROBES, Membership
 from warmroute.tasks import Tasks
 
 A = Member(ReplicaId("a:1"), "http://a:1")
@@ -392,3 +392,41 @@ def test_a_member_is_known_to_serve_what_is_said_of_it_until_it_tells() -> None:
         assert world.fleet.models() == {"m"}
 
     play(scenario, said)
+
+
+def test_a_large_change_is_taken_over_a_few_members_a_turn_and_the_choice_is_right_in_between() -> None:
+    first = [Member(ReplicaId(f"a{number}:1"), f"http://a{number}:1") for number in range(20)]
+    second = [Member(ReplicaId(f"b{number}:1"), f"http://b{number}:1") for number in range(20)]
+    most: list[int] = []
+
+    async def scenario(world: World) -> None:
+        fleet, told = world.fleet, 0
+        world.engine.delay_s = 0.02
+
+        def changes() -> int:
+            return sum(isinstance(event, ReplicaAdded | ReplicaRemoved) for event in fleet.events)
+
+        async def until_all_are(named: list[Member]) -> None:
+            nonlocal told
+            ids = {member.replica_id for member in named}
+            while set(fleet.replicas) != ids or fleet.routable() < len(ids):
+                before = changes()
+                await asyncio.sleep(0)
+                most.append(changes() - before)
+                if fleet.routable():
+                    decision = fleet.choose_and_reserve(shape, None, 0.0)
+                    assert fleet.replicas[decision.replica.id] is decision.replica
+                    fleet.settle(decision, 0.0)
+                    told += 1
+                if not most[-1]:
+                    await asyncio.sleep(0.001)  # time stands still while something can be done
+
+        shape = RequestShape(rungs=[FingerprintHash(1)], prompt_bytes=4, prompt_tokens=1, model="m")
+        world.membership.start()
+        await until_all_are(first)
+        world.discovery.changes.put_nowait(tuple(second))
+        await until_all_are(second)
+        assert told > 20
+
+    play(scenario, *first)
+    assert max(most) == CHANGES_AT_ONCE

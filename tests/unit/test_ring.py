@@ -37,3 +37,22 @@ def test_too_many_members_are_refused() -> None:
 
 def test_an_empty_ring_ranks_nobody() -> None:
     assert list(Ring[str]({}).rank(1)) == []
+
+
+def test_a_name_that_another_takes_over_keeps_its_place_and_one_unknown_is_not_missed() -> None:
+    ring = ring_of("a", "b")
+    before = ring.points
+    ring.put("a", "other")
+    ring.drop("nobody")
+    assert ring.points == before
+    assert {ring.first(key << 58) for key in range(64)} == {"other", "b"}
+
+
+def test_a_change_makes_no_lists_that_a_garbage_collector_would_walk() -> None:
+    ring = Ring({str(i): str(i) for i in range(100)})
+    arcs = [id(arc) for arc in ring.arcs]
+    for i in range(100):
+        ring.drop(str(i))
+        ring.put(f"new{i}", f"new{i}")
+    assert [id(arc) for arc in ring.arcs] == arcs
+    assert len(ring.slots) == 100

@@ -160,12 +160,12 @@ class Members:
             replica.models_known = True
         self._joined += 1
         self._replicas[event.replica_id] = replica
-        self._eligibility.fleet_changed()
+        self._eligibility.joined(replica)
 
     def _remove(self, replica: Replica) -> None:
         del self._replicas[replica.id]
         replica.health.signalled(Signal.REMOVE, self._ticked_s)
-        self._eligibility.fleet_changed()
+        self._eligibility.left(replica)
         self._health_changed(replica)
 
     def _probed(self, replica: Replica, event: ProbeSucceeded) -> None:

@@ -5,6 +5,7 @@ This module does no I/O. An error becomes an `ApiFailure`, whose text says what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -109,8 +110,8 @@ class WatchReader:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, piece: bytes) -> list[Change]:
-        """The changes that this piece completes.
+    def feed(self, piece: bytes) -> Iterator[Change]:
+        """The changes that this piece completes, each read when it is asked for; read all before the next piece.
 
         Raises:
             ApiFailure: One says that the watch cannot go on, or is none.
@@ -122,7 +123,9 @@ class WatchReader:
         del rest[:end]
         if len(rest) > MAX_EVENT_BYTES:
             raise unreadable(f"an event of its watch is longer than {MAX_EVENT_BYTES:,} bytes")
-        return [_change(line) for line in lines if line.strip()]
+        for line in lines:
+            if line.strip():
+                yield _change(line)
 
 
 def _change(line: bytes) -> Change:
@@ -131,6 +134,10 @@ def _change(line: bytes) -> Change:
         if event.type == "ERROR":
             status = _decode_status(event.object)
             raise refused(status.code, status)
+        if event.type not in ("BOOKMARK", "DELETED"):
+            slice_, why = read_slice(event.object)
+            if slice_ is not None:
+                return Change(slice_.metadata.resourceVersion, slice_.metadata.name, slice_)
         meta = _decode_named(event.object).metadata
     except _WRONG as error:
         raise unreadable(f"an event of its watch is not one: {error}") from error
@@ -138,8 +145,7 @@ def _change(line: bytes) -> Change:
         return Change(meta.resourceVersion)
     if event.type == "DELETED":
         return Change(meta.resourceVersion, meta.name)
-    slice_, why = read_slice(event.object)
-    return Change(meta.resourceVersion, meta.name, slice_, why)
+    return Change(meta.resourceVersion, meta.name, None, why)
 
 
 def read_page(body: bytes) -> Page:

@@ -30,6 +30,7 @@ from warmroute.adapters.discovery.kubernetes.answers import (
     refused,
     unreadable,
 )
+from warmroute.adapters.discovery.kubernetes.pace import Pace
 from warmroute.ports import DiscoveryFailure
 
 PAGE_SLICES: Final = 100
@@ -118,7 +119,7 @@ class Api:
             "resourceVersion": version,
             "timeoutSeconds": str(max(1, int(timeout_s))),
         }
-        patience, reader = self._patience, WatchReader()
+        patience, reader, pace = self._patience, WatchReader(), Pace()
         times = aiohttp.ClientTimeout(
             total=None, sock_connect=patience.connect_s, sock_read=patience.silence_s
         )
@@ -136,7 +137,11 @@ class Api:
                 except (aiohttp.ClientError, OSError) as error:
                     cut = f"the watch broke off: {error or type(error).__name__}"
                     raise ApiFailure(DiscoveryFailure.UNREACHABLE, cut, broken=True) from error
-                if changes := reader.feed(piece):
+                changes = []
+                for change in reader.feed(piece):
+                    changes.append(change)
+                    await pace.read(change.slice_)
+                if changes:
                     yield changes
 
     @asynccontextmanager

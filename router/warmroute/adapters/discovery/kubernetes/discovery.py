@@ -22,6 +22,7 @@ from typing import Final, Protocol, Self
 
 from warmroute.adapters.discovery.kubernetes.answers import ApiFailure, Change, Page, name_of, read_slice
 from warmroute.adapters.discovery.kubernetes.api import PAGE_SLICES, Patience
+from warmroute.adapters.discovery.kubernetes.pace import Pace
 from warmroute.adapters.discovery.kubernetes.slices import SliceTable
 from warmroute.config.discovery_urls import KubernetesSource
 from warmroute.ports import DiscoveryFailure, DiscoveryReport, Member
@@ -30,8 +31,6 @@ MAX_RETRY_AFTER_S: Final = 120.0
 """Longest that a server is left alone because it asks for it."""
 SHORT_WATCH_S: Final = 0.5
 """A watch that ends sooner, and told nothing, is a failure: else a broken proxy would be asked without a pause."""
-SLICE_STEP: Final = 8
-"""Slices of a page that are taken apart before others have their turn: up to 800 endpoints, 1 to 2 ms."""
 
 
 class Calls(Protocol):
@@ -68,6 +67,7 @@ class KubernetesDiscovery:
         self._report = report
         self._rng = rng
         self._table = SliceTable(source)
+        self._pace = Pace()
         self._version = ""
         """How far we know; empty: list anew."""
         self._resync_at_s = 0.0
@@ -88,6 +88,7 @@ class KubernetesDiscovery:
                             self._report.succeeded()
                             self._report.noticed(self._table.problem())
                             members = self._table.members()
+                            await asyncio.sleep(0)  # both take a millisecond for a thousand members
                             if members != shown:
                                 shown = members
                                 yield members
@@ -134,6 +135,7 @@ class KubernetesDiscovery:
                         for change in batch:
                             self._apply(change)
                             holds = True
+                            await self._pace.read(change.slice_)
                         yield
                         if now_s() >= self._resync_at_s + SHORT_WATCH_S:
                             break  # a server, or a proxy, that does not end it
@@ -171,13 +173,12 @@ class KubernetesDiscovery:
         table = SliceTable(self._source)
         async with aclosing(api.pages(page_slices)) as pages:
             async for page in pages:
-                for index, raw in enumerate(page.items):
+                for raw in page.items:
                     slice_, why = read_slice(raw)
                     if slice_ is not None:
                         table.put(slice_)
                     elif name := name_of(raw):
                         table.unreadable(name, why)
-                    if index % SLICE_STEP == SLICE_STEP - 1:
-                        await asyncio.sleep(0)
+                    await self._pace.read(slice_)
                 version = page.version
         self._table, self._version = table, version
