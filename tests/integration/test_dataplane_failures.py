@@ -451,14 +451,20 @@ class LaterRegistry:
 
 @contextlib.contextmanager
 def registry_of(pair: Pair, make: Callable[[Any], Any]) -> Iterator[Any]:
+    """Another registry, which is asked and told of prompts though round robin makes no use of it."""
     gateway = pair.router.worker.gateway
     behind = gateway.registry
     stands = make(behind)
-    pair.router.call(lambda: setattr(gateway, "registry", stands))
+
+    def use(registry: Any, needed: bool) -> None:
+        gateway.registry = registry
+        gateway.needs_records = needed
+
+    pair.router.call(lambda: use(stands, True))
     try:
         yield stands
     finally:
-        pair.router.call(lambda: setattr(gateway, "registry", behind))
+        pair.router.call(lambda: use(behind, False))
 
 
 LONG = {"model": "m", "messages": [{"role": "user", "content": "word " * 500}]}
