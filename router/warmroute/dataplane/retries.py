@@ -89,9 +89,11 @@ class Retrying(Attempt):
         if computed:
             if self._withdrawals != self._gateway.withdrawals:
                 self._note_again(decision)
-            since_s = decision.reserved_s - STALE_S
-            if decision.believed_s > since_s or decision.fresh_s > since_s:
-                self._bear_out(decision, since_s)
+            if decision.replica.waiting:
+                # Only a request without a first byte there can still take its note back.
+                since_s = decision.reserved_s - STALE_S
+                if decision.believed_s > since_s or decision.fresh_s > since_s:
+                    self._bear_out(decision, since_s)
         if self._suspects is not None:
             self._verdict(self._suspects, decision.replica, computed)
 
@@ -331,9 +333,12 @@ class Retrying(Attempt):
             record = records[depth - 1]
             if record is not last and record is not None:
                 last = record
-                for holder in record:
-                    if holder[0] == incarnation and holder[1] > since_s:
+                for holder in reversed(record):  # most recent first
+                    if holder[1] <= since_s:
+                        break
+                    if holder[0] == incarnation:
                         self._gateway.note_computed(holder, depth)
+                        break
             depth -= 1
 
     def _note_again(self, decision: Decision) -> None:
