@@ -165,7 +165,7 @@ def serve(planner: Planner, body: dict[str, Any]) -> int:
         generation.close()
         assert replica.in_flight == 0
         assert replica.metrics.aborted_total == 0
-        replica.driver.stop()
+        replica.stop()
         return 200
 
     return asyncio.run(main())

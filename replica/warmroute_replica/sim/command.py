@@ -18,6 +18,7 @@ import uvloop
 from warmroute_replica.sim.engine import EngineConfig, SchedulingPolicy
 from warmroute_replica.sim.errors import ApiError
 from warmroute_replica.sim.faults import parse_fault
+from warmroute_replica.sim.lifecycle import MAX_RANKS
 from warmroute_replica.sim.server import ReplicaServer
 from warmroute_replica.sim.simulated_replica import ReplicaConfig
 from warmroute_replica.sim.step_time import StepTime
@@ -123,6 +124,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PREFIX",
         help="adapters whose names begin so are found when first asked for (default: none)",
     )
+    add(
+        "--ranks",
+        type=int,
+        default=replica.ranks,
+        metavar="N",
+        help="data-parallel engines behind each port, each with a cache of its own",
+    )
+    add(
+        "--shutdown-timeout",
+        type=float,
+        default=replica.shutdown_s,
+        metavar="S",
+        help="after SIGTERM, seconds for what is under way, while new requests get vLLM's 500",
+    )
     add("--pause-refuses", action="store_true", help="503 while paused, as vLLM 0.33, instead of waiting")
     add(
         "--fault",
@@ -157,6 +172,8 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         attention_context_tokens=args.attention_context_tokens,
         speed=args.speed,
     )
+    if not 1 <= args.ranks <= MAX_RANKS:
+        raise ValueError(f"--ranks must be from 1 to {MAX_RANKS}, not {args.ranks}")
     for text in args.fault or ():
         _check_fault(text)
     engine = EngineConfig(
@@ -181,6 +198,8 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         compress=args.compress,
         lora_resolver=args.lora_resolver,
         pause_refuses=args.pause_refuses,
+        ranks=args.ranks,
+        shutdown_s=args.shutdown_timeout,
         faults=tuple(args.fault or ()),
     )
 
@@ -214,6 +233,18 @@ async def _serve(config: ReplicaConfig, ports: Sequence[int], host: str) -> None
         sys.stdout.write("".join(f"replica ready on {server.url}\n" for server in servers))
         sys.stdout.flush()
         await stop.wait()
+        if config.shutdown_s > 0.0:
+            await _drain(servers, config.shutdown_s)
+
+
+async def _drain(servers: Sequence[ReplicaServer], shutdown_s: float) -> None:
+    for server in servers:
+        server.replica.draining = True
+    try:
+        async with asyncio.timeout(shutdown_s):
+            await asyncio.gather(*[server.replica.wait_idle() for server in servers])
+    except TimeoutError:
+        pass
 
 
 def run(args: argparse.Namespace) -> int:

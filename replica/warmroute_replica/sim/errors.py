@@ -17,6 +17,9 @@ DRAINING = "cannot schedule new futures after shutdown"
 PAUSED = "Generation is paused. Please retry after it resumes."
 """vLLM 0.33."""
 
+SCALING = "The model is currently scaling. Please try again later."
+"""vLLM's elastic expert parallelism, as a bare string under `error`. Source: vLLM 0.32, `ScalingMiddleware`."""
+
 _TYPES = {
     400: "BadRequestError",
     404: "NotFoundError",

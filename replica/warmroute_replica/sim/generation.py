@@ -121,7 +121,9 @@ class Generation:
             for number in range(plan.n):
                 answer = make_answer(prompt_hash + number, plan.limits[prompt_index], plan.tool)
                 self.choices.append(Choice(self, len(self.choices), prompt_index, answer))
-        self._driver = replica.driver
+        self.wanted_rank: int | None = None
+        """Data-parallel rank that is asked for."""
+        self._driver = replica.ranks[0].driver
         self._metrics = replica.metrics
         self._unfinished = len(self.choices)
         self._open = False
@@ -157,8 +159,9 @@ class Generation:
         """
         replica = self.replica
         replica.check_room()
-        self._driver = replica.driver
-        self._metrics = replica.metrics
+        rank = replica.rank(self.wanted_rank)
+        self._driver = rank.driver
+        self._metrics = rank.metrics
         self._open = True
         replica.begin(self)
         plan = self.plan

@@ -15,6 +15,7 @@ from aiohttp import web
 from warmroute_replica.sim.errors import ApiError, invalid
 from warmroute_replica.sim.simulated_replica import SimulatedReplica
 
+MAX_RANKS = 64
 MODES = ("abort", "wait", "keep")
 
 
@@ -57,6 +58,27 @@ def add_lifecycle(router: web.UrlDispatcher, replica: SimulatedReplica) -> None:
     async def is_sleeping(_: web.Request) -> web.Response:
         return _json({"is_sleeping": replica.sleep_level is not None})
 
+    async def scale(request: web.Request) -> web.Response:
+        size = (await _object(request)).get("new_data_parallel_size")
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= MAX_RANKS:
+            raise invalid("new_data_parallel_size must be a positive integer")
+        await replica.scale(size)
+        return _json({"message": f"Scaled to {size} data parallel engines"})
+
+    async def is_scaling(_: web.Request) -> web.Response:
+        return _json({"is_scaling_elastic_ep": replica.scaling})
+
+    async def weight_info(_: web.Request) -> web.Response:
+        return _json({"weight_version": replica.weight_version})
+
+    async def update_weight_version(request: web.Request) -> web.Response:
+        replica.weight_version = _text(await _object(request), "new_version")
+        return _json({"success": True, "new_version": replica.weight_version})
+
+    router.add_post("/scale_elastic_ep", scale)
+    router.add_post("/is_scaling_elastic_ep", is_scaling)
+    router.add_get("/weight_info", weight_info)
+    router.add_post("/update_weight_version", update_weight_version)
     router.add_post("/v1/load_lora_adapter", load_lora)
     router.add_post("/v1/unload_lora_adapter", unload_lora)
     router.add_post("/pause", pause)

@@ -138,9 +138,15 @@ def render_metrics(
     loras: Sequence[str],
     now_s: float,
     sleep_level: int | None = None,
+    number: int = 0,
 ) -> str:
-    """The whole answer to `GET /metrics`; `sleep_level` is `None` while the engine is awake."""
-    labels = f'engine="0",model_name="{_escaped(model)}"'
+    """The whole answer to `GET /metrics` of a server with this engine alone.
+
+    Args:
+        sleep_level: `None` while the engine is awake.
+        number: Its data-parallel rank.
+    """
+    labels = f'engine="{number}",model_name="{_escaped(model)}"'
     totals = engine.totals
     config = engine.config
     out: list[str] = []
@@ -215,6 +221,23 @@ def render_metrics(
     add("vllm:cache_config_info", "gauge", [("," + _cache_labels(config), 1)])
     add("sim:aborted", "counter", [("", metrics.aborted_total)])
     return "\n".join(out) + "\n"
+
+
+def merge_engines(texts: Sequence[str]) -> str:
+    """One answer of several engines': each family once, with all samples; the server's own are the first's."""
+    if len(texts) == 1:
+        return texts[0]
+    families: dict[str, list[str]] = {}
+    for number, text in enumerate(texts):
+        family: list[str] = []
+        for line in text.splitlines():
+            if line.startswith("#"):
+                family = families.setdefault(line.split(" ", 3)[2], [])
+                if number == 0:
+                    family.append(line)
+            elif number == 0 or f'engine="{number}"' in line:
+                family.append(line)
+    return "\n".join(line for family in families.values() for line in family) + "\n"
 
 
 def _cache_labels(config: EngineConfig) -> str:

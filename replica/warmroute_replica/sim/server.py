@@ -17,7 +17,7 @@ from warmroute_replica.sim import api_pooling, api_responses
 from warmroute_replica.sim.api_chat import plan_chat
 from warmroute_replica.sim.api_completions import plan_completion
 from warmroute_replica.sim.api_messages import messages_turn, plan_message
-from warmroute_replica.sim.errors import DRAINING, ENGINE_DEAD, QUEUE_FULL, ApiError, invalid
+from warmroute_replica.sim.errors import DRAINING, ENGINE_DEAD, QUEUE_FULL, SCALING, ApiError, invalid
 from warmroute_replica.sim.faults import Fault, FaultKind, parse_fault
 from warmroute_replica.sim.generation import Format, Generation, Plan
 from warmroute_replica.sim.lifecycle import add_lifecycle
@@ -32,6 +32,9 @@ RELISTEN_S = 0.05
 """Wait between attempts to take the port again."""
 REQUEST_ID_CHARS = 256
 """Longest `X-Request-Id` taken over."""
+
+UNSCALED = ("/health", "/is_scaling_elastic_ep")
+"""What is answered while the number of engines changes. Source: vLLM 0.33."""
 
 FAULT = web.RequestKey("fault", Fault)
 """The fault that strikes while a request is answered."""
@@ -101,7 +104,7 @@ class ReplicaServer:
         if self._outages is not None:
             self._outages.cancel()
         self._stop_listening()
-        self.replica.driver.stop()
+        self.replica.stop()
         self.drop_connections(None)
         await self._runner.cleanup()
 
@@ -202,10 +205,13 @@ class ReplicaServer:
         if self._listener is None and not control:
             # Connections from before a refusal: the port is closed, so they are too.
             return self._cut(request)
+        if self.replica.scaling and not control and path not in UNSCALED:
+            return json_response({"error": SCALING}, status=503)
         refusal = None if control else self._refusal(request)
         if refusal is not None:
             return refusal
         try:
+            self._check_draining(request, control=control)
             fault = None if control else await self._fault(request)
             if request.method == "POST" and not control:
                 self.replica.note_request(request.headers)
@@ -224,6 +230,10 @@ class ReplicaServer:
         except web.HTTPException as error:
             reason = error.reason if error.status in (404, 405) else str(error.text)
             return json_response({"detail": reason}, status=error.status)
+
+    def _check_draining(self, request: web.Request, *, control: bool) -> None:
+        if self.replica.draining and request.method == "POST" and not control:
+            raise ApiError(500, DRAINING)
 
     async def _strike_early(self, request: web.Request, fault: Fault) -> web.StreamResponse | None:
         """Carry out a fault that strikes before the answer begins; `None`: the request goes on."""
@@ -303,6 +313,7 @@ class ReplicaServer:
         stream = body.get("stream") is True and plan.cacheable
         await self.replica.wait_admission()
         generation = Generation(self.replica, plan)
+        generation.wanted_rank = rank_of(request)
         fault = request.get(FAULT)
         try:
             if stream:
@@ -377,9 +388,12 @@ class ReplicaServer:
             body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def _reset_prefix_cache(self, _request: web.Request) -> web.StreamResponse:
-        self.replica.engine.cache.clear()
-        return json_response({"success": True})
+    async def _reset_prefix_cache(self, request: web.Request) -> web.StreamResponse:
+        replica = self.replica
+        running = replica.in_flight > 0 and request.query.get("reset_running_requests") != "true"
+        if not running:
+            replica.clear_cache()
+        return json_response({"success": not running})
 
     async def _arm_fault(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
@@ -438,6 +452,14 @@ def scripted(request: web.Request, fault: Fault) -> web.Response:
         text = msgspec.json.encode(error.body(anthropic=request.path.startswith("/v1/messages"))).decode()
     headers = {"Content-Type": "application/json", **fault.headers}
     return web.Response(status=fault.status, body=text.encode(), headers=headers)
+
+
+def rank_of(request: web.Request) -> int | None:
+    """The data-parallel rank that a request names; what is no number is ignored, as by vLLM."""
+    try:
+        return int(request.headers["X-data-parallel-rank"])
+    except (KeyError, ValueError):
+        return None
 
 
 def request_id_of(request: web.Request, body: dict[str, Any]) -> str:

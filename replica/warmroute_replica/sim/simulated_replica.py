@@ -17,9 +17,9 @@ import msgspec
 
 from warmroute_replica.sim.driver import Driver
 from warmroute_replica.sim.engine import Engine, EngineConfig
-from warmroute_replica.sim.errors import PAUSED, QUEUE_FULL, ApiError, invalid_input, unknown_model
+from warmroute_replica.sim.errors import PAUSED, QUEUE_FULL, ApiError, invalid, invalid_input, unknown_model
 from warmroute_replica.sim.faults import Faults, parse_fault
-from warmroute_replica.sim.metrics import Metrics, render_metrics
+from warmroute_replica.sim.metrics import Metrics, merge_engines, render_metrics
 
 if TYPE_CHECKING:
     from warmroute_replica.sim.generation import Generation
@@ -59,6 +59,12 @@ class ReplicaConfig:
     """A stream that was silent for this long gets a comment (`--sse-keep-alive-interval` of vLLM 0.29 and newer)."""
     compress: Compression | None = None
     """Coding of all answers, as of a proxy before the engine."""
+    ranks: int = 1
+    """Data-parallel engines behind the port, each with a cache of its own (vLLM's `--data-parallel-size`)."""
+    shutdown_s: float = 0.0
+    """After SIGTERM, what is under way has so long to finish (`--shutdown-timeout`), and what is new gets a 500."""
+    scaling_s: float = 0.5
+    """How long a change of the number of engines takes."""
     pause_refuses: bool = False
     """A paused engine answers new requests 503, as vLLM 0.33 does, instead of letting them wait."""
     faults: tuple[str, ...] = ()
@@ -78,6 +84,15 @@ class ModelStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Rank:
+    """One engine behind the port."""
+
+    engine: Engine
+    metrics: Metrics
+    driver: Driver
 
 
 class SimulatedReplica:
@@ -100,9 +115,13 @@ class SimulatedReplica:
         self._begin()
 
     def _begin(self) -> None:
-        self.engine = Engine(self.config.engine)
-        self.metrics = Metrics(time.time())
-        self.driver = Driver(self.engine, self._loop, self.metrics)
+        self.ranks: list[Rank] = []
+        self._turn = 0
+        self._set_ranks(self.config.ranks, time.time())
+        self.scaling = False
+        """The number of engines is being changed."""
+        self.draining = False
+        self.weight_version = "default"
         self.responses: OrderedDict[str, Any] = OrderedDict()
         self.created_s = int(self.metrics.start_time_s)
         self.loras: dict[str, str] = {name: f"/adapters/{name}" for name in self.config.loras}
@@ -113,21 +132,78 @@ class SimulatedReplica:
         """How deep it sleeps; `None` while it is awake."""
         self._clear_stats()
 
+    def _set_ranks(self, count: int, start_s: float) -> None:
+        for rank in self.ranks[count:]:
+            rank.driver.stop()
+        del self.ranks[count:]
+        while len(self.ranks) < count:
+            engine, metrics = Engine(self.config.engine), Metrics(start_s)
+            self.ranks.append(Rank(engine, metrics, Driver(engine, self._loop, metrics)))
+
+    @property
+    def engine(self) -> Engine:
+        """The first engine, of most replicas the only one."""
+        return self.ranks[0].engine
+
+    @property
+    def metrics(self) -> Metrics:
+        """The first engine's, and what is the whole server's."""
+        return self.ranks[0].metrics
+
+    def rank(self, wanted: int | None) -> Rank:
+        """The engine that a request names; else the least loaded, each in turn.
+
+        Raises:
+            ApiError: 400, there is none of this number.
+        """
+        ranks = self.ranks
+        if wanted is not None:
+            if not 0 <= wanted < len(ranks):
+                raise invalid(f"data_parallel_rank {wanted} is out of range [0, {len(ranks)}).")
+            return ranks[wanted]
+        self._turn += 1
+        turned = ranks[self._turn % len(ranks) :] + ranks[: self._turn % len(ranks)]
+        return min(turned, key=lambda rank: rank.engine.running + rank.engine.waiting)
+
+    async def scale(self, count: int) -> None:
+        """Have so many engines: the server answers nothing while it changes; what engines that go have is aborted."""
+        self.scaling = True
+        try:
+            await self._come_to_rest("abort")
+            await asyncio.sleep(self.config.scaling_s)
+            self._set_ranks(count, self.metrics.start_time_s)
+        finally:
+            self.scaling = False
+
+    def clear_cache(self) -> None:
+        """Empty the cache of every engine."""
+        for rank in self.ranks:
+            rank.engine.cache.clear()
+
+    def stop(self) -> None:
+        """Stop every engine's clock for good."""
+        for rank in self.ranks:
+            rank.driver.stop()
+
+    async def wait_idle(self) -> None:
+        """Until nothing is under way."""
+        await self._idle.wait()
+
     def _clear_stats(self) -> None:
         self.requests = 0
-        self._aborted_before = self.metrics.aborted_total
+        self._aborted_before = sum(rank.metrics.aborted_total for rank in self.ranks)
         self.by_model: dict[str, ModelStats] = {}
         self._headers: deque[dict[str, str]] = deque(maxlen=SEEN_HEADERS)
 
     def restart(self) -> None:
         """Forget everything but the configuration and the armed faults, as a new process would."""
-        self.driver.stop()
+        self.stop()
         self.restarts += 1
         self._begin()
 
     def reset(self) -> None:
         """Empty cache and counters without a new life; requests in flight go on."""
-        self.engine.cache.clear()
+        self.clear_cache()
         self.responses.clear()
         self.faults.clear()
         self._clear_stats()
@@ -158,9 +234,10 @@ class SimulatedReplica:
         self.paused = mode
         await self._come_to_rest(mode)
         if self.paused == mode:
-            self.driver.pause()
+            for rank in self.ranks:
+                rank.driver.pause()
             if mode != "keep":
-                self.engine.cache.clear()
+                self.clear_cache()
 
     async def _come_to_rest(self, mode: str) -> None:
         if mode == "wait":
@@ -175,21 +252,26 @@ class SimulatedReplica:
         """Compute again."""
         self.paused = None
         if self.sleep_level is None:
-            self.driver.resume()
+            self._run()
 
     async def sleep(self, level: int, mode: str) -> None:
         """Give up the GPU's memory: level 0 only stops, 1 and 2 also empty the cache; see `/sleep`."""
         await self._come_to_rest(mode)
         self.sleep_level = level
-        self.driver.pause()
+        for rank in self.ranks:
+            rank.driver.pause()
         if level:
-            self.engine.cache.clear()
+            self.clear_cache()
 
     def wake_up(self) -> None:
         """The end of `sleep`."""
         self.sleep_level = None
         if self.paused is None:
-            self.driver.resume()
+            self._run()
+
+    def _run(self) -> None:
+        for rank in self.ranks:
+            rank.driver.resume()
 
     def load_lora(self, name: str, path: str, *, in_place: bool) -> None:
         """Serve an adapter.
@@ -247,7 +329,8 @@ class SimulatedReplica:
         if self.paused is not None and self.paused != "keep" and self.config.pause_refuses:
             raise ApiError(503, PAUSED)
         limit = self.config.max_waiting
-        if limit is not None and self.engine.waiting >= limit:
+        # vLLM's limit is the server's, whatever its ranks.
+        if limit is not None and sum(rank.engine.waiting for rank in self.ranks) >= limit:
             self.metrics.rejected_total += 1
             raise ApiError(503, QUEUE_FULL)
 
@@ -278,31 +361,46 @@ class SimulatedReplica:
 
     def metrics_text(self) -> str:
         """The answer to `GET /metrics`."""
-        return render_metrics(
-            self.metrics,
-            self.engine,
-            self.config.models[0],
-            tuple(self.loras),
-            time.time(),
-            self.sleep_level,
-        )
+        texts = [
+            render_metrics(
+                rank.metrics,
+                rank.engine,
+                self.config.models[0],
+                tuple(self.loras),
+                time.time(),
+                self.sleep_level,
+                number,
+            )
+            for number, rank in enumerate(self.ranks)
+        ]
+        return merge_engines(texts)
 
     def stats(self) -> dict[str, Any]:
         """The answer to `GET /sim/stats`; counters since start, restart or reset."""
+        engines = [rank.engine for rank in self.ranks]
         return {
             "requests": self.requests,
             "answered": sum(stats.requests for stats in self.by_model.values()),
             "prompt_tokens": sum(stats.prompt_tokens for stats in self.by_model.values()),
             "cached_tokens": sum(stats.cached_tokens for stats in self.by_model.values()),
             "output_tokens": sum(stats.output_tokens for stats in self.by_model.values()),
-            "running": self.engine.running,
-            "waiting": self.engine.waiting,
+            "running": sum(engine.running for engine in engines),
+            "waiting": sum(engine.waiting for engine in engines),
             "in_flight": self.in_flight,
-            "aborted": self.metrics.aborted_total - self._aborted_before,
-            "preemptions": self.engine.totals.preemptions,
-            "evicted_blocks": self.engine.cache.evictions,
-            "cached_blocks": self.engine.cache.cached_blocks,
-            "usage_ratio": self.engine.usage_ratio,
+            "aborted": sum(rank.metrics.aborted_total for rank in self.ranks) - self._aborted_before,
+            "preemptions": sum(engine.totals.preemptions for engine in engines),
+            "evicted_blocks": sum(engine.cache.evictions for engine in engines),
+            "cached_blocks": sum(engine.cache.cached_blocks for engine in engines),
+            "usage_ratio": sum(engine.usage_ratio for engine in engines) / len(engines),
+            "ranks": [
+                {
+                    "running": engine.running,
+                    "prompt_tokens": engine.totals.prompt_tokens,
+                    "cached_tokens": engine.totals.hit_tokens,
+                    "cached_blocks": engine.cache.cached_blocks,
+                }
+                for engine in engines
+            ],
             "restarts": self.restarts,
             "start_time_s": self.metrics.start_time_s,
             "models": {
