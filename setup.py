@@ -42,6 +42,7 @@ COMPILED = [
     "router/warmroute/core/learning/speed.py",
     "router/warmroute/core/learning/stretch.py",
     "router/warmroute/core/prompt/fingerprint.py",
+    "router/warmroute/core/ranks.py",
     "router/warmroute/core/types.py",
     "router/warmroute/dataplane/accounts.py",
     "router/warmroute/dataplane/answer.py",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random, SystemRandom
 from typing import assert_never
@@ -25,6 +25,7 @@ from warmroute.adapters.load_board.redis import NoBoard, RedisLoadBoard
 from warmroute.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
 from warmroute.adapters.registry.redis.registry import LOCAL_ENTRIES, RedisRegistry
 from warmroute.config.discovery_urls import (
+    MOST_RANKS,
     DiscoverySource,
     DnsSource,
     KubernetesSource,
@@ -33,14 +34,16 @@ from warmroute.config.discovery_urls import (
 )
 from warmroute.config.errors import ConfigError
 from warmroute.config.reload import reloaded
-from warmroute.config.rules import redacted
-from warmroute.config.schema import Config, PolicyConfig, split_address
+from warmroute.config.rules import normalised, redacted, replica_fault
+from warmroute.config.schema import Config, PolicyConfig, ReplicaConfig, split_address
 from warmroute.control.app import ControlDeps, build_control
+from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import Readiness
 from warmroute.control.server import ControlServer
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
+from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.queue import HoldParameters, HoldQueue
@@ -51,11 +54,22 @@ from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.hold import Hold
 from warmroute.dataplane.server import DataPlane
-from warmroute.ports import Discovery, DiscoveryReport, LoadBoard, Member, Registry
+from warmroute.ports import (
+    Discovery,
+    DiscoveryReport,
+    LoadBoard,
+    Member,
+    ProbeResult,
+    RankFigures,
+    Registry,
+)
 from warmroute.service.discovery_sources import DiscoverySources, MakeSource
+from warmroute.service.engine_effects import EngineEffects
 from warmroute.service.expiry import Expiry
 from warmroute.service.leases import LoadReports
+from warmroute.service.lives import Lives
 from warmroute.service.membership import Membership
+from warmroute.service.operated import Addition, Operated
 from warmroute.service.questions import Questions
 from warmroute.service.tls import listening_tls, show_from_now_on, upstream_tls
 from warmroute.tasks import Tasks
@@ -71,6 +85,9 @@ log = logging.getLogger(__name__)
 STATIC = "static"
 """Name of the source that `replicas` is, in metrics and logs."""
 
+ADDED = "admin"
+"""Name of the source of replicas that were added on the admin port."""
+
 FIRST_ROUND_S = 1.0
 """Longest wait of one of several workers for its first look at the replicas, before it takes connections."""
 
@@ -79,9 +96,19 @@ class Worker:
     """One router process: data plane, control plane and everything behind them, on one event loop."""
 
     def __init__(
-        self, config: Config, *, clock: Callable[[], float] = time.time, control_socket: str | None = None
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.time,
+        control_socket: str | None = None,
+        keep_operated: Callable[[bytes], None] | None = None,
+        operated_before: Callable[[], bytes | None] = lambda: None,
     ) -> None:
-        """`control_socket`: one of several workers; the data port is shared, control listens on this socket file."""
+        """Args:
+        control_socket: One of several workers; the data port is shared, control listens on this socket file.
+        keep_operated: Keeps what operators changed, for workers that start later; they read it as `operated_before`.
+        """
+        self._operated_before = operated_before
         self.config = config
         self.settings_current = True
         """False after a reload that failed."""
@@ -138,7 +165,7 @@ class Worker:
             upstream_tls=trusting,
             readiness=readiness.answer,
             hold=_hold(config, self.fleet, clock),
-            probe_soon=lambda replica_id: self._membership.probe_soon(replica_id),
+            probe_soon=self._probe_soon,
             questions=self._questions,
             metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
         )
@@ -147,8 +174,12 @@ class Worker:
             self._use_secret(config.fingerprint.secret.encode())
         self._agent_loads: dict[ReplicaId, tuple[int | None, int | None]] = {}
         self._static = StaticDiscovery(_members(config))
+        self._added = StaticDiscovery(())
         self._discovery = DiscoverySources(self.tasks, clock)
         self._discovery.use(self._discovery.prepared(self._sources(config)))
+        self._lives = Lives(
+            self.fleet, self.registry, self.tasks, clock, shared=config.registry.url != "memory"
+        )
         self._membership = Membership(
             self.fleet,
             self._engine,
@@ -158,6 +189,15 @@ class Worker:
             clock=clock,
             rng=rng,
             on_removed=self._replica_removed,
+            incarnation_of=self._lives.now,
+        )
+        self.operated = Operated(
+            lambda: self._membership,
+            _members(config),
+            member_of=_member_of,
+            source_of=self._discovery.source_of,
+            use=self._use_members,
+            keep=keep_operated or (lambda _: None),
         )
         self._expiry = Expiry(
             self.fleet,
@@ -211,10 +251,12 @@ class Worker:
                     explain=lambda path, headers, body: explain(self.gateway, path, headers, body),
                     fan_out=FanOut(
                         self._calls,
-                        replicas=lambda: [(r.id, r.url) for r in self.fleet.replicas.values()],
+                        replicas=lambda: [(s.id, s.url) for s in self.fleet.servers.values()],
                         api_key=lambda: self.config.health.api_key,
                         changed=self._administered,
+                        after=EngineEffects(self.fleet, self._calls, self._lives.emptied).after,
                     ),
+                    changes=FleetChanges(self.operated),
                     max_body_bytes=config.limits.body_bytes,
                 )
             ),
@@ -233,10 +275,14 @@ class Worker:
         if self.access_log is not None:
             self.access_log.start()
         self._membership.start()
+        self._lives.start()
         self._expiry.start()
         await self._board.start()
         self.load_reports.start()
         self.admin_port = await self._control.start()
+        operated = self._operated_before()  # what changes from here on is told on the control socket
+        if operated is not None:
+            self.operated.read(operated)
         if self._shares_port:
             # Other workers serve meanwhile; connections that came here before a replica is known would be refused.
             await self._membership.wait_first_round(FIRST_ROUND_S)
@@ -259,6 +305,7 @@ class Worker:
         sources: dict[str, MakeSource] = {}
         if config.replicas:
             sources[STATIC] = lambda _: self._static
+        sources[ADDED] = lambda _: self._added
         for index, url in enumerate(config.discovery):
             sources[redacted(url)] = partial(
                 _discovery_source, config, index, parse_source(url), self._agent_load
@@ -299,11 +346,16 @@ class Worker:
         )
         self._calls.configure(trusting)
         self._membership.interval_s = health.probe_interval_s
-        self._static.change(_members(config))
+        came, went = self.operated.configure(_members(config))
         self._discovery.use(sources)
         log.info(
             "reloaded",
-            extra=fields(changed=",".join(changed) or "none", needs_restart=",".join(waiting) or "none"),
+            extra=fields(
+                changed=",".join(changed) or "none",
+                needs_restart=",".join(waiting) or "none",
+                replicas_added=",".join(came) or "none",
+                replicas_removed=",".join(went) or "none",
+            ),
         )
 
     def _access_log_for(self, config: Config) -> AccessLog | None:
@@ -348,15 +400,18 @@ class Worker:
         rows = self.fleet.snapshot(self.gateway.clock())
         latest = self._membership.latest()
         for row in rows:
-            seen = latest.get(ReplicaId(str(row["id"])))
+            server_id, rank = ReplicaId(str(row["server"])), row["rank"]
+            seen: ProbeResult | RankFigures | None = latest.get(server_id)
+            if isinstance(seen, ProbeResult) and isinstance(rank, int):
+                seen = seen.engines[rank] if rank < len(seen.engines) else None
             row["engine_running"] = seen.running if seen is not None else None
             row["engine_waiting"] = seen.waiting if seen is not None else None
-            row |= self._discovered(ReplicaId(str(row["id"])))
+            row |= self._discovered(server_id)
         return rows
 
     def _discovery_rows(self) -> list[dict[str, object]]:
-        """Sources that can fail, which the settings' own list cannot."""
-        return [row for row in self._discovery.rows() if row["source"] != STATIC]
+        """Sources that can fail, which lists of our own cannot."""
+        return [row for row in self._discovery.rows() if row["source"] not in (STATIC, ADDED)]
 
     def _discovered(self, replica_id: ReplicaId) -> dict[str, object]:
         """What discovery says of a replica."""
@@ -365,14 +420,15 @@ class Worker:
         return {
             "source": self._discovery.source_of(replica_id),
             "zone": member.zone if member is not None else "",
-            "draining": member is not None and member.draining,
+            "draining": member is not None and (member.draining or replica_id in self._membership.drained),
+            "drained": replica_id in self._membership.drained,
             "labels": dict(member.labels) if member is not None else {},
             "agent_running": running,
             "agent_waiting": waiting,
         }
 
     def _agent_load(self, replica_id: ReplicaId, running: int | None, waiting: int | None) -> None:
-        if replica_id in self.fleet.replicas:
+        if replica_id in self.fleet.servers:
             self._agent_loads[replica_id] = running, waiting
 
     def _registry_figures(self) -> dict[str, object]:
@@ -396,10 +452,19 @@ class Worker:
 
     async def _administered(self) -> None:
         """Requests to the engines may have changed what they serve, or have put them to sleep."""
-        for replica_id in self.fleet.replicas:
-            self._engine.read_again(replica_id)
-            self._membership.probe_soon(replica_id)
+        for server_id in self.fleet.servers:
+            self._probe_soon(server_id, thoroughly=True)
         await self._questions.read_models()
+
+    def _probe_soon(self, server_id: ReplicaId, thoroughly: bool) -> None:
+        """Have a server looked at now; `thoroughly`: whatever it can tell."""
+        if thoroughly:
+            self._engine.read_again(server_id)
+        self._membership.probe_soon(server_id)
+
+    def _use_members(self, configured: Sequence[Member], added: Sequence[Member]) -> None:
+        self._static.change(configured)
+        self._added.change(added)
 
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)
@@ -420,7 +485,26 @@ def build_info(config: Config) -> dict[str, str]:
 
 
 def _members(config: Config) -> list[Member]:
-    return [Member(ReplicaId(replica.id), replica.url) for replica in config.replicas]
+    return [_member(replica) for replica in config.replicas]
+
+
+def _member(replica: ReplicaConfig) -> Member:
+    return Member(ReplicaId(replica.id), replica.url, ranks=replica.ranks)
+
+
+def _member_of(addition: Addition) -> Member:
+    """What is added on the admin port, judged as the settings' replicas are.
+
+    Raises:
+        ClientError: It is none.
+    """
+    replica = normalised(ReplicaConfig(url=addition.url, id=addition.id, ranks=addition.ranks))
+    fault = replica_fault(replica)
+    if not fault and addition.ranks is not None and not 1 <= addition.ranks <= MOST_RANKS:
+        fault = f"ranks must be from 1 to {MOST_RANKS}, not {addition.ranks}"
+    if fault:
+        raise ClientError(fault)
+    return _member(replica)
 
 
 def _discovery_source(

@@ -112,6 +112,9 @@ class Member:
     """It is about to leave: named still so that it can finish, and to be given nothing new."""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What else the source tells of it, for people."""
+    ranks: int | None = None
+    """Data-parallel ranks behind the URL, each of which requests can name; 1: none is to be named. None: it has to be
+    asked."""
 
 
 class DiscoveryFailure(StrEnum):
@@ -160,6 +163,15 @@ class Discovery(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RankFigures:
+    """What one look at a server showed of one of its engines; what it does not tell is None."""
+
+    cache_tokens: int | None = None
+    running: int | None = None
+    waiting: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What one look at a replica showed. What it does not tell is None, which says nothing against it."""
 
@@ -170,7 +182,9 @@ class ProbeResult:
     detail: str | None = None
     """What happened then, for people: which URL, and its status or what kept it from answering."""
     incarnation: Incarnation | None = None
-    """Which life of the replica answered; known whenever it is alive."""
+    """Which life of the replica, and of its cache, answered; known whenever it is alive."""
+    process: Incarnation | None = None
+    """Which process answered: where it is the same and the incarnation another, the cache was emptied."""
     life_told: bool = False
     """Whether the engine itself tells its lives apart; else a new one is a guess after an outage."""
     models: Mapping[str, object] | None = None
@@ -180,6 +194,8 @@ class ProbeResult:
     running: int | None = None
     """Requests the engine was running when last asked, up to one scrape interval ago."""
     waiting: int | None = None
+    engines: tuple[RankFigures, ...] = ()
+    """The same of each engine behind the URL, in the order of ranks; empty where it does not tell them apart."""
 
 
 class Engine(Protocol):

@@ -10,8 +10,11 @@ import asyncio
 import ctypes
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import uvloop
 
@@ -35,15 +38,17 @@ def run(
     control_socket: str | None = None,
     on_serving: Callable[[], None] | None = None,
     reload: Callable[[], Config | None] = lambda: None,
+    shared_file: str | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
 
     With a `control_socket` (see `Worker`) the end of standard input, which the supervisor holds, is a signal too.
     `on_serving` is called once connections are taken; `reload` at SIGHUP, and at the start of one of several workers
-    in case one came before: it gives new settings, if there are any, or raises `ConfigError`.
+    in case one came before: it gives new settings, if there are any, or raises `ConfigError`. In `shared_file` workers
+    of one router keep what operators changed.
     """
     set_up(config.log_level)
-    return uvloop.run(_serve(config, control_socket, on_serving, reload))
+    return uvloop.run(_serve(config, control_socket, on_serving, reload, shared_file))
 
 
 async def _serve(
@@ -51,6 +56,7 @@ async def _serve(
     control_socket: str | None,
     on_serving: Callable[[], None] | None,
     reload: Callable[[], Config | None],
+    shared_file: str | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -58,7 +64,12 @@ async def _serve(
         loop.add_signal_handler(number, ended.set)
     if control_socket is not None:
         loop.add_reader(0, ended.set)
-    worker = Worker(config, control_socket=control_socket)
+    worker = Worker(
+        config,
+        control_socket=control_socket,
+        keep_operated=None if shared_file is None else partial(_write, shared_file),
+        operated_before=lambda: None if shared_file is None else _read(shared_file),
+    )
     try:
         await worker.start()
     except OSError as error:
@@ -77,6 +88,23 @@ async def _serve(
     log.info("draining", extra=fields(grace_s=config.drain_grace_s))
     await worker.stop()
     return 0
+
+
+def _write(path: str, text: bytes) -> None:
+    """Each worker that is told of a change writes the same; a reader finds all of one or of the other."""
+    own = f"{path}.{os.getpid()}"
+    try:
+        Path(own).write_bytes(text)
+        os.replace(own, path)
+    except OSError as error:  # the supervisor has ended, and taken its directory along
+        log.warning("operated_not_kept", extra=fields(error=error))
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None  # nothing was changed yet
 
 
 def _hang_up(worker: Worker, reload: Callable[[], Config | None]) -> None:

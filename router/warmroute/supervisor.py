@@ -45,6 +45,9 @@ SERVING = ".serving"
 SETTINGS = "settings"
 """Name of the file that has the settings of the last reload, beside the workers' sockets."""
 
+OPERATED = "operated"
+"""Name of the file in which workers keep what operators changed of the fleet, in the same place."""
+
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 NO_ROOM_PAUSE_S = 1.0
@@ -467,7 +470,13 @@ def work() -> int:
         return settings
 
     try:
-        return serve(config, control_socket=socket_path, on_serving=serving, reload=reload)
+        return serve(
+            config,
+            control_socket=socket_path,
+            on_serving=serving,
+            reload=reload,
+            shared_file=str(Path(socket_path).with_name(OPERATED)),
+        )
     except ConfigError as error:  # a file that cannot be loaded, for one
         log.error("cannot_start", extra=fields(error=error))
         return 2

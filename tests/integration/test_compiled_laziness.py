@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.support.replicas import lone_replica
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.ranking import View
 from warmroute.core.choice.ring import Ring
-from warmroute.core.fleet.replica import Replica
-from warmroute.core.health.health import HealthParameters
-from warmroute.core.types import ReplicaId
 
 
 def test_a_ranking_walks_the_ring_only_as_far_as_it_is_asked() -> None:
-    members = [
-        Replica(ReplicaId(f"r{i}"), f"http://r{i}", i, CostParameters(), HealthParameters()) for i in range(3)
-    ]
+    members = [lone_replica(f"r{i}", CostParameters(), i) for i in range(3)]
     view = View(members, lambda: Ring({m.id: m for m in members}), Random(1), 0)
     ranked = view.rank(7)
     assert not isinstance(ranked, list | type(iter([])))

@@ -13,7 +13,7 @@ from warmroute.adapters.engine import probe as module
 from warmroute.adapters.engine.probe import HttpEngine, incarnation_of
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import ReplicaId
-from warmroute.ports import Engine, ProbeResult
+from warmroute.ports import Engine, ProbeResult, RankFigures
 
 ID = ReplicaId("replica-1")
 NO_START_TIME = b'vllm:num_requests_running{engine="0"} 0.0\n'
@@ -56,12 +56,14 @@ def test_the_first_probe_learns_everything() -> None:
         assert result == ProbeResult(
             alive=True,
             incarnation=incarnation_of(ID, 1_700_000_000.25),
+            process=incarnation_of(ID, 1_700_000_000.25),
             life_told=True,
             models={"m": {"id": "m"}, "lora": {"id": "lora"}},
             block_tokens=32,
             cache_tokens=8192,
             running=2,
             waiting=1,
+            engines=(RankFigures(8192, 2, 1),),
         )
 
     play(scenario)

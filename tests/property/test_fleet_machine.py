@@ -13,11 +13,13 @@ from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import NotFoundError, OverloadError
 from warmroute.core.fleet.fleet import (
+    CacheEmptied,
     Decision,
     DrainStarted,
     Fleet,
     ProbeFailed,
     ProbeSucceeded,
+    RanksFound,
     ReplicaAdded,
     ReplicaRemoved,
     ReplicaState,
@@ -100,10 +102,11 @@ class FleetMachine(RuleBasedStateMachine):
         except OverloadError:
             usable = {ReplicaState.READY, ReplicaState.EJECTED, ReplicaState.PROBING}
             serving = [r for r in known.values() if shape.model in r.models or shape.model == ""]
-            assert not [r for r in serving if r.state in usable and r not in passed]
+            servers = [r.server for r in passed]
+            assert not [r for r in serving if r.state in usable and r.server not in servers]
             return None
         replica = decision.replica
-        assert replica not in passed
+        assert replica.server not in [r.server for r in passed]
         assert known[replica.id] is replica
         assert shape.model == "" or not replica.models_known or shape.model in replica.models
         assert replica.state in (ReplicaState.READY, ReplicaState.PROBING)
@@ -122,13 +125,21 @@ class FleetMachine(RuleBasedStateMachine):
         try:
             decision = self.fleet.reserve_on(replica_id, shape, self.now_s)
         except NotFoundError:
-            assert replica_id not in self.fleet.replicas
+            assert replica_id not in self.fleet.servers
             return None
         except OverloadError:
-            assert self.fleet.replicas[replica_id].state is ReplicaState.STARTING
+            assert self.fleet.servers[replica_id].health.state is ReplicaState.STARTING
             return None
         self.open.append(decision)
         return decision
+
+    @rule(replica_id=ids, ranks=st.integers(0, 4))
+    def ranks_found(self, replica_id: ReplicaId, ranks: int) -> None:
+        self.fleet.apply(RanksFound(replica_id, ranks))
+
+    @rule(replica_id=ids, incarnation=incarnations)
+    def cache_emptied(self, replica_id: ReplicaId, incarnation: Incarnation) -> None:
+        self.fleet.apply(CacheEmptied(replica_id, incarnation))
 
     @rule(decision=decisions)
     def first_byte(self, decision: Decision | None) -> None:

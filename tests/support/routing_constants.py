@@ -134,6 +134,7 @@ OTHERS: dict[str, str] = {
     "fleet.decision.SETTLED": "a name",
     "fleet.report.RANKED_BY_POLICY": "for people",
     "learning.feedback.BEYOND_WEIGHT": "for people: no choice goes by it",
+    "fleet.members.MOST_FORMER": "bounds memory",
     "fleet.fleet.MOST_UNIT": "arithmetic",
     "choice.ranking._GOLDEN": "a hash",
     "choice.ranking._MASK": "a hash",

@@ -23,7 +23,7 @@ process_start_time_seconds 1.79528228e+09
 
 def test_figures_of_all_engines_are_added_up() -> None:
     assert parse(TEXT) == EngineFigures(
-        start_s=1795282280.0, block_tokens=32, cache_blocks=512, running=3, waiting=4, awake=True
+        start_s=1795282280.0, block_tokens=32, cache_blocks=512, running=3, waiting=4, awake=True, engines=2
     )
 
 
@@ -39,9 +39,10 @@ def test_other_text_tells_nothing(text: str) -> None:
 def test_what_an_agent_writes_a_router_reads() -> None:
     record = Record(
         id="a", url="http://h:1", agent="1-a", state=State.DRAINING, interval_s=1.0, models=("m",), adapters=("l",),
-        block_tokens=16, cache_blocks=9, incarnation=1.5, zone="z", labels={"k": "v"}, running=1, waiting=0,
+        block_tokens=16, cache_blocks=9, incarnation=1.5, zone="z", labels={"k": "v"}, ranks=2, running=1, waiting=0,
     )  # fmt: skip
     heard = read_heartbeat(record.text().encode())
     assert (heard.member.replica_id, heard.member.url, heard.member.draining) == ("a", "http://h:1", True)
     assert (heard.member.models, heard.member.zone, heard.member.labels) == ({"m", "l"}, "z", {"k": "v"})
     assert (heard.running, heard.waiting, heard.lives_s, heard.state) == (1, 0, 4.0, "draining")
+    assert heard.member.ranks == 2

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.replicas import lone_replica
 from warmroute.core.beliefs.overlap import overlaps
 from warmroute.core.choice.cost import CostParameters, CostTerms
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.fleet.report import cost_terms
-from warmroute.core.health.health import HealthParameters
-from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.types import DecisionKind, Incarnation, Record, RequestShape
 
 GRID = (512, 1024, 1536, 2048)
 
 
 def replica(**parameters: float) -> Replica:
     cost = CostParameters(**parameters)  # type: ignore[arg-type]
-    return Replica(ReplicaId("r"), "http://r", 0, cost, HealthParameters())
+    return lone_replica("r", cost)
 
 
 def shape(rungs: int, prompt_bytes: int, prompt_tokens: int) -> RequestShape:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.replicas import lone_replica
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.deaths import BUDGET_S, MAX_KEYS, Deaths, Life
-from warmroute.core.health.health import FailureReason, HealthParameters
-from warmroute.core.types import Incarnation, ReplicaId
+from warmroute.core.health.health import FailureReason
+from warmroute.core.types import Incarnation
 
 
 def life(number: int) -> Life:
-    replica = Replica(ReplicaId(f"r{number}"), "http://r", number, CostParameters(), HealthParameters())
+    replica = lone_replica(f"r{number}", CostParameters())
     replica.incarnation = Incarnation(number + 1)
-    return replica, replica.incarnation
+    return replica.life(replica.incarnation)
 
 
 def dies(life: Life) -> None:
@@ -47,7 +47,7 @@ def test_a_life_is_over_where_the_replica_is_found_so(how: str) -> None:
     elif how == "fails its probe":
         one[0].health.probe_failed(1.0)
     else:
-        one[0].incarnation = Incarnation(99)
+        one[0].replicas[0].incarnation = Incarnation(99)
     assert deaths.died_with(7, 2.0) == [one]
 
 
@@ -130,9 +130,9 @@ def test_a_replica_that_only_its_probe_found_dead_counts_as_dead_until_it_answer
     lives = [life(number) for number in range(3)]
     for one in lives:
         deaths.note(7, one, 0.0)
-    assert deaths.may_try_again(lives[2], 1.0, replicas=4)
+    assert deaths.may_try_again(lives[2], 1.0, servers=4)
     for one in lives[:2]:
         one[0].health.probe_failed(1.0)  # one failure does not eject it
-    assert not deaths.may_try_again(lives[2], 1.0, replicas=4)
+    assert not deaths.may_try_again(lives[2], 1.0, servers=4)
     lives[0][0].health.probe_succeeded(False, 2.0)
-    assert deaths.may_try_again(lives[2], 2.0, replicas=4)
+    assert deaths.may_try_again(lives[2], 2.0, servers=4)

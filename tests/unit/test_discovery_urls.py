@@ -114,3 +114,12 @@ def test_wrong_sources_are_named_with_their_place(urls: list[str], said: str) ->
         load([("--discover", "discovery", urls)], environ={})
     assert said in str(error.value)
     assert "geheim" not in str(error.value)
+
+
+def test_ranks_are_a_number() -> None:
+    source = parse_source("dns://vllm:8000?ranks=4")
+    assert isinstance(source, DnsSource)
+    assert source.pool.ranks == 4
+    for wrong in ("0", "-1", "four", "2000"):
+        with pytest.raises(ValueError, match="ranks must be 1 to 1024"):
+            parse_source(f"dns://vllm:8000?ranks={wrong}")

@@ -101,7 +101,7 @@ def test_ejections_are_counted_by_reason_and_restarts_for_good() -> None:
     fleet.apply(ProbeSucceeded(replica.id, first, None, None, None, 2.0))
     for _ in range(2):
         fleet.apply(ProbeFailed(replica.id, FailureReason.STATUS, 3.0))
-    assert (replica.state, replica.restarts) == (ReplicaState.EJECTED, 0)
+    assert (replica.state, replica.server.restarts) == (ReplicaState.EJECTED, 0)
     fleet.apply(ProbeSucceeded(replica.id, Incarnation(99), None, None, None, 4.0))
     row = fleet.snapshot(5.0)[0]
     assert (row["ejections_total"], row["restarts_total"]) == ({"refused": 1, "probe": 1}, 1)

@@ -192,3 +192,33 @@ def test_one_probe_that_finds_the_engine_asleep_ejects_and_one_that_finds_it_awa
     assert not health.probe_failed(2.0, FailureReason.ASLEEP)
     assert health.probe_succeeded(False, 3.0)
     assert health.state is S.READY
+
+
+@pytest.mark.parametrize("reason", [FailureReason.PAUSED, FailureReason.SCALING])
+def test_a_pause_ejects_at_once_and_its_backoff_does_not_grow(reason: FailureReason) -> None:
+    health = Health(HealthParameters(backoff_s=1.0))
+    health.probe_succeeded(True, 0.0)
+    now_s = 10.0
+    for _ in range(5):
+        assert health.failed(reason, now_s)
+        assert (health.state, health.until_s, health.failures) == (ReplicaState.EJECTED, now_s + 1.0, 0)
+        assert not health.probe_succeeded(False, now_s + 0.5), "whose /health is fine whatever it does"
+        now_s += 1.0
+        health.signalled(Signal.BACKOFF_OVER, now_s)
+        health.validate()
+    assert health.succeeded(now_s)
+    assert health.state is ReplicaState.READY
+    health.failed(FailureReason.REFUSED, now_s)
+    assert health.until_s == now_s + 1.0, "as at the first failure"
+
+
+@pytest.mark.parametrize("reason", [FailureReason.PAUSED, FailureReason.SCALING])
+def test_a_pause_that_a_probe_has_seen_ends_when_a_probe_sees_its_end(reason: FailureReason) -> None:
+    health = Health(HealthParameters())
+    health.probe_succeeded(True, 0.0)
+    health.failed(reason, 1.0)
+    assert health.probe_failed(1.1, reason)
+    assert (health.state, health.until_s) == (ReplicaState.EJECTED, inf)
+    assert health.probe_succeeded(False, 2.0)
+    assert health.state is ReplicaState.READY
+    health.validate()

@@ -95,6 +95,8 @@ def test_the_last_to_fall_silent_stay_until_somebody_speaks() -> None:
         ({"format": 2}, "format 2"),
         ({"id": ""}, "id ''"),
         ({"id": "two words"}, "id 'two words'"),
+        ({"id": "pod#3"}, "data-parallel rank"),
+        ({"ranks": 0}, "ranks 0"),
         ({"url": "ftp://x"}, "url 'ftp://x'"),
         ({"url": "http://x/v1"}, "url"),
         ({"url": "http://user@x"}, "url"),

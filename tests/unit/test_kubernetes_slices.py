@@ -251,3 +251,13 @@ def test_others_have_their_turn_while_many_slices_are_read() -> None:
     assert asyncio.run(read(10, 100)) == 5, "of 100 endpoints, two at a time"
     assert asyncio.run(read(100, 0)) == 100 * SLICE_ENDPOINTS // ENDPOINTS_A_TURN
     assert asyncio.run(read(1, 50)) == 0
+
+
+@pytest.mark.parametrize(("said", "ranks"), [("4", 4), (None, 2), ("0", 2), ("many", 2)])
+def test_ranks_come_from_the_slice_and_the_url_stands_back(said: str | None, ranks: int) -> None:
+    slice_ = endpoint_slice("s", [endpoint("p", "10.0.0.1")])
+    if said is not None:
+        slice_["metadata"].setdefault("annotations", {})["warmroute.io/ranks"] = said
+    made = table(slice_, source=dataclasses.replace(SOURCE, pool=Pool(ranks=2)))
+    assert [member.ranks for member in made.members()] == [ranks]
+    assert ("warmroute.io/ranks" in made.problem()) is (said in ("0", "many"))

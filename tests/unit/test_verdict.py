@@ -16,7 +16,13 @@ DRAINS = b'{"error":{"message":"cannot schedule new futures after shutdown"}}'
     [
         (429, b"", b"", FailureReason.BUSY),
         (503, b"", b"The engine is currently busy and cannot", FailureReason.BUSY),
-        (503, b"", b"Generation is paused. Please retry after it resumes.", FailureReason.BUSY),
+        (503, b"", b"Generation is paused. Please retry after it resumes.", FailureReason.PAUSED),
+        (
+            503,
+            b"",
+            b'{"error":"The model is currently scaling. Please try again later."}',
+            FailureReason.SCALING,
+        ),
         (503, b"content-type: a\r\nRetry-After: 1\r\n", b"", FailureReason.BUSY),
         (503, b"Retry-After: 1\r\n", b"", FailureReason.BUSY),
         (503, b"x-retry-after: 1\r\n", b"", FailureReason.STATUS),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmroute.adapters.engine.vllm_metrics import EngineFigures, parse
+from warmroute.ports import RankFigures
 
 TEXT = b"""# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
 # TYPE process_start_time_seconds gauge
@@ -21,7 +22,8 @@ num_gpu_blocks_override="None"} 1.0
 
 
 def test_a_recorded_answer_is_read() -> None:
-    assert parse(TEXT) == EngineFigures(1795280810.69, 32, 8192, 2, 1)
+    one = RankFigures(8192, 2, 1)
+    assert parse(TEXT) == EngineFigures(1795280810.69, 32, 8192, 2, 1, engines=(one,))
 
 
 def test_older_engines_tell_the_cache_size_in_blocks() -> None:
@@ -33,9 +35,22 @@ def test_older_engines_tell_the_cache_size_in_blocks() -> None:
     assert parse(TEXT.replace(b"256", b"None").replace(b"8192", b"None")).cache_tokens is None
 
 
-def test_data_parallel_engines_are_summed() -> None:
-    figures = parse(TEXT + TEXT.replace(b'engine="0"', b'engine="1"'))
-    assert figures == EngineFigures(1795280810.69, 32, 16384, 4, 2)
+def test_each_data_parallel_engine_is_told_apart_by_rank_whatever_its_label() -> None:
+    second = TEXT.replace(b'engine="0"', b'engine="10"').replace(b'size_tokens="8192"', b'size_tokens="4096"')
+    second = second.replace(b'"tiny"} 2.0', b'"tiny"} 5.0')
+    first = TEXT.replace(b'engine="0"', b'engine="9"')
+    figures = parse(second + first)
+    assert figures.engines == (RankFigures(8192, 2, 1), RankFigures(4096, 5, 1))
+    assert (figures.cache_tokens, figures.running, figures.waiting) == (12288, 7, 2)
+
+
+def test_an_engine_that_has_not_counted_anything_yet_is_an_engine() -> None:
+    # As vLLM with several API servers writes it before the first request.
+    caches = b"".join(
+        b'vllm:cache_config_info{block_size="32",engine="%d",kv_cache_size_tokens="8192"} 1\n' % n
+        for n in range(2)
+    )
+    assert parse(caches).engines == (RankFigures(8192), RankFigures(8192))
 
 
 def test_carriage_returns_and_missing_parts_are_no_obstacle() -> None:

@@ -112,6 +112,7 @@ class Agent:
             incarnation=self._life_s,
             zone=settings.zone,
             labels=settings.labels,
+            ranks=figures.engines or None,
             running=figures.running,
             waiting=figures.waiting,
         )
@@ -196,7 +197,9 @@ class Agent:
                 self._life_s = None
             self._well = False
             known = self._figures
-            self._figures = EngineFigures(block_tokens=known.block_tokens, cache_blocks=known.cache_blocks)
+            self._figures = EngineFigures(
+                block_tokens=known.block_tokens, cache_blocks=known.cache_blocks, engines=known.engines
+            )
 
     async def _drain(self) -> bool:
         grace_s = self._settings.drain_grace_s

@@ -20,6 +20,8 @@ _NAMES = (
 _LINE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
+_ENGINE = re.compile(r'(?:^|,)engine="([0-9]{1,6})"')
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
@@ -32,6 +34,8 @@ class EngineFigures:
     waiting: int | None = None
     awake: bool = True
     """False while some engine behind the URL sleeps: then requests queue without an end."""
+    engines: int = 0
+    """Engines (data-parallel ranks) behind the URL; 0 where it does not tell them apart."""
 
 
 def parse(text: str) -> EngineFigures:
@@ -41,6 +45,7 @@ def parse(text: str) -> EngineFigures:
     block_tokens: int | None = None
     cache_blocks = 0
     awake = True
+    engines: set[str] = set()
     for line in text.splitlines():
         # Most of 57 KB is histograms: a pattern over all of it would take milliseconds, four times a second.
         found = _LINE.match(line) if line.startswith(_NAMES) else None
@@ -49,6 +54,9 @@ def parse(text: str) -> EngineFigures:
         name, labels, value = found[1], found[2] or "", _number(found[3])
         if value is None:
             continue
+        engine = _ENGINE.search(labels)
+        if engine is not None:
+            engines.add(engine[1])
         if name == "process_start_time_seconds":
             start_s = value or None
         elif name == "vllm:cache_config_info":
@@ -70,6 +78,7 @@ def parse(text: str) -> EngineFigures:
         running=sums.get("vllm:num_requests_running"),
         waiting=sums.get("vllm:num_requests_waiting"),
         awake=awake,
+        engines=len(engines),
     )
 
 

@@ -47,6 +47,8 @@ class Record:
     """Which life of the engine this is: the Unix time at which it began, to the millisecond."""
     zone: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    ranks: int | None = None
+    """Data-parallel ranks behind the URL, each of which requests can name (`X-data-parallel-rank`)."""
     running: int | None = None
     waiting: int | None = None
 

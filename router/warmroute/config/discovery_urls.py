@@ -25,6 +25,8 @@ REDIS_SCHEMES = frozenset(
 )
 SCHEMES = frozenset({"kubernetes", "dns", "dns+srv"}) | REDIS_SCHEMES
 
+MOST_RANKS = 1024
+
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A name of a namespace or Service. Source: RFC 1123."""
 _HOST = re.compile(
@@ -32,7 +34,7 @@ _HOST = re.compile(
 )
 _ID_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_COMMON = ("model", "zone", "scheme")
+_COMMON = ("model", "ranks", "scheme", "zone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Pool:
     """`zone=NAME`: where they are."""
     scheme: str = ""
     """`scheme=http` or `https`: how they are called. Empty: as the source says, else `http`."""
+    ranks: int | None = None
+    """`ranks=N`: data-parallel ranks of each; absent: they have to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,15 @@ def _options(query: str, known: tuple[str, ...]) -> tuple[dict[str, str], Pool]:
     scheme = options.get("scheme", "")
     if scheme not in ("", "http", "https"):
         raise ValueError(f"scheme must be http or https, not {scheme!r}")
-    return options, Pool(frozenset(models), options.get("zone", ""), scheme)
+    return options, Pool(frozenset(models), options.get("zone", ""), scheme, _ranks(options.get("ranks")))
+
+
+def _ranks(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MOST_RANKS:
+        raise ValueError(f"ranks must be 1 to {MOST_RANKS}, not {text!r}")
+    return int(text)
 
 
 def _seconds(options: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:

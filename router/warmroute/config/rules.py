@@ -73,19 +73,24 @@ def _replicas(config: Config) -> Iterator[Fault]:
     ids: set[str] = set()
     for index, replica in enumerate(config.replicas):
         key = f"replicas[{index}]"
-        if _split(replica.url) is None:
-            yield Fault(
-                key,
-                f"must be http://HOST:PORT or https://HOST:PORT, without a path, not {redacted(replica.url)!r}",
-            )
-        elif not _ID.fullmatch(replica.id):
-            yield Fault(key, f"id {replica.id!r} must be 1 to 128 letters, digits, or . _ : [ ] -")
+        fault = replica_fault(replica)
+        if fault:
+            yield Fault(key, fault)
         elif replica.url in urls:
             yield Fault(key, f"{replica.url} is named twice")
         elif replica.id in ids:
             yield Fault(key, f"id {replica.id!r} is given to two replicas")
         urls.add(replica.url)
         ids.add(replica.id)
+
+
+def replica_fault(replica: ReplicaConfig) -> str:
+    """What is wrong with one replica by itself; empty if nothing is."""
+    if _split(replica.url) is None:
+        return f"must be http://HOST:PORT or https://HOST:PORT, without a path, not {redacted(replica.url)!r}"
+    if not _ID.fullmatch(replica.id):
+        return f"id {replica.id!r} must be 1 to 128 letters, digits, or . _ : [ ] -"
+    return ""
 
 
 def _discovery(config: Config) -> Iterator[Fault]:

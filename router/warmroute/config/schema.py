@@ -43,6 +43,10 @@ class ReplicaConfig:
     id: str = ""
     """Stable name in headers, metrics and logs, and the replica's place on the ring. All routers of a fleet must give
     a replica the same one. Empty: `HOST:PORT` of the URL."""
+    ranks: Annotated[int, Range(1, 1024)] | None = None
+    """Data-parallel ranks behind the URL (vLLM's `--data-parallel-size`; on its own port, of this node): each is a
+    replica `ID#RANK` of its own. 1: the server spreads requests over its ranks itself, which keep little of their
+    prefixes so. Absent: as many as its metrics name engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

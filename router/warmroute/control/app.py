@@ -1,6 +1,6 @@
 """The admin port answers health, readiness, metrics, the replicas, and why a request would go where it would.
 
-Nothing here changes how traffic is routed; engines' own administrative endpoints are passed on to every replica
+Operators change the fleet here (`changes`), and engines' own administrative endpoints are passed on to every replica
 (`fan_out`). The port has no authentication, so it listens on loopback unless told otherwise. Errors have OpenAI's
 shape.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import HEALTH_BODY, Readiness
 from warmroute.core.errors import ClientError, NotFoundError, RouterError
@@ -34,6 +35,9 @@ _ENDPOINTS = {
     "GET /ready": "at least one replica is routable and the router is not draining",
     "GET /metrics": "Prometheus metrics",
     "GET /replicas": "every replica with its state and load, and the registry's figures",
+    "POST /replicas": 'add a replica: {"url": "http://HOST:PORT", "id": "NAME"}',
+    "DELETE /replicas/ID": "remove one; it finishes what it has",
+    "POST /replicas/ID/drain": "give it nothing new, until POST /replicas/ID/undrain",
     "POST /explain": "where this request would go and why; ?path= names its path, /v1/chat/completions by default",
     "POST /v1/load_lora_adapter": "and engines' other administrative calls: to every replica (docs/endpoints.md)",
 }
@@ -60,6 +64,8 @@ class ControlDeps:
     max_body_bytes: int = 64 << 20
     fan_out: FanOut | None = None
     """Who passes engines' administrative requests on; None: nobody."""
+    changes: FleetChanges | None = None
+    """Who adds, removes and drains replicas; None: nobody."""
 
 
 def build_control(deps: ControlDeps) -> web.Application:
@@ -114,6 +120,8 @@ def build_control(deps: ControlDeps) -> web.Application:
     ):
         application.router.add_get(path, handler)
     application.router.add_post("/explain", explain)
+    if deps.changes is not None:
+        deps.changes.add_routes(application.router)
     if deps.fan_out is not None:
         deps.fan_out.add_routes(application.router)
     return application

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from warmroute.core.errors import ClientError, NotFoundError
 from warmroute.dialects.routes import ENDPOINTS, RouteKind
 from warmroute.ports import CallError, ReplicaCalls
+from warmroute.service.engine_effects import AdminCall
 from warmroute.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ REPLICA = "replica"
 """Query parameter that names a replica to ask; may be repeated. It is not passed on."""
 
 
+After = Callable[[AdminCall], Awaitable[Mapping[str, Mapping[str, object]]]]
+
+
 class FanOut:
     """Asks all replicas."""
 
@@ -41,16 +45,19 @@ class FanOut:
         replicas: Callable[[], Sequence[tuple[str, str]]],
         api_key: Callable[[], str | None],
         changed: Callable[[], Awaitable[None]],
+        after: After,
     ) -> None:
         """Args:
         replicas: Id and base URL of each.
         api_key: Sent where the request has no key of its own.
         changed: Called after requests that may have changed what replicas serve.
+        after: Called with what each replica answered, before that; what it returns by id joins the answer.
         """
         self._calls = calls
         self._replicas = replicas
         self._api_key = api_key
         self._changed = changed
+        self._after = after
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Add every administrative endpoint."""
@@ -87,6 +94,9 @@ class FanOut:
             ),
         )
         if request.method != "GET":
+            call = AdminCall(request.path, dict(query), body, {str(row["id"]): row for row in rows}, headers)
+            for replica_id, told in (await self._after(call)).items():
+                call.rows[replica_id].update(told)
             await self._changed()
         if agreed:
             status = 200

@@ -180,10 +180,10 @@ class Attempt(Outcome):
             asked = support.verdict == ASKS and not self._refusal
         self._asked = asked
         if not asked:
-            head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, 0)
+            head = request.upstream_head(pool.address, self.request_id, self.client.peer, 0)
             connection.send(self, head, request.body)
         else:
-            head = request.upstream_head(pool.host_header, self.request_id, self.client.peer, len(ASKING))
+            head = request.upstream_head(pool.address, self.request_id, self.client.peer, len(ASKING))
             connection.send(self, head + request.body[:at] + ASKING, memoryview(request.body)[at:])
 
     def _ask_plainly(self) -> None:

@@ -47,6 +47,9 @@ monotonic: Final = time.monotonic
 
 MAX_WITHDRAWN: Final = 1024
 
+THOROUGHLY: Final = frozenset((FailureReason.PAUSED, FailureReason.SCALING))
+"""Failures of which more is known where all that a server says of itself is read: its health is fine."""
+
 _TWO_DIGITS: Final = [b"%02x" % number for number in range(256)]
 
 
@@ -67,7 +70,7 @@ class Gateway:
         upstream_tls: ssl.SSLContext | None,
         readiness: Callable[[], tuple[int, bytes]],
         hold: Hold | None = None,
-        probe_soon: Callable[[ReplicaId], None],
+        probe_soon: Callable[[ReplicaId, bool], None],
         questions: Questions,
         metrics_text: Callable[[str], tuple[bytes, str]] | None = None,
     ) -> None:
@@ -170,6 +173,7 @@ class Gateway:
                 size=upstream.pool_size,
                 keepalive_s=upstream.keepalive_s,
                 connect_timeout_s=upstream.connect_timeout_s,
+                rank=replica.rank,
             )
         return pool
 
@@ -187,7 +191,7 @@ class Gateway:
         """
         self.fleet.report_failure(replica, reason, self.clock(), f"a request: {detail}" if detail else "")
         if reason is not FailureReason.BUSY:
-            self._probe_soon(replica.id)
+            self._probe_soon(replica.server.id, reason in THOROUGHLY)
 
     # -- requests that came to nothing --------------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class Gateway:
     ) -> bool:
         """The connection broke with this request on it, or the server says that its engine is dead (`engine`). False if
         that was dead before."""
-        life = decision.replica, decision.incarnation
+        life = decision.replica.life(decision.incarnation)
         if engine and self.deaths.was_dead(life, decision.reserved_s):
             return False
         self.deaths.note(_deadly_key(shape, request), life, self.clock(), engine)
@@ -240,9 +244,9 @@ class Gateway:
         """Whether a request that a replica just failed with may be given to another one."""
         deaths = self.deaths
         now_s = self.clock()
-        life = decision.replica, decision.incarnation
+        life = decision.replica.life(decision.incarnation)
         others = [other for other in deaths.died_with(_deadly_key(shape, request), now_s) if other != life]
-        return not others and deaths.may_try_again(life, now_s, len(self.fleet.replicas))
+        return not others and deaths.may_try_again(life, now_s, len(self.fleet.servers))
 
     def outlived(self, shape: RequestShape | None, request: Request) -> None:
         """It was answered: it kills nobody."""
@@ -257,7 +261,7 @@ class Gateway:
         lives = self.deaths.died_with(_deadly_key(shape, request), self.clock())
         if len(lives) < MOST_LIVES:
             return
-        names = ", ".join([replica.id for replica, _ in lives])
+        names = ", ".join([server.id for server, _ in lives])
         log.warning(
             "deadly_request", extra=fields(request_id=request_id.decode("latin-1"), died_with_it=names)
         )

@@ -46,9 +46,10 @@ class Pool(Home):
         size: int,
         keepalive_s: float,
         connect_timeout_s: float,
+        rank: int | None = None,
     ) -> None:
         parts = urlsplit(url)
-        super().__init__(parts.netloc.rpartition("@")[2].encode())
+        super().__init__(parts.netloc.rpartition("@")[2].encode(), rank)
         self._https = https = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if https else 80)

@@ -30,9 +30,9 @@ HOP_BY_HOP: Final = frozenset(
 """Fields that mean this connection only; never forwarded, in either direction."""
 
 KEPT_BACK: Final = HOP_BY_HOP | frozenset(
-    (b"host", b"content-length", b"expect", b"x-request-id", b"x-forwarded-for")
+    (b"host", b"content-length", b"expect", b"x-request-id", b"x-forwarded-for", b"x-data-parallel-rank")
 )
-"""Request fields that the router writes anew, in addition to the hop-by-hop ones."""
+"""Request fields that the router writes anew where they are needed, in addition to the hop-by-hop ones."""
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -164,7 +164,7 @@ class Request:
     def upstream_head(self, host: bytes, request_id: bytes, client_ip: bytes, spliced_bytes: int) -> bytes:
         """Request line and headers for a replica; a body always goes with a Content-Length.
 
-        `spliced_bytes` is how much longer the body is than it was received.
+        `host` is the replica's `Home.address`; `spliced_bytes` is how much longer the body is than it was received.
         """
         head = self.head
         if head.method != b"POST" and not self.body_bytes:

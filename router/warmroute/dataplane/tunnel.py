@@ -20,7 +20,7 @@ from warmroute.core.errors import ClientError, ReplicaError, RouterError
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api, DecisionKind, ReplicaId
 from warmroute.dataplane import local
-from warmroute.dataplane.request import HOP_BY_HOP, Fields, Request, RequestHead
+from warmroute.dataplane.request import KEPT_BACK, Fields, Request, RequestHead
 from warmroute.dataplane.shapes import load_shape
 from warmroute.dialects.routes import may_be_websocket
 from warmroute.telemetry.access_log import AccessEntry
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MOST_HEAD_BYTES = 64 * 1024
 """Of the replica's answer."""
 
-_WRITTEN_ANEW = HOP_BY_HOP | {b"host", b"x-request-id", b"x-forwarded-for", b"content-length"}
+_WRITTEN_ANEW = KEPT_BACK
 
 
 def wants_websocket(head: RequestHead, fields: Fields) -> bool:
@@ -126,7 +126,7 @@ class Tunnel(asyncio.Protocol):
                 tried.append(decision.replica)
                 why = ReplicaError(f"replica {decision.replica.id} could not be reached")
                 continue
-            self._connected(side, pool.host_header)
+            self._connected(side, pool.address)
             return
         self._settle()
         if not self._over:

@@ -67,11 +67,15 @@ class Asker:
 class Home:
     """What a connection needs of the pool that it belongs to."""
 
-    __slots__ = ("answers", "heard_s", "host_header")
+    __slots__ = ("address", "answers", "heard_s", "host_header")
 
-    def __init__(self, host_header: bytes) -> None:
+    def __init__(self, host_header: bytes, rank: int | None = None) -> None:
         self.host_header = host_header
         """What the replica is called in the Host field."""
+        self.address = (
+            host_header if rank is None else b"%b\r\nx-data-parallel-rank: %d" % (host_header, rank)
+        )
+        """The same, and the field that names the rank of its server, where it is one of several."""
         self.answers = AnswerCache()
         self.heard_s = 0.0
         """When (monotonic) a piece of a begun answer came, or an answer was complete; half a second late at most."""

@@ -24,8 +24,14 @@ DRAINING_MARK: Final = b"cannot schedule new futures after shutdown"
 DEAD_MARK: Final = b"EngineCore encountered an issue"
 """vLLM whose engine process died: a 500, or a stream of one error event. Source: vLLM 0.32.0, worker killed."""
 
-BUSY_MARKS: Final = (b"currently busy", b"Please retry after it resumes")
-"""vLLM over --max-num-queued-reqs, and paused (0.33): a 503 that says nothing against the replica's health."""
+BUSY_MARK: Final = b"currently busy"
+"""vLLM over --max-num-queued-reqs: a 503 that says nothing against the replica's health."""
+
+PAUSED_MARK: Final = b"Please retry after it resumes"
+"""vLLM while it is paused: a 503. Source: vLLM 0.33, modes `abort` and `wait`; older ones let requests wait."""
+
+SCALING_MARK: Final = b"model is currently scaling"
+"""vLLM while it changes its number of engines: a 503 on nearly every path. Source: vLLM 0.32, `ScalingMiddleware`."""
 
 RETRY_AFTER: Final = b"\r\nretry-after:"
 """A 503 with this field is load that is shed, whoever sheds it."""
@@ -54,9 +60,12 @@ def judge(status: int, lines: bytes, body: bytes) -> FailureReason | None:
     if status == 429:
         return FailureReason.BUSY
     if status == 503:
-        for mark in BUSY_MARKS:
-            if mark in body:
-                return FailureReason.BUSY
+        if BUSY_MARK in body:
+            return FailureReason.BUSY
+        if PAUSED_MARK in body:
+            return FailureReason.PAUSED
+        if SCALING_MARK in body:
+            return FailureReason.SCALING
         if RETRY_AFTER in b"\r\n" + lines.lower():
             return FailureReason.BUSY
     if DRAINING_MARK in body:

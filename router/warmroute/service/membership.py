@@ -1,9 +1,10 @@
-"""Membership keeps the fleet's view current: who belongs to it (discovery), and how each replica is (probes).
+"""Membership keeps the fleet's view current: who belongs to it (discovery), how each is (probes), with how many ranks.
 
-One task for each replica asks, tells the fleet, and sleeps. It decides nothing about routing, which is the fleet's
-business. A replica is asked at once when it joins, every `interval_s` while it is well, and sooner while it is not:
-0.25 s later, then doubling up to the interval. So a starting replica is used within a moment of being ready, and a
-death is confirmed within a second.
+A member is a server: one URL, one probe, whether one engine is behind it or several data-parallel ranks. An operator's
+drain stands beside what discovery says, and stays when discovery names the member anew. One task for each member asks,
+tells the fleet, and sleeps. It decides nothing about routing, which is the fleet's business. A member is asked at once
+when it joins, every `interval_s` while it is well, and sooner while it is not: 0.25 s later, then doubling up to the
+interval. So a starting replica is used within a moment of being ready, and a death is confirmed within a second.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from warmroute.core.fleet.fleet import (
     Fleet,
     ProbeFailed,
     ProbeSucceeded,
+    RanksFound,
     ReplicaAdded,
     ReplicaRemoved,
 )
 from warmroute.core.health.health import FailureReason
-from warmroute.core.types import ReplicaId
+from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.ports import Discovery, Engine, Member, ProbeResult
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields
@@ -67,8 +69,13 @@ class Membership:
         clock: Callable[[], float],
         rng: Random,
         on_removed: Callable[[ReplicaId], None] | None = None,
+        incarnation_of: Callable[[ReplicaId, Incarnation], Incarnation] = lambda _, told: told,
     ) -> None:
-        """`clock` is the one whose times the fleet is given everywhere; `on_removed` drops what others keep."""
+        """Args:
+        clock: The one whose times the fleet is given everywhere.
+        on_removed: Drops what others keep of a replica: a member, or one rank of it.
+        incarnation_of: What the fleet is to call the incarnation that a probe told (`service.lives`).
+        """
         self._fleet = fleet
         self._engine = engine
         self._discovery = discovery
@@ -78,6 +85,9 @@ class Membership:
         self._clock = clock
         self._rng = rng
         self._on_removed = on_removed
+        self._incarnation_of = incarnation_of
+        self._drained: set[ReplicaId] = set()
+        """Members that an operator drains, whatever discovery says."""
         self._watched: dict[ReplicaId, _Watched] = {}
         self._wanted: dict[ReplicaId, Member] = {}
         """As discovery names them; those who left are watched a little longer where others came."""
@@ -106,10 +116,28 @@ class Membership:
         if watched is not None:
             watched.wake.set()
 
+    @property
+    def drained(self) -> frozenset[ReplicaId]:
+        """Members that an operator drains; those that are not named any more among them."""
+        return frozenset(self._drained)
+
+    def drain(self, drained: frozenset[ReplicaId]) -> None:
+        """From now on an operator drains these members, and no others."""
+        changed = self._drained ^ drained
+        self._drained = set(drained)
+        for replica_id in sorted(changed):
+            watched = self._watched.get(replica_id)
+            if watched is not None and not watched.member.draining:
+                self._drain_or_readmit(watched.member, replica_id in drained)
+
     def member(self, replica_id: ReplicaId) -> Member | None:
         """A member under watch, as discovery named it last."""
         watched = self._watched.get(replica_id)
         return watched.member if watched is not None else None
+
+    def members(self) -> list[Member]:
+        """All members under watch."""
+        return [watched.member for watched in self._watched.values()]
 
     def latest(self) -> Mapping[ReplicaId, ProbeResult]:
         """The last answer of every member that was asked."""
@@ -155,7 +183,7 @@ class Membership:
         """Whether some of those who left serve what, for now, nobody who stays can."""
         staying, leaving = [], []
         for replica_id in self._watched:
-            replica = self._fleet.replicas[replica_id]
+            replica = self._fleet.servers[replica_id].replicas[0]
             if replica_id not in self._wanted:
                 leaving.append(replica)
             elif replica.routable:
@@ -183,9 +211,9 @@ class Membership:
 
     def _add(self, member: Member) -> _Watched:
         log.info("replica_added", extra=fields(replica=member.replica_id, url=member.url))
-        self._fleet.apply(ReplicaAdded(member.replica_id, member.url, member.models))
-        if member.draining:
-            self._drain(member)
+        self._fleet.apply(ReplicaAdded(member.replica_id, member.url, member.models, member.ranks or 1))
+        if member.draining or member.replica_id in self._drained:
+            self._drain_or_readmit(member, drain=True)
         wake = asyncio.Event()
         task = self._tasks.supervise(partial(self._watch, member, wake), name=f"probe {member.replica_id}")
         watched = self._watched[member.replica_id] = _Watched(member, wake, task)
@@ -194,37 +222,57 @@ class Membership:
     def _update(self, watched: _Watched, member: Member) -> None:
         """Something is said of a member that was not said before."""
         drained, watched.member = watched.member.draining, member
-        if member.draining and not drained:
-            self._drain(member)
-        elif drained and not member.draining:
-            log.info("replica_readmitted", extra=fields(replica=member.replica_id))
-            self._fleet.apply(ReplicaAdded(member.replica_id, member.url))
+        if member.draining is not drained and member.replica_id not in self._drained:
+            self._drain_or_readmit(member, member.draining)
+        if member.ranks is not None:
+            self._use_ranks(member, member.ranks)
             self.probe_soon(member.replica_id)
 
-    def _drain(self, member: Member) -> None:
-        log.info("replica_draining", extra=fields(replica=member.replica_id))
-        self._fleet.apply(DrainStarted(member.replica_id))
+    def _drain_or_readmit(self, member: Member, drain: bool) -> None:
+        replica_id = member.replica_id
+        if drain:
+            log.info("replica_draining", extra=fields(replica=replica_id))
+            self._fleet.apply(DrainStarted(replica_id))
+        else:
+            log.info("replica_readmitted", extra=fields(replica=replica_id))
+            self._fleet.apply(ReplicaAdded(replica_id, member.url))
+            self.probe_soon(replica_id)
+
+    def _use_ranks(self, member: Member, ranks: int) -> None:
+        """Have the fleet know how many ranks a member has, and drop what is kept of those that it has no longer."""
+        server = self._fleet.servers[member.replica_id]
+        before = [replica.id for replica in server.replicas]
+        if len(before) == max(1, ranks):
+            return
+        self._fleet.apply(RanksFound(member.replica_id, ranks))
+        log.info("replica_ranks", extra=fields(replica=member.replica_id, ranks=ranks, before=len(before)))
+        if self._on_removed is not None:
+            for replica_id in before:
+                if replica_id not in self._fleet.replicas:
+                    self._on_removed(replica_id)
 
     def _remove(self, replica_id: ReplicaId, watched: _Watched) -> None:
         log.info("replica_removed", extra=fields(replica=replica_id))
         watched.task.cancel()
         del self._watched[replica_id]
         self._asked(replica_id)
+        replicas = [replica.id for replica in self._fleet.servers[replica_id].replicas]
         self._fleet.apply(ReplicaRemoved(replica_id))
         self._engine.forget(replica_id)
         if self._on_removed is not None:
-            self._on_removed(replica_id)
+            for removed in replicas:
+                self._on_removed(removed)
 
     async def _watch(self, member: Member, wake: asyncio.Event) -> None:
         failures = 0
         while True:
             async with self._slots:
                 result = await self._engine.probe(member.replica_id, member.url)
-            previous = self._watched[member.replica_id].latest
-            self._watched[member.replica_id].latest = result
+            watched = self._watched[member.replica_id]
+            member, previous, watched.latest = watched.member, watched.latest, result
             self._tell(member, result)
             self._log_change(member, previous, result)
-            self._watched[member.replica_id].asked.set()
+            watched.asked.set()
             self._asked(member.replica_id)
             failures = 0 if result.alive else failures + 1
             await self._sleep(failures, wake)
@@ -246,15 +294,23 @@ class Membership:
     def _tell(self, member: Member, result: ProbeResult) -> None:
         now_s = self._clock()
         if result.alive:
+            engines = result.engines
+            if member.ranks is None and engines:
+                self._use_ranks(member, len(engines))
+            incarnation = result.incarnation
+            if incarnation is not None:
+                incarnation = self._incarnation_of(member.replica_id, incarnation)
             self._fleet.apply(
                 ProbeSucceeded(
                     member.replica_id,
-                    result.incarnation,
+                    incarnation,
                     result.models,
                     result.block_tokens,
                     result.cache_tokens,
                     now_s,
                     result.life_told,
+                    result.process,
+                    tuple(engine.cache_tokens for engine in engines) if len(engines) > 1 else (),
                 )
             )
         else:
@@ -263,6 +319,17 @@ class Membership:
 
     def _log_change(self, member: Member, previous: ProbeResult | None, result: ProbeResult) -> None:
         replica = member.replica_id
+        if member.ranks is not None and 1 < member.ranks != len(result.engines) > 0:
+            if previous is None or previous.engines != result.engines:
+                log.warning(
+                    "replica_ranks_differ",
+                    extra=fields(
+                        replica=replica,
+                        named=member.ranks,
+                        engines=len(result.engines),
+                        hint="requests that name a rank which is not there are refused with 400: correct ranks",
+                    ),
+                )
         if not result.alive:
             if previous is None or previous.alive or previous.detail != result.detail:
                 log.warning(
@@ -275,7 +342,10 @@ class Membership:
                 "replica_well", extra=fields(replica=replica, models=models, cache_tokens=result.cache_tokens)
             )
         elif previous.incarnation != result.incarnation:
-            log.info("replica_restarted", extra=fields(replica=replica))
+            if result.process is not None and result.process == previous.process:
+                log.info("replica_emptied", extra=fields(replica=replica))
+            else:
+                log.info("replica_restarted", extra=fields(replica=replica))
 
     def _asked(self, replica_id: ReplicaId) -> None:
         self._unasked.discard(replica_id)

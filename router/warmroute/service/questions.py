@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
-from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, Replica
+from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, Server
 from warmroute.core.types import ReplicaId
 from warmroute.ports import Engine, ProbeResult, ReplicaCalls
 from warmroute.tasks import Tasks
@@ -90,19 +90,20 @@ class Questions:
 
     async def read_models(self) -> None:
         """Have the fleet know what each replica serves now."""
-        await asyncio.gather(*[self._read_models(replica) for replica in self._well()])
+        await asyncio.gather(*[self._read_models(server) for server in self._well()])
 
-    async def _read_models(self, replica: Replica) -> None:
-        models = await self._engine.models(replica.id, replica.url)
-        seen = self._latest().get(replica.id)
+    async def _read_models(self, server: Server) -> None:
+        models = await self._engine.models(server.id, server.url)
+        seen = self._latest().get(server.id)
         if models is None or seen is None or not seen.alive or seen.incarnation is None:
             return
-        if self._fleet.replicas.get(replica.id) is replica and frozenset(models) != replica.models:
-            log.info("models_changed", extra=fields(replica=replica.id, models=",".join(sorted(models)[:8])))
+        known = self._fleet.servers.get(server.id) is server
+        if known and frozenset(models) != server.replicas[0].models:
+            log.info("models_changed", extra=fields(replica=server.id, models=",".join(sorted(models)[:8])))
             self._fleet.apply(
                 ProbeSucceeded(
-                    replica.id,
-                    seen.incarnation,
+                    server.id,
+                    None,
                     models,
                     seen.block_tokens,
                     seen.cache_tokens,
@@ -123,8 +124,8 @@ class Questions:
     ) -> None:
         found: ReplicaId | None = None
         asked = [
-            self._tasks.spawn(self._keeps(replica, target, authorization), name="who keeps it")
-            for replica in self._well()
+            self._tasks.spawn(self._keeps(server, target, authorization), name="who keeps it")
+            for server in self._well()
         ]
         try:
             for answer in asyncio.as_completed(asked):
@@ -136,9 +137,9 @@ class Questions:
                 task.cancel()
             done(found)
 
-    async def _keeps(self, replica: Replica, target: str, authorization: bytes) -> ReplicaId | None:
-        status = await self._status(replica, target, authorization)
-        return replica.id if status is not None and 200 <= status < 300 else None
+    async def _keeps(self, server: Server, target: str, authorization: bytes) -> ReplicaId | None:
+        status = await self._status(server, target, authorization)
+        return server.replicas[0].id if status is not None and 200 <= status < 300 else None
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
@@ -162,8 +163,8 @@ class Questions:
     async def _try_key(self, key: bytes, authorization: bytes, done: Callable[[bool], None]) -> None:
         verdict = False
         try:
-            for replica in self._well()[:3]:
-                status = await self._status(replica, "/v1/models", authorization)
+            for server in self._well()[:3]:
+                status = await self._status(server, "/v1/models", authorization)
                 if status is not None and status < 500:
                     verdict = 200 <= status < 300
                     if len(self._verdicts) >= MOST_VERDICTS:
@@ -175,14 +176,14 @@ class Questions:
 
     # -----------------------------------------------------------------------------------------------------------
 
-    def _well(self) -> list[Replica]:
-        return [replica for replica in self._fleet.replicas.values() if replica.routable]
+    def _well(self) -> list[Server]:
+        return [server for server in self._fleet.servers.values() if server.replicas[0].routable]
 
-    async def _status(self, replica: Replica, target: str, authorization: bytes) -> int | None:
+    async def _status(self, server: Server, target: str, authorization: bytes) -> int | None:
         headers = {"Authorization": authorization.decode("latin-1")} if authorization else {}
         try:
             async with asyncio.timeout(PATIENCE_S):
-                answer = await self._calls.call(replica.url, "GET", target, headers, b"", limit_bytes=0)
+                answer = await self._calls.call(server.url, "GET", target, headers, b"", limit_bytes=0)
         except (OSError, TimeoutError):
             return None
         return answer.status

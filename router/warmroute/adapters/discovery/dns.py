@@ -118,7 +118,7 @@ class DnsDiscovery:
         for host, port in sorted(set(found.hosts)):
             authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             url = f"{pool.scheme or 'http'}://{authority}"
-            members.append(Member(ReplicaId(authority), url, pool.models, pool.zone))
+            members.append(Member(ReplicaId(authority), url, pool.models, pool.zone, ranks=pool.ranks))
         return tuple(members)
 
     async def _resolve(self) -> _Found:

@@ -31,7 +31,9 @@ LIVES_HEARTBEATS = 4
 MAX_MODELS = 256
 MAX_LABELS = 64
 MAX_ID = 256
+MAX_RANKS = 1024
 _PLAIN = re.compile(r"[\x21-\x7e]+")
+_RANKED = re.compile(r"#[0-9]+$")
 
 
 class UnusableError(ValueError):
@@ -47,6 +49,7 @@ class _Record(msgspec.Struct):
     adapters: list[str] = []
     zone: str | None = None
     labels: dict[str, str] = {}
+    ranks: int | None = None
     running: int | None = None
     waiting: int | None = None
 
@@ -97,6 +100,12 @@ def read_heartbeat(text: bytes) -> Heartbeat:
         raise UnusableError(f"no record of an agent: {error}") from error
     if not 0 < len(record.id) <= MAX_ID or not _PLAIN.fullmatch(record.id):
         raise UnusableError(f"id {record.id[:40]!r} is empty, too long, or not plain text")
+    if _RANKED.search(record.id):
+        raise UnusableError(
+            f"id {record.id!r} ends like a data-parallel rank's (#NUMBER): give the agent another"
+        )
+    if record.ranks is not None and not 1 <= record.ranks <= MAX_RANKS:
+        raise UnusableError(f"ranks {record.ranks} is not from 1 to {MAX_RANKS}")
     if not 0.05 <= record.interval_s <= 60.0:
         raise UnusableError(f"interval_s {record.interval_s:g} is not between 0.05 and 60")
     return Heartbeat(
@@ -107,6 +116,7 @@ def read_heartbeat(text: bytes) -> Heartbeat:
             zone=record.zone or "",
             draining=record.state == "draining",
             labels=dict(list(record.labels.items())[:MAX_LABELS]),
+            ranks=record.ranks,
         ),
         state=record.state,
         lives_s=record.interval_s * LIVES_HEARTBEATS,

@@ -15,10 +15,16 @@ class StaticDiscovery:
         self._members = tuple(members)
         self._changed = asyncio.Event()
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Those named now."""
+        return self._members
+
     def change(self, members: Sequence[Member]) -> None:
         """From now on these are all. Call in the watcher's event loop."""
-        self._members = tuple(members)
-        self._changed.set()
+        if tuple(members) != self._members:
+            self._members = tuple(members)
+            self._changed.set()
 
     async def watch(self) -> AsyncIterator[tuple[Member, ...]]:
         """All members, at once and after every change."""

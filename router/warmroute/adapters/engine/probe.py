@@ -10,8 +10,12 @@ Its rules:
   id alone until an outage, and a new one after each. The minute is part of it, so that routers that saw the same outage
   nearly always agree.
 - An engine that sleeps (`vllm:engine_sleep_state`) answers `/health` with 200 and takes requests, which wait until it
-  is woken. It is not alive, and read at every probe until it is awake. Where the sleep cost it its cache, it wakes as
-  another incarnation; the minute makes routers agree.
+  is woken. It is not alive, and read at every probe until it is awake. So is one that says that it is paused
+  (`/is_paused`), where it lets itself be asked, or that it is scaling (a 503 that says so).
+- Where the sleep cost it its cache, it wakes as another incarnation; the minute makes routers agree. Another version of
+  its weights (`/weight_info`) is another incarnation too. `ProbeResult.process` is the same in all of these.
+- What only some servers offer (`/is_paused` and `/weight_info`: vLLM in development mode) is asked for whenever the
+  rest is read anew, and no more once it is not offered, until the engine is another one.
 - Nothing that a replica answers raises: what cannot be read is not known. Answers are bounded in size and time.
 """
 
@@ -22,7 +26,7 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -38,6 +42,8 @@ from warmroute.telemetry.reasons import is_refused, why_no_connection
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 MAX_HEALTH_BYTES = 64 << 10
 MAX_MODELS_BYTES = 8 << 20
 MAX_METRICS_BYTES = 8 << 20
@@ -47,6 +53,22 @@ OUTAGE_TIMEOUTS = 3
 """Probes timed out in a row that count as an outage; fewer are a busy engine."""
 
 _NOT_OFFERED = frozenset({404, 405, 501})
+
+SCALING_MARK = b"model is currently scaling"
+FIRST_WEIGHTS = "default"
+"""Version of weights that were never exchanged. Source: vLLM 0.32."""
+
+
+class _Paused(msgspec.Struct):
+    is_paused: bool
+
+
+class _Weights(msgspec.Struct):
+    weight_version: str
+
+
+_paused = msgspec.json.Decoder(_Paused)
+_weights = msgspec.json.Decoder(_Weights)
 
 
 class _Models(msgspec.Struct):
@@ -60,7 +82,8 @@ class _Known:
     """What is kept of one replica between probes."""
 
     __slots__ = ("connected", "connecting", "down", "emptied", "figures", "incarnation", "life", "models",
-                 "must_scrape", "scraped_s", "slept_until_min", "timeouts", "unreadable", "url")  # fmt: skip
+                 "must_scrape", "not_offered", "paused", "process", "scaling", "scraped_s", "slept_until_min",
+                 "timeouts", "unreadable", "url", "weights")  # fmt: skip
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -79,6 +102,12 @@ class _Known:
         say the same; 0 without one."""
         self.emptied = False
         """It sleeps, and has lost its cache."""
+        self.paused = self.scaling = False
+        """As far as it says so itself."""
+        self.weights = FIRST_WEIGHTS
+        self.not_offered: set[str] = set()
+        """Paths that this life does not have."""
+        self.process: Incarnation | None = None
         self.incarnation: Incarnation | None = None
         self.models: dict[str, object] | None = None
         self.figures = EngineFigures()
@@ -165,21 +194,21 @@ class HttpEngine:
             await self._scrape(replica_id, known, now_s)
         known.timeouts = 0
         figures = known.figures
-        if figures.asleep:
+        resting = _resting(known)
+        if resting is not None:
             known.must_scrape = True  # the probe that finds it awake must be the next one
-            detail = (
-                f"{url}/metrics says that the engine sleeps (vllm:engine_sleep_state): POST /wake_up wakes it"
-            )
-            return ProbeResult(alive=False, failure=FailureReason.ASLEEP, detail=detail)
+            return ProbeResult(alive=False, failure=resting[0], detail=resting[1])
         return ProbeResult(
             alive=True,
             incarnation=known.incarnation,
+            process=known.process,
             life_told=figures.start_time_s is not None,
             models=known.models,
             block_tokens=figures.block_tokens,
             cache_tokens=figures.cache_tokens,
             running=figures.running,
             waiting=figures.waiting,
+            engines=figures.engines,
         )
 
     async def models(self, replica_id: ReplicaId, url: str) -> Mapping[str, object] | None:
@@ -201,7 +230,9 @@ class HttpEngine:
         """Why it is not alive, and what happened; None if it is."""
         asked = f"{known.url}/health"
         try:
-            status, _ = await self._get(known, "/health", MAX_HEALTH_BYTES)
+            status, body = await self._get(known, "/health", MAX_HEALTH_BYTES)
+            if status == 503 and SCALING_MARK in body:
+                return FailureReason.SCALING, f"{asked}: {_SCALING}"
             if status in _NOT_OFFERED:
                 asked = f"{known.url}/v1/models"
                 status, _ = await self._get(known, "/v1/models", MAX_MODELS_BYTES)
@@ -229,8 +260,13 @@ class HttpEngine:
         try:
             status, text = await self._read(known, "/metrics", MAX_METRICS_BYTES)
             before, known.figures = known.figures, vllm_metrics.parse(text if status == 200 else b"")
-            if before.start_time_s != known.figures.start_time_s:
+            if before.start_time_s != known.figures.start_time_s or known.down:
                 known.emptied, known.slept_until_min = False, 0
+                known.not_offered.clear()
+            paused = await self._offered(known, "/is_paused", _paused)
+            weights = await self._offered(known, "/weight_info", _weights)
+            known.paused = paused is not None and paused.is_paused
+            known.weights = FIRST_WEIGHTS if weights is None else weights.weight_version
             if known.figures.asleep:
                 known.emptied = known.emptied or known.figures.emptied
             elif known.emptied:
@@ -238,8 +274,10 @@ class HttpEngine:
             self._recognise(replica_id, known, now_s)
             status, text = await self._read(known, "/v1/models", MAX_MODELS_BYTES)
             self._take_models(replica_id, known, status, text)
-            known.must_scrape = False
+            known.must_scrape = known.scaling = False
             known.scraped_s = now_s
+        except _ScalingError:
+            known.scaling = True
         except (TimeoutError, aiohttp.ClientError, OSError, _UnreadableError):
             if known.incarnation is None:
                 self._recognise(replica_id, known, now_s)
@@ -250,7 +288,8 @@ class HttpEngine:
             known.life = max(known.life + 1, int(now_s // 60))
         known.down = False
         life = start_s if start_s is not None else float(known.life)
-        known.incarnation = incarnation_of(replica_id, life, known.slept_until_min)
+        known.process = incarnation_of(replica_id, life)
+        known.incarnation = incarnation_of(replica_id, life, known.slept_until_min, known.weights)
 
     def _take_models(self, replica_id: ReplicaId, known: _Known, status: int, text: bytes) -> None:
         try:
@@ -266,8 +305,23 @@ class HttpEngine:
             hint = "set health.api_key" if status in (401, 403) else "not an OpenAI-compatible list of models"
             log.warning("replica_models_unknown", extra=fields(replica=replica_id, status=status, hint=hint))
 
+    async def _offered(self, known: _Known, path: str, decoder: msgspec.json.Decoder[_T]) -> _T | None:
+        """What a path tells that only some servers have; None where it does not."""
+        if path in known.not_offered:
+            return None
+        status, body = await self._read(known, path, MAX_HEALTH_BYTES)
+        if status == 200:
+            try:
+                return decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+        known.not_offered.add(path)
+        return None
+
     async def _read(self, known: _Known, path: str, limit_bytes: int) -> tuple[int, bytes]:
         status, body = await self._get(known, path, limit_bytes)
+        if status == 503 and SCALING_MARK in body:
+            raise _ScalingError
         if status >= 500 and status not in _NOT_OFFERED:
             raise _UnreadableError
         return status, body
@@ -295,6 +349,30 @@ class HttpEngine:
 
 class _UnreadableError(Exception):
     """The replica has trouble of its own; what it last told stays."""
+
+
+class _ScalingError(_UnreadableError):
+    """It changes how many engines it has."""
+
+
+_SCALING = (
+    "the server changes how many engines it has (POST /scale_elastic_ep), and answers nothing meanwhile"
+)
+
+
+def _resting(known: _Known) -> tuple[FailureReason, str] | None:
+    """Why it computes nothing though it is well, and what ends that; None if it computes."""
+    url = known.url
+    if known.scaling:
+        return FailureReason.SCALING, f"{url}/metrics: {_SCALING}"
+    if known.figures.asleep:
+        return (
+            FailureReason.ASLEEP,
+            f"{url}/metrics says that the engine sleeps (vllm:engine_sleep_state): POST /wake_up wakes it",
+        )
+    if known.paused:
+        return FailureReason.PAUSED, f"{url}/is_paused says that the engine is paused: POST /resume ends that"
+    return None
 
 
 def _named(cards: list[dict[str, Any]]) -> dict[str, object]:
@@ -325,14 +403,19 @@ async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamesp
     known.connecting = False
 
 
-def incarnation_of(replica_id: ReplicaId, life: float, slept_until_min: int = 0) -> Incarnation:
+def incarnation_of(
+    replica_id: ReplicaId, life: float, slept_until_min: int = 0, weights: str = FIRST_WEIGHTS
+) -> Incarnation:
     """48 bits, never 0, that differ between lives of one replica and between replicas.
 
     Args:
         life: Process start time in Unix seconds, or the number of the life where that is unknown.
         slept_until_min: When it woke last from a sleep that emptied its cache, in minutes since 1970; 0 without one.
+        weights: Version of its weights.
     """
     text = f"{replica_id}\0{float(life):.3f}".encode()
     if slept_until_min:
         text += b"\0%d" % slept_until_min  # what was cached before is gone, as after a restart
+    if weights != FIRST_WEIGHTS:
+        text += b"\0w" + weights.encode("utf-8", "surrogatepass")
     return Incarnation((xxhash.xxh3_64_intdigest(text) & ((1 << 48) - 1)) or 1)

@@ -85,18 +85,20 @@ class Eligibility:
         return view if view is not None else self._make(model)
 
     def view_without(self, model: str, tried: Sequence[Replica]) -> View:
-        """The same less those tried; once all routable ones were, the least recently ejected."""
+        """The same less the servers of those tried; once all routable ones were, the least recently ejected."""
         serving = self._serving(model)
-        members = [r for r in serving if r.routable and r not in tried]
+        servers = [r.server for r in tried]
+        members = [r for r in serving if r.routable and r.server not in servers]
         if not members:
-            members = self._fail_open([r for r in serving if r not in tried])
+            members = self._fail_open([r for r in serving if r.server not in servers])
         if not members:
             raise self._refusal(model, serving)
         return View(members, lambda: self._ring(serving), self._rng, self._turns.get(self._key(model), 0))
 
     def has_other(self, model: str, tried: Sequence[Replica]) -> bool:
-        """Whether a routable replica of the model is left."""
-        return any(r.routable and r not in tried for r in self._serving(model))
+        """Whether a routable replica of the model is left, on another server than those tried."""
+        servers = [r.server for r in tried]
+        return any(r.routable and r.server not in servers for r in self._serving(model))
 
     def _key(self, model: str) -> str | None:
         return model if model == "" or model in self.models else None

@@ -1,4 +1,7 @@
-"""Events are what discovery and probes tell the fleet. Their names are past participles, and they are plain data."""
+"""Events are what discovery and probes tell the fleet. Their names are past participles, and they are plain data.
+
+Each is of a whole server, named by its id, which is its replica's too where it has but one.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,25 @@ class ReplicaAdded:
     url: str
     models: frozenset[str] = frozenset()
     """What it is said to serve, until a probe tells; empty: unknown."""
+    ranks: int = 1
+    """Data-parallel ranks that requests are to name, as far as is known yet; 1: none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class RanksFound:
+    """A server has so many data-parallel ranks. Those that are new have empty caches; those that are no more are gone
+    as if their server were."""
+
+    replica_id: ReplicaId
+    ranks: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEmptied:
+    """A server lost what it had cached, and lives: all that was noted of it is void, and its incarnation another."""
+
+    replica_id: ReplicaId
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +67,11 @@ class ProbeSucceeded:
     now_s: float
     life_told: bool = False
     """The engine says when it began: another incarnation is another process, not a guess after an outage."""
+    process: Incarnation | None = None
+    """What tells its processes apart, where that is known: another incarnation of the same process is an engine that
+    lost its cache, by sleep or by new weights, and goes on. None: every other incarnation is another process."""
+    rank_cache_tokens: tuple[int | None, ...] = ()
+    """Cache of each rank, where it has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +85,6 @@ class ProbeFailed:
     """What happened, for people."""
 
 
-Event = ReplicaAdded | ReplicaRemoved | DrainStarted | ProbeSucceeded | ProbeFailed
+Event = (
+    ReplicaAdded | RanksFound | CacheEmptied | ReplicaRemoved | DrainStarted | ProbeSucceeded | ProbeFailed
+)

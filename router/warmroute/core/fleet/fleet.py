@@ -19,38 +19,44 @@ from warmroute.core.choice.ranking import Overlaps, Policy, View
 from warmroute.core.errors import NotFoundError, OverloadError
 from warmroute.core.fleet.decision import RESERVED, SETTLED, STARTED, Decision
 from warmroute.core.fleet.events import (
+    CacheEmptied,
     DrainStarted,
     Event,
     ProbeFailed,
     ProbeSucceeded,
+    RanksFound,
     ReplicaAdded,
     ReplicaRemoved,
 )
 from warmroute.core.fleet.foreign_load import Foreign
 from warmroute.core.fleet.members import Members
-from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import Ranking, ranked, validate
 from warmroute.core.health.health import FailureReason, HealthParameters, ReplicaState, Signal
 from warmroute.core.learning.answers import MEMORY
 from warmroute.core.learning.feedback import Feedback
 from warmroute.core.learning.learner import Learner
 from warmroute.core.prompt.fingerprint import GRID
+from warmroute.core.ranks import server_id_of
 from warmroute.core.types import DecisionKind, Records, ReplicaId, RequestShape
 
 if TYPE_CHECKING:
     from random import Random
 
 __all__ = [
+    "CacheEmptied",
     "Decision",
     "DrainStarted",
     "Event",
     "Fleet",
     "ProbeFailed",
     "ProbeSucceeded",
+    "RanksFound",
     "Replica",
     "ReplicaAdded",
     "ReplicaRemoved",
     "ReplicaState",
+    "Server",
 ]
 
 MOVED_TOKENS: Final = 256
@@ -254,6 +260,11 @@ class Fleet(Members):
         """
         replica = self._replicas.get(replica_id)
         if replica is None:
+            server = self._servers.get(
+                server_id_of(replica_id)
+            )  # ranks come and go, the server keeps the object
+            replica = server.replicas[0] if server is not None else None
+        if replica is None:
             raise NotFoundError(
                 "The replica that kept this object has left the fleet; create the object anew."
             )
@@ -299,8 +310,9 @@ class Fleet(Members):
         trial = replica.health.state is not ReplicaState.READY
         if trial:
             replica.trials += 1
+            replica.health.trials += 1
             replica.health.signalled(Signal.TRIAL, self._ticked_s)
-            self._health_changed(replica)
+            self._health_changed(replica.health)
         decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
         decision.reserved_s = now_s
         if replica.shared_tokens > 0.0 and shape.rungs:
@@ -447,7 +459,8 @@ class Fleet(Members):
         replica.refresh()
         if decision.trial:
             replica.trials -= 1
-            self._health_changed(replica)
+            replica.health.trials -= 1
+            self._health_changed(replica.health)
 
     def note_peer_load(self, replica: Replica, peer_load: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
@@ -534,6 +547,13 @@ class Fleet(Members):
             assert replica.state is not ReplicaState.GONE, replica_id
             replica.validate()
             validate(replica)
-            replica.health.validate()
+            assert self._servers[replica.server.id] is replica.server, replica_id
+            assert replica in replica.server.replicas, replica_id
+        for server_id, server in self._servers.items():
+            assert server.id == server_id, server_id
+            server.health.validate()
+            assert server.health.trials == sum([r.trials for r in server.replicas]), server_id
+            assert all(r.health is server.health for r in server.replicas), server_id
+            assert all(self._replicas[r.id] is r for r in server.replicas), server_id
         self._eligibility.validate()
         assert self._due_s <= self._first_backoff_end_s(), self._due_s

@@ -6,7 +6,7 @@ choosing: who gets a request and what is counted for it is `fleet`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -15,17 +15,20 @@ from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.eligibility import Eligibility
 from warmroute.core.fleet.events import (
+    CacheEmptied,
     DrainStarted,
     Event,
     ProbeFailed,
     ProbeSucceeded,
+    RanksFound,
     ReplicaAdded,
     ReplicaRemoved,
 )
-from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import replica_row
-from warmroute.core.health.health import FailureReason, HealthParameters, ReplicaState, Signal
+from warmroute.core.health.health import FailureReason, Health, HealthParameters, ReplicaState, Signal
 from warmroute.core.learning.learner import Learner
+from warmroute.core.ranks import MOST_RANKS, rank_id, rank_incarnation
 from warmroute.core.types import Incarnation, ReplicaId
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 1.0
 """How often estimates are renewed: work off the request path, whose price is of the machine."""
+
+MOST_FORMER: Final = 16
+"""Earlier incarnations of a process that are remembered: requests under way may be of one of them."""
 
 
 class Members:
@@ -42,6 +48,7 @@ class Members:
         self, rng: Random, parameters: CostParameters, health: HealthParameters, learner: Learner | None
     ) -> None:
         self._replicas: dict[ReplicaId, Replica] = {}
+        self._servers: dict[ReplicaId, Server] = {}
         self._parameters = parameters
         self._health = health
         self._learner = learner
@@ -59,6 +66,11 @@ class Members:
         """All known replicas by id, in order of joining."""
         return self._replicas
 
+    @property
+    def servers(self) -> Mapping[ReplicaId, Server]:
+        """All known servers by id, in order of joining; each has one replica, or one for each of its ranks."""
+        return self._servers
+
     def _eviction_ratio(self, replica: Replica, now_s: float) -> float:
         horizon_s = replica.residency.horizon_s
         return self.returns.ratio(now_s - horizon_s) if horizon_s > -inf else 0.0
@@ -71,7 +83,7 @@ class Members:
 
     def _trial_passed(self, replica: Replica, now_s: float) -> None:
         if replica.health.tainted and replica.health.succeeded(now_s):
-            self._health_changed(replica)
+            self._health_changed(replica.health)
 
     def report_refusal(self, replica: Replica, now_s: float) -> None:
         """A request was answered with an error of the client's: whatever the replica failed of, it reads requests."""
@@ -99,8 +111,9 @@ class Members:
 
     def _fellows_error_ratio(self, replica: Replica) -> float:
         answers = errors = 0.0
-        for fellow in self._replicas.values():
-            if fellow is not replica and fellow.models == replica.models:
+        for server in self._servers.values():
+            fellow = server.replicas[0]
+            if server is not replica.server and fellow.models == replica.models:
                 answers += fellow.errors.answers
                 errors += fellow.errors.errors
         return errors / answers if answers > 0.0 else 0.0
@@ -112,9 +125,9 @@ class Members:
     def report_failure(self, replica: Replica, reason: FailureReason, now_s: float, detail: str = "") -> None:
         """A request failed for a reason that may lie with the replica; `detail` is for people."""
         if reason is not FailureReason.BUSY:
-            replica.note_failure(reason, detail)
+            replica.server.note_failure(reason, detail)
         if replica.health.failed(reason, now_s):
-            self._health_changed(replica)
+            self._health_changed(replica.health)
 
     def shown_dead(self, decision: Decision) -> bool:
         """Whether the life of the replica that has this request is over for sure; an ejection alone says nothing."""
@@ -122,91 +135,175 @@ class Members:
         if replica.health.dead:
             return True
         incarnation = decision.incarnation
-        return replica.life_told and incarnation is not None and incarnation != replica.incarnation
+        return replica.life_told and incarnation is not None and replica.over(incarnation)
 
     def apply(self, event: Event) -> None:
-        """Take note of what discovery or a probe found. Events about unknown replicas are ignored; none raises."""
-        replica = self._replicas.get(event.replica_id)
+        """Take note of what discovery or a probe found. Events about unknown servers are ignored; none raises."""
+        server = self._servers.get(event.replica_id)
         match event:
             case ReplicaAdded():
-                self._add(replica, event)
+                self._add(server, event)
             case ReplicaRemoved():
-                if replica is not None:
-                    self._remove(replica)
+                if server is not None:
+                    self._remove(server)
+            case RanksFound():
+                if server is not None:
+                    self._set_ranks(server, event.ranks)
+            case CacheEmptied():
+                if server is not None:
+                    self._emptied(server, event.incarnation)
             case DrainStarted():
-                if replica is not None and replica.health.signalled(Signal.DRAIN, self._ticked_s):
-                    self._health_changed(replica)
+                if server is not None and server.health.signalled(Signal.DRAIN, self._ticked_s):
+                    self._health_changed(server.health)
             case ProbeSucceeded():
-                if replica is not None:
-                    self._probed(replica, event)
+                if server is not None:
+                    self._probed(server, event)
             case ProbeFailed():
-                if replica is not None:
-                    replica.note_failure(event.reason, event.detail)
-                    if replica.health.probe_failed(event.now_s, event.reason):
-                        self._health_changed(replica)
+                if server is not None:
+                    server.note_failure(event.reason, event.detail)
+                    if server.health.probe_failed(event.now_s, event.reason):
+                        self._health_changed(server.health)
             case _:
                 assert_never(event)
 
-    def _add(self, known: Replica | None, event: ReplicaAdded) -> None:
+    def _add(self, known: Server | None, event: ReplicaAdded) -> None:
         if known is not None:
             if known.url == event.url:
                 if known.health.signalled(Signal.READMIT, self._ticked_s):
-                    self._health_changed(known)
+                    self._health_changed(known.health)
                 return
             self._remove(known)
-        replica = Replica(event.replica_id, event.url, self._joined, self._parameters, self._health)
+        server = self._servers[event.replica_id] = Server(event.replica_id, event.url, self._health)
+        self._set_ranks(server, event.ranks)
         if event.models:
-            replica.models = event.models
-            replica.models_known = True
-        self._joined += 1
-        self._replicas[event.replica_id] = replica
-        self._eligibility.joined(replica)
+            for replica in server.replicas:
+                replica.models = event.models
+                replica.models_known = True
+            self._eligibility.membership_changed()
 
-    def _remove(self, replica: Replica) -> None:
-        del self._replicas[replica.id]
+    def _set_ranks(self, server: Server, ranks: int) -> None:
+        """Make the server's replicas those of so many ranks; those that it has stay, but for the step from one."""
+        ranks = min(max(ranks, 1), MOST_RANKS)
+        before = server.replicas
+        if len(before) == ranks:
+            return
+        kept = before[:ranks] if len(before) > 1 and ranks > 1 else []
+        for replica in before[len(kept) :]:
+            del self._replicas[replica.id]
+            self._eligibility.left(replica)
+            self._let_go(replica)
+        server.replicas = kept
+        for rank in range(len(kept), ranks):
+            replica = Replica(
+                rank_id(server.id, rank, ranks),
+                server,
+                rank if ranks > 1 else None,
+                self._joined,
+                self._parameters,
+            )
+            if before:
+                replica.models, replica.models_known = before[0].models, before[0].models_known
+                replica.cards = before[0].cards
+            self._joined += 1
+            self._replicas[replica.id] = replica
+            server.replicas.append(replica)
+            self._eligibility.joined(replica)
+
+    def _let_go(self, replica: Replica) -> None:
+        """A rank that its server no longer has: it is gone alone."""
+        shared = replica.health
+        shared.trials -= replica.trials
+        replica.health = Health(self._health)
+        replica.health.trials = replica.trials
         replica.health.signalled(Signal.REMOVE, self._ticked_s)
-        self._eligibility.left(replica)
-        self._health_changed(replica)
 
-    def _probed(self, replica: Replica, event: ProbeSucceeded) -> None:
+    def _remove(self, server: Server) -> None:
+        del self._servers[server.id]
+        for replica in server.replicas:
+            del self._replicas[replica.id]
+            self._eligibility.left(replica)
+        server.health.signalled(Signal.REMOVE, self._ticked_s)
+        self._health_changed(server.health)
+
+    def _probed(self, server: Server, event: ProbeSucceeded) -> None:
         if not self._ticked_s <= event.now_s < self._due_s:
             self._tick(event.now_s)  # a backoff ends without traffic too: an unready router may get none
         incarnation: Incarnation | None = event.incarnation
-        restarted = incarnation is not None and incarnation != replica.incarnation
-        if restarted:
+        restarted = incarnation is not None and incarnation != server.replicas[0].incarnation
+        known = server.replicas[0].incarnation is not None
+        if restarted and known and event.process is not None and event.process == server.process:
+            assert incarnation is not None
+            restarted = False
+            self._emptied(server, incarnation)
+        elif restarted:
             # Another engine, with an empty cache, or the first that says who it is.
-            replica.last_failure = None
-            replica.residency.clear()
-            if replica.incarnation is not None:
-                replica.restarts += 1
-                # Nothing was ever computed on it.
-                replica.survival.clear()
-                replica.trust.clear()
-                replica.eviction_ratio = replica.recent_load_tokens = 0.0
-                replica.refresh()
-                replica.speed.restarted()
-                replica.errors.clear()
-            replica.incarnation = incarnation
-            replica.life_told = event.life_told
-        if event.block_tokens is not None and event.block_tokens > 0:
-            replica.block_tokens = replica.overlap_block_tokens = event.block_tokens
-        if event.cache_tokens is not None and event.cache_tokens > 0:
-            replica.cache_tokens = event.cache_tokens
-            replica.residency.resize(event.cache_tokens)
+            server.last_failure = None
+            if known:
+                server.restarts += 1
+                server.errors.clear()
+        if incarnation is not None:
+            server.process = event.process
+            for replica in server.replicas:
+                self._begin_life(replica, incarnation, event.life_told)
         if event.models is not None:
-            if isinstance(event.models, Mapping):
-                replica.cards = event.models
-            models = frozenset(event.models)
+            self._take_models(server, event.models)
+        for rank, replica in enumerate(server.replicas):
+            if event.block_tokens is not None and event.block_tokens > 0:
+                replica.block_tokens = replica.overlap_block_tokens = event.block_tokens
+            told = event.rank_cache_tokens if replica.rank is not None else ()
+            cache_tokens = told[rank] if rank < len(told) else event.cache_tokens
+            if cache_tokens is not None and cache_tokens > 0:
+                replica.cache_tokens = cache_tokens
+                replica.residency.resize(cache_tokens)
+        if server.health.probe_succeeded(restarted, event.now_s) or restarted:
+            self._health_changed(server.health)
+
+    def _begin_life(self, replica: Replica, server_incarnation: Incarnation, told: bool) -> None:
+        """Another process, or a new rank of this one, unless it is the one that is known."""
+        incarnation = rank_incarnation(server_incarnation, replica.rank or 0)
+        if incarnation == replica.incarnation:
+            return
+        replica.residency.clear()
+        if replica.incarnation is not None:
+            # Nothing was ever computed on it.
+            replica.survival.clear()
+            replica.trust.clear()
+            replica.eviction_ratio = replica.recent_load_tokens = 0.0
+            replica.refresh()
+            replica.speed.restarted()
+        replica.incarnation = incarnation
+        replica.former = ()
+        replica.life_told = told
+        self._eligibility.health_changed()
+
+    def _emptied(self, server: Server, server_incarnation: Incarnation) -> None:
+        """Its caches are empty, and all else is as it was: what was learned of it stays."""
+        for replica in server.replicas:
+            incarnation = rank_incarnation(server_incarnation, replica.rank or 0)
+            if replica.incarnation is None or incarnation == replica.incarnation:
+                continue
+            replica.former = (*replica.former[1 - MOST_FORMER :], replica.incarnation)
+            replica.incarnation = incarnation
+            replica.residency.clear()
+            replica.eviction_ratio = replica.recent_load_tokens = 0.0
+            replica.refresh()
+        self._eligibility.health_changed()
+
+    def _take_models(self, server: Server, told: Collection[str]) -> None:
+        models = frozenset(told)
+        changed = False
+        for replica in server.replicas:
+            if isinstance(told, Mapping):
+                replica.cards = told
             if models != replica.models or not replica.models_known:
                 replica.models = models
-                replica.models_known = True
-                self._eligibility.membership_changed()
-        if replica.health.probe_succeeded(restarted, event.now_s) or restarted:
-            self._health_changed(replica)
+                replica.models_known = changed = True
+        if changed:
+            self._eligibility.membership_changed()
 
-    def _health_changed(self, replica: Replica) -> None:
+    def _health_changed(self, health: Health) -> None:
         self._eligibility.health_changed()
-        until_s = replica.health.until_s
+        until_s = health.until_s
         if until_s < self._due_s:
             self._due_s = until_s
 
@@ -260,8 +357,8 @@ class Members:
     def use_health(self, parameters: HealthParameters) -> None:
         """Eject by these rules from now on; ejections under way keep the backoff that they have."""
         self._health = parameters
-        for replica in self._replicas.values():
-            replica.health.parameters = parameters
+        for server in self._servers.values():
+            server.health.parameters = parameters
 
     def ever_reachable(self) -> bool:
         """Whether any of the replicas was ever seen working."""

@@ -1,4 +1,4 @@
-"""A replica as the router sees it: plain mutable data. `Fleet` alone changes it.
+"""A replica as the router sees it, and its server: plain mutable data. `Fleet` alone changes both.
 
 This module decides nothing. Counters are integers, and what is derived from them is derived anew at every change, so
 that it cannot drift; `validate` says what follows from what.
@@ -17,14 +17,51 @@ from warmroute.core.fleet.prefill import PrefillQueue
 from warmroute.core.health.health import Health, HealthParameters, ReplicaState
 from warmroute.core.health.outliers import ErrorRate
 from warmroute.core.learning.stretch import WAY_S
+from warmroute.core.ranks import rank_incarnation
 from warmroute.core.types import Incarnation, ReplicaId
 
 MOST_STREAMED: Final = 4
 """The trust that a replica streams has this bound, either way: so many answers that do not stream take it all away."""
 
 
+class Server:
+    """One URL, behind which one engine computes, or several data-parallel ranks. Health, errors and drain are the
+    server's, since its ranks share one process, one port and one fate; load, cache and incarnation are each rank's own.
+
+    Compared and hashed by identity.
+    """
+
+    __slots__ = ("errors", "health", "id", "last_failure", "process", "replicas", "restarts", "url")
+
+    def __init__(self, server_id: ReplicaId, url: str, health: HealthParameters) -> None:
+        self.id = server_id
+        self.url = url
+        self.health = Health(health)
+        self.errors = ErrorRate()
+        self.last_failure: str | None = None
+        """Why a request or a probe failed last, for people; None before any and after a restart."""
+        self.restarts = 0
+        """How often another life was found in the place of a known one."""
+        self.process: Incarnation | None = None
+        """Which process it is; None until a probe told."""
+        self.replicas: list[Replica] = []
+        """Its ranks in order; never empty once it is in a fleet."""
+
+    def note_failure(self, reason: str, detail: str) -> None:
+        """A request or a probe failed."""
+        self.last_failure = f"{reason}: {detail}" if detail else str(reason)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent to any of its ranks and not settled."""
+        return sum([replica.in_flight for replica in self.replicas])
+
+
 class Replica(PrefillQueue):
-    """Compared and hashed by identity: a replica removed and added again under its id is another one."""
+    """One engine: alone behind its URL, or one of its server's ranks.
+
+    Compared and hashed by identity: a replica removed and added again under its id is another one.
+    """
 
     __slots__ = (
         "added_tokens",
@@ -39,20 +76,21 @@ class Replica(PrefillQueue):
         "errors",
         "eviction_ratio",
         "peer_in_flight",
+        "former",
         "given_tokens",
         "health",
         "id",
         "incarnation",
         "index",
         "interference_s",
-        "last_failure",
         "life_told",
         "models",
         "models_known",
         "overlap_block_tokens",
         "price",
+        "rank",
         "residency",
-        "restarts",
+        "server",
         "streamed",
         "survival",
         "trials",
@@ -62,19 +100,20 @@ class Replica(PrefillQueue):
     )
 
     def __init__(
-        self,
-        replica_id: ReplicaId,
-        url: str,
-        index: int,
-        cost: CostParameters,
-        health: HealthParameters,
+        self, replica_id: ReplicaId, server: Server, rank: int | None, index: int, cost: CostParameters
     ) -> None:
         super().__init__(cost)
         self.id = replica_id
-        self.url = url
+        self.server = server
+        self.rank = rank
+        """Which data-parallel rank it is, as requests name it; None where the server has one engine, or is left to
+        spread requests over several by itself."""
+        self.url = server.url
         self.index = index
         """Order of joining; never used twice by one fleet."""
         self.incarnation: Incarnation | None = None
+        self.former: tuple[Incarnation, ...] = ()
+        """Earlier incarnations of the same process: its cache was emptied since, and it lives."""
         self.life_told = False
         """Whether the engine told when this life began."""
         self.models: frozenset[str] = frozenset()
@@ -82,12 +121,9 @@ class Replica(PrefillQueue):
         """False until a probe told the models. A working replica that never tells is taken to serve any."""
         self.cards: Mapping[str, object] = {}
         """What its `/v1/models` says of each model, where a probe passed that on."""
-        self.health = Health(health)
-        self.errors = ErrorRate()
-        self.restarts = 0
-        """How often another life was found in the place of a known one."""
-        self.last_failure: str | None = None
-        """Why a request or a probe failed last, for people; None before any and after a restart."""
+        self.health = server.health
+        """The server's; once this rank is gone, one of its own."""
+        self.errors = server.errors
         self.waiting_tokens = 0
         """Their uncached tokens."""
         self.given_tokens = 0
@@ -109,7 +145,7 @@ class Replica(PrefillQueue):
         self.peer_in_flight = 0
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.trials = 0
-        """Requests under way that were sent while it was not `READY`."""
+        """Requests under way that were sent while it was not `READY`; part of `Health.trials`."""
         self.block_tokens: int | None = None
         self.cache_tokens: int | None = None
         self.overlap_block_tokens = 1
@@ -194,6 +230,10 @@ class Replica(PrefillQueue):
         elif self.streamed > -MOST_STREAMED:
             self.streamed -= 1
 
+    def over(self, incarnation: Incarnation | None) -> bool:
+        """Whether the life of this incarnation is over: another process answers. A cache that was emptied ends none."""
+        return incarnation != self.incarnation and incarnation not in self.former
+
     @property
     def state(self) -> ReplicaState:
         """Where health stands."""
@@ -203,11 +243,13 @@ class Replica(PrefillQueue):
     def routable(self) -> bool:
         """Whether a request may be sent to it while there are others: ready, or owed a trial."""
         state = self.health.state
-        return state is ReplicaState.READY or (state is ReplicaState.PROBING and not self.trials)
+        return state is ReplicaState.READY or (state is ReplicaState.PROBING and not self.health.trials)
 
-    def note_failure(self, reason: str, detail: str) -> None:
-        """A request or a probe failed."""
-        self.last_failure = f"{reason}: {detail}" if detail else str(reason)
+    def life(self, incarnation: Incarnation | None) -> tuple[Server, Incarnation | None]:
+        """Which life of the server that was when this replica had this incarnation: the same for all its ranks."""
+        if incarnation is None or not self.rank:
+            return self.server, incarnation
+        return self.server, rank_incarnation(incarnation, self.rank)
 
     def validate(self) -> None:
         """Raises AssertionError where a derived figure does not follow from what it is derived from."""

@@ -136,6 +136,8 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
     return {
         "id": replica.id,
         "url": replica.url,
+        "server": replica.server.id,
+        "rank": replica.rank,
         "state": health.state.value,
         "models": sorted(replica.models),
         "incarnation": None if replica.incarnation is None else f"{replica.incarnation:012x}",
@@ -161,8 +163,8 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
         "probe_failures": health.probe_failures,
         "ejections": health.strikes,
         "ejections_total": {reason.value: count for reason, count in health.ejections.items()},
-        "restarts_total": replica.restarts,
-        "last_failure": replica.last_failure,
+        "restarts_total": replica.server.restarts,
+        "last_failure": replica.server.last_failure,
         "retry_in_s": round(max(0.0, health.until_s - now_s), 3) if backing_off else None,
     }
 

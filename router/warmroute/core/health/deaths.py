@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.replica import Server
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.types import Incarnation
 
-Life = tuple[Replica, Incarnation | None]
+Life = tuple[Server, Incarnation | None]
 
 MOST_LIVES: Final = 2
 """A request that so many died with is refused: with one it may have been chance."""
@@ -78,7 +78,7 @@ class Deaths:
         lost_s = self._engines.get(life)
         return lost_s is not None and lost_s < sent_s
 
-    def may_try_again(self, life: Life, now_s: float, replicas: int) -> bool:
+    def may_try_again(self, life: Life, now_s: float, servers: int) -> bool:
         """Whether so few died lately that requests which were with this one may be given to another."""
         died = 1
         for other, lost_s in list(self._lives.items()):
@@ -87,7 +87,7 @@ class Deaths:
                 self._engines.pop(other, None)
             elif other != life and _over(other) and not _back(other[0]):
                 died += 1
-        return died <= max(LEAST_BUDGET, replicas // 2)
+        return died <= max(LEAST_BUDGET, servers // 2)
 
     def died_with(self, key: int, now_s: float) -> list[Life]:
         """The lives that ended with this request under way."""
@@ -104,18 +104,18 @@ class Deaths:
         self._suspects.pop(key, None)
 
 
-def _back(replica: Replica) -> bool:
+def _back(server: Server) -> bool:
     """Whether it serves again. One that is still in the views but does not answer its probes does not."""
-    health = replica.health
+    health = server.health
     return health.state is ReplicaState.READY and not health.dead and health.probe_failures == 0
 
 
 def _over(life: Life) -> bool:
-    replica, incarnation = life
-    health = replica.health
+    server, incarnation = life
+    health = server.health
     return (
         health.dead
         or health.probe_failures > 0
-        or replica.incarnation != incarnation
+        or server.replicas[0].over(incarnation)
         or health.state is ReplicaState.GONE
     )

@@ -8,10 +8,11 @@ This is what leads to which signal:
 - Traffic: `failures_to_eject` failures in a row eject a replica, and so does one that leaves no doubt (a refused
   connection, or an engine that says that it shuts down). The backoff doubles with every ejection, until a request has
   succeeded.
+- A pause ejects at once as well, and counts as no failure: its backoff stays what it was.
 - Probes: `probe_failures_to_eject` failures in a row eject a replica until a probe succeeds. A probe that finds the
-  engine asleep ejects at once. A successful probe ends an ejection only where the probe can tell that the replica is
-  well: because probes ejected it, because it had refused connections, or because it is a new incarnation. An engine
-  whose `/health` is fine and whose requests fail sits its backoff out.
+  engine asleep, paused or scaling ejects at once. A successful probe ends an ejection only where the probe can tell
+  that the replica is well: because probes ejected it, because it had refused connections, or because it is a new
+  incarnation. An engine whose `/health` is fine and whose requests fail sits its backoff out.
 - When the backoff is over, one trial decides: a request or a probe, whichever comes first. An engine that answered with
   errors (`FailureReason.ERROR`) is given one trial after every successful probe, and only a request decides it.
 - A changed incarnation makes everything forgotten: it is another engine.
@@ -66,11 +67,19 @@ class FailureReason(StrEnum):
     """The engine says that it shuts down (vLLM: "cannot schedule new futures after shutdown")."""
     ASLEEP = "asleep"
     """The engine sleeps (vLLM's sleep mode): `/health` is fine, and requests wait until somebody wakes it."""
+    PAUSED = "paused"
+    """The engine is paused (vLLM's `/pause`, for new weights): `/health` is fine, and it computes nothing."""
+    SCALING = "scaling"
+    """The server changes how many engines it has (vLLM's elastic expert parallelism), and answers nothing meanwhile."""
     PROBE = "probe"
     """The health probe failed."""
 
 
-_CERTAIN: Final = frozenset({FailureReason.REFUSED, FailureReason.DRAINING, FailureReason.ASLEEP})
+_INTERVALS: Final = frozenset({FailureReason.PAUSED, FailureReason.SCALING})
+"""Somebody wants it so, for a while, and it says so itself: no sign of ill health."""
+_CERTAIN: Final = _INTERVALS | {FailureReason.REFUSED, FailureReason.DRAINING, FailureReason.ASLEEP}
+_SEEN_BY_PROBES: Final = _INTERVALS | {FailureReason.ASLEEP}
+"""What one probe tells for certain."""
 _PROBE_CAN_TELL: Final = frozenset(
     {FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.ASLEEP, FailureReason.PROBE}
 )
@@ -139,6 +148,7 @@ class Health:
         "state",
         "strikes",
         "tainted",
+        "trials",
         "until_s",
     )
 
@@ -154,6 +164,8 @@ class Health:
         """When it was ejected last, or failed last while ejected; orders the fail-open choice."""
         self.ejections: dict[FailureReason, int] = {}
         """How often it was ejected, trials that failed included, and why."""
+        self.trials = 0
+        """Requests under way that were sent while it was not `READY`; the fleet counts them."""
         self._reset()
 
     def _reset(self) -> None:
@@ -205,6 +217,8 @@ class Health:
         if reason is FailureReason.BUSY:
             return False
         self.reason = reason
+        if reason in _INTERVALS:
+            return self._paused(now_s)
         self.failures += 1
         if reason is FailureReason.REFUSED:
             self.dead = True
@@ -213,6 +227,15 @@ class Health:
         if ready and reason not in _CERTAIN and self.failures < self.parameters.failures_to_eject:
             return False
         return self._walk(Signal.FAILED, now_s)
+
+    def _paused(self, now_s: float) -> bool:
+        self.tainted = True
+        strikes = max(self.strikes, 1)
+        changed = self._walk(Signal.FAILED, now_s)
+        if self.state is ReplicaState.EJECTED:
+            self.strikes = strikes
+            self.until_s = self._backoff_end_s(now_s)
+        return changed
 
     def probe_succeeded(self, restarted: bool, now_s: float) -> bool:
         """A probe succeeded; `restarted` if it found another incarnation than the last one."""
@@ -230,6 +253,9 @@ class Health:
             self.state is ReplicaState.EJECTED
             and self.reason is not None
             and self.reason not in _PROBE_CAN_TELL
+            and not (
+                self.reason in _INTERVALS and self.until_s == inf
+            )  # a probe has seen it, and sees its end
         ):
             if self.until_s == inf:
                 # Probes had failed too: with those back, what is left to sit out is the requests' backoff, now over.
@@ -239,10 +265,10 @@ class Health:
 
     def probe_failed(self, now_s: float, reason: str = FailureReason.PROBE) -> bool:
         """A probe failed; one that a sleeping engine answered leaves no doubt."""
-        asleep = reason == FailureReason.ASLEEP
+        certain = reason in _SEEN_BY_PROBES
         self.probe_failures = (
             max(self.probe_failures + 1, self.parameters.probe_failures_to_eject)
-            if asleep
+            if certain
             else self.probe_failures + 1
         )
         if reason == FailureReason.REFUSED:
@@ -256,7 +282,7 @@ class Health:
         elif self.state is ReplicaState.PROBING:
             self.probe_failures = max(self.probe_failures, self.parameters.probe_failures_to_eject)
         if self.state is ReplicaState.READY:
-            self.reason = FailureReason.ASLEEP if asleep else FailureReason.PROBE
+            self.reason = FailureReason(reason) if certain else FailureReason.PROBE
         return self._walk(Signal.PROBE_FAILED, now_s)
 
     def signalled(self, signal: Signal, now_s: float) -> bool:

@@ -18,12 +18,13 @@ from typing import Final
 
 import msgspec
 
-from warmroute.config.discovery_urls import KubernetesSource
+from warmroute.config.discovery_urls import MOST_RANKS, KubernetesSource
 from warmroute.core.types import ReplicaId
 from warmroute.ports import Member
 
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 MODEL_KEY: Final = "warmroute.io/model"
+RANKS_KEY: Final = "warmroute.io/ranks"
 """Label or annotation of a slice: models that its replicas serve, divided by commas."""
 ZONE_KEY: Final = "topology.kubernetes.io/zone"
 """Label or annotation of a slice, and where Kubernetes before 1.22 put an endpoint's zone."""
@@ -151,6 +152,7 @@ class SliceTable:
         scheme = pool.scheme or ("https" if secure else "http")
         models = _models(meta) or pool.models
         slice_zone = _said(meta, ZONE_KEY) or pool.zone
+        ranks = self._ranks(meta)
         service = (meta.labels or {}).get(SERVICE_LABEL, "")
         family = _FAMILIES.get(slice_.addressType, len(_FAMILIES))
         found: list[_Entry] = []
@@ -174,9 +176,22 @@ class SliceTable:
                 endpoint.zone or (endpoint.deprecatedTopology or {}).get(ZONE_KEY) or slice_zone,
                 draining,
                 labels,
+                ranks,
             )
             found.append(((draining, family, url), member))
         return found
+
+    def _ranks(self, meta: Metadata) -> int | None:
+        said = _said(meta, RANKS_KEY).strip()
+        if not said:
+            return self._source.pool.ranks
+        if said.isascii() and said.isdigit() and 1 <= int(said) <= MOST_RANKS:
+            return int(said)
+        self._problems[meta.name] = (
+            f"EndpointSlice {meta.name!r} has {RANKS_KEY}={said[:40]!r}, which is no number from 1 to {MOST_RANKS}:"
+            " its replicas are asked how many ranks they have"
+        )
+        return self._source.pool.ranks
 
     def _port(self, slice_: Slice) -> tuple[int, bool] | str:
         """Number, and whether TLS is spoken there; or what is wrong."""
