@@ -1,9 +1,9 @@
 """The front is the admin port of several workers: one address, which any worker that lives answers.
 
-`GET /metrics` is read from all workers and merged. Any other request is handed to one worker, byte for byte, on its
-socket file. Each connection serves one request. The front reads no request beyond its head, and knows no endpoint
-besides the one that it merges. What one worker answers for the fleet holds for all, since workers tell each other their
-load.
+`GET /metrics` is read from all workers and merged. What changes the fleet (anything but a GET below `/replicas`) is handed
+to all of them, one change after the other. Any other request is handed to one worker, byte for byte, on its socket file.
+Each connection serves one request. The front knows no other endpoint. What one worker answers for the fleet holds for
+all, since workers tell each other their load.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ _HEAD_S = 10.0
 _SCRAPE_S = 2.0
 _SCRAPE_BYTES = 64 << 20
 _PIECE_BYTES = 65_536
+
+_CHANGE_BYTES = 65_536
+_CHANGE_S = 5.0
 
 _SCRAPE = b"GET /metrics HTTP/1.0\r\nHost: worker\r\nAccept: text/plain\r\n\r\n"
 _OF_CONNECTION = (b"connection:", b"keep-alive:", b"proxy-connection:")
@@ -44,6 +47,7 @@ class AdminFront:
         self._own_metrics = own_metrics
         self._server: asyncio.Server | None = None
         self._turn = 0
+        self._changing = asyncio.Lock()
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port.
@@ -68,6 +72,8 @@ class AdminFront:
             if method in (b"GET", b"HEAD") and target.partition(b"?")[0] == b"/metrics":
                 text = (await self._metrics()).encode()
                 writer.write(_answer(b"200 OK", CONTENT_TYPE, b"" if method == b"HEAD" else text, len(text)))
+            elif method not in (b"GET", b"HEAD") and _changes_fleet(target):
+                writer.write(await self._change_all(head, reader))
             else:
                 await self._hand_over(head, reader, writer)
             await writer.drain()
@@ -95,6 +101,32 @@ class AdminFront:
         finally:
             request.close()
 
+    async def _change_all(self, head: bytes, reader: asyncio.StreamReader) -> bytes:
+        """Have every worker make a change. The answer of the first that did not, else of the first.
+
+        A worker that starts meanwhile reads what the others kept once it listens: one that is not reached at first is
+        tried again after they have answered.
+        """
+        lines = head[:-4].split(b"\r\n")
+        length = _body_bytes(lines)
+        if length is None or length > _CHANGE_BYTES:
+            body = b'{"error":{"message":"a change takes a body of a known length, 64 KiB at most"}}'
+            return _answer(b"411 Length Required", "application/json", body, len(body))
+        async with asyncio.timeout(_HEAD_S):
+            request = await reader.readexactly(length)
+        kept = [line for line in lines if not line.lower().startswith(_OF_CONNECTION)]
+        request = b"\r\n".join([*kept, b"Connection: close", b"", b""]) + request
+        answers: dict[str, bytes] = {}
+        async with self._changing:
+            for _ in range(2):
+                missing = {path for path in self._workers().values() if not answers.get(path)}
+                found = await asyncio.gather(*[_ask(path, request) for path in missing])
+                answers.update(zip(missing, found, strict=True))
+        told = [answer for answer in answers.values() if answer]
+        if not told:
+            return _answer(b"503 Service Unavailable", "application/json", _NOBODY, len(_NOBODY))
+        return next((answer for answer in told if answer[9:10] != b"2"), told[0])
+
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A connection to a worker that lives, each worker in turn."""
         paths = list(self._workers().values())
@@ -111,6 +143,25 @@ class AdminFront:
         read = await asyncio.gather(*[_scrape(path) for path in workers.values()])
         texts = {name: text for name, text in zip(workers, read, strict=True) if text is not None}
         return self.merger.merge({**texts, "supervisor": self._own_metrics()})
+
+
+def _changes_fleet(target: bytes) -> bool:
+    path = target.partition(b"?")[0]
+    return path == b"/replicas" or path.startswith(b"/replicas/")
+
+
+async def _ask(path: str, request: bytes) -> bytes:
+    """One worker's whole answer; empty if it does not give one in time."""
+    try:
+        async with asyncio.timeout(_CHANGE_S):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(request)
+                return await reader.read(-1)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return b""
 
 
 async def _scrape(path: str) -> str | None:
