@@ -196,6 +196,9 @@ class ScriptedUpstream:
         if path == b"/v1/models":
             connection.send(plain(self.models))
             return True
+        if path in (b"/is_paused", b"/weight_info"):
+            connection.send(plain(b"{}", b"404 Not Found"))
+            return True
         if path == b"/metrics":
             connection.send(plain(b"process_start_time_seconds 1.5e9\n", content_type=b"text/plain"))
             return True

@@ -309,7 +309,10 @@ class HttpEngine:
         """What a path tells that only some servers have; None where it does not."""
         if path in known.not_offered:
             return None
-        status, body = await self._read(known, path, MAX_HEALTH_BYTES)
+        try:
+            status, body = await self._read(known, path, MAX_HEALTH_BYTES)
+        except TimeoutError:
+            status, body = 404, b""  # the rest of what is read must not wait for it each time
         if status == 200:
             try:
                 return decoder.decode(body)
