@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields as fields_of
 from functools import partial
 from random import Random, SystemRandom
 from typing import assert_never
@@ -46,7 +47,8 @@ from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.health.health import HealthParameters
-from warmroute.core.holding.queue import HoldParameters, HoldQueue
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import ReplicaId
@@ -575,15 +577,7 @@ def _registry(config: Config, clock: Callable[[], float]) -> Registry:
 
 
 def _cost_parameters(policy: PolicyConfig) -> CostParameters:
-    return CostParameters(
-        prefill_tokens_per_s=policy.prefill_tokens_per_s,
-        attention_context_tokens=policy.attention_context_tokens,
-        crowd_weight=policy.crowd_weight,
-        crowd_requests=policy.crowd_requests,
-        tie_ratio=policy.tie_ratio,
-        bounded_load_factor=policy.bounded_load_factor,
-        shared_step_tokens=policy.shared_step_tokens,
-    )
+    return CostParameters(**{each.name: getattr(policy, each.name) for each in fields_of(CostParameters)})
 
 
 def _hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.holding.queue import HoldParameters
+from warmroute.core.holding.parameters import HoldParameters
 from warmroute_loadtest.simulate.generators import GENERATORS
 from warmroute_loadtest.simulate.metrics import figures
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate

@@ -29,6 +29,7 @@ INTERPRETED = {
     "core/choice/policies/round_robin.py": "a baseline to compare with",
     "core/fleet/foreign_load.py": "a few times a second, off the request path",
     "core/fleet/report.py": "for people",
+    "core/holding/parameters.py": "data, read once",
     "core/prompt/prompt.py": "its work is done by C: joins, encodes, hashes",
     "dataplane/cors.py": "browsers alone",
     "dataplane/explain.py": "for people",

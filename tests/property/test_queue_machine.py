@@ -17,7 +17,8 @@ from warmroute.core.fleet.fleet import (
     ReplicaRemoved,
 )
 from warmroute.core.health.health import FailureReason
-from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue, Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 
 REPLICAS = 3

@@ -11,7 +11,8 @@ from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.fleet.replica import MOST_STREAMED
-from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue, Ticket
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.hold import Hold
 

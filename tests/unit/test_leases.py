@@ -14,7 +14,8 @@ from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
 from warmroute.core.fleet.report import cost_terms
 from warmroute.core.health.health import HealthParameters
-from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue, Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.ports import LoadBoard
 from warmroute.service.leases import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, LoadReports

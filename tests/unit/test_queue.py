@@ -10,7 +10,8 @@ from warmroute.core.errors import NotFoundError, RouterError
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
 from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.health.health import FailureReason
-from warmroute.core.holding.queue import STAGGER_S, HoldParameters, HoldQueue, Ticket
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import STAGGER_S, HoldQueue, Ticket
 from warmroute.core.learning.stretch import WAY_S
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 

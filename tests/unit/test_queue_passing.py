@@ -11,7 +11,8 @@ from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.fleet.replica import MOST_STREAMED
-from warmroute.core.holding.queue import HoldParameters, HoldQueue, Ticket
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue, Ticket
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.warm import Warm, warm

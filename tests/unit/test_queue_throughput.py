@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.holding.queue import HoldParameters
+from warmroute.core.holding.parameters import HoldParameters
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.warm import warm
 from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload

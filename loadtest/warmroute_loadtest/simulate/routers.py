@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.holding.queue import HoldParameters
+from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.learning.learner import Learner
 from warmroute.service.leases import LoadReports
 from warmroute.tasks import Tasks

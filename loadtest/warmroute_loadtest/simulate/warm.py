@@ -15,7 +15,8 @@ from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded
 from warmroute.core.health.health import HealthParameters
-from warmroute.core.holding.queue import HoldParameters, HoldQueue
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.types import Incarnation, Records, ReplicaId, RequestShape
 from warmroute_loadtest.simulate.chooser import Chooser, Site

@@ -1,13 +1,17 @@
 """The schema has every setting with its type, default, bounds and manual: one frozen dataclass a section.
 
-The text under a field is its manual, which `reference` renders. Defaults live only here. This module reads and judges
-nothing: `load` converts and checks single fields, and `rules` checks what two fields say together.
+The text under a field is its manual, which `reference` renders. Defaults live only here, or in the core's parameters
+which a section sets. This module reads and judges nothing: `load` converts and checks single fields, and `rules` checks
+what two fields say together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, NewType
+from typing import Annotated, ClassVar, Final, Literal, NewType
+
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.holding.parameters import HoldParameters
 
 Address = NewType("Address", str)
 """`HOST:PORT`, or `[IPV6]:PORT`; see `split_address`. Port 0 takes any free port."""
@@ -29,6 +33,9 @@ Bytes = Annotated[int, Range(1, 1 << 40)]
 Rate = Annotated[float, Range(0.001, 1e9)]
 
 PolicyName = Literal["prefix-cost", "prefix-hash", "round-robin", "random", "least-loaded", "power-of-two"]
+_COST: Final = CostParameters()
+_HOLD: Final = HoldParameters()
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -81,28 +88,28 @@ class PolicyConfig:
     name: PolicyName = "prefix-cost"
     """`prefix-cost` minimises the expected time to first token. The others are baselines: `prefix-hash` (the first
     1,024 tokens on a bounded-load ring), `round-robin`, `random`, `least-loaded`, `power-of-two`."""
-    prefill_tokens_per_s: Rate = 8000.0
+    prefill_tokens_per_s: Rate = _COST.prefill_tokens_per_s
     """Prefill speed a replica is believed to have until the fleet's first answers show one (`learning`), in uncached
     prompt tokens a second. It need not be right: choices compare replicas that are all believed alike until then."""
     bytes_per_token: Annotated[float, Range(0.1, 1000.0)] = 4.0
     """Prompt bytes that make one token, for estimates, until a model's usage tells: the router never tokenises."""
-    bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = 1.25
+    bounded_load_factor: Annotated[float, Range(1.0, 1000.0)] = _COST.bounded_load_factor
     """Where nobody holds part of a prompt the ring decides, but passes over replicas that have this many times the mean
     of requests under way, other routers' included."""
-    shared_step_tokens: Annotated[float, Range(0.0, 1e9)] = 0.0
+    shared_step_tokens: Annotated[float, Range(0.0, 1e9)] = _COST.shared_step_tokens
     """What the replicas were started with as `--long-prefill-token-threshold` (vLLM; with its `-adaptive` form too, and
     best with both): the least part of an engine's step that a long prompt gets while others are there. Then short
     prompts are sent past a long one that is being computed instead of waiting for its end. 0: engines compute prompts
     one after the other."""
-    attention_context_tokens: Annotated[float, Range(0.0, 1e9)] = 32_000.0
+    attention_context_tokens: Annotated[float, Range(0.0, 1e9)] = _COST.attention_context_tokens
     """Mean context, in tokens, at which attention makes a token's prefill take twice as long: 32,000 for an 8B model
     with full attention, up to twice that for larger ones; 0 for models whose attention costs next to nothing."""
-    crowd_weight: Annotated[float, Range(0.0, 1000.0)] = 0.15
+    crowd_weight: Annotated[float, Range(0.0, 1000.0)] = _COST.crowd_weight
     """Price of the recent load: the prefill work that a replica was given lately, done or not. With a higher price,
     prefixes that many share are copied to more replicas, and conversations are loyal to theirs for less long."""
-    crowd_requests: Annotated[float, Range(1.0, 1e9)] = 60.0
+    crowd_requests: Annotated[float, Range(1.0, 1e9)] = _COST.crowd_requests
     """After so many requests for each replica of the fleet, the recent load has faded to 37 %."""
-    tie_ratio: Annotated[float, Range(0.0, 1.0)] = 0.05
+    tie_ratio: Annotated[float, Range(0.0, 1.0)] = _COST.tie_ratio
     """Costs that exceed the smallest by at most this share of the request's own cost on the cheapest replica are equal
     to it: then the fewest requests under way decide, then the ring. The own cost is `base_s` and all terms that are
     priced by the request's prefill (`prefill_s`, `miss_s`, `queued_s`, `eviction_s`)."""
@@ -117,13 +124,13 @@ class HoldConfig:
 
     enabled: bool = True
     """Whether any request waits here. Without it, each is sent at once."""
-    ahead_tokens: Annotated[float, Range(0.0, 1e9)] = 512.0
+    ahead_tokens: Annotated[float, Range(0.0, 1e9)] = _HOLD.ahead_tokens
     """A replica whose work ahead is no more than this many uncached tokens, or should be over in their time, is given
     the next prompt, so that it never runs dry: about two steps of what a GPU computes beside an empty one. More: closer
     to an engine's own queue, where the order is that of arrival."""
-    max_requests: Count = 1024
+    max_requests: Count = _HOLD.max_held
     """Most requests held at once; more are sent as without holding."""
-    max_s: Seconds = 30.0
+    max_s: Seconds = _HOLD.max_hold_s
     """Longest time that a request is held; then it is sent to the best replica, however busy."""
 
 

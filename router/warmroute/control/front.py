@@ -1,9 +1,9 @@
 """The front is the admin port of several workers: one address, which any worker that lives answers.
 
-`GET /metrics` is read from all workers and merged. What changes the fleet (anything but a GET below `/replicas`) is handed
-to all of them, one change after the other. Any other request is handed to one worker, byte for byte, on its socket file.
-Each connection serves one request. The front knows no other endpoint. What one worker answers for the fleet holds for
-all, since workers tell each other their load.
+`GET /metrics` is read from all workers and merged. What changes the fleet (anything but a GET below `/replicas`) is
+handed to all of them, one change after the other. Any other request is handed to one worker, byte for byte, on its
+socket file. Each connection serves one request. The front knows no other endpoint. What one worker answers for the
+fleet holds for all, since workers tell each other their load.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -31,6 +30,7 @@ from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.replica import Replica
+from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.types import Records, RequestShape
 
 AGEING_RATIO: Final = 0.25
@@ -49,23 +49,6 @@ MOST_STAGGERED: Final = 4
 LEAST_TIMER_S: Final = 0.005
 MOST_TIMER_S: Final = 0.5
 """When to look again at the latest: replicas also come and go without an event here."""
-
-
-@dataclass(frozen=True, slots=True)
-class HoldParameters:
-    """When to hold, and how much."""
-
-    ahead_tokens: float = 512.0
-    """Work ahead at which a replica is as good as free, in uncached tokens without context. A GPU computes 150 to 300
-    in little more than the time of an empty step, since it reads its weights once either way (its floating-point
-    operations for each byte of memory bandwidth, with 16-bit weights on A100 to H100); so these are two steps, one
-    that is computed and one that is ready."""
-    max_held: int = 1024
-    max_hold_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        if min(self.ahead_tokens, self.max_held, self.max_hold_s) < 0:
-            raise ValueError("the bounds of holding must not be negative")
 
 
 class Ticket:
