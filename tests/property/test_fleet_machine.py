@@ -24,6 +24,7 @@ from warmroute.core.fleet.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
+from warmroute.core.fleet.foreign_load import Foreign
 from warmroute.core.health.health import FailureReason, HealthParameters
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
@@ -174,7 +175,7 @@ class FleetMachine(RuleBasedStateMachine):
     def others_tell(self, replica_id: ReplicaId, tokens: int, given: int, age_s: float) -> None:
         replica = self.fleet.replicas.get(replica_id)
         if replica is not None:
-            foreign = (0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
+            foreign = Foreign(0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
             self.fleet.note_peer_load(replica, foreign, self.now_s)
 
     @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))

@@ -10,7 +10,8 @@ from warmroute.core.fleet.foreign_load import ForeignLoad, Load, Notice
 OWN = 0
 
 counts = st.integers(0, 2**32 - 1)
-loads = st.tuples(
+loads = st.builds(
+    Load,
     st.integers(0, 5),
     st.integers(0, 50),
     counts,
@@ -49,7 +50,7 @@ def test_any_notices_in_any_order_leave_sums_that_follow_from_what_was_said_last
     ledger.expire(now_s + 1.001)
     assert ledger.routers == 0
     for foreign in [ledger.of(key, now_s) for key in range(6)]:
-        assert (foreign[1], foreign[4], foreign[5], foreign[7]) == (0, 0, 0, 0)
+        assert foreign.in_flight == foreign.work_tokens == foreign.head_tokens == foreign.awaited_tokens == 0
 
 
 changes = st.lists(st.tuples(st.integers(1, 3), loads, st.booleans()), max_size=60)
@@ -64,7 +65,7 @@ def test_after_losses_whole_notices_make_everything_right(
     truth: dict[int, dict[int, Load]] = {1: {}, 2: {}, 3: {}}
     numbers = dict.fromkeys(truth, 0)
     for router, load, lost in events:
-        truth[router][load[0]] = load
+        truth[router][load.key] = load
         numbers[router] += 1
         if not lost:
             ledger.take(Notice(router, numbers[router], False, False, [load]), 0.0)
@@ -75,7 +76,9 @@ def test_after_losses_whole_notices_make_everything_right(
     for key in range(6):
         expected = [own[key] for own in truth.values() if key in own]
         heard = ledger.of(key, 0.0)
-        assert heard[1] == sum(load[1] for load in expected)
-        assert heard[4] == sum(load[4] for load in expected)
-        assert heard[7] == sum(load[7] for load in expected)
-        assert heard[5] == max([load[5] for load in expected if load[4]], default=0)
+        assert heard.in_flight == sum(load.in_flight for load in expected)
+        assert heard.work_tokens == sum(load.work_tokens for load in expected)
+        assert heard.awaited_tokens == sum(load.awaited_tokens for load in expected)
+        assert heard.head_tokens == max(
+            [load.head_tokens for load in expected if load.work_tokens], default=0
+        )

@@ -11,12 +11,12 @@ OWN, A, B = 1, 2, 3
 
 def load(key: int, in_flight: int, work: int = 0, given: int = 0, added: int = 0, age_ms: int = 0) -> Load:
     """One prompt of so much work."""
-    return key, in_flight, given, added, work, work, age_ms, work
+    return Load(key, in_flight, given, added, work, work, age_ms, work)
 
 
 def of(ledger: ForeignLoad, key: int) -> tuple[int, int]:
     foreign = ledger.of(key, 0.0)
-    return foreign[1], foreign[4]
+    return foreign.in_flight, foreign.work_tokens
 
 
 def notice(router: int, number: int, *loads: Load, whole: bool = False, asking: bool = False) -> Notice:

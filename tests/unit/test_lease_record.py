@@ -10,8 +10,8 @@ from warmroute.core.fleet.foreign_load import Load, Notice
 from warmroute.core.types import ReplicaId
 from warmroute.wire.lease import ENTRY_BYTES, FORMAT, HEADER_BYTES, pack_notice, replica_key, unpack_notice
 
-MOST: Load = (2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)
-TOO_MUCH: Load = (9, 1_000_000, 2**32 + 3, -1, 2**40, 10**9, 10**6, 10**9)
+MOST = Load(2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)
+TOO_MUCH = Load(9, 1_000_000, 2**32 + 3, -1, 2**40, 10**9, 10**6, 10**9)
 GOLDEN = [
     (Notice(0x0102_0304_0506_0708, 0, True, True, []), "0303010203040506070800000000000000000000"),
     (
@@ -33,7 +33,8 @@ GOLDEN = [
 ]
 
 loads = st.lists(
-    st.tuples(
+    st.builds(
+        Load,
         st.integers(0, 2**64 - 1),
         st.integers(0, 2**16 - 1),
         st.integers(0, 2**32 - 1),

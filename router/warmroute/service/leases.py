@@ -225,7 +225,7 @@ class LoadReports:
             before = said(key)
             if state != before and (before is not None or state[2] or state[0]):
                 self._said[key] = state
-                changes.append((key, state[0], state[2], state[3], *replica.prefilling(fleet_now_s)))
+                changes.append(Load(key, state[0], state[2], state[3], *replica.prefilling(fleet_now_s)))
         return changes
 
     def _membership_changed(self, now_s: float) -> None:
@@ -244,7 +244,7 @@ class LoadReports:
         fleet_now_s = self._fleet_clock()
         changed = self._peer_load.collect(now_s)
         for peer_load in changed:
-            replica = by_key.get(peer_load[0])
+            replica = by_key.get(peer_load.key)
             if replica is not None:
                 note(replica, peer_load, fleet_now_s)
         if changed:

@@ -78,7 +78,7 @@ def unpack_notice(raw: bytes) -> Notice | None:
         return None
     _, flags, router, number, held, first_ms = _HEADER.unpack_from(raw)
     loads: list[Load] = [
-        (key, in_flight, given, added, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
+        Load(key, in_flight, given, added, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
         for key, in_flight, given, added, work_tokens, head, age_ms, awaited in _ENTRY.iter_unpack(
             raw[HEADER_BYTES:]
         )

@@ -464,22 +464,22 @@ class Fleet(Members):
 
     def note_peer_load(self, replica: Replica, peer_load: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
-        _, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_s, awaited_tokens = peer_load
-        replica.peer_in_flight = in_flight
-        replica.peer_work_tokens = work_tokens
-        replica.peer_work_s = work_tokens * replica.wait_token_s
-        replica.peer_head_s = head_tokens * replica.wait_token_s
-        replica.peer_since_s = now_s - age_s
-        replica.peer_awaited_tokens = awaited_tokens
+        replica.peer_in_flight = peer_load.in_flight
+        replica.peer_work_tokens = peer_load.work_tokens
+        replica.peer_work_s = peer_load.work_tokens * replica.wait_token_s
+        replica.peer_head_s = peer_load.head_tokens * replica.wait_token_s
+        replica.peer_since_s = now_s - peer_load.age_s
+        replica.peer_awaited_tokens = peer_load.awaited_tokens
+        given_tokens = peer_load.given_tokens
         if given_tokens:
             # They do not say how many requests these were.
             mean_tokens = self.work_tokens if self.work_tokens > 1.0 else 1.0
             self._add_recent_load(replica, given_tokens, given_tokens / mean_tokens)
         if given_tokens and replica.sample is not None:
             replica.sample.peer_sent(now_s)
-        if added_tokens:
+        if peer_load.added_tokens:
             # What others touch again, without adding to it, is not heard of.
-            replica.residency.touch(added_tokens, now_s)
+            replica.residency.touch(peer_load.added_tokens, now_s)
         replica.refresh()
 
     # -- requests that wait at routers ----------------------------------------------------------------------------

@@ -12,22 +12,51 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-Load = tuple[int, int, int, int, int, int, int, int]
-"""Of one router on one replica: the replica's key; requests in flight; uncached tokens ever given, and tokens ever
-added to the cache, both modulo 2^32; then of its prompts that wait or are prefilled there: all of them, and the first,
-in tokens without context, and for how many ms the first has been under way, as far as that router knows; and
-uncached tokens of those whose first byte will be heard (`Replica.awaited_tokens`)."""
-
-Foreign = tuple[int, int, int, int, int, int, float, int]
-"""Of all others on one replica: its key; requests in flight; uncached tokens given, and tokens added to the cache,
-since last collected; prompts that wait or are prefilled, and the longest of the first ones, in tokens without context,
-and for how many seconds the engine has been at one; and uncached tokens of those whose first byte will be heard."""
-
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
 
 _WRAP = 2**32 - 1
 _HALF = 2**31
+
+
+class Load(NamedTuple):
+    """Of one router on one replica. Work is in tokens without context."""
+
+    key: int
+    """The replica's."""
+    in_flight: int
+    given_tokens: int
+    """Uncached tokens ever given to it, modulo 2^32."""
+    added_tokens: int
+    """Tokens ever added to its cache, modulo 2^32."""
+    work_tokens: int
+    """Of its prompts that wait or are prefilled there."""
+    head_tokens: int
+    """Of the first of those."""
+    age_ms: int
+    """For how long the first has been under way, as far as that router knows."""
+    awaited_tokens: int
+    """Uncached tokens of those whose first byte will be heard (`Replica.awaited_tokens`)."""
+
+
+class Foreign(NamedTuple):
+    """Of all others on one replica. Work is in tokens without context."""
+
+    key: int
+    """The replica's."""
+    in_flight: int
+    given_tokens: int
+    """Uncached tokens given since last collected."""
+    added_tokens: int
+    """Tokens added to its cache since last collected."""
+    work_tokens: int
+    """Of prompts that wait or are prefilled there."""
+    head_tokens: int
+    """The longest of the first ones."""
+    age_s: float
+    """For how long the engine has been at one."""
+    awaited_tokens: int
+    """Uncached tokens of those whose first byte will be heard."""
 
 
 class Notice(NamedTuple):
@@ -88,22 +117,22 @@ class _Sum:
     def change(self, router: int, load: Load | None, before: Load | None) -> None:
         """Put what a router says in the place of what it said before."""
         if before is not None:
-            self.in_flight -= before[1]
-            self.work_tokens -= before[4]
-            self.awaited_tokens -= before[7]
+            self.in_flight -= before.in_flight
+            self.work_tokens -= before.work_tokens
+            self.awaited_tokens -= before.awaited_tokens
         if load is not None:
-            self.in_flight += load[1]
-            self.work_tokens += load[4]
-            self.awaited_tokens += load[7]
-        if load is not None and load[4]:
-            self.heads[router] = load[5]
+            self.in_flight += load.in_flight
+            self.work_tokens += load.work_tokens
+            self.awaited_tokens += load.awaited_tokens
+        if load is not None and load.work_tokens:
+            self.heads[router] = load.head_tokens
         else:
             self.heads.pop(router, None)
 
     def told(self, key: int, now_s: float) -> Foreign:
         """What the fleet is told."""
         heads = self.heads
-        return (
+        return Foreign(
             key,
             self.in_flight,
             self.given_tokens,
@@ -154,7 +183,7 @@ class ForeignLoad:
     def of(self, key: int, now_s: float) -> Foreign:
         """All other routers together on one replica; nothing counts as given or added since."""
         total = self._sums.get(key)
-        return (key, 0, 0, 0, 0, 0, inf, 0) if total is None else total.told(key, now_s)
+        return Foreign(key, 0, 0, 0, 0, 0, inf, 0) if total is None else total.told(key, now_s)
 
     def take(self, notice: Notice, now_s: float) -> None:
         """Believe a notice. Any that is well formed is taken, in whatever order they come."""
@@ -176,11 +205,11 @@ class ForeignLoad:
         loads = peer.loads
         if notice.whole:
             peer.complete = True
-            for key in loads.keys() - {load[0] for load in notice.loads}:
+            for key in loads.keys() - {load.key for load in notice.loads}:
                 self._take_back(router, loads.pop(key))
         sums, changed = self._sums, self._changed
         for load in notice.loads:
-            key = load[0]
+            key = load.key
             before = loads.get(key)
             if before == load:
                 continue
@@ -192,9 +221,9 @@ class ForeignLoad:
             total.change(router, load, before)
             if before is not None:
                 # What was given before this router was heard of was given at an unknown time.
-                total.given_tokens += (load[2] - before[2]) & _WRAP
-                total.added_tokens += ((load[3] - before[3] + _HALF) & _WRAP) - _HALF
-            since_s = now_s - load[6] / 1000.0
+                total.given_tokens += (load.given_tokens - before.given_tokens) & _WRAP
+                total.added_tokens += ((load.added_tokens - before.added_tokens + _HALF) & _WRAP) - _HALF
+            since_s = now_s - load.age_ms / 1000.0
             if since_s > total.since_s:
                 total.since_s = since_s
             loads[key] = load
@@ -238,7 +267,7 @@ class ForeignLoad:
                 assert key in self._changed or kept.in_flight or kept.heads, key
 
     def _take_back(self, router: int, load: Load) -> None:
-        key = load[0]
+        key = load.key
         total = self._sums.get(key)
         if total is None:
             total = self._sums[key] = _Sum()
