@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import xxhash
+
 from warmroute_replica.sim.template import Tool, ToolCall, encode
-from warmroute_replica.sim.text import answer_pieces, natural_tokens, tool_arguments
+from warmroute_replica.sim.text import PIECE_BYTES, answer_pieces, natural_tokens, tool_arguments
 from warmroute_replica.sim.tokens import count_tokens
 
+MOST_SAID_TOKENS = 4096
+"""How far back a completion's prompt is looked through for an answer that it goes on with."""
 ARGUMENT_CHARS = 4
 """Characters of a tool call's arguments in one token."""
 
@@ -77,6 +81,55 @@ def make_answer(seed: int, limits: AnswerLimits, tool: Tool | None) -> Answer:
     return _text_answer(seed, limits, room) if tool is None else _tool_answer(seed, room, tool)
 
 
+def rest_of_answer(seed: int, said: str, limits: AnswerLimits) -> Answer | None:
+    """What comes after `said` in the answer to the prompt of this seed, as a model would go on with its own words; None
+    if that answer does not begin with them.
+
+    Args:
+        limits: Of the rest alone.
+    """
+    room = limits.room if limits.max_tokens is None else max(1, min(limits.room, limits.max_tokens))
+    pieces = answer_pieces(seed, count_tokens(encode(said)) + room)
+    index = 0
+    left = said
+    while left and index < len(pieces):
+        piece = pieces[index]
+        if left.startswith(piece):
+            left = left[len(piece) :]
+            index += 1
+        elif piece.startswith(left):
+            pieces[index] = piece[len(left) :]
+            left = ""
+        else:
+            return None
+    if left:
+        return None
+    rest = pieces[index : index + room]
+    finish = Finish.LENGTH
+    if limits.max_tokens is None or limits.is_ceiling:
+        natural = max(0, natural_tokens(seed) - index)
+        if natural < room:
+            # One that says nothing more still generates the token that ends it.
+            rest, finish = rest[:natural] or [""], Finish.STOP
+    return _stopped(rest, finish, limits.stop)
+
+
+def said_tokens(prompt: bytes, seed: int) -> int:
+    """How many tokens at the end of a prompt are the beginning of the answer to what stands before them."""
+    run = 0
+    end = len(prompt)
+    while run < MOST_SAID_TOKENS and prompt[end - 4 * run - 4 : end - 4 * run] in PIECE_BYTES:
+        run += 1
+    for tokens in range(run, 0, -1):
+        start = end - 4 * tokens
+        asked = xxhash.xxh3_64_intdigest(prompt[:start], seed)
+        if answer_pieces(asked, 1)[0].encode() == prompt[start : start + 4] and (
+            encode("".join(answer_pieces(asked, tokens))) == prompt[start:]
+        ):
+            return tokens
+    return 0
+
+
 def _text_answer(seed: int, limits: AnswerLimits, room: int) -> Answer:
     tokens = room
     finish = Finish.LENGTH
@@ -84,11 +137,14 @@ def _text_answer(seed: int, limits: AnswerLimits, room: int) -> Answer:
         natural = natural_tokens(seed)
         if natural < room:
             tokens, finish = natural, Finish.STOP
-    pieces = answer_pieces(seed, tokens)
+    return _stopped(answer_pieces(seed, tokens), finish, limits.stop)
+
+
+def _stopped(pieces: list[str], finish: Finish, stops: Sequence[str]) -> Answer:
     stop = None
-    if limits.stop:
+    if stops:
         text = "".join(pieces)
-        found = min(((text.find(s), s) for s in limits.stop if s in text), default=None)
+        found = min(((text.find(s), s) for s in stops if s in text), default=None)
         if found is not None:
             pieces, stop, finish = _cut(pieces, found[0]), found[1], Finish.STOP
     return Answer(pieces, finish, encode("".join(pieces)), stop=stop)

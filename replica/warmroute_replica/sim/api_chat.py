@@ -31,6 +31,7 @@ from warmroute_replica.sim.template import (
     ToolCall,
     Turn,
     content_text,
+    encode,
     list_field,
     render,
     tool_of,
@@ -110,7 +111,9 @@ def plan_chat(replica: SimulatedReplica, body: dict[str, Any], request_id: str) 
     """
     model = replica.resolve_model(body.get("model"))
     turn = chat_turn(body)
-    prompt = render(turn, generate=body.get("add_generation_prompt") is not False)
+    continued = body.get("continue_final_message") is True
+    said = _said(turn, body) if continued else ""
+    prompt = render(turn, generate=body.get("add_generation_prompt") is not False, open_end=continued)
     max_tokens = body.get("max_completion_tokens")
     if max_tokens is None:
         max_tokens = body.get("max_tokens")
@@ -124,8 +127,29 @@ def plan_chat(replica: SimulatedReplica, body: dict[str, Any], request_id: str) 
         turn.chosen_tool(),
         priority=priority_of(body),
         reads_cache=prompt_logprobs_of(body, body.get("top_logprobs", 0)) is None,
+        said_bytes=[len(encode(said))],
     )
     return plan, ChatFormat(plan, body)
+
+
+def _said(turn: Turn, body: dict[str, Any]) -> str:
+    """What the final message says, which the answer goes on with.
+
+    Raises:
+        ApiError: 400, as vLLM and transformers refuse it.
+    """
+    if body.get("add_generation_prompt"):
+        raise invalid("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    if body.get("add_generation_prompt") is not False:
+        raise invalid(
+            "continue_final_message and add_generation_prompt are not compatible. Use continue_final_message when you"
+            " want the model to continue the final message, and add_generation_prompt when you want to add a header"
+            " that will prompt it to start a new assistant message instead."
+        )
+    last = turn.messages[-1]
+    if not last.text:
+        raise invalid("continue_final_message is set but the final message has no content to continue!")
+    return last.text if last.role == "assistant" and not last.calls else ""
 
 
 def n_of(body: dict[str, Any]) -> int:

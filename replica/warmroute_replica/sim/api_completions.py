@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from warmroute_replica.sim.answers import said_tokens
 from warmroute_replica.sim.api_chat import (
     FINGERPRINT,
     SYSTEM_FINGERPRINT,
@@ -85,6 +86,7 @@ def plan_completion(
         n_of(body),
         priority=priority_of(body),
         reads_cache=prompt_logprobs_of(body, body.get("logprobs")) is None,
+        said_bytes=[4 * said_tokens(prompt, replica.config.seed) for prompt in prompts],
     )
     return plan, CompletionFormat(plan, body)
 

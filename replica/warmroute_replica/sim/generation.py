@@ -6,12 +6,12 @@ Decides when a request is done and what it used. Rendering is a `Format`'s, one 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import xxhash
 
-from warmroute_replica.sim.answers import Answer, AnswerLimits, Finish, make_answer
+from warmroute_replica.sim.answers import Answer, AnswerLimits, Finish, make_answer, rest_of_answer
 from warmroute_replica.sim.engine import RunState, SimRequest
 from warmroute_replica.sim.errors import ApiError, invalid, too_long
 from warmroute_replica.sim.simulated_replica import SimulatedReplica
@@ -57,6 +57,8 @@ class Plan:
     """False for what has no place in the prefix cache: embeddings and scores."""
     reads_cache: bool = True
     """False for what is computed whatever is cached, since logprobs of the prompt are wanted; it is cached after."""
+    said_bytes: list[int] = field(default_factory=list)
+    """Of each prompt, how much of its end is the beginning of the answer, which goes on from there; none if empty."""
     priority: int = 0
     """As in `SimRequest`."""
 
@@ -119,7 +121,9 @@ class Generation:
         for prompt_index, prompt in enumerate(plan.prompts):
             prompt_hash = xxhash.xxh3_64_intdigest(prompt, seed)
             for number in range(plan.n):
-                answer = make_answer(prompt_hash + number, plan.limits[prompt_index], plan.tool)
+                answer = self._continued(prompt_index) if number == 0 and plan.tool is None else None
+                if answer is None:
+                    answer = make_answer(prompt_hash + number, plan.limits[prompt_index], plan.tool)
                 self.choices.append(Choice(self, len(self.choices), prompt_index, answer))
         self.wanted_rank: int | None = None
         """Data-parallel rank that is asked for."""
@@ -127,6 +131,17 @@ class Generation:
         self._metrics = replica.metrics
         self._unfinished = len(self.choices)
         self._open = False
+
+    def _continued(self, prompt_index: int) -> Answer | None:
+        """The rest of an answer whose beginning ends the prompt; None where it does not, and a new one is made."""
+        plan = self.plan
+        said_bytes = plan.said_bytes[prompt_index] if plan.said_bytes else 0
+        if not said_bytes:
+            return None
+        prompt = plan.prompts[prompt_index]
+        asked, said = prompt[:-said_bytes], prompt[-said_bytes:]
+        seed = xxhash.xxh3_64_intdigest(asked, self.replica.config.seed)
+        return rest_of_answer(seed, said.decode("utf-8", "replace"), plan.limits[prompt_index])
 
     @property
     def total_prompt_tokens(self) -> int:

@@ -79,8 +79,12 @@ class Turn:
         return self.tools[0] if asked or self.tool_choice == "required" else None
 
 
-def render(turn: Turn, *, generate: bool = True) -> bytes:
-    """The prompt's bytes: system message and tools, then the messages, then the assistant's opening."""
+def render(turn: Turn, *, generate: bool = True, open_end: bool = False) -> bytes:
+    """The prompt's bytes: system message and tools, then the messages, then the assistant's opening.
+
+    Args:
+        open_end: The last message is left without its end, for the model to go on with it.
+    """
     messages = turn.messages
     system = ""
     if messages and messages[0].role in ("system", "developer"):
@@ -103,7 +107,9 @@ def render(turn: Turn, *, generate: bool = True) -> bytes:
         calls = "\n".join(call.rendered() for call in message.calls)
         between = "\n" if calls and message.text else ""
         parts.append(f"<|im_start|>{message.role}\n{message.text}{between}{calls}<|im_end|>\n")
-    if generate:
+    if open_end:
+        parts[-1] = parts[-1].removesuffix("<|im_end|>\n")
+    elif generate:
         parts.append("<|im_start|>assistant\n")
     return encode("".join(parts))
 

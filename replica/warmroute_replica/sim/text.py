@@ -40,6 +40,10 @@ _UNITS = (
 )
 
 
+PIECE_BYTES = frozenset(piece.encode() for unit in _UNITS for piece in unit)
+"""Every token that the model says."""
+
+
 def natural_tokens(seed: int) -> int:
     """Length of an answer whose client gave no limit."""
     return NATURAL_TOKENS[seed % len(NATURAL_TOKENS)]
