@@ -235,6 +235,8 @@ class Worker:
                 ready=readiness.ready,
                 settings_current=lambda: self.settings_current,
                 client_connections=lambda: len(self.gateway.connections),
+                budget_used_ratio=lambda: self.gateway.budget_used_ratio(),
+                budget_refused=lambda: self.gateway.share.refused,
                 buffered_body_bytes=lambda: self.gateway.buffered_bytes,
                 discovery=self._discovery_rows,
                 models=self.fleet.model_rows,

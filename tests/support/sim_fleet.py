@@ -33,6 +33,11 @@ class SimProcess:
         """The ids that a router gives them."""
         return [f"127.0.0.1:{port}" for port in self.ports]
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not killed."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start and wait until all ports listen."""
         command = python_command("warmroute_replica.cli", "sim", *self._arguments)

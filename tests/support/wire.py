@@ -13,7 +13,14 @@ from typing import Any, cast
 import httptools
 
 from warmroute.app import Worker
-from warmroute.config.schema import Address, Config, FeedbackConfig, LimitsConfig, ReplicaConfig
+from warmroute.config.schema import (
+    Address,
+    Config,
+    FeedbackConfig,
+    LimitsConfig,
+    ReplicaConfig,
+    RetriesConfig,
+)
 from warmroute.core.fleet.fleet import ProbeSucceeded, ReplicaAdded
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.dataplane.downstream import ClientConnection
@@ -116,6 +123,7 @@ class Wire:
         replicas: int = 1,
         **settings: Any,
     ) -> None:
+        settings.setdefault("retries", RetriesConfig(backoff_s=0.0))  # there is no loop that could wait
         ids = [ReplicaId(f"10.0.0.{number + 1}:8000") for number in range(replicas)]
         config = Config(
             listen=Address("127.0.0.1:0"),

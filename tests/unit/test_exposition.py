@@ -107,6 +107,9 @@ def busy() -> Metrics:
     metrics.funnel("x", 10, 0, 0, 0, 0)
     metrics.retried("refused")
     metrics.client_gone("prefill")
+    metrics.second_sent("silence")
+    metrics.second_won("silence", 40)
+    metrics.failed_over("completed")
     return metrics
 
 

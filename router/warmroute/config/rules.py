@@ -205,6 +205,12 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             "is less than limits.body_bytes: the largest body could never be taken",
             "limits.body_bytes",
         )
+    if config.upstream.late_max_s < config.upstream.late_min_s:
+        yield Fault("upstream.late_max_s", "is less than upstream.late_min_s", "upstream.late_min_s")
+    if config.failover and config.max_attempts < 2:
+        yield Fault(
+            "failover", "needs max_attempts of 2 or more: no stream could go on elsewhere", "max_attempts"
+        )
     if health.backoff_max_s < health.backoff_min_s:
         yield Fault("health.backoff_max_s", "is less than health.backoff_min_s", "health.backoff_min_s")
     if health.scrape_interval_s < health.probe_interval_s:

@@ -163,13 +163,44 @@ class UpstreamConfig:
     first_byte_timeout_s: PositiveSeconds = 600.0
     """Longest wait for a response's first byte. Long: it includes queueing and prefill of a long prompt."""
     stream_idle_timeout_s: PositiveSeconds = 300.0
-    """Longest silence in a response once it has begun. vLLM may leave streams open and silent while it shuts down."""
+    """Longest silence in a response once it has begun; comments (`: keep-alive`) are silence. vLLM may leave streams
+    open and silent while it shuts down."""
+    late_factor: Annotated[float, Range(0.0, 1000.0)] = 4.0
+    """A request whose replica says nothing for this many times as long as its first byte was predicted to take is asked
+    of a second replica as well, and the silent one is probed; the first answer counts. Predictions that have been too
+    short on a replica count for more. 0: no request is asked twice for being late."""
+    late_min_s: PositiveSeconds = 1.0
+    """No request is late before that: predictions leave out what an engine does only sometimes. Half of it where the
+    replica is suspected already, or on trial after an ejection."""
+    late_max_s: PositiveSeconds = 60.0
+    """Longest silence before a second replica is asked for a stream, whatever was predicted, and where nothing is."""
     keepalive_s: Seconds = 4.0
     """An idle connection is closed after this long; 0 uses each connection once. Must stay under the replica's own
     keep-alive time, or requests meet connections that are just being closed: 5 s for vLLM, unless raised there by
     `VLLM_HTTP_TIMEOUT_KEEP_ALIVE` (recommended: 75, with 60 here)."""
     pool_size: Count = 256
     """Most idle connections kept to one replica. Connections in use are not bounded by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetriesConfig:
+    """Requests that are tried again, or on two replicas at once."""
+
+    budget_ratio: Annotated[float, Range(0.0, 10.0)] = 0.2
+    """Tries made again for each request answered within the last 30 to 60 s; a request that never reached a replica is
+    tried again freely. More are not made, so that retries cannot multiply an outage."""
+    budget_min: Count = 100
+    """Tries made again in that time however little was answered."""
+    backoff_s: Seconds = 0.05
+    """Longest pause before the second try made again; its length is a matter of chance, and its bound doubles with each
+    further one, up to 1 s. The first is made at once, on another replica. 0: no pauses."""
+    hedge: bool = False
+    """Whether a second replica is asked already when a stream's first byte is late by the two settings below: it costs
+    the fleet a prefill more, out of the same budget, and the slower answer is aborted."""
+    hedge_factor: Annotated[float, Range(1.0, 1000.0)] = 2.0
+    """Times of the predicted time to the first byte after which it is."""
+    hedge_min_s: Seconds = 0.5
+    """No request is hedged before that. Requests are looked at twice a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,7 +359,12 @@ class Config:
     `dns+srv://_http._tcp.NAME`, `redis://…` (agents' heartbeats), or `redis` (the same in the registry's Redis).
     Several make one fleet, together with `replicas`; where two name one id, the first counts. See docs/discovery.md."""
     max_attempts: Annotated[int, Range(1, 100)] = 3
-    """Most replicas one request is sent to; only a request without a response byte so far is sent again."""
+    """Most replicas one request is sent to. Only a request without a response byte so far is sent again, and, with
+    `failover`, a stream that broke."""
+    failover: bool = False
+    """Whether a stream of `/v1/chat/completions` or `/v1/completions` whose replica fails in the middle goes on at
+    another one, from the text that the client has. Not for requests with tools, `logprobs`, `n` above 1, structured
+    output or reasoning. See docs/failures.md for what it cannot promise."""
     workers: Annotated[int, Range(1, 256)] = 1
     """Processes that serve the data port together, about one a core. More than one needs a Redis as registry. What is
     said elsewhere of one router (`limits`, `upstream.pool_size`) is said of each."""
@@ -360,6 +396,7 @@ class Config:
     hold: HoldConfig = field(default_factory=HoldConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
+    retries: RetriesConfig = field(default_factory=RetriesConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     headers: HeadersConfig = field(default_factory=HeadersConfig)

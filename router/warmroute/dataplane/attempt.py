@@ -22,15 +22,18 @@ from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
 from warmroute.dataplane import local
-from warmroute.dataplane.accounts import Outcome
 from warmroute.dataplane.answer import AnswerHead, at_the_router
 from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.failover import FailoverOwner
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.pool import Pool
+from warmroute.dataplane.recorded import RecordedRelay
 from warmroute.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from warmroute.dataplane.request import Request
+from warmroute.dataplane.second import Second
 from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.coding import readable as plain_of
+from warmroute.dialects.continuation import Transcript
 from warmroute.dialects.engine_errors import (
     EVENT_ERRORS,
     KEPT_BACK_BYTES,
@@ -56,11 +59,15 @@ OPENING_BYTES: Final = 256 * 1024
 STALE_S: Final = 1.0
 """A connection used before that is lost so soon after a request was written to it was most likely closed already."""
 
+UNDECIDED: Final = 0
+RECORDED: Final = 1
+UNRECORDED: Final = 2
+
 READ_CODED_BYTES: Final = 1 << 20
 """Longest answer that is decoded to be read: its usage, its id, why it failed."""
 
 
-class Attempt(Outcome):
+class Attempt(FailoverOwner):
     """A request, as far as the try under way goes."""
 
     __slots__ = (
@@ -79,14 +86,16 @@ class Attempt(Outcome):
         "_support",
         "_opened",
         "_opening",
+        "_recorded",
         "_refusal",
         "_relay",
         "_request",
         "_seen",
         "_status",
-        "connection",
         "decision",
-        "progress_s",
+        "expected_s",
+        "second",
+        "suspected",
     )
 
     def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
@@ -116,15 +125,23 @@ class Attempt(Outcome):
         """Events that open a response were passed on: no other replica can go on with it."""
         self._opening = b""
         """Events that open a response, kept back until the next one."""
+        self._recorded = UNDECIDED
+        """Whether what is passed on of the stream is kept, so that another replica can go on with it."""
         self._refusal = False
         """This attempt is made again without asking."""
         self._relay: Relay | None = None
         self._seen: bytes | None = None
         """The beginning of a response whose id has not come yet."""
         self._status = 0
-        self.connection: ReplicaConnection | None = None
+        self.connection = None
         self.decision: Decision | None = None
         self.progress_s = request.received_s
+        self.expected_s = 0.0
+        """Predicted time to the first byte, once the sweeper has looked at the attempt; 0 before."""
+        self.second: Second | None = None
+        """A second try under way beside this one."""
+        self.suspected = False
+        """This attempt's silence was kept back against its replica."""
 
     # -- asking the replica -----------------------------------------------------------------------------------------
 
@@ -171,6 +188,7 @@ class Attempt(Outcome):
         assert self.decision is not None
         self.connection = connection
         self.progress_s = monotonic()
+        self.expected_s = 0.0
         request = self._request
         pool = self._gateway.pool(self.decision.replica)
         at = self._asking_at
@@ -255,6 +273,8 @@ class Attempt(Outcome):
             if self._seen is not None:
                 self._find_id(self._seen + piece)
             relay.body(piece)
+            if relay.broken:
+                self._engine_failed(relay)
         elif self._kept_back is not None:
             if self._asked and self._status == 200 and self._head is not None and self._head.coding:
                 self._ask_plainly()
@@ -352,7 +372,7 @@ class Attempt(Outcome):
             self._finished_early(relay)
             return
         if not self.begun:
-            stale = connection.used and not connection.answered
+            stale = connection.used and not connection.answered and self.second is None
             if stale and not self._fresh_tried and monotonic() - self.progress_s < STALE_S:
                 # Most likely the replica had closed an idle connection while this request was on its way.
                 self._fresh_tried = True
@@ -362,9 +382,17 @@ class Attempt(Outcome):
                 self._attempt_failed(FailureReason.LOST, why, True)
             return
         assert relay is not None
+        self._broke(relay, FailureReason.LOST, why)
+
+    def _broke(self, relay: Relay, reason: FailureReason, why: str) -> None:
+        """A stream, or any answer, broke in the middle: gone on with elsewhere, or at an end."""
+        decision = self.decision
         gateway = self._gateway
-        gateway.note_death(decision, self.shape, self._request)
-        gateway.replica_failed(decision.replica, FailureReason.LOST, why)
+        if decision is not None:
+            gateway.note_death(decision, self.shape, self._request)
+            gateway.replica_failed(decision.replica, reason, why)
+        if relay.transcript is not None and self._goes_on(relay, reason):
+            return
         self._break_off(
             relay, ReplicaError(f"the replica failed in the middle of its answer: {why}", code="replica_lost")
         )
@@ -415,9 +443,16 @@ class Attempt(Outcome):
         assert head is not None
         self._joined = True
         watch = self._make_watch()
-        self._relay = Relay(
-            self.client, self._request.head, head, self._added_lines(head), first, watch, self._api
-        )
+        asked, added = self._request.head, self._added_lines(head)
+        if self._recorded == UNDECIDED and self._gateway.failover:
+            self._recorded = self._may_go_on(head)
+        if self._recorded != RECORDED:
+            self._relay = Relay(self.client, asked, head, added, first, watch, self._api)
+            return
+        relay = RecordedRelay(self.client, asked, head, added, first, watch, self._api, Transcript())
+        self._relay = relay
+        if relay.broken:
+            self._engine_failed(relay)
 
     def _make_watch(self) -> StreamWatch | None:
         """What follows this attempt's stream, if it tells something of usage."""
@@ -439,7 +474,10 @@ class Attempt(Outcome):
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
-        gateway.drop_body(self._request)
+        if gateway.failover and self._recorded == UNDECIDED:
+            self._recorded = UNRECORDED if self._head is None else self._may_go_on(self._head)
+        if self._recorded != RECORDED:
+            gateway.drop_body(self._request)
         status = self._status
         computed = status < 300 and not self._event_error
         heard = True
@@ -449,7 +487,13 @@ class Attempt(Outcome):
         self._answers(decision, computed)
         if self._api is Api.RESPONSES and self._status == 200 and not self._opened:
             self._find_id(first)
-        self.first_byte_s = monotonic()
+        self.first_byte_s = now_s = monotonic()
+        took_s = now_s - self.progress_s
+        if decision.streams:
+            if took_s > gateway.first_s:
+                gateway.first_s = took_s
+        elif took_s > gateway.plain_s and computed:
+            gateway.plain_s = took_s
 
     def _added_lines(self, head: AnswerHead) -> bytes:
         """Header lines of the router's own; a Location of the replica itself becomes the router's."""
@@ -524,16 +568,35 @@ class Attempt(Outcome):
         """The client takes more."""
         if self.connection is not None:
             self.connection.resume()
+            self.progress_s = monotonic()
 
     @property
     def streaming(self) -> bool:
         """Whether an answer has begun."""
         return self.begun
 
+    @property
+    def advanced(self) -> bool:
+        """Whether anything of the answer has come since this was asked last, comments left out."""
+        relay = self._relay
+        return relay is None or relay.advanced
+
     # -- what whoever extends this decides ------------------------------------------------------------------------
 
     def _attempt_failed(self, reason: FailureReason, why: str, delivered: bool) -> None:
         """The replica failed before its first body byte: the next one, or the end."""
+        raise NotImplementedError
+
+    def _may_go_on(self, head: AnswerHead) -> int:
+        """Whether another replica could go on with this stream, if it broke: `RECORDED` or `UNRECORDED`."""
+        raise NotImplementedError
+
+    def _engine_failed(self, relay: Relay) -> None:
+        """The engine says, in the middle of a stream, that it failed: what it says is not passed on yet."""
+        raise NotImplementedError
+
+    def _goes_on(self, relay: Relay, reason: FailureReason) -> bool:
+        """Whether another replica goes on with the stream, which broke."""
         raise NotImplementedError
 
     def _taken_over(self, kept_back: bytes) -> bool:

@@ -1,7 +1,7 @@
 """An exchange is one request's life: it reads, chooses, holds, answers, and settles exactly once.
 
-This module decides which way a request takes, and when it is over. `attempt` and `retries` make its tries. It does not
-choose replicas (`core.fleet`) and does not parse prompts (`dialects`).
+This module decides which way a request takes, and when it is over. `attempt`, `retries` and `resuming` make its tries.
+It does not choose replicas (`core.fleet`) and does not parse prompts (`dialects`).
 
 The rules it keeps:
 1. A decision is settled exactly once, whatever ends it: `_settle` is the only place.
@@ -27,7 +27,7 @@ from warmroute.dataplane import local, own_answers
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
-from warmroute.dataplane.retries import Retrying
+from warmroute.dataplane.resuming import Resuming
 from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
 from warmroute.dialects.reading import invoked_api, parse
 from warmroute.dialects.routes import Route, RouteKind, stored_response_id
@@ -44,7 +44,7 @@ _INVOCATION: Final = RouteKind.INVOCATION
 _STORED: Final = RouteKind.STORED
 
 
-class Exchange(Retrying):
+class Exchange(Resuming):
     """One request and what becomes of it."""
 
     __slots__ = (
@@ -369,6 +369,7 @@ class Exchange(Retrying):
         if connection is not None:
             connection.abandon()
         over, self._done = self._done, True
+        self._drop_others()
         if self._relay is not None:
             self.body_bytes = self._relay.body_bytes
         self._gateway.drop_body(self._request)
@@ -445,6 +446,8 @@ class Exchange(Retrying):
     def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
         """End, once. `seen` is where the answer's usage is looked for."""
         self._done = True
+        if self.second is not None or self._continuation is not None:
+            self._drop_others()
         if self._relay is not None:
             self.body_bytes = self._relay.body_bytes
         self._gateway.drop_body(self._request)

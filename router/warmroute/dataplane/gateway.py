@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Final
 
 from warmroute.config.schema import Config
@@ -18,7 +19,8 @@ from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Decision, Fleet, Replica
 from warmroute.core.health.deaths import MOST_LIVES, Deaths
 from warmroute.core.health.health import FailureReason, ReplicaState
-from warmroute.core.health.retry_budget import RetryBudget
+from warmroute.core.health.retry_budget import RetryBudget, RetryShare, pause_s
+from warmroute.core.health.silence import SilenceParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from warmroute.dataplane.accounts import Accounts
@@ -26,6 +28,7 @@ from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.cors import Cors
 from warmroute.dataplane.head_cache import HeadCache
 from warmroute.dataplane.hold import Hold
+from warmroute.dataplane.later import Later
 from warmroute.dataplane.pool import Pool
 from warmroute.dataplane.proxies import TrustedProxies
 from warmroute.dataplane.request import Request
@@ -89,6 +92,16 @@ class Gateway:
         self.limits = config.limits
         self.upstream = config.upstream
         self.max_attempts = config.max_attempts
+        self.failover = config.failover
+        self.retries = config.retries
+        self.silence = _silence(config)
+        self.share = RetryShare(config.retries.budget_ratio, config.retries.budget_min)
+        self.later = Later()
+        self.plain_s = 0.0
+        """The longest that an answer which did not stream took lately; fades."""
+        self.first_s = 0.0
+        """The longest that a stream's first byte took lately; fades. Stands for predictions before there are any."""
+        self._dice = Random()
         self.explain_headers = config.headers.explain
         self.early_heads = config.headers.early
         self.ask_usage = config.feedback.ask_usage
@@ -131,6 +144,10 @@ class Gateway:
         self.limits = config.limits
         self.upstream = upstream = config.upstream
         self.max_attempts = config.max_attempts
+        self.failover = config.failover
+        self.retries = config.retries
+        self.silence = _silence(config)
+        self.share.ratio, self.share.least = config.retries.budget_ratio, config.retries.budget_min
         self.explain_headers = config.headers.explain
         self.early_heads = config.headers.early
         self.deaths.memory_s = config.health.deadly_request_s
@@ -192,6 +209,25 @@ class Gateway:
         self.fleet.report_failure(replica, reason, self.clock(), f"a request: {detail}" if detail else "")
         if reason is not FailureReason.BUSY:
             self._probe_soon(replica.server.id, reason in THOROUGHLY)
+
+    def suspect(self, replica: Replica) -> None:
+        """Nothing is heard of a replica where something should be: have it looked at."""
+        self.fleet.suspect(replica)
+        self._probe_soon(replica.server.id, False)
+
+    def may_retry(self) -> bool:
+        """Whether the budget has another try of something that an engine may have to compute for; spends it."""
+        return self.share.take(self.accounts.answered, monotonic())
+
+    def pause_s(self, again: int) -> float:
+        """How long to wait before another try, after so many were made again already."""
+        if again <= 0:
+            return 0.0
+        return pause_s(self.retries.backoff_s, again, self._dice.random())
+
+    def budget_used_ratio(self) -> float:
+        """Share of the budget for tries made again that is spent."""
+        return self.share.used_ratio(self.accounts.answered, monotonic())
 
     # -- requests that came to nothing --------------------------------------------------------------------------
 
@@ -290,6 +326,11 @@ class Gateway:
         """Pool a connection that was made for a request which no longer needs it."""
         connection.idle_since_s = monotonic()
         connection.release()
+
+
+def _silence(config: Config) -> SilenceParameters:
+    upstream = config.upstream
+    return SilenceParameters(upstream.late_factor, upstream.late_min_s, upstream.late_max_s)
 
 
 def _deadly_key(shape: RequestShape | None, request: Request) -> int:

@@ -17,11 +17,12 @@ from warmroute.dataplane.answer import BODILESS, AnswerHead
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.request import RequestHead
 from warmroute.dialects.alike import Alike
-from warmroute.dialects.sse import EventGate
+from warmroute.dialects.continuation import Transcript
+from warmroute.dialects.sse import EventGate, first_data
 from warmroute.dialects.terminal import ends_answer
 from warmroute.dialects.usage_request import FINISH, USAGE, StreamWatch
 
-_SIZES: Final = [b"%x" % size for size in range(4096)]
+SIZES: Final = [b"%x" % size for size in range(4096)]
 """Sizes of chunks, as written."""
 
 LAST_BYTES: Final = 64
@@ -54,11 +55,15 @@ class Relay:
         "_has_end",
         "_last",
         "_open",
+        "_swept_bytes",
         "_tail",
         "_watch",
         "body_bytes",
+        "broken",
+        "comment_bytes",
         "keep_alive",
         "streaming",
+        "transcript",
     )
 
     def __init__(
@@ -70,6 +75,7 @@ class Relay:
         first: bytes,
         watch: StreamWatch | None = None,
         api: Api = Api.OTHER,
+        transcript: Transcript | None = None,
     ) -> None:
         """Write the head and what is there of the body, in one write.
 
@@ -78,6 +84,7 @@ class Relay:
             first: The first piece of the body, possibly empty.
             watch: What hides that the router asked for usage, or learns the engine's support; event streams only.
             api: Tells how the answer's own end is named.
+            transcript: What keeps what was passed on (`recorded`); None: nothing does.
         """
         self._client = client
         self._api = api
@@ -87,6 +94,11 @@ class Relay:
         self._open = False
         """What was passed on last ends within an event."""
         self.body_bytes = 0
+        self.comment_bytes = 0
+        """Those of them, in an event stream, that are comments between events."""
+        self._swept_bytes = 0
+        self.broken = b""
+        """Events that say that the engine failed, not passed on; only where a transcript is kept."""
         self.streaming = head.event_stream
         self._watch = watch
         # What is hidden changes the body's length.
@@ -105,6 +117,7 @@ class Relay:
             added += b"connection: keep-alive\r\n"
         self._gate = EventGate() if self.streaming else None
         self._alike = Alike()
+        self.transcript = transcript
         if first:
             self._note(first)
             first = self._framed(first)
@@ -132,8 +145,20 @@ class Relay:
         """Whether another replica's event stream may follow here: nothing but whole comments was passed on."""
         return self._gate is not None and not self._has_end and self._gate.at_boundary
 
+    @property
+    def advanced(self) -> bool:
+        """Whether anything but comments, or a part of an event, came since this was asked last."""
+        gate = self._gate
+        told_bytes = self.body_bytes - self.comment_bytes
+        if gate is not None:
+            told_bytes -= gate.held_bytes
+        advanced = told_bytes != self._swept_bytes
+        self._swept_bytes = told_bytes
+        return advanced
+
     def restart(self, watch: StreamWatch | None) -> None:
-        """Another replica goes on with an event stream of which only the head and comments were passed on."""
+        """Another replica goes on with an event stream of which only the head and comments were passed on, or, where
+        a transcript is kept, whole events."""
         self._gate = EventGate()
         self._alike = Alike()
         self._watch = watch
@@ -192,13 +217,24 @@ class Relay:
         size = len(piece)
         if not self._chunked or not size:
             return piece
-        return b"%b\r\n%b\r\n" % (_SIZES[size] if size < len(_SIZES) else b"%x" % size, piece)
+        return b"%b\r\n%b\r\n" % (SIZES[size] if size < len(SIZES) else b"%x" % size, piece)
+
+    def end_finished(self) -> None:
+        """End a stream whose finish reason was passed on, and whose replica failed to say that this was all."""
+        rest = self._watch.broken() if self._watch is not None else b""
+        rest += b"data: [DONE]\n\n"
+        self._client.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if self._chunked else rest)
 
     def _searched(self, gate: EventGate, piece: bytes) -> bytes:
         """What of an event stream may be passed on now, looked through for what tells usage or ends an answer."""
-        piece = gate.feed(piece)
+        return self._looked_through(gate, gate.feed(piece))
+
+    def _looked_through(self, gate: EventGate, piece: bytes) -> bytes:
+        """The same of what the gate let through."""
         watch = self._watch
         if piece:
+            if piece[:1] == b":" and first_data(piece) < 0:
+                self.comment_bytes += len(piece)
             self._last = self._last + piece[-LAST_BYTES:] if self._open else piece
             self._open = not gate.at_boundary
         if piece.find(USAGE) >= 0:

@@ -1,12 +1,15 @@
-"""Retries decide what a try that failed means: whether the next replica is tried, and what the client hears instead.
+"""Retries decide what it means that a try failed, or is late: who is asked next, and what the client hears instead.
 
 They go by what the answer says (`dialects.engine_errors`), by what is remembered of requests that engines died with
 (`health.deaths`), and by whether others erred on the same (`health.outliers`). They do not choose
 replicas: `core.fleet` does.
 
 The rules they keep:
-1. A request that was never delivered is tried again freely; one that a replica died with is tried once more.
-2. What is noted in the registry at dispatch stays only if an answer comes that computed the prompt. What another
+1. A request that was never delivered is tried again freely; one that a replica died with is tried once more. All else
+   is tried within a budget.
+2. A request that is late is asked of a second replica beside the first, which it keeps: the first answer is its answer,
+   and the other try is aborted.
+3. What is noted in the registry at dispatch stays only if an answer comes that computed the prompt. What another
    request has computed of it meanwhile stays in any case.
 """
 
@@ -24,6 +27,7 @@ from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
+from warmroute.dataplane.second import Second
 from warmroute.dialects.coding import readable as plain_of
 from warmroute.dialects.engine_errors import (
     DEAD_MARK,
@@ -37,6 +41,9 @@ from warmroute.dialects.routes import RouteKind
 
 _PASSED: Final = RouteKind.PASSED
 
+UNDELIVERED: Final = frozenset((FailureReason.REFUSED, FailureReason.CONNECT))
+"""A request that failed so has cost no engine anything."""
+
 NO_ROUTE: Final = b'"Not Found"'
 """What FastAPI says of a path that no handler has, as itself and as vLLM words it; of a missing object it says more."""
 
@@ -46,6 +53,7 @@ class Retrying(Attempt):
 
     __slots__ = (
         "_deaths",
+        "_failed",
         "_kept",
         "_noted",
         "_pinned",
@@ -57,6 +65,8 @@ class Retrying(Attempt):
 
     def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
         super().__init__(gateway, client, request)
+        self._failed: tuple[ReplicaId, str] | None = None
+        """Where the last try failed, and why; only while the next one waits to be made."""
         self._deaths = 0
         """Attempts that a replica may have died of."""
         self._kept: tuple[AnswerHead, bytes] | None = None
@@ -96,6 +106,8 @@ class Retrying(Attempt):
                     self._bear_out(decision, since_s)
         if self._suspects is not None:
             self._verdict(self._suspects, decision.replica, computed)
+        if self.second is not None:
+            self._drop_second()
 
     # -- errors that a replica answers ------------------------------------------------------------------------------
 
@@ -217,6 +229,10 @@ class Retrying(Attempt):
         outlived = not delivered or self._outlived(decision)
         if outlived and self._retry(decision, reason):
             return
+        self._give_up(decision.replica.id, why, outlived)
+
+    def _give_up(self, replica: ReplicaId, why: str, outlived: bool) -> None:
+        """Nobody is left to try: the last error answer that there was, or an error of the router's."""
         kept = self._kept
         if kept is not None and outlived:
             self._head, body = kept
@@ -234,7 +250,7 @@ class Retrying(Attempt):
             rest = "not tried on another, since the request itself may be the cause"
         self.fail(
             ReplicaError(
-                f"replica {decision.replica.id} failed before it answered ({why});"
+                f"replica {replica} failed before it answered ({why});"
                 f" {self.attempts} attempt(s) made, {rest}"
             )
         )
@@ -254,11 +270,15 @@ class Retrying(Attempt):
         # A time-out says something of its own request first: of the replica only if nobody heard of that meanwhile.
         if decision is not None and (dead or gateway.pool(decision.replica).heard_s <= self.progress_s):
             gateway.replica_failed(decision.replica, FailureReason.TIMEOUT, "silent for too long")
+        if self.second is not None and not self.begun:
+            self._promote(self.second, FailureReason.TIMEOUT)
+            return
         error = ReplicaError("the replica was silent for too long", status=504, code="replica_timeout")
         if relay is not None and self.begun:
             if dead and decision is not None:
                 gateway.note_death(decision, self.shape, self._request)
-            self._break_off(relay, error)
+            if relay.transcript is None or not self._goes_on(relay, FailureReason.TIMEOUT):
+                self._break_off(relay, error)
         elif (
             decision is not None
             and dead
@@ -270,16 +290,52 @@ class Retrying(Attempt):
             self.fail(error)
 
     def _retry(self, failed: Decision, reason: FailureReason) -> bool:
-        """Dispatch to the next replica of the ranking. False if there is none, or no attempt left."""
+        """Dispatch to the next replica of the ranking, now or in a moment. False if there is none, or no attempt left,
+        or no budget for it."""
+        gateway = self._gateway
+        if self.second is not None:
+            self._promote(self.second, reason)
+            return True
+        self._tried.append(failed.replica)
+        if not self._may_retry():
+            return False
+        if reason not in UNDELIVERED and not gateway.may_retry():
+            return False
+        pause_s = gateway.pause_s(self.attempts - 1)
+        if pause_s <= 0.0:
+            return self._next(failed.replica.id, reason)
+        assert self.shape is not None
+        if not gateway.fleet.has_other(self.shape.model, self._tried):
+            return False
+        self._settle()
+        self._kept_back = None
+        self._failed = failed.replica.id, reason.value
+        gateway.later.call(pause_s, self._paused)
+        return True
+
+    def _may_retry(self) -> bool:
+        """Whether another replica could be tried for this request, as far as it stands."""
+        if self._pinned is not None or self.attempts >= self._gateway.max_attempts:
+            return False
+        relay = self._relay
+        # Behind an early head, only an event stream can be gone on with.
+        return relay is None or (not self._opened and relay.resumable)
+
+    def _paused(self) -> None:
+        """The pause before the next try is over."""
+        failed, self._failed = self._failed, None
+        if self._done or failed is None:
+            return
+        try:
+            if not self._next(failed[0], FailureReason(failed[1])):
+                self._give_up(failed[0], failed[1], True)
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it
+            self.crashed(error)
+
+    def _next(self, failed: ReplicaId, reason: FailureReason) -> bool:
         gateway = self._gateway
         shape = self.shape
         assert shape is not None
-        self._tried.append(failed.replica)
-        if self._pinned is not None or self.attempts >= gateway.max_attempts:
-            return False
-        relay = self._relay
-        if relay is not None and (self._opened or not relay.resumable):
-            return False  # behind an early head, only an event stream can be gone on with
         now_s = gateway.clock()
         try:
             decision = gateway.fleet.choose_and_reserve(shape, self._records, now_s, self._tried)
@@ -288,9 +344,133 @@ class Retrying(Attempt):
         self._settle()
         self._kept_back = None
         gateway.metrics.retried(reason)
-        self.retried_after = f"{failed.replica.id} {reason.value}"
+        self.retried_after = f"{failed} {reason.value}"
         self._decided(decision, now_s)
         return True
+
+    # -- a second try beside the first --------------------------------------------------------------------------------
+
+    def late(self, cause: str) -> bool:
+        """The first byte is late: have a second replica asked as well. False if that cannot be, or is under way."""
+        decision = self.decision
+        if self.begun or self.second is not None or decision is None or not self._may_retry():
+            return False
+        tried = [*self._tried, decision.replica]
+        return self._may_ask_beside(tried) and self._ask_beside(tried, cause)
+
+    def second_late(self) -> None:
+        """The second try is late as well: it goes on alone, and a third is made beside it, if that can be."""
+        second, decision = self.second, self.decision
+        if second is None or decision is None or not self._may_retry():
+            return
+        tried = [*self._tried, decision.replica, second.decision.replica]
+        if self._may_ask_beside(tried):
+            self._promote(second, FailureReason.TIMEOUT)
+            if not self.begun and not self._done:
+                self._ask_beside(tried, second.cause)
+
+    def _may_ask_beside(self, tried: list[Replica]) -> bool:
+        """Whether there is a replica that is well, and budget, for one more try; spends it."""
+        gateway, shape = self._gateway, self.shape
+        return shape is not None and gateway.fleet.has_other(shape.model, tried) and gateway.may_retry()
+
+    def _ask_beside(self, tried: list[Replica], cause: str) -> bool:
+        gateway, shape = self._gateway, self.shape
+        assert shape is not None
+        try:
+            other = gateway.fleet.choose_and_reserve(shape, self._records, gateway.clock(), tried)
+        except RouterError:
+            return False
+        self.attempts += 1
+        gateway.metrics.second_sent(cause)
+        second = Second(self, gateway, self._request, self._api, other, self._asking_at, cause)
+        self.second = second
+        second.start()
+        return True
+
+    def second_answers(self, second: Second, head: AnswerHead | None, body: bytes, whole: bool) -> None:
+        """The second try's answer begins: it is the request's."""
+        decision = self.decision
+        if self._done or self.second is not second:
+            return
+        metrics = self._gateway.metrics
+        metrics.second_won(second.cause, decision.uncached_tokens if decision is not None else 0)
+        self._take(second, second.cause)
+        if whole:
+            assert head is not None
+            self.on_whole(head, body)
+        else:
+            self._replay(second)
+
+    def second_failed(
+        self, second: Second, reason: FailureReason | None, why: str, *, delivered: bool
+    ) -> None:
+        """The second try came to nothing: the first goes on alone."""
+        gateway = self._gateway
+        if reason is not None:
+            gateway.replica_failed(second.decision.replica, reason, why)
+            if delivered and reason is FailureReason.LOST:
+                gateway.note_death(second.decision, self.shape, self._request)
+                self._deaths += 1
+        if self.second is second:
+            self._tried.append(second.decision.replica)
+            self._drop_second()
+
+    def _promote(self, second: Second, reason: FailureReason) -> None:
+        """The first try has failed: the second is the only one."""
+        second.over = True
+        self._take(second, reason.value)
+        self._gateway.metrics.retried(reason)
+        if second.connecting:
+            second.promoted = self._connecting = True
+        else:
+            self._replay(second)
+
+    def _take(self, second: Second, why: str) -> None:
+        """Put the second try in the place of the first, which is aborted."""
+        gateway = self._gateway
+        shape = self.shape
+        assert shape is not None
+        first = self.decision
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+        self.second = None
+        self._settle()
+        if first is not None:
+            self._tried.append(first.replica)
+            self.retried_after = f"{first.replica.id} {why}"
+        decision = self.decision = second.decision
+        self._noted = False
+        if shape.rungs and decision.incarnation is not None and self._records is not None:
+            self._noted = True
+            self._withdrawals = gateway.withdrawals
+            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+        self._head = self._kept_back = None
+        self._fresh_tried = self._refusal = self._event_error = self._joined = self.suspected = False
+        self._lead = self._opening = b""
+        self._asked, self._support = second.asked, second.support
+        self.progress_s, self.expected_s = second.sent_s, second.expected_s
+        self.connection, second.connection = second.connection, None
+        if self.connection is not None:
+            self.connection.exchange = self
+
+    def _replay(self, second: Second) -> None:
+        """What has come of the second try's answer."""
+        if second.head is not None:
+            self.on_head(second.head)
+            kept_back = second.take_held()
+            if kept_back:
+                self.on_body(kept_back)
+
+    def _drop_second(self) -> None:
+        """Nobody needs the second try any more."""
+        second, self.second = self.second, None
+        if second is not None:
+            gateway = self._gateway
+            gateway.metrics.wasted(second.cause, second.decision.uncached_tokens)
+            second.drop()
+            gateway.fleet.settle(second.decision, gateway.clock())
 
     def _outlived(self, decision: Decision, engine: bool = False) -> bool:
         """A replica, or its engine, failed after it had the request in full: whether another may be given it."""

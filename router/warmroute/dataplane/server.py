@@ -62,6 +62,7 @@ class DataPlane:
         self._sweeper.stop()
         if gateway.hold is not None:
             gateway.hold.stop()
+        gateway.later.stop()
         for pool in gateway.pools.values():
             pool.close()
         await asyncio.sleep(0)

@@ -1,7 +1,7 @@
 """The sweeper keeps the deadlines of every connection by one timer: nobody on the request path starts or stops a timer.
 
-This module decides which limit applies to a connection and whether it has passed. Its resolution is `PERIOD_S`; limits
-are seconds.
+This module decides which limit applies to a connection and whether it has passed, and which request is late
+(`health.silence` says after how long). Its resolution is `PERIOD_S`; limits are seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from math import inf
 from time import monotonic
 from typing import cast
 
+from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
+from warmroute.core.health.health import FailureReason, ReplicaState
+from warmroute.core.health.silence import HEARD_TIMES, PLAIN_FADE, plain_allowed_s
 from warmroute.core.types import Incarnation
 from warmroute.dataplane.downstream import ClientConnection, Waiting
+from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.pool import Pool
+from warmroute.dataplane.second import HEDGE, SILENCE, Second
 
 PERIOD_S = 0.5
 
@@ -24,7 +30,10 @@ SLOWEST_BODY_BYTES_PER_S = 64 * 1024
 LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off, so that it can read the refusal."""
 
-DEAD_SILENCE_S = 10.0
+LOOKED_AT_S = 0.25
+"""A request that was sent so recently is not looked at: most have their first byte by then."""
+
+DEAD_SILENCE_S = 2.0
 """How long a request may hear nothing from a replica that is shown to be dead: vLLM leaves some streams open for ever
 when it is terminated. Source: vLLM 0.32.0, SIGTERM without a drain time-out, 3 of 9 runs. An ejection for any other
 reason is about new requests, and shortens nothing."""
@@ -73,6 +82,9 @@ class Sweeper:
                 connection.abort()  # it does not take the end of its answer
         for pool in self._gateway.pools.values():
             pool.expire()
+            pool.patience.swept(pool.heard_s)
+        self._gateway.plain_s *= 1.0 - PLAIN_FADE
+        self._gateway.first_s *= 1.0 - PLAIN_FADE
 
     def _sweep_reading(self, connection: ClientConnection, now_s: float) -> None:
         if connection.waiting == Waiting.TUNNEL:
@@ -95,14 +107,22 @@ class Sweeper:
         upstream = exchange.connection if exchange is not None else None
         if exchange is None or upstream is None:
             return
-        limits = self._gateway.upstream
+        gateway = self._gateway
+        limits = gateway.upstream
         decision = exchange.decision
         if upstream.progress:
             upstream.progress = False
-            if exchange.streaming:  # until then what comes is no sign of an answer
-                exchange.progress_s = now_s
+            if exchange.streaming and exchange.advanced:  # until then what comes is no sign of an answer
                 if decision is not None:
-                    self._gateway.pool(decision.replica).heard_s = now_s
+                    pool = gateway.pool(decision.replica)
+                    if exchange.expected_s > 0.0 and exchange.first_byte_s is not None:
+                        pool.patience.answered(
+                            exchange.expected_s, exchange.first_byte_s - exchange.progress_s
+                        )
+                    pool.heard_s = now_s
+                exchange.expected_s = 0.0
+                exchange.suspected = False
+                exchange.progress_s = now_s
                 return
         if upstream.paused:
             if now_s - exchange.progress_s > limits.stream_idle_timeout_s:
@@ -110,13 +130,92 @@ class Sweeper:
             return
         allowed_s = limits.stream_idle_timeout_s if exchange.streaming else limits.first_byte_timeout_s
         silent_s = now_s - exchange.progress_s
-        if decision is not None and self._gateway.fleet.shown_dead(decision):
+        if decision is not None and gateway.fleet.shown_dead(decision):
             life = decision.replica, decision.incarnation
             since_s = self._dead_since_s[life] = self._were_dead.get(life, now_s)
             if min(silent_s, now_s - since_s) > DEAD_SILENCE_S:
                 silent_s = inf
-        if silent_s > allowed_s:
-            try:
+        try:
+            if silent_s > allowed_s:
                 exchange.time_out()
-            except Exception as error:  # noqa: BLE001 - the other connections' limits hold all the same
-                exchange.crashed(error)
+            elif decision is None or silent_s < LOOKED_AT_S:
+                return
+            elif exchange.streaming:
+                self._sweep_stream(exchange, decision.replica, silent_s, now_s)
+            elif exchange.second is not None:
+                self._sweep_second(exchange, exchange.second, now_s)
+            else:
+                self._sweep_waiting(exchange, decision, silent_s, now_s)
+        except Exception as error:  # noqa: BLE001 - the other connections' limits hold all the same
+            exchange.crashed(error)
+
+    def _sweep_waiting(self, exchange: Exchange, decision: Decision, silent_s: float, now_s: float) -> None:
+        """A request without a first byte: have another replica asked as well where this one is late or silent."""
+        gateway = self._gateway
+        replica = decision.replica
+        pool = gateway.pool(replica)
+        if exchange.expected_s == 0.0:
+            exchange.expected_s = gateway.fleet.expected_s(decision, gateway.clock())
+        expected_s = exchange.expected_s
+        quiet_s = min(silent_s, now_s - pool.heard_s)
+        allowed_s = self._allowed_s(pool, decision, expected_s)
+        if quiet_s > allowed_s:
+            if (
+                decision.streams
+                and allowed_s < inf
+                and not exchange.suspected
+                and replica.state is not ReplicaState.EJECTED
+            ):
+                exchange.suspected = True
+                pool.patience.suspect(now_s)
+                gateway.suspect(replica)
+                gateway.replica_failed(
+                    replica,
+                    FailureReason.TIMEOUT,
+                    f"nothing heard for {quiet_s:.1f} s, longer than the {allowed_s:.1f} s that its work may take",
+                )
+            exchange.late(SILENCE)
+        elif silent_s > HEARD_TIMES * allowed_s:
+            exchange.late(SILENCE)
+        elif gateway.retries.hedge and expected_s > 0.0:
+            retries = gateway.retries
+            late_s = max(retries.hedge_min_s, retries.hedge_factor * pool.patience.ratio * expected_s)
+            if silent_s > late_s:
+                exchange.late(HEDGE)
+
+    def _sweep_second(self, exchange: Exchange, second: Second, now_s: float) -> None:
+        """A second try without a first byte: it too may be late."""
+        if second.connection is None:
+            return
+        gateway = self._gateway
+        pool = gateway.pool(second.decision.replica)
+        if second.expected_s == 0.0:
+            second.expected_s = gateway.fleet.expected_s(second.decision, gateway.clock())
+        quiet_s = now_s - max(second.sent_s, pool.heard_s)
+        if quiet_s > self._allowed_s(pool, second.decision, second.expected_s):
+            exchange.second_late()
+
+    def _sweep_stream(self, exchange: Exchange, replica: Replica, silent_s: float, now_s: float) -> None:
+        """A stream that says nothing: is its replica there at all? If it is not, another may go on with the stream."""
+        gateway = self._gateway
+        floor_s = gateway.silence.floor_s
+        if silent_s <= floor_s or gateway.silence.factor <= 0.0:
+            return
+        if now_s - gateway.pool(replica).heard_s <= floor_s:
+            return
+        if replica.state is ReplicaState.EJECTED:
+            if not exchange.suspected:
+                exchange.stalled()
+        elif silent_s <= floor_s + 2.0 * PERIOD_S:
+            gateway.suspect(replica)
+
+    def _allowed_s(self, pool: Pool, decision: Decision, expected_s: float) -> float:
+        silence = self._gateway.silence
+        if silence.factor > 0.0 and decision.replica.state is ReplicaState.EJECTED:
+            return silence.floor_s  # its probes, or others' requests, have found nobody there
+        if decision.streams:
+            first_s = self._gateway.first_s
+            if expected_s < 0.0 and first_s > 0.0:
+                expected_s = first_s
+            return pool.patience.allowed_s(expected_s, silence, decision.trial)
+        return plain_allowed_s(self._gateway.plain_s, silence)

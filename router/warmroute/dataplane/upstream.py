@@ -16,6 +16,7 @@ from typing import Final, cast
 
 import httptools
 
+from warmroute.core.health.silence import Patience
 from warmroute.dataplane.answer import AnswerCache, AnswerHead, from_fields
 from warmroute.dataplane.request import Fields
 from warmroute.telemetry.logs import fields as log_fields
@@ -67,7 +68,7 @@ class Asker:
 class Home:
     """What a connection needs of the pool that it belongs to."""
 
-    __slots__ = ("address", "answers", "heard_s", "host_header")
+    __slots__ = ("address", "answers", "heard_s", "host_header", "patience")
 
     def __init__(self, host_header: bytes, rank: int | None = None) -> None:
         self.host_header = host_header
@@ -79,6 +80,8 @@ class Home:
         self.answers = AnswerCache()
         self.heard_s = 0.0
         """When (monotonic) a piece of a begun answer came, or an answer was complete; half a second late at most."""
+        self.patience = Patience()
+        """How long its silences have been."""
 
     def release(self, connection: ReplicaConnection) -> None:
         """Keep a connection whose answer is complete, or which nobody needed."""
@@ -222,8 +225,10 @@ class ReplicaConnection:
         if pieces:
             self._pieces = []
             exchange.on_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if self._complete and self.exchange is exchange:
-            self._end(exchange)
+        # Who had the request may have handed it to another on the way.
+        owner = self.exchange
+        if self._complete and owner is not None:
+            self._end(owner)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed by the replica, by the network or by us."""

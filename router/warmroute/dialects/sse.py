@@ -68,6 +68,11 @@ class EventGate:
         """Everything so far was let through, and ends between two events: events that follow pass as they are."""
         return self.at_boundary and not self._kept_back
 
+    @property
+    def held_bytes(self) -> int:
+        """How much is kept back back."""
+        return len(self._kept_back)
+
     def feed(self, data: bytes) -> bytes:
         """What may be forwarded, in addition to what was, possibly nothing."""
         kept_back = self._kept_back

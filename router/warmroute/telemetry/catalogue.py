@@ -172,6 +172,51 @@ RETRIES = Metric(
     "Attempts that failed before the first byte and were made again on another replica.",
     ("reason",),
 )
+RETRY_BUDGET_USED = Metric(
+    "warmroute_retry_budget_used_ratio",
+    _G,
+    "ratio",
+    "Share of the budget for tries made again (retries.budget_ratio) spent in the last 30 to 60 s; at 1 no more are"
+    " made.",
+    across=Across.MOST,
+)
+RETRY_BUDGET_REFUSED = Metric(
+    "warmroute_retry_budget_refused_total",
+    _C,
+    "attempts",
+    "Tries that were not made again for want of budget.",
+)
+SECOND_TRIES = Metric(
+    "warmroute_second_tries_total",
+    _C,
+    "requests",
+    "Requests whose first byte was late and that were asked of a second replica as well, by cause: silence"
+    " (upstream.late_factor) or hedge (retries.hedge).",
+    ("cause",),
+)
+SECOND_WINS = Metric(
+    "warmroute_second_tries_won_total",
+    _C,
+    "requests",
+    "Those of them that the second replica answered first.",
+    ("cause",),
+)
+SECOND_WASTED = Metric(
+    "warmroute_second_tries_wasted_tokens_total",
+    _C,
+    "tokens",
+    "Prompt tokens believed uncached that the replica whose answer came second, or not at all, was given for nothing.",
+    ("cause",),
+)
+FAILOVERS = Metric(
+    "warmroute_failovers_total",
+    _C,
+    "streams",
+    "Streams that broke in the middle where failover is on, by what became of them: tried on another replica; completed"
+    " there; ended, since only the end was missing; or not gone on with: unfit (the request, or what was said), deadly"
+    " (replicas die of it), refused (no replica or no budget).",
+    ("outcome",),
+)
 DISCONNECTS = Metric(
     "warmroute_client_disconnects_total",
     _C,

@@ -65,6 +65,9 @@ class Sources:
     ready: Callable[[], bool] = lambda: True
     settings_current: Callable[[], bool] = lambda: True
     client_connections: Callable[[], int] = int
+    budget_used_ratio: Callable[[], float] = float
+    """Of the budget for tries made again."""
+    budget_refused: Callable[[], int] = int
     buffered_body_bytes: Callable[[], int] = int
     discovery: Callable[[], Rows] = list
     """A row a source of replicas: `source`, `up`, `ready`, `draining`, `age_s`, and `errors_total` by reason."""
@@ -122,6 +125,12 @@ class _RouterCollector(Collector):
         yield _family(c.ERRORS, [((code,), n) for code, n in (_AWAITED_ERRORS | m.errors).items()])
         yield _family(c.DECISIONS, [(labels, place.requests) for labels, place in m.places.items()])
         yield _family(c.RETRIES, [((reason,), n) for reason, n in m.retries.items()])
+        yield _family(c.RETRY_BUDGET_USED, [((), self._sources.budget_used_ratio())])
+        yield _family(c.RETRY_BUDGET_REFUSED, [((), self._sources.budget_refused())])
+        yield _family(c.SECOND_TRIES, [((cause,), n) for cause, n in m.second_tries.items()])
+        yield _family(c.SECOND_WINS, [((cause,), n) for cause, n in m.second_wins.items()])
+        yield _family(c.SECOND_WASTED, [((cause,), n) for cause, n in m.second_wasted_tokens.items()])
+        yield _family(c.FAILOVERS, [((outcome,), n) for outcome, n in m.failovers.items()])
         yield _family(c.DISCONNECTS, [((phase,), n) for phase, n in m.client_disconnects.items()])
         ttft = [((model, kind or NO_DECISION), h) for (model, kind), h in m.ttft.items()]
         yield _histogram(c.TTFT, TTFT_BUCKETS_S, ttft)

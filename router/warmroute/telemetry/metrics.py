@@ -155,8 +155,9 @@ RequestKey = tuple[str, str, int, str | None]
 class Metrics:
     """What happened on the request path since the process began."""
 
-    __slots__ = ("_known_models", "client_disconnects", "duration", "errors", "hold", "lateness", "places", "retries",
-                 "series", "tokens", "ttft")  # fmt: skip
+    __slots__ = ("_known_models", "client_disconnects", "duration", "errors", "failovers", "hold", "lateness",
+                 "places", "retries", "second_tries", "second_wasted_tokens", "second_wins", "series",
+                 "tokens", "ttft")  # fmt: skip
 
     def __init__(self, known_models: Callable[[], Container[str]]) -> None:
         """`known_models` is asked only when a combination of labels is seen for the first time."""
@@ -175,6 +176,11 @@ class Metrics:
         self.errors: dict[str, int] = {}
         self.retries: dict[str, int] = {}
         self.client_disconnects: dict[str, int] = {}
+        self.second_tries: dict[str, int] = {}
+        """By cause, as the two below."""
+        self.second_wins: dict[str, int] = {}
+        self.second_wasted_tokens: dict[str, int] = {}
+        self.failovers: dict[str, int] = {}
 
     def observe(
         self,
@@ -281,6 +287,24 @@ class Metrics:
     def retried(self, reason: str) -> None:
         """Count one attempt that failed before its first byte and was made again elsewhere."""
         _add(self.retries, reason, _MAX_CODES)
+
+    def second_sent(self, cause: str) -> None:
+        """Count one request that was late and asked of a second replica as well."""
+        _add(self.second_tries, cause, _MAX_CODES)
+
+    def second_won(self, cause: str, wasted_tokens: int) -> None:
+        """Count one of them that the second replica answered first; `wasted_tokens`: what the first had to compute."""
+        _add(self.second_wins, cause, _MAX_CODES)
+        self.wasted(cause, wasted_tokens)
+
+    def wasted(self, cause: str, tokens: int) -> None:
+        """Count prompt tokens that a replica was given for nothing."""
+        wasted = self.second_wasted_tokens
+        wasted[cause] = wasted.get(cause, 0) + tokens
+
+    def failed_over(self, outcome: str) -> None:
+        """Count what became of a stream that broke where it might be gone on with."""
+        _add(self.failovers, outcome, _MAX_CODES)
 
     def client_gone(self, phase: str) -> None:
         """Count one client that left before its answer was complete."""

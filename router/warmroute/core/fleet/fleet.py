@@ -33,6 +33,7 @@ from warmroute.core.fleet.members import Members
 from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import Ranking, ranked, validate
 from warmroute.core.health.health import FailureReason, HealthParameters, ReplicaState, Signal
+from warmroute.core.health.silence import LEAST_EXPECTED_S, UNKNOWN
 from warmroute.core.learning.answers import MEMORY
 from warmroute.core.learning.feedback import Feedback
 from warmroute.core.learning.learner import Learner
@@ -461,6 +462,16 @@ class Fleet(Members):
             replica.trials -= 1
             replica.health.trials -= 1
             self._health_changed(replica.health)
+
+    def expected_s(self, decision: Decision, now_s: float) -> float:
+        """Predicted time from now to the first byte of a request that waits, all that waits there counted as ahead of
+        it; `UNKNOWN` where nothing was learned yet, and for answers whose first byte does not tell."""
+        learner = self._learner
+        if learner is None or not learner.believes or not decision.streams:
+            return UNKNOWN
+        replica = decision.replica
+        expected_s = replica.delay_s + replica.wait_s(now_s)
+        return expected_s if expected_s > LEAST_EXPECTED_S else LEAST_EXPECTED_S
 
     def note_peer_load(self, replica: Replica, peer_load: Foreign, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""

@@ -129,6 +129,10 @@ class Members:
         if replica.health.failed(reason, now_s):
             self._health_changed(replica.health)
 
+    def suspect(self, replica: Replica) -> None:
+        """Nothing is heard of it where something should be: a probe that is not answered either ejects it."""
+        replica.health.suspect = True
+
     def shown_dead(self, decision: Decision) -> bool:
         """Whether the life of the replica that has this request is over for sure; an ejection alone says nothing."""
         replica = decision.replica

@@ -10,11 +10,13 @@ This is what leads to which signal:
   succeeded.
 - A pause ejects at once as well, and counts as no failure: its backoff stays what it was.
 - Probes: `probe_failures_to_eject` failures in a row eject a replica until a probe succeeds. A probe that finds the
-  engine asleep, paused or scaling ejects at once. A successful probe ends an ejection only where the probe can tell
-  that the replica is well: because probes ejected it, because it had refused connections, or because it is a new
-  incarnation. An engine whose `/health` is fine and whose requests fail sits its backoff out.
-- When the backoff is over, one trial decides: a request or a probe, whichever comes first. An engine that answered with
-  errors (`FailureReason.ERROR`) is given one trial after every successful probe, and only a request decides it.
+  engine asleep, paused or scaling ejects at once, and so does one that is not answered by a replica whose requests are
+  silent too (`suspect`). A successful probe ends an ejection only where the probe can tell that the replica is well:
+  because probes ejected it, because it had refused connections, or because it is a new incarnation. An engine whose
+  `/health` is fine and whose requests fail sits its backoff out.
+- When the backoff is over, one trial decides: a request or a probe, whichever comes first. Where an engine answered
+  with errors (`FailureReason.ERROR`) or was silent (`TIMEOUT`), only a request decides; the former is given one trial
+  after every successful probe.
 - A changed incarnation makes everything forgotten: it is another engine.
 
 Rule 3: a state concerns new requests only. The requests that a replica has already keep their limits whatever the
@@ -80,6 +82,8 @@ _INTERVALS: Final = frozenset({FailureReason.PAUSED, FailureReason.SCALING})
 _CERTAIN: Final = _INTERVALS | {FailureReason.REFUSED, FailureReason.DRAINING, FailureReason.ASLEEP}
 _SEEN_BY_PROBES: Final = _INTERVALS | {FailureReason.ASLEEP}
 """What one probe tells for certain."""
+_REQUESTS_TELL: Final = frozenset({FailureReason.ERROR, FailureReason.TIMEOUT})
+"""What `/health` says nothing of: an engine that hangs behind its server, or errs."""
 _PROBE_CAN_TELL: Final = frozenset(
     {FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.ASLEEP, FailureReason.PROBE}
 )
@@ -147,6 +151,7 @@ class Health:
         "reason",
         "state",
         "strikes",
+        "suspect",
         "tainted",
         "trials",
         "until_s",
@@ -170,6 +175,8 @@ class Health:
 
     def _reset(self) -> None:
         self.dead = False
+        self.suspect = False
+        """Silent for longer than its requests should take: one probe that is not answered either ejects it."""
         self.failures = 0
         self.probe_failures = 0
         self.strikes = 0
@@ -207,7 +214,7 @@ class Health:
 
     def succeeded(self, now_s: float) -> bool:
         """A request got its first byte. Like all below: true if the state, or the time of ejection, changed."""
-        self.dead = False
+        self.dead = self.suspect = False
         if self.state is ReplicaState.READY or self.state is ReplicaState.PROBING:
             self.failures = self.strikes = 0
         return self._walk(Signal.SUCCESS, now_s)
@@ -242,13 +249,13 @@ class Health:
         if restarted:
             self._reset()
             self.reason = None
-        self.dead = False
+        self.dead = self.suspect = False
         self.probe_failures = 0
         if self.reason is FailureReason.ERROR:
             if self.state is ReplicaState.EJECTED:
                 return self._walk(Signal.BACKOFF_OVER, now_s)
-            if self.state is ReplicaState.PROBING:
-                return False
+        if self.state is ReplicaState.PROBING and self.reason in _REQUESTS_TELL:
+            return False
         if (
             self.state is ReplicaState.EJECTED
             and self.reason is not None
@@ -266,9 +273,10 @@ class Health:
     def probe_failed(self, now_s: float, reason: str = FailureReason.PROBE) -> bool:
         """A probe failed; one that a sleeping engine answered leaves no doubt."""
         certain = reason in _SEEN_BY_PROBES
+        silent = self.suspect and reason == FailureReason.TIMEOUT
         self.probe_failures = (
             max(self.probe_failures + 1, self.parameters.probe_failures_to_eject)
-            if certain
+            if certain or silent
             else self.probe_failures + 1
         )
         if reason == FailureReason.REFUSED:

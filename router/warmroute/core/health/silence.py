@@ -1,0 +1,94 @@
+"""How long a replica may say nothing before a request is tried on another one as well.
+
+Decides by what was predicted of the request, times a factor, and by how much such predictions have lately been too
+short on this replica; bounded by a floor and a ceiling. Time is an argument. Does not decide what follows: a request
+that is late is asked of a second replica and keeps the first, so that a long prefill is never lost for being long;
+whether a replica is ejected is `health`'s.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+MOST_RATIO: Final = 32.0
+"""Predictions are never taken to be shorter than the truth by more than this."""
+FADE: Final = 0.004
+"""Share of what a replica was later than predicted that one sweep forgets: half of it in 90 s."""
+PLAIN_FADE: Final = 0.0002
+"""The same of the longest answer that did not stream: half of it in half an hour."""
+LEAST_EXPECTED_S: Final = 0.02
+"""A shorter prediction is within what an event loop takes."""
+HEARD_TIMES: Final = 4.0
+"""A replica that answers others is alive, and the request in its queue: it is late after so many times as long."""
+UNKNOWN: Final = -1.0
+"""Where nothing is predicted."""
+
+
+class SilenceParameters:
+    """What the settings say (`upstream.late_*`)."""
+
+    __slots__ = ("ceiling_s", "factor", "floor_s")
+
+    def __init__(self, factor: float = 4.0, floor_s: float = 1.0, ceiling_s: float = 60.0) -> None:
+        self.factor = factor
+        """Of the predicted time to the first byte; 0: no request is ever late."""
+        self.floor_s = floor_s
+        self.ceiling_s = ceiling_s
+
+
+class Patience:
+    """What one replica has taught of its silences."""
+
+    __slots__ = ("ratio", "suspected_s")
+
+    def __init__(self) -> None:
+        self.ratio = 1.0
+        """How many times later than predicted first bytes have lately been, of those that were late; at least 1."""
+        self.suspected_s = 0.0
+        """Monotonic time at which its silence became suspicious; 0 when it was heard of since."""
+
+    def allowed_s(self, expected_s: float, parameters: SilenceParameters, doubtful: bool = False) -> float:
+        """Longest silence of a request whose first byte was predicted after `expected_s` (`UNKNOWN`: not predicted).
+
+        Args:
+            doubtful: The replica is on trial. It is also doubtful while it is suspected; then the floor is halved.
+        """
+        if parameters.factor <= 0.0:
+            return inf
+        if expected_s < 0.0:
+            return parameters.ceiling_s
+        allowed_s = parameters.factor * self.ratio * expected_s
+        floor_s = 0.5 * parameters.floor_s if doubtful or self.suspected_s > 0.0 else parameters.floor_s
+        if allowed_s < floor_s:
+            return floor_s
+        return allowed_s if allowed_s < parameters.ceiling_s else parameters.ceiling_s
+
+    def answered(self, expected_s: float, took_s: float) -> None:
+        """A request that was waited for has its first byte."""
+        if expected_s <= 0.0:
+            return
+        ratio = took_s / expected_s
+        if ratio > self.ratio:
+            self.ratio = ratio if ratio < MOST_RATIO else MOST_RATIO
+
+    def suspect(self, now_s: float) -> None:
+        """Its silence has become suspicious."""
+        if self.suspected_s <= 0.0:
+            self.suspected_s = now_s
+
+    def swept(self, heard_s: float) -> None:
+        """Half a second has passed. A replica that is heard of after it was suspected was alive: wait longer for it."""
+        self.ratio += (1.0 - self.ratio) * FADE
+        if 0.0 < self.suspected_s < heard_s:
+            self.suspected_s = 0.0
+            doubled = 2.0 * self.ratio
+            self.ratio = doubled if doubled < MOST_RATIO else MOST_RATIO
+
+
+def plain_allowed_s(longest_s: float, parameters: SilenceParameters) -> float:
+    """Longest silence of a request that is answered as a whole, by the longest such answer lately; no ceiling, since
+    how much an answer says is not known before. Unlimited before there was any (0)."""
+    if parameters.factor <= 0.0 or longest_s <= 0.0:
+        return inf
+    return max(parameters.floor_s, parameters.factor * longest_s)
