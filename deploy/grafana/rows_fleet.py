@@ -188,6 +188,28 @@ REPLICAS = Row(
             stacked=True,
         ),
         Panel(
+            "Late requests and broken streams",
+            "Requests whose first byte was late and that were asked of a second replica, those that it answered first,"
+            " and streams that broke where failover is on, by what became of them.",
+            [
+                Query(f"sum by (cause) (rate(warmroute_second_tries_total{{{R}}}[{I}]))", "late {{cause}}"),
+                Query(
+                    f"sum by (cause) (rate(warmroute_second_tries_won_total{{{R}}}[{I}]))", "won {{cause}}"
+                ),
+                Query(
+                    f"sum by (outcome) (rate(warmroute_failovers_total{{{R}}}[{I}]))", "stream {{outcome}}"
+                ),
+            ],
+            PER_SECOND,
+        ),
+        Panel(
+            "Retry budget spent",
+            "Share of the budget for tries made again that was spent in the last 30 to 60 s. At 1 failures are the"
+            " clients'.",
+            [Query(f"max by (instance) (warmroute_retry_budget_used_ratio{{{R}}})", "{{instance}}")],
+            RATIO,
+        ),
+        Panel(
             "Replicas by source",
             "Replicas that each source of discovery named last. A step that you did not make: its Service,"
             " selector or agents changed.",

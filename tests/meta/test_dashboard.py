@@ -30,6 +30,8 @@ NOT_SHOWN = {
     "warmroute_registry_idle_seconds": "for `/replicas`",
     "warmroute_registry_pending_records": "not 0 only where the registry is down, which is shown",
     "warmroute_registry_local_entries": "bounded by settings",
+    "warmroute_retry_budget_refused_total": "the share that is spent says it sooner",
+    "warmroute_second_tries_wasted_tokens_total": "second tries beside those won say it",
 }
 """Metrics that are on no panel, and why."""
 
