@@ -13,12 +13,12 @@ import pytest
 from tests.support.vllm_fleet import WORDS, RouterProcess, call, raw_request, text
 from warmroute_replica.vllm.launch import Fleet
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-TOKENS = 300
-STREAMS = 3
+TOKENS = 160
+STREAMS = 2
 """Of each API."""
 
 
