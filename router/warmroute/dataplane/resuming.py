@@ -14,7 +14,7 @@ from typing import Final
 from warmroute.core.errors import OverloadError, ReplicaError, RouterError
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import FailureReason
-from warmroute.core.types import Api, DecisionKind
+from warmroute.core.types import Api
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.attempt import RECORDED, UNRECORDED
 from warmroute.dataplane.client_side import ClientSide
@@ -121,7 +121,6 @@ class Resuming(Retrying):
             self._continuation.over = True
         self._settle()
         self._noted = False
-        decision.kind = DecisionKind.RETRY
         self.decision = decision
         self.connection = None
         self.attempts += 1
