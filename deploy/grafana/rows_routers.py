@@ -27,7 +27,10 @@ REGISTRY = Row(
         Panel(
             "Reached",
             "1 while the router reaches the registry's backend.",
-            [Query(f"min by (instance) (warmroute_registry_up{{{R}}})", "{{instance}}")],
+            [
+                Query(f"min by (instance) (warmroute_registry_up{{{R}}})", "{{instance}}"),
+                Query(f"max by (instance) (warmroute_registry_breaker_open{{{R}}})", "{{instance}} slow"),
+            ],
             most=1,
         ),
         Panel(
@@ -45,12 +48,13 @@ REGISTRY = Row(
         ),
         Panel(
             "Failures",
-            "Lookups given up at the deadline, errors, connections made again, records dropped for lack of"
-            " room; a second.",
+            "Lookups given up at the deadline, or answered without a Redis that is slow, errors, connections made"
+            " again, records dropped for lack of room; a second.",
             [
                 Query(
                     f"sum (rate(warmroute_registry_lookup_timeouts_total{{{R}}}[{I}]))", "lookups given up"
                 ),
+                Query(f"sum (rate(warmroute_registry_lookups_skipped_total{{{R}}}[{I}]))", "not asked"),
                 Query(f"sum (rate(warmroute_registry_errors_total{{{R}}}[{I}]))", "errors"),
                 Query(f"sum (rate(warmroute_registry_reconnects_total{{{R}}}[{I}]))", "reconnects"),
                 Query(f"sum (rate(warmroute_registry_evictions_total{{{R}}}[{I}]))", "records dropped"),

@@ -24,6 +24,7 @@ from tests.support.registry_calls import (
     shows,
     wait_until,
 )
+from tests.support.tcp_proxy import TcpProxy
 from warmroute.adapters.registry.redis.registry import RedisRegistry
 from warmroute.core.types import ReplicaId
 
@@ -172,17 +173,155 @@ def test_starting_does_not_wait_for_redis_and_connects_when_it_appears() -> None
         server.__exit__(None, None, None)
 
 
-def test_a_flushed_redis_is_filled_again_by_use() -> None:
+def test_a_slow_redis_is_not_waited_for_and_is_used_again_when_it_is_fast(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main(server: RedisServer) -> None:
-        async with router_on(server.url) as registry:
+        caplog.set_level("INFO", "router.registry")
+        async with (
+            TcpProxy(server.port) as proxy,
+            router_on(server.url) as other,
+            router_on(f"redis://127.0.0.1:{proxy.port}", lookup_deadline_s=0.05) as registry,
+        ):
+            other.touch(rungs_of(1), life(7), time.time())
+            registry.touch(rungs_of(2), life(8), time.time())
+            await asyncio.gather(settled(other), settled(registry))
+            await shows(registry, rungs_of(1, 2), [[7], [8]])
+            proxy.delay_s = 0.2
+            while registry.healthy:
+                await look(registry, rungs_of(1, 2))
+            for _ in range(100):
+                at_once = registry.lookup(rungs_of(1, 2), print)
+                assert at_once is not None
+                assert [record and record[0][0] for record in at_once] == [None, 8], "its own placements"
+            figures = registry.statistics()
+            assert (figures["breaker_open"], figures["lookups_skipped_total"]) == (1, 100)
+            registry.touch(rungs_of(3), life(9), time.time())
+            await shows(other, rungs_of(3), [[9]])  # what is slow is still told
+            proxy.delay_s = 0.0
+            await is_up(registry)
+            await shows(registry, rungs_of(1, 2), [[7], [8]])
+            figures = registry.statistics()
+            assert (figures["breaker_open"], figures["reconnects_total"]) == (0, 0)
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+    said = [line.getMessage().split(" ")[0] for line in caplog.records]
+    assert [event for event in said if event in ("registry_slow", "registry_in_time")] == [
+        "registry_slow",
+        "registry_in_time",
+    ]
+
+
+def test_a_connection_cut_in_the_middle_of_replies_answers_every_lookup_once() -> None:
+    async def main(server: RedisServer) -> None:
+        async with (
+            TcpProxy(server.port) as proxy,
+            router_on(f"redis://127.0.0.1:{proxy.port}") as registry,
+        ):
+            registry.touch(rungs_of(1, 2, 3), life(7), time.time())
+            await settled(registry)
+            for cut in (1, 9, 25):
+                await is_up(registry)
+                connections = proxy.accepted
+                proxy.cut_after_bytes = cut
+                answers = await asyncio.gather(*[holders(registry, rungs_of(1, 2, 3)) for _ in range(5)])
+                assert answers == [[[7], [7], [7]]] * 5
+                while proxy.cut_after_bytes is not None:
+                    await look(registry, rungs_of(1))
+                async with asyncio.timeout(60):
+                    while proxy.accepted == connections:
+                        await asyncio.sleep(0.01)
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_redis_that_pauses_its_clients_is_not_waited_for() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url, lookup_deadline_s=0.005) as registry:
+            registry.touch(rungs_of(1), life(7), time.time())
+            await settled(registry)
+            server.command("CLIENT", "PAUSE", 1500, "ALL")
+            while registry.healthy:
+                assert await holders(registry, rungs_of(1)) == [[7]]
+            at_once = registry.lookup(rungs_of(1), print)
+            assert at_once is not None
+            assert at_once[0] is not None
+            await is_up(registry)
+            assert await holders(registry, rungs_of(1)) == [[7]]
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_wrong_password_is_said_and_the_right_one_is_taken_by_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main(server: RedisServer) -> None:
+        url = f"redis://:two-of-them@127.0.0.1:{server.port}"
+        async with router_on(url, away=True) as registry:
+            assert not registry.healthy
+            registry.touch(rungs_of(1), life(7), time.time())
+            assert await holders(registry, rungs_of(1)) == [[7]]
+            server.command("CONFIG", "SET", "requirepass", "two-of-them")
+            await is_up(registry)
+
+    with RedisServer("--requirepass", "one-of-them", client={"password": "one-of-them"}) as server:
+        uvloop.run(main(server))
+    (said,) = [line for line in caplog.records if line.getMessage() == "registry_down"]
+    assert "WRONGPASS" in str(vars(said))
+    assert "two-of-them" not in str(vars(said))
+
+
+def test_a_redis_that_is_full_from_the_start_is_read_once_it_holds_the_secret() -> None:
+    async def main(server: RedisServer) -> None:
+        secrets: list[bytes] = []
+        async with router_on(server.url, secrets) as one:
+            one.touch(rungs_of(1), life(7), time.time())
+            await settled(one)
+            server.command("CONFIG", "SET", "maxmemory", "1")
+            async with router_on(server.url, secrets) as late:
+                assert await holders(late, rungs_of(1)) == [[7]]
+                assert len(set(secrets)) == 1
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_a_flush_is_noticed_what_is_our_own_counts_on_and_the_secret_stays_the_same() -> None:
+    async def main(server: RedisServer) -> None:
+        secrets: list[bytes] = []
+        async with router_on(server.url, secrets) as registry:
             registry.touch(rungs_of(1), life(7), time.time())
             await settled(registry)
             server.command("FLUSHALL")
-            assert await holders(registry, rungs_of(1)) == [None]
+            async with asyncio.timeout(60):
+                while not server.command("EXISTS", "w:secret"):
+                    await asyncio.sleep(0.01)
+            await shows(registry, rungs_of(1), [[7]])
             registry.touch(rungs_of(1), life(7), time.time())
             await settled(registry)
-            assert await holders(registry, rungs_of(1)) == [[7]]
-            assert server.command("DBSIZE") == 1
+            async with router_on(server.url, secrets) as other:
+                await shows(other, rungs_of(1), [[7]])
+            assert len(set(secrets)) == 1
+            assert registry.healthy
+
+    with RedisServer() as server:
+        uvloop.run(main(server))
+
+
+def test_values_of_other_types_under_our_keys_are_nobody_and_are_replaced() -> None:
+    async def main(server: RedisServer) -> None:
+        async with router_on(server.url) as registry:
+            for number in range(3):
+                server.command("LPUSH", b"w:" + number.to_bytes(8, "big"), "what is this")
+            assert await look(registry, rungs_of(0, 1, 2)) == [None] * 3
+            registry.touch(rungs_of(1), life(7), time.time())
+            registry.forget(rungs_of(2), life(7))
+            await settled(registry)
+            assert await holders(registry, rungs_of(0, 1, 2)) == [None, [7], None]
+            assert registry.healthy
 
     with RedisServer() as server:
         uvloop.run(main(server))

@@ -166,6 +166,60 @@ def test_a_slot_that_moves_is_followed(cluster: list[RedisServer]) -> None:
     uvloop.run(main())
 
 
+def test_a_cluster_that_is_connected_but_down_is_said_to_be_and_answers_come_from_own_placements(
+    cluster: list[RedisServer],
+) -> None:
+    """It lacks a slot and insists on all of them: every node is reached, and refuses every key."""
+
+    async def main() -> None:
+        async with opened(f"redis+cluster://127.0.0.1:{cluster[0].port}") as router:
+            rungs = some_rungs(9)
+            router.touch(rungs, life(7), time.time())
+            await settled(router)
+            slot = next(iter(_slots(cluster[0]) - {key_slot(b"w:secret"), key_slot(b"w:load")}))
+            owner = cluster[0].command("CLUSTER", "MYID")
+            for server in cluster:
+                server.command("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+                server.command("CLUSTER", "DELSLOTS", slot)
+
+            async def seen_down() -> bool:
+                assert await holders(router, rungs) == [[7]] * 60
+                return not router.healthy
+
+            await wait_until(seen_down)
+            assert all(b"cluster_state:fail" in server.command("CLUSTER", "INFO") for server in cluster)
+            for _ in range(20):
+                assert await holders(router, rungs) == [[7]] * 60
+            cluster[0].command("CLUSTER", "ADDSLOTS", slot)
+            for server in cluster[1:]:
+                server.command("CLUSTER", "SETSLOT", slot, "NODE", owner)
+            await is_up(router)
+            assert await holders(router, rungs) == [[7]] * 60
+
+    try:
+        uvloop.run(main())
+    finally:
+        for server in cluster:
+            server.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+
+
+def test_a_value_of_another_type_in_a_cluster_is_nobody_and_is_replaced(cluster: list[RedisServer]) -> None:
+    async def main() -> None:
+        async with opened(f"redis+cluster://127.0.0.1:{cluster[0].port}") as router:
+            rung = FingerprintHash(777)
+            key = b"w:" + rung.to_bytes(8, "big")
+            owner = next(server for server in cluster if key_slot(key) in _slots(server))
+            owner.command("LPUSH", key, "what is this")
+            assert await holders(router, [rung]) == [None]
+            router.touch([rung], life(7), time.time())
+            await settled(router)
+            assert await holders(router, [rung]) == [[7]]
+            assert router.healthy
+            assert router.statistics()["reconnects_total"] == 0
+
+    uvloop.run(main())
+
+
 def test_a_lost_node_leaves_the_rest_of_the_cluster_in_use(cluster: list[RedisServer]) -> None:
     async def main() -> None:
         async with (

@@ -12,6 +12,7 @@ from warmroute.adapters.registry.redis.batch import Lookups
 from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.registry.redis.queue import Write
 from warmroute.adapters.registry.redis.writes import Writes
+from warmroute.adapters.resp.breaker import Breaker
 from warmroute.core.types import FingerprintHash, Incarnation, Record, Records
 
 COMMANDS = Commands("w", b"")
@@ -65,8 +66,7 @@ class Server:
 
     def __init__(self) -> None:
         self.open = True
-        self.misses = 0
-        self.first_miss_s = 0.0
+        self.breaker = Breaker()
         self.asked: list[tuple[Any, int, Callable[[Any], None]]] = []
 
     def send(self, data: bytes, count: int, on_replies: Callable[[Any], None]) -> None:
@@ -78,7 +78,6 @@ class Server:
         self.asked.append((commands, count, on_replies))
 
     def reply(self, *replies: Any) -> None:
-        self.misses = 0
         _, count, on_replies = self.asked.pop(0)
         assert count == len(replies)
         on_replies(list(replies))
@@ -119,6 +118,7 @@ class Reading:
         self.loop = Loop()
         self.servers = servers
         self.moved = 0
+        self.slow: list[bool] = []
         self.answers: list[list[str]] = []
         self.lookups = Lookups(
             COMMANDS,
@@ -126,6 +126,7 @@ class Reading:
             lambda rungs, raws: [LOCAL if raw == b"" else SHARED if raw else None for raw in raws],
             lambda rungs: [LOCAL] * len(rungs),
             self._on_moved,
+            self.slow.append,
             clock=lambda: self.loop.now_s,
         )
         nodes: Any = Servers(*servers) if servers else None
@@ -200,19 +201,90 @@ def test_a_busy_process_reads_what_has_come_before_it_gives_up() -> None:
     assert reading.lookups.timeouts == 0
 
 
-def test_a_server_silent_for_long_is_given_up_and_one_slow_command_is_not_enough() -> None:
+def test_a_slow_server_is_not_waited_for_until_it_is_seen_to_answer_in_time() -> None:
     server = Server()
     reading = Reading(server)
     for _ in range(20):
         reading.ask(1)
         reading.loop.run(0.001)
     reading.loop.run(0.01)
-    assert server.open, "twenty deadlines missed in 30 ms are one hiccup"
+    assert reading.slow == [], "twenty deadlines missed in 30 ms are one slow command"
     for _ in range(10):
-        reading.ask(1)
+        reading.ask(1, 2, 3)
         reading.loop.run(0.01)
-    assert not server.open
-    assert reading.answers == [["local"]] * 30
+    assert reading.slow == [True]
+    assert reading.answers == [["local"]] * 20 + [["local"] * 3] * 10
+    while server.asked:
+        server.reply([b"x"] * (len(server.asked[0][0][0]) - 1))
+    assert server.breaker.open, "late answers open nothing"
+    assert reading.lookups.pointless()
+    reading.ask(1)
+    reading.loop.run()
+    assert not server.asked
+    assert reading.answers[-1] == ["local"]
+    for late in (True, False, False, True, False, False, False):
+        assert server.breaker.open
+        reading.loop.run(0.1)
+        assert len(server.asked) == 1
+        reading.loop.run(0.006 if late else 0.004)
+        server.reply([b"x"] * (len(server.asked[0][0][0]) - 1))
+    assert reading.slow == [True, False]
+    assert not reading.lookups.pointless()
+    reading.ask(1)
+    reading.loop.run()
+    server.reply([b"x"])
+    assert reading.answers[-1] == ["shared"]
+    reading.loop.run(0.5)
+    assert not server.asked
+    assert server.open
+
+
+def test_answers_late_now_and_then_open_no_breaker() -> None:
+    server = Server()
+    reading = Reading(server)
+    for number in range(60):
+        reading.ask(1)
+        reading.loop.run(0.01 if number % 2 else 0.001)
+        server.reply([b"x"])
+    assert reading.lookups.timeouts == 30
+    assert reading.slow == []
+
+
+def test_in_a_cluster_a_slow_server_and_one_that_is_down_cost_only_their_own_rungs() -> None:
+    even, odd = Server(), Server()
+    reading = Reading(even, odd)
+    for _ in range(10):
+        reading.ask(1, 2)
+        reading.loop.run()
+        even.reply(b"x")
+        if odd.asked:
+            odd.reply(hiredis.ReplyError("CLUSTERDOWN The cluster is down"))
+        reading.loop.run(0.01)
+    assert reading.slow == [True]
+    assert odd.breaker.open
+    assert not even.breaker.open
+    assert reading.moved > 4
+    reading.ask(1, 2, 3)
+    reading.loop.run()
+    even.reply(b"x")
+    assert reading.answers == [["local", "shared"]] * 10 + [["local", "shared", "local"]]
+    for trial in range(5):
+        reading.loop.run(0.1)
+        assert len(odd.asked) == 1
+        odd.reply(hiredis.ReplyError("CLUSTERDOWN The cluster is down") if trial < 2 else None)
+    assert reading.slow == [True, False]
+
+
+def test_in_a_cluster_a_value_of_another_type_is_nobody() -> None:
+    even, odd = Server(), Server()
+    reading = Reading(even, odd)
+    reading.ask(1, 2)
+    reading.loop.run()
+    odd.reply(hiredis.ReplyError("WRONGTYPE Operation against a key holding the wrong kind of value"))
+    even.reply(b"x")
+    assert reading.answers == [["nobody", "shared"]]
+    assert odd.open
+    assert reading.lookups.errors == 1
 
 
 def test_a_refusal_is_answered_locally_and_ends_the_connection() -> None:

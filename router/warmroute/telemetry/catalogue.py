@@ -375,7 +375,7 @@ REGISTRY_UP = Metric(
     "warmroute_registry_up",
     _G,
     "1",
-    "1 while the registry's backend can be reached.",
+    "1 while the registry's backend answers, and does so in time.",
     across=Across.LEAST,
 )
 REGISTRY_ENTRIES = Metric(
@@ -416,6 +416,19 @@ REGISTRY_TIMEOUTS = Metric(
     _C,
     "lookups",
     "Lookups given up at the deadline.",
+)
+REGISTRY_SKIPPED = Metric(
+    "warmroute_registry_lookups_skipped_total",
+    _C,
+    "lookups",
+    "Lookups answered from own placements at once, because the backend is slow (warmroute_registry_breaker_open).",
+)
+REGISTRY_BREAKER = Metric(
+    "warmroute_registry_breaker_open",
+    _G,
+    "1",
+    "1 while requests do not wait for the backend because its answers keep coming late.",
+    across=Across.MOST,
 )
 REGISTRY_WRITES = Metric(
     "warmroute_registry_writes_total",
@@ -568,6 +581,8 @@ REGISTRY_STATISTICS: dict[str, Metric] = {
     "lookups_total": REGISTRY_LOOKUPS,
     "lookup_seconds_total": REGISTRY_LOOKUP_SECONDS,
     "lookup_timeouts_total": REGISTRY_TIMEOUTS,
+    "lookups_skipped_total": REGISTRY_SKIPPED,
+    "breaker_open": REGISTRY_BREAKER,
     "writes_total": REGISTRY_WRITES,
     "errors_total": REGISTRY_ERRORS,
     "evictions_total": REGISTRY_EVICTIONS,

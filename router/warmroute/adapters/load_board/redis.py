@@ -37,7 +37,7 @@ _BELL_MS = 1000
 """How long one blocking read stands."""
 
 _FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 1.0
 
 
 class RedisLoadBoard:

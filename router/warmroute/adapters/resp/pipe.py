@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import hiredis
 
+from warmroute.adapters.resp.breaker import Breaker
 from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.url import Address, RedisTarget
 
@@ -39,9 +40,8 @@ class Pipe(asyncio.Protocol):
         "_transport",
         "_waiting",
         "address",
-        "first_miss_s",
+        "breaker",
         "loop",
-        "misses",
         "said",
     )
 
@@ -50,12 +50,10 @@ class Pipe(asyncio.Protocol):
     ) -> None:
         self.address = address
         self.loop = loop
-        self.misses = 0
-        """Deadlines missed since the last sign of life."""
-        self.first_miss_s = 0.0
-        """When the first of them was, by the clock of whoever counts them."""
         self.said = ""
         """Its last words, where the server closed the connection with an error that answers nothing."""
+        self.breaker = Breaker()
+        """Kept by whoever sets deadlines."""
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[tuple[int, Callable[[Replies | None], None]]] = deque()
@@ -115,7 +113,6 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out the replies that are complete."""
-        self.misses = 0
         waiting = self._waiting
         gets = self._gets
         try:

@@ -2,8 +2,9 @@
 
 It is sent when the tick's callbacks have run, whether or not earlier ones are still on their way. Whoever waits is
 answered exactly once: when every server has answered, when the deadline has passed, or when the connections are lost.
-What is missing then is answered without Redis. A server that stays silent through several deadlines in a row is given
-up: its connection is closed, and the owner hears of it as of any lost connection.
+What is missing then is answered without Redis. A server whose answers keep coming late has its breaker opened
+(`resp.breaker`): nobody waits for it until small reads of our own show that it answers in time again. Whether a silent
+server is alive at all is not decided here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from warmroute.adapters.registry.redis.commands import Commands
+from warmroute.adapters.resp.breaker import TRIAL_S
 from warmroute.adapters.resp.pipe import Pipe, Replies
 from warmroute.adapters.resp.topology import ELSEWHERE, Nodes
 from warmroute.core.types import FingerprintHash, Records
@@ -22,14 +24,14 @@ from warmroute.core.types import FingerprintHash, Records
 Raws = list[bytes | None]
 Asker = tuple[Sequence[FingerprintHash], Callable[[Records], None]]
 
+WRONG_TYPE = "WRONGTYPE"
+"""How the error begins with which a key is answered that holds no string."""
+
 UNANSWERED = b""
 """Stands for a key that no server was there to answer for; no record is empty."""
 
-MISSES = 3
-"""Deadlines in a row that a server may miss …"""
-
-SILENCE_S = 0.05
-"""… and how long its silence must last besides, so that one slow command does not cost the connection."""
+TRIAL_RUNGS = 8
+"""Most keys that a trial reads."""
 
 _MAX_FLYING = 512
 """Batches on their way; more means that Redis has stopped answering and the deadline has not yet noticed."""
@@ -49,7 +51,8 @@ class Batch:
         self.deadline_s = 0.0
         self.given_grace = False
         self.left = 0
-        self.silent: list[Pipe] = []
+        self.silent: dict[Pipe, Sequence[FingerprintHash]] = {}
+        """Servers that have not answered, and what they were asked."""
 
 
 class Lookups:
@@ -59,6 +62,7 @@ class Lookups:
         merge: Turns rungs and what Redis has under their keys into records.
         fallback: Records without Redis.
         on_moved: A server says that a key is kept elsewhere.
+        on_slow: A server's breaker opened (true) or closed.
         clock: Seconds for deadlines. Not the loop's own: uvloop's ticks in milliseconds.
     """
 
@@ -69,12 +73,15 @@ class Lookups:
         merge: Callable[[Sequence[FingerprintHash], Raws], Records],
         fallback: Callable[[Sequence[FingerprintHash]], Records],
         on_moved: Callable[[], None],
+        on_slow: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.nodes: Nodes | None = None
         """Whom to ask; `None` while nobody is there."""
         self.count = 0
         self.timeouts = 0
+        self.skipped = 0
+        """Lookups answered without asking a server, its breaker being open."""
         self.errors = 0
         self.seconds = 0.0
         self._commands = commands
@@ -82,6 +89,7 @@ class Lookups:
         self._merge = merge
         self._fallback = fallback
         self._on_moved = on_moved
+        self._on_slow = on_slow
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop
         self._filling: Batch | None = None
@@ -91,6 +99,17 @@ class Lookups:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop; before, nothing may be asked."""
         self._loop = loop
+
+    def pointless(self) -> bool:
+        """Whether there is nobody to ask, or nobody worth waiting for."""
+        nodes = self.nodes
+        if nodes is None:
+            return True
+        pipe = nodes.single
+        if pipe is None or not pipe.breaker.open:
+            return False
+        self.skipped += 1
+        return True
 
     def ask(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> None:
         """Join this tick's batch."""
@@ -136,10 +155,12 @@ class Lookups:
         pipe = nodes.single
         if pipe is None:
             self._send_parts(batch, rungs, nodes)
+        elif pipe.breaker.open:
+            self.skipped += len(askers)
         elif pipe.open:
             batch.left = 1
-            batch.silent.append(pipe)
-            pipe.send(self._commands.mget(rungs), 1, lambda replies: self._mget_replied(batch, replies))
+            batch.silent[pipe] = rungs
+            pipe.send(self._commands.mget(rungs), 1, lambda replies: self._mget_replied(batch, pipe, replies))
         if not batch.left:
             self._answer(batch, None)
             return
@@ -147,7 +168,7 @@ class Lookups:
         if self._timer is None:
             self._timer = loop.call_later(self._deadline_s, self._expire)
 
-    def _mget_replied(self, batch: Batch, replies: Replies | None) -> None:
+    def _mget_replied(self, batch: Batch, pipe: Pipe, replies: Replies | None) -> None:
         batch.left = 0
         if not batch.askers:
             return
@@ -156,9 +177,11 @@ class Lookups:
             return
         raws: Any = replies[0]
         if type(raws) is not list:
+            asked = batch.silent[pipe]
             self._answer(batch, None)
-            self._refused(raws, batch.silent[0])
+            self._refused(raws, pipe, asked)
             return
+        pipe.breaker.answered()
         self._answer(batch, raws)
 
     def _send_parts(self, batch: Batch, rungs: Sequence[FingerprintHash], nodes: Nodes) -> None:
@@ -169,12 +192,12 @@ class Lookups:
         rung_key = self._commands.rung_key
         for at, rung in enumerate(rungs):
             pipe = nodes.keeper(rung_key(rung))
-            if pipe is not None:
+            if pipe is not None and not pipe.breaker.open:
                 parts.setdefault(pipe, []).append(at)
         batch.left = len(parts)
-        batch.silent.extend(parts)
         for pipe, places in parts.items():
-            data = self._commands.gets([rungs[at] for at in places])
+            asked = batch.silent[pipe] = [rungs[at] for at in places]
+            data = self._commands.gets(asked)
             pipe.send(data, len(places), self._part_reader(batch, raws, pipe, places))
 
     def _part_reader(
@@ -184,24 +207,33 @@ class Lookups:
             if not batch.askers:
                 return
             batch.left -= 1
-            batch.silent.remove(pipe)
+            asked = batch.silent.pop(pipe)
             refusal = None
             for at, raw in zip(places, replies or (), strict=False):
-                if isinstance(raw, Exception):
-                    refusal = raw
-                else:
+                if not isinstance(raw, Exception):
                     raws[at] = raw
+                elif str(raw).startswith(WRONG_TYPE):
+                    raws[at] = (
+                        None  # Somebody else's value: nobody is known there, as MGET says it. A write replaces it.
+                    )
+                    self.errors += 1
+                else:
+                    refusal = raw
+            if refusal is None:
+                if replies is not None:
+                    pipe.breaker.answered()
             if not batch.left:
                 self._answer(batch, raws)
             if refusal is not None:
-                self._refused(refusal, pipe)
+                self._refused(refusal, pipe, asked)
 
         return on_replies
 
-    def _refused(self, refusal: Any, pipe: Pipe) -> None:
+    def _refused(self, refusal: Any, pipe: Pipe, asked: Sequence[FingerprintHash]) -> None:
         self.errors += 1
         words = str(refusal)
         if words.startswith(ELSEWHERE):
+            self._missed(pipe, asked)  # A Cluster that is down refuses everything, for as long as it is.
             self._on_moved()
         else:
             # LOADING, NOAUTH, MASTERDOWN and whatever else: connecting anew finds out when it is over.
@@ -246,16 +278,39 @@ class Lookups:
                     batch.given_grace = True
                     self._timer = self._loop.call_later(_LATE_S, self._expire)
                     return
-                self._miss(batch, now_s)
+                self._miss(batch)
             flying.popleft()
 
-    def _miss(self, batch: Batch, now_s: float) -> None:
+    def _miss(self, batch: Batch) -> None:
         self.timeouts += len(batch.askers)
-        silent, batch.silent = batch.silent, []
+        silent, batch.silent = batch.silent, {}
         self._answer(batch, batch.raws)
-        for pipe in silent:
-            if not pipe.misses:
-                pipe.first_miss_s = now_s
-            pipe.misses += 1
-            if pipe.misses >= MISSES and now_s - pipe.first_miss_s >= SILENCE_S:
-                pipe.close()
+        for pipe, asked in silent.items():
+            self._missed(pipe, asked)
+
+    def _missed(self, pipe: Pipe, asked: Sequence[FingerprintHash]) -> None:
+        if pipe.open and pipe.breaker.missed(self._clock()):
+            self._on_slow(True)
+            self._loop.call_later(TRIAL_S, self._try, pipe, asked[:TRIAL_RUNGS])
+
+    def _try(self, pipe: Pipe, rungs: Sequence[FingerprintHash]) -> None:
+        """Ask a server again that nobody waits for. No end but an answer or the end of the connection."""
+        nodes = self.nodes
+        if not pipe.open or nodes is None:
+            return
+        sent_s = self._clock()
+
+        def on_replies(replies: Replies | None) -> None:
+            if replies is None:
+                return
+            refused = any(isinstance(reply, Exception) for reply in replies)
+            in_time = not refused and self._clock() - sent_s <= self._deadline_s
+            if pipe.breaker.tried(in_time=in_time):
+                self._on_slow(False)
+            else:
+                self._loop.call_later(TRIAL_S, self._try, pipe, rungs)
+
+        if nodes.single is not None:
+            pipe.send(self._commands.mget(rungs), 1, on_replies)
+        else:
+            pipe.send(self._commands.gets(rungs), len(rungs), on_replies)

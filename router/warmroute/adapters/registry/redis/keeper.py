@@ -27,15 +27,16 @@ _log = logging.getLogger("warmroute.registry")
 _CONNECT_S = 2.0
 _REPLY_S = 1.0
 _POLL_S = 1.0
-_SECRET_POLLS = 30
-"""Polls between two looks at the secret, which a flush of the server would take away."""
-
 _SOON_S = 5.0
 _FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 1.0
+"""With what a connection takes, a server that is back is in use within two seconds."""
+
 _SECRET_BYTES = 16
 _MOST_TOLD = 8
 _RIGHTS = "~PREFIX* +@all -@dangerous +info +role, PREFIX being registry.namespace (&PREFIX* for leases)"
+_FULL = ": OOM "
+"""In the error of a server whose `maxmemory` is used up."""
 
 
 class Keeper:
@@ -45,6 +46,7 @@ class Keeper:
         on_nodes: The servers to use from here on; `None` when there are none.
         on_lost: A server has been lost.
         on_up: Every key has a server again; awaited before the servers are watched.
+        on_emptied: A server in use has lost all keys.
         on_size: Keys and used bytes of all servers together, about once a second.
         rng: Jitter of the pauses.
     """
@@ -57,6 +59,7 @@ class Keeper:
         on_nodes: Callable[[Nodes | None], None],
         on_lost: Callable[[], None],
         on_up: Callable[[], Awaitable[None]],
+        on_emptied: Callable[[], None],
         on_size: Callable[[int, int], None],
         rng: random.Random,
     ) -> None:
@@ -68,6 +71,7 @@ class Keeper:
         self._on_nodes = on_nodes
         self._on_lost = on_lost
         self._on_up = on_up
+        self._on_emptied = on_emptied
         self._on_size = on_size
         self._rng = rng
         self._secret: bytes | None = None
@@ -79,11 +83,26 @@ class Keeper:
         self._told: set[str] = set()
         """What servers have answered, as far as logged, since they last served."""
         self._last_words = ""
+        self._useless = False
+        """The servers are connected, and of no use: a Cluster that is down, a primary that became a replica."""
 
     @property
     def healthy(self) -> bool:
-        """True while every key has a connected server."""
-        return self.nodes is not None and self.nodes.complete
+        """True while every key has a connected server that answers, and does so in time."""
+        return self.nodes is not None and self.nodes.complete and not self._useless and not self.is_slow
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a connected server's breaker is open."""
+        nodes = self.nodes
+        return nodes is not None and any(pipe.open and pipe.breaker.open for pipe in nodes.pipes)
+
+    def slow(self, slow: bool, deadline_s: float) -> None:
+        """A server's breaker opened, or closed: one line each."""
+        if slow:
+            _log.warning("registry_slow", extra=fields(servers=self._target.label, deadline_s=deadline_s))
+        elif not self.is_slow:
+            _log.info("registry_in_time", extra=fields(servers=self._target.label))
 
     async def start(self, on_secret: Callable[[bytes], None], wait_s: float) -> None:
         """Start, and wait so long at most for the servers."""
@@ -118,13 +137,16 @@ class Keeper:
                 trouble = await self._round()
             except TimeoutError:
                 self.errors += 1
+                self._useless = True
                 trouble = f"no answer within {_CONNECT_S:g} s"
             except RedisError as error:
                 self.errors += 1
+                self._useless = True
                 trouble = with_remedy(str(error), _RIGHTS)
                 self._refused(trouble)
             except Exception as error:  # noqa: BLE001 - whatever a server says, the registry goes on trying
                 self.errors += 1
+                self._useless = True
                 trouble = f"{type(error).__name__}: {error}"
             failures = failures + 1 if loop.time() - started_s < _SOON_S else 0
             if not self.healthy:
@@ -142,13 +164,12 @@ class Keeper:
         self._use(nodes)
         if not nodes.complete:
             raise RedisError("not every key has a server")
+        self._useless = False
         self._announce(None)
         self._served.set()
         await self._on_up()
-        polls = 0
         while not self._trouble.is_set():
-            polls += 1
-            await self._poll(nodes, polls)
+            await self._poll(nodes)
             try:
                 async with asyncio.timeout(_POLL_S):
                     await self._trouble.wait()
@@ -179,9 +200,18 @@ class Keeper:
         pipe = nodes.keeper(key)
         if pipe is None:
             return
-        await pipe.ask("SET", key, self._secret or urandom(_SECRET_BYTES), "NX")
+        try:
+            made = await pipe.ask("SET", key, self._secret or urandom(_SECRET_BYTES), "NX")
+        except RedisError as error:
+            if _FULL not in str(error):
+                raise
+            made = None  # A full server still answers lookups.
+        if made is not None and self._secret is not None:
+            self._on_emptied()
         # Read as lookups read, so that a user who may not do so is noticed here.
         found = (await pipe.ask("MGET", key))[0]
+        if found is None and self._secret is not None:
+            return  # Emptied and full at once.
         if not isinstance(found, bytes) or len(found) != _SECRET_BYTES:
             raise RedisError(
                 f"key {key.decode()} is no secret of 16 bytes: delete it, or choose another namespace"
@@ -190,15 +220,17 @@ class Keeper:
             self._secret = found
             self._on_secret(found)
 
-    async def _poll(self, nodes: Nodes, polls: int) -> None:
-        """Ask every server for its size, and so whether it is alive; a silent one is closed."""
+    async def _poll(self, nodes: Nodes) -> None:
+        """Ask every server for its size, and so whether it is alive; a silent one is closed.
+
+        The secret is written again where it is missing, before a router that starts just then makes another.
+        """
         sizes = await asyncio.gather(*[self._ask_size(pipe) for pipe in nodes.pipes])
         known = [size for size in sizes if size is not None]
         if len(known) == len(sizes):
             self._on_size(sum([entries for entries, _ in known]), sum([used for _, used in known]))
-        if polls % _SECRET_POLLS == 0:
-            async with asyncio.timeout(_REPLY_S):
-                await self._share_secret(nodes)
+        async with asyncio.timeout(_REPLY_S):
+            await self._share_secret(nodes)
 
     async def _ask_size(self, pipe: Pipe) -> tuple[int, int] | None:
         try:

@@ -1,9 +1,9 @@
 """Routers share the Redis registry: Redis or Valkey, 6.2 or newer; one server, Sentinel, or Cluster; TLS and ACL.
 
 This module puts the parts together. A failing Redis never shows on the request path: while it is away every lookup is
-answered from this process's own placements at once, and what was noted meanwhile is written when it is back. The server
-needs the commands AUTH, SELECT, SCRIPT, EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO and, in a Cluster, CLUSTER, on
-keys `<namespace>:*`; `load_board` needs XADD, XREAD and PEXPIRE.
+answered from this process's own placements at once, and so it is while it is slow; what was noted meanwhile is written
+when it is back. The server needs the commands AUTH, SELECT, SCRIPT, EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO
+and, in a Cluster, CLUSTER, on keys `<namespace>:*`; `load_board` needs XADD, XREAD and PEXPIRE.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class RedisRegistry:
             self._overlay.merge,
             self._local.read,
             lambda: self._keeper.look_again(),
+            lambda slow: self._keeper.slow(slow, lookup_deadline_s),
         )
         self._writes = Writes(
             self._commands,
@@ -94,6 +95,7 @@ class RedisRegistry:
             on_nodes=self._use,
             on_lost=self._lost,
             on_up=self._refill,
+            on_emptied=self._emptied,
             on_size=self._note_size,
             rng=rng if rng is not None else random.Random(),
         )
@@ -105,7 +107,7 @@ class RedisRegistry:
 
     @property
     def healthy(self) -> bool:
-        """True while every key has a connected server."""
+        """True while every key has a connected server that answers, and does so in time."""
         return self._keeper.healthy
 
     async def start(self, on_secret: Callable[[bytes], None]) -> None:
@@ -135,7 +137,7 @@ class RedisRegistry:
 
     def lookup(self, rungs: Sequence[FingerprintHash], done: Callable[[Records], None]) -> Records | None:
         """At once without a server; otherwise with the tick's batch."""
-        if self._lookups.nodes is None or not rungs:
+        if not rungs or self._lookups.pointless():
             self._local_lookups += 1
             return self._local.read(rungs)
         self._lookups.ask(rungs, done)
@@ -213,9 +215,11 @@ class RedisRegistry:
             "entries": self._entries,
             "bytes": self._bytes,
             "down": 0 if self.healthy else 1,
+            "breaker_open": int(self._keeper.is_slow),
             "idle_s": self._idle_s,
             "lookups_total": lookups.count + self._local_lookups,
             "lookup_timeouts_total": lookups.timeouts,
+            "lookups_skipped_total": lookups.skipped,
             "lookup_seconds_total": lookups.seconds,
             "writes_total": writes.count,
             "errors_total": lookups.errors + writes.errors + self._keeper.errors + self._errors,
@@ -257,6 +261,10 @@ class RedisRegistry:
 
     def _lost(self) -> None:
         self._distrust(self._clock())
+
+    def _emptied(self) -> None:
+        """Redis has lost everything while it was connected: what is ours counts until it is noted again."""
+        self._overlay.trusted_s = self._clock()
 
     def _distrust(self, since_s: float) -> None:
         """Redis may lack what was noted until now, and does lack something noted at `since_s`."""
