@@ -7,6 +7,7 @@ It is the only module that names adapters. It decides no behaviour: it chooses w
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields as fields_of
@@ -105,16 +106,21 @@ class Worker:
         control_socket: str | None = None,
         keep_operated: Callable[[bytes], None] | None = None,
         operated_before: Callable[[], bytes | None] = lambda: None,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
-        """Args:
-        control_socket: One of several workers; the data port is shared, control listens on this socket file.
-        keep_operated: Keeps what operators changed, for workers that start later; they read it as `operated_before`.
+        """Build everything and open nothing.
+
+        Args:
+            clock: Unix seconds.
+            control_socket: One of several workers: control listens on this socket file.
+            keep_operated: Keeps what operators changed, for later workers; they read it as `operated_before`.
+            listeners: Sockets of the data port where others hold them too; empty: one is opened.
         """
         self._operated_before = operated_before
         self.config = config
         self.settings_current = True
         """False after a reload that failed."""
-        self._shares_port = control_socket is not None
+        self._listeners = listeners
         self.tasks = Tasks()
         self.registry = _registry(config, clock)
         parameters = _cost_parameters(config.policy)
@@ -287,11 +293,11 @@ class Worker:
         operated = self._operated_before()  # what changes from here on is told on the control socket
         if operated is not None:
             self.operated.read(operated)
-        if self._shares_port:
-            # Other workers serve meanwhile; connections that came here before a replica is known would be refused.
+        if self._listeners:
+            # Others serve meanwhile, or connections wait; those that came before a replica is known would be refused.
             await self._membership.wait_first_round(FIRST_ROUND_S)
         self.data_port = await self._data.start(
-            *split_address(config.listen), self._listening_tls, reuse_port=self._shares_port
+            *split_address(config.listen), self._listening_tls, listeners=self._listeners
         )
         log.info(
             "listening",

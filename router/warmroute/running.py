@@ -12,7 +12,8 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,16 +40,17 @@ def run(
     on_serving: Callable[[], None] | None = None,
     reload: Callable[[], Config | None] = lambda: None,
     shared_file: str | None = None,
+    listeners: Sequence[socket.socket] = (),
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
 
     With a `control_socket` (see `Worker`) the end of standard input, which the supervisor holds, is a signal too.
     `on_serving` is called once connections are taken; `reload` at SIGHUP, and at the start of one of several workers
     in case one came before: it gives new settings, if there are any, or raises `ConfigError`. In `shared_file` workers
-    of one router keep what operators changed.
+    of one router keep what operators changed. For `listeners` see `Worker`.
     """
     set_up(config.log_level)
-    return uvloop.run(_serve(config, control_socket, on_serving, reload, shared_file))
+    return uvloop.run(_serve(config, control_socket, on_serving, reload, shared_file, listeners))
 
 
 async def _serve(
@@ -57,6 +59,7 @@ async def _serve(
     on_serving: Callable[[], None] | None,
     reload: Callable[[], Config | None],
     shared_file: str | None,
+    listeners: Sequence[socket.socket],
 ) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -69,6 +72,7 @@ async def _serve(
         control_socket=control_socket,
         keep_operated=None if shared_file is None else partial(_write, shared_file),
         operated_before=lambda: None if shared_file is None else _read(shared_file),
+        listeners=listeners,
     )
     try:
         await worker.start()

@@ -1,13 +1,18 @@
 """The supervisor runs several workers on one port: it starts them, starts dead ones again, and ends them all in order.
 
-It serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one of
-them. The supervisor holds the port's name without listening, answers the admin port (`control.front`), and passes
-SIGTERM on. When it dies itself, the workers see their standard input end, and drain. Each worker is a fresh Python
-process, which is given the checked settings as they are. At SIGHUP the supervisor reads the settings again, leaves what
-changed in a file of its own directory, and tells the workers by the same signal, so that all have the same settings or
-none has new ones. One more process waits with everything loaded and nothing opened, so that a dead worker's place is
-filled within a moment. Each worker gives a sign of life from its event loop every second over a pipe; one that stops
-giving it is killed and replaced.
+It serves no request itself. Workers share the data port by SO_REUSEPORT: the kernel gives each new connection to one
+of their sockets. The supervisor opened these and keeps them open, so that what comes while a worker is replaced waits
+for the next one instead of being reset. It answers the admin port (`control.front`), and passes SIGTERM on. When it
+dies itself, the workers see their standard input end, and drain. Each worker is a fresh Python process, which is given
+the checked settings as they are. At SIGHUP the supervisor reads the settings again, leaves what changed in a file of
+its own directory, and tells the workers by the same signal, so that all have the same settings or none has new ones.
+One more process waits with everything loaded and nothing opened, so that a dead worker's place is filled within a
+moment. Each worker gives a sign of life from its event loop every second over a pipe; one that stops giving it is
+killed and replaced.
+
+At SIGUSR2 the supervisor becomes a new one, by `exec`: new code and new settings, the same process, sockets and
+children. It fills one place after the other with a new worker, and drains the old one when the new one serves. A worker
+whose memory passes a limit is replaced in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -25,22 +31,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from warmroute.config.errors import ConfigError
 from warmroute.config.reload import reloaded
 from warmroute.config.schema import Address, Config, split_address
 from warmroute.control.front import AdminFront
+from warmroute.service import listeners
+from warmroute.service.listeners import HandOver, Left
 from warmroute.service.tls import listening_tls, upstream_tls
+from warmroute.service.worker_processes import BOOT, SERVING, Inherited, Place, Process, new_process
 from warmroute.telemetry import catalogue
 from warmroute.telemetry.access_log import check_path
 from warmroute.telemetry.logs import fields, set_up
 
 log = logging.getLogger(__name__)
-
-SERVING = ".serving"
-"""Ends the name of the file that a worker makes when it takes connections."""
 
 SETTINGS = "settings"
 """Name of the file that has the settings of the last reload, beside the workers' sockets."""
@@ -59,138 +65,18 @@ STEADY_S = 10.0
 BEAT_S = 1.0
 """Between two signs of life of a worker, and between two looks for them."""
 
-HUNG_BEATS = 10
-"""Looks, `BEAT_S` apart, at which a worker has given no sign of life since the look before: then it
-is taken for hung, killed and replaced. Counted in looks, so that a supervisor that was itself suspended kills nobody.
-"""
-
-FIRST_BEATS = 60
-"""Looks until the first sign of life, which comes when it serves."""
-
 END_S = 5.0
 """Time beyond the drain's grace that a worker has to end."""
 
-_BOOT = """
-import signal
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
-import pickle, sys
-sys.path[:] = pickle.load(sys.stdin.buffer)
-from warmroute.supervisor import work
-sys.exit(work())
-"""
+CHANGE_S = 0.05
+"""Between two looks whether a new worker serves, so that the old one may drain."""
 
 SPARE_PAUSE_S = 2.0
 """Time from a worker's start to that of the next spare: loading it takes CPU that the worker needs first."""
 
 
-class _Process:
-    """A Python process that has loaded the router, or is about to, and waits for settings.
-
-    Raises:
-        OSError: The system has no room for it.
-    """
-
-    def __init__(self) -> None:
-        self._beats, beating = os.pipe()
-        os.set_blocking(self._beats, False)
-        os.set_blocking(beating, False)
-        self._beating = beating
-        try:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT], stdin=subprocess.PIPE, pass_fds=[beating]
-            )
-        except OSError:
-            os.close(self._beats)
-            raise
-        finally:
-            os.close(beating)
-        self.pid = self._popen.pid
-        self._missed = HUNG_BEATS - FIRST_BEATS
-        """Looks in a row without a sign of life; negative, the more there may be, before the first."""
-        self._tell(sys.path)
-
-    def serve(self, config: Config, socket_path: str) -> None:
-        """Let it begin."""
-        self._tell((config, socket_path, self._beating))
-
-    def hung(self) -> bool:
-        """Look for signs of life; whether there were none for too long."""
-        try:
-            seen = len(os.read(self._beats, 4096)) > 0
-        except BlockingIOError:
-            seen = False
-        self._missed = 0 if seen else self._missed + 1
-        return self._missed >= HUNG_BEATS
-
-    def poll(self) -> int | None:
-        """Exit status if it has ended."""
-        return self._popen.poll()
-
-    def hang_up(self) -> None:
-        """Have it read the settings again; one that does not serve yet reads them when it does."""
-        self._popen.send_signal(signal.SIGHUP)
-
-    def end(self) -> None:
-        """Ask it to drain and end."""
-        self._popen.terminate()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._popen.kill()
-        self._popen.wait()
-
-    def close(self) -> None:
-        """Let go of one that has ended. Once."""
-        os.close(self._beats)
-        if self._popen.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._popen.stdin.close()
-
-    def _tell(self, value: object) -> None:
-        pipe = self._popen.stdin
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # it died already, and is found dead
-                pipe.write(pickle.dumps(value))
-                pipe.flush()
-
-
-def _new_process(pause_s: float) -> _Process | None:
-    """A process, if the system has room for one; otherwise the next attempt is `pause_s` away."""
-    try:
-        return _Process()
-    except OSError as error:
-        log.error("no_process", extra=fields(error=error, again_in_s=pause_s))
-        return None
-
-
-class _Worker:
-    """One place among the workers, and the process that fills it."""
-
-    def __init__(self, number: int, directory: str) -> None:
-        self.number = number
-        self.name = str(number)
-        self.socket_path = os.path.join(directory, f"{number}.sock")
-        self._mark_path = self.socket_path + SERVING
-        self.process: _Process | None = None
-        self.started_s = 0.0
-        self.deaths = 0
-        """In a row, each soon after its start."""
-        self.due_s = 0.0
-        """When to start it; of no meaning while it lives."""
-
-    @property
-    def has_served(self) -> bool:
-        """Whether any process in this place has got as far as taking connections."""
-        return os.path.exists(self._mark_path)
-
-    def start(self, process: _Process, config: Config) -> None:
-        """Fill the place."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.socket_path)
-        self.process = process
-        self.started_s = time.monotonic()
-        process.serve(config, self.socket_path)
-        log.info("worker_started", extra=fields(worker=self.number, pid=process.pid))
+LOAD_S = 60.0
+"""Time that the router's code has to load before a supervisor becomes it."""
 
 
 class Supervisor:
@@ -198,21 +84,29 @@ class Supervisor:
 
     Args:
         reload: Reads the settings again, or raises `ConfigError`.
+        passed: Sockets of the data port that somebody else listens on for us; empty: they are opened.
     """
 
-    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
+    def __init__(
+        self, config: Config, reload: Callable[[], Config], passed: Sequence[socket.socket] = ()
+    ) -> None:
         self._config = config
         self._reload = reload
         self._directory = tempfile.mkdtemp(prefix="warmroute-")
-        self._workers = [_Worker(number, self._directory) for number in range(config.workers)]
-        self._front = AdminFront(self._sockets, self._metrics)
-        self._spare: _Process | None = None
+        self._workers = [Place(number, self._directory) for number in range(config.workers)]
+        self._data = list(passed)
+        self._before = listeners.taken_over(os.environ)
+        self._leaving: list[Inherited] = []
+        """Workers of a supervisor before that have no place any more."""
+        self._front = AdminFront(self._sockets, self._metrics, self._draining)
+        self._spare: Process | None = None
         self._spare_due_s = 0.0
         self._restarts = 0
         self._looked_s = 0.0
         self._wake = asyncio.Event()
         self._ended = False
         self._hung_up = False
+        self._renewed = False
         self._settings_current = True
 
     async def run(self) -> int:
@@ -221,26 +115,50 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        loop.add_signal_handler(signal.SIGUSR2, self._renew)
         loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
         try:
-            with contextlib.ExitStack() as held:
-                try:
-                    host, port = held.enter_context(reserve(*split_address(self._config.listen)))
-                    admin_port = await self._front.start(*split_address(self._config.admin))
-                except OSError as error:
-                    log.error("cannot_start", extra=fields(error=error))
-                    return 1
-                config = dataclasses.replace(self._config, listen=Address(f"{host}:{port}"))
-                log.info(
-                    "supervising", extra=fields(workers=config.workers, data=config.listen, admin=admin_port)
-                )
-                try:
-                    return await self._keep(config)
-                finally:
-                    await self._stop()
+            try:
+                admin_port = await self._open()
+            except OSError as error:
+                log.error("cannot_start", extra=fields(error=error))
+                await self._stop()
+                return 1
+            host, port = listeners.address_of(self._data[0])
+            config = dataclasses.replace(self._config, listen=Address(f"{host}:{port}"))
+            log.info(
+                "supervising", extra=fields(workers=config.workers, data=config.listen, admin=admin_port)
+            )
+            try:
+                return await self._keep(config)
+            finally:
+                await self._stop()
         finally:
             await self._front.stop()
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _open(self) -> int:
+        """Open what is to be listened on, or take over what is open. Returns the admin port."""
+        before = self._before
+        admin: list[socket.socket] = []
+        if before is not None:
+            for left in before.workers:
+                place = self._workers[left.number % len(self._workers)]
+                inherited = Inherited(left)
+                if place.outgoing is None:
+                    place.outgoing, place.outgoing_path = inherited, left.socket_path
+                else:  # there are fewer places now
+                    self._leaving.append(inherited)
+            self._data = [socket.socket(fileno=descriptor) for descriptor in before.data]
+            admin = [socket.socket(fileno=descriptor) for descriptor in before.admin]
+        if not self._data:
+            address = split_address(self._config.listen)
+            self._data = listeners.bind_shared(*address, len(self._workers))
+        descriptors = [one.fileno() for one in self._data]
+        for worker in self._workers:
+            shares = listeners.share(len(descriptors), len(self._workers), worker.number)
+            worker.data = [descriptors[index] for index in shares]
+        return await self._front.start(*split_address(self._config.admin), admin)
 
     async def _keep(self, config: Config) -> int:
         while not self._ended:
@@ -248,23 +166,119 @@ class Supervisor:
             if self._hung_up:
                 self._hung_up = False
                 config = self._reloaded(config)
-            self._kill_hung(now_s)
+            if self._renewed:
+                self._renewed = False
+                await self._become_new()
+            self._look(now_s)
+            self._let_go(now_s)
             for worker in self._workers:
                 status = self._reap(worker, now_s)
                 if status is not None and status > 0 and not any(w.has_served for w in self._workers):
                     # Its settings or its machine cannot be served with; starting it again would hide that.
                     return status
                 if worker.process is None and worker.due_s <= now_s:
-                    process = self._take_spare() or _new_process(NO_ROOM_PAUSE_S)
+                    if worker.changing and any(w.changing and w.process is not None for w in self._workers):
+                        continue  # one after the other: together they would take the CPU from those that serve
+                    process = self._take_spare() or new_process(self._descriptors(), NO_ROOM_PAUSE_S)
                     if process is None:
                         worker.due_s = now_s + NO_ROOM_PAUSE_S
                         continue
                     worker.start(process, config)
                     self._spare_due_s = now_s + SPARE_PAUSE_S
             due_s = self._keep_spare(now_s)
-            due_s += [worker.due_s for worker in self._workers if worker.process is None]
+            due_s += [
+                worker.due_s for worker in self._workers if worker.process is None and not worker.changing
+            ]
+            if any(worker.changing for worker in self._workers):
+                due_s.append(now_s + CHANGE_S)
             await self._sleep(max(min([*due_s, self._looked_s + BEAT_S]) - now_s, 0.0))
         return 0
+
+    def _descriptors(self) -> list[int]:
+        return [one.fileno() for one in self._data]
+
+    def _let_go(self, now_s: float) -> None:
+        """Have those drain whose place is filled again, and see them end."""
+        for worker in self._workers:
+            outgoing = worker.outgoing
+            if outgoing is None:
+                continue
+            if outgoing.poll() is not None:
+                log.info("worker_left", extra=fields(worker=worker.number, pid=outgoing.pid))
+                outgoing.close()
+                self._front.merger.ended(worker.draining_name)
+                worker.outgoing, worker.outgoing_until_s = None, math.inf
+            elif worker.changing and worker.process is not None and worker.serves:
+                self._front.merger.renamed(worker.name, worker.draining_name)
+                outgoing.end()
+                worker.outgoing_until_s = now_s + self._config.drain_grace_s + END_S
+            elif now_s >= worker.outgoing_until_s:
+                log.error("worker_killed", extra=fields(pid=outgoing.pid))
+                outgoing.kill()
+        if self._leaving and not any(worker.changing for worker in self._workers):
+            for one in self._leaving:
+                one.end()
+        for one in [one for one in self._leaving if one.poll() is not None]:
+            one.close()
+            self._leaving.remove(one)
+        before = self._before
+        if before is not None and not self._leaving and not any(w.outgoing for w in self._workers):
+            shutil.rmtree(before.directory, ignore_errors=True)
+            self._before = None
+
+    async def _become_new(self) -> None:
+        """Become a new supervisor in this process, if what it would be can be loaded; returns where it cannot."""
+        refusal = await self._refusal()
+        if refusal is not None:
+            log.error("not_renewed", extra=fields(error=refusal))
+            return
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare.close()
+            self._spare = None
+        workers = [
+            Left(worker.number, worker.process.pid, worker.process.stdin, worker.socket_path)
+            for worker in self._workers
+            if worker.process is not None
+        ]
+        hand_over = HandOver(
+            tuple(self._descriptors()),
+            tuple(self._front.descriptors()),
+            self._directory,
+            tuple(workers),
+        )
+        log.info("renewing", extra=fields(workers=len(workers)))
+        hand_over.leave(os.environ)
+        for number in (signal.SIGHUP, signal.SIGUSR2):  # until their handlers are there again
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        except OSError as error:
+            hand_over.take_back(os.environ)
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+            loop.add_signal_handler(signal.SIGUSR2, self._renew)
+            log.error("not_renewed", extra=fields(error=error))
+
+    async def _refusal(self) -> str | None:
+        """Why this supervisor cannot become a new one now."""
+        if any(worker.outgoing is not None for worker in self._workers) or self._leaving:
+            return "workers that were replaced still drain: try again when they have ended"
+        try:
+            following = self._reload()
+            _check_files(following)
+        except ConfigError as error:
+            return "; ".join(error.messages)
+        if (following.listen, following.admin) != (self._config.listen, self._config.admin):
+            return "listen and admin have changed: their sockets cannot be taken over; restart the router"
+        command = [sys.executable, "-P", "-c", BOOT]
+        try:
+            loaded = await asyncio.to_thread(_load, command)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        if loaded.returncode:
+            return f"the program does not load: {loaded.stderr.strip()[-500:].decode(errors='replace')}"
+        return None
 
     def _reloaded(self, config: Config) -> Config:
         """The settings to run with from now on, also told to the workers; these where there is a fault in the new."""
@@ -293,8 +307,8 @@ class Supervisor:
                 worker.process.hang_up()
         return config
 
-    def _kill_hung(self, now_s: float) -> None:
-        """Kill whoever is silent; that they are dead is found as of any other."""
+    def _look(self, now_s: float) -> None:
+        """Kill whoever is silent, which is found as of any other that died; replace who takes too much memory."""
         if now_s - self._looked_s < BEAT_S:
             return
         self._looked_s = now_s
@@ -303,8 +317,38 @@ class Supervisor:
             if process is not None and process.hung():
                 log.error("worker_hung", extra=fields(worker=worker.number, pid=process.pid))
                 process.kill()
+            elif process is not None:
+                self._weigh(worker, process, now_s)
 
-    def _take_spare(self) -> _Process | None:
+    def _weigh(self, worker: Place, process: Process, now_s: float) -> None:
+        resident_bytes = process.resident_bytes()
+        if process.growth.doubled(resident_bytes, now_s - worker.started_s):
+            log.warning(
+                "worker_grows",
+                extra=fields(
+                    worker=worker.number,
+                    pid=process.pid,
+                    resident_bytes=resident_bytes,
+                    at_first_bytes=process.growth.first_bytes,
+                ),
+            )
+        limit_bytes = self._config.worker_memory_bytes
+        if limit_bytes is None or resident_bytes <= limit_bytes or not worker.serves:
+            return
+        if now_s - worker.started_s < STEADY_S or any(w.outgoing is not None for w in self._workers):
+            return  # a limit below what any worker needs must not keep replacing them without end
+        log.warning(
+            "worker_too_large",
+            extra=fields(
+                worker=worker.number,
+                pid=process.pid,
+                resident_bytes=resident_bytes,
+                limit_bytes=limit_bytes,
+            ),
+        )
+        worker.replace()
+
+    def _take_spare(self) -> Process | None:
         spare, self._spare = self._spare, None
         if spare is not None and spare.poll() is not None:
             spare.close()
@@ -318,19 +362,20 @@ class Supervisor:
             self._spare = None
             self._spare_due_s = now_s + LONGEST_PAUSE_S
         if self._spare is None and self._spare_due_s <= now_s:
-            self._spare = _new_process(LONGEST_PAUSE_S)
+            self._spare = new_process(self._descriptors(), LONGEST_PAUSE_S)
             if self._spare is None:
                 self._spare_due_s = now_s + LONGEST_PAUSE_S
         return [] if self._spare is not None else [self._spare_due_s]
 
-    def _reap(self, worker: _Worker, now_s: float) -> int | None:
+    def _reap(self, worker: Place, now_s: float) -> int | None:
         """The exit status if the worker has died; then it is due again."""
         process = worker.process
         if process is None or (status := process.poll()) is None:
             return None
         process.close()
         worker.process = None
-        self._front.merger.ended(worker.name)
+        if not worker.changing:  # else the name is still that of the one before
+            self._front.merger.ended(worker.name)
         self._restarts += 1
         worker.deaths = 0 if now_s - worker.started_s >= STEADY_S else worker.deaths + 1
         pause_s = min(FIRST_PAUSE_S * 2 ** max(worker.deaths - 1, 0), LONGEST_PAUSE_S)
@@ -343,7 +388,9 @@ class Supervisor:
 
     async def _stop(self) -> None:
         """Pass the signal on, wait for the drain, kill who does not end."""
-        processes = [worker.process for worker in self._workers if worker.process is not None]
+        listeners.close(self._data)  # as the workers do: nobody would accept what comes
+        held = [process for worker in self._workers for process in (worker.process, worker.outgoing)]
+        processes = [process for process in (*held, *self._leaving) if process is not None]
         if self._spare is not None:
             self._spare.kill()
             self._spare.close()
@@ -359,6 +406,8 @@ class Supervisor:
             await self._sleep(0.5)
         for process in processes:
             process.close()
+        if self._before is not None:
+            shutil.rmtree(self._before.directory, ignore_errors=True)
         log.info("stopped")
 
     async def _sleep(self, seconds: float) -> None:
@@ -372,12 +421,24 @@ class Supervisor:
         self._hung_up = True
         self._wake.set()
 
+    def _renew(self) -> None:
+        self._renewed = True
+        self._wake.set()
+
     def _end(self) -> None:
         self._ended = True
         self._wake.set()
 
     def _sockets(self) -> dict[str, str]:
-        return {w.name: w.socket_path for w in self._workers if w.process is not None}
+        """Of those that fill their places, or of who still serves for them."""
+        return {
+            w.name: w.outgoing_path if w.changing else w.socket_path
+            for w in self._workers
+            if w.process is not None or w.changing
+        }
+
+    def _draining(self) -> dict[str, str]:
+        return {w.draining_name: w.outgoing_path for w in self._workers if w.outgoing and not w.changing}
 
     def _metrics(self) -> str:
         figures = (
@@ -391,25 +452,8 @@ class Supervisor:
         return "".join(lines)
 
 
-@contextlib.contextmanager
-def reserve(host: str, port: int) -> Iterator[tuple[str, int]]:
-    """Hold an address that workers will share, without listening; a port of 0 becomes a free one.
-
-    Raises:
-        OSError: Somebody else listens there, or the address is not this machine's.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as probe:
-        # Without SO_REUSEPORT, so that another router's shared port is not silently joined.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
-        probe.listen(1)
-    with socket.socket(family, kind, protocol) as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(address)
-        yield f"[{host}]" if ":" in host else host, held.getsockname()[1]
+def _load(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, input=pickle.dumps(sys.path), capture_output=True, timeout=LOAD_S)
 
 
 def _check_files(config: Config) -> None:
@@ -427,14 +471,14 @@ def _check_files(config: Config) -> None:
             raise ConfigError("", "access_log.path", f"{error.filename!r}: {error.strerror}") from error
 
 
-def run(config: Config, reload: Callable[[], Config]) -> int:
-    """Serve with several workers until SIGTERM or SIGINT. Returns the exit status."""
+def run(config: Config, reload: Callable[[], Config], passed: Sequence[socket.socket] = ()) -> int:
+    """Serve with several workers until SIGTERM or SIGINT. Returns the exit status. `passed`: see `Supervisor`."""
     set_up(config.log_level)
-    return asyncio.run(_run(config, reload))
+    return asyncio.run(_run(config, reload, passed))
 
 
-async def _run(config: Config, reload: Callable[[], Config]) -> int:
-    return await Supervisor(config, reload).run()
+async def _run(config: Config, reload: Callable[[], Config], passed: Sequence[socket.socket]) -> int:
+    return await Supervisor(config, reload, passed).run()
 
 
 def _beat(loop: asyncio.AbstractEventLoop, beating: int) -> None:
@@ -453,7 +497,7 @@ def work() -> int:
     from warmroute.running import run as serve
 
     try:
-        config, socket_path, beating = pickle.load(sys.stdin.buffer)
+        config, socket_path, beating, data = pickle.load(sys.stdin.buffer)
     except EOFError:
         return 0  # A spare that was never needed.
 
@@ -476,6 +520,7 @@ def work() -> int:
             on_serving=serving,
             reload=reload,
             shared_file=str(Path(socket_path).with_name(OPERATED)),
+            listeners=[socket.socket(fileno=descriptor) for descriptor in data],
         )
     except ConfigError as error:  # a file that cannot be loaded, for one
         log.error("cannot_start", extra=fields(error=error))

@@ -16,6 +16,7 @@ from tests.support.router_thread import wait_until
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy/systemd/warmroute.service"
+SOCKET = ROOT / "deploy/systemd/warmroute.socket"
 PR_SET_MDWE = 65
 
 
@@ -40,6 +41,10 @@ def test_the_unit_names_nothing_that_systemd_does_not_know(tmp_path: Path) -> No
     done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, timeout=60)
     assert UNIT.name not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
+    beside = tmp_path / SOCKET.name
+    beside.write_text(SOCKET.read_text())
+    done = subprocess.run([analyze, "verify", str(beside)], capture_output=True, text=True, timeout=60)
+    assert SOCKET.name not in done.stderr, done.stderr
 
 
 # Sets what MemoryDenyWriteExecute=yes means for this process and all that come of it, then becomes the program.

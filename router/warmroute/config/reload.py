@@ -19,6 +19,7 @@ RELOADABLE = frozenset(
         "failover",
         "drain_grace_s",
         "log_level",
+        "worker_memory_bytes",
         "limits.header_bytes",
         "limits.body_bytes",
         "limits.buffered_body_bytes",

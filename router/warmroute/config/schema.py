@@ -368,6 +368,9 @@ class Config:
     workers: Annotated[int, Range(1, 256)] = 1
     """Processes that serve the data port together, about one a core. More than one needs a Redis as registry. What is
     said elsewhere of one router (`limits`, `upstream.pool_size`) is said of each."""
+    worker_memory_bytes: Bytes | None = None
+    """Resident memory above which one of several workers is replaced by a new one and drained, whatever it takes that
+    memory for. Absent: never; that a worker keeps growing is in the log (`worker_grows`) all the same."""
     sessions: tuple[str, ...] = (
         "prompt_cache_key",
         "header:X-Session-Id",

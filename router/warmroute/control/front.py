@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 
 from warmroute.telemetry.merging import CONTENT_TYPE, Merger
 
@@ -39,30 +40,44 @@ class AdminFront:
     Args:
         workers: Socket file of each live worker's control server, by the worker's name.
         own_metrics: What the supervisor counts itself, as Prometheus text.
+        draining: The same of workers that have been replaced and finish what they have: only their counters are read.
     """
 
-    def __init__(self, workers: Callable[[], Mapping[str, str]], own_metrics: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        workers: Callable[[], Mapping[str, str]],
+        own_metrics: Callable[[], str],
+        draining: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self.merger = Merger()
         self._workers = workers
         self._own_metrics = own_metrics
-        self._server: asyncio.Server | None = None
+        self._draining = draining
+        self._servers: list[asyncio.Server] = []
         self._turn = 0
         self._changing = asyncio.Lock()
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port.
+    async def start(self, host: str, port: int, listeners: Sequence[socket.socket] = ()) -> int:
+        """Listen, on sockets that listen already if any are given, and return the port.
 
         Raises:
             OSError: The address is taken or not this machine's.
         """
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_BYTES)
-        bound: int = self._server.sockets[0].getsockname()[1]
+        for listener in listeners:
+            self._servers.append(await asyncio.start_server(self._serve, sock=listener, limit=_HEAD_BYTES))
+        if not listeners:
+            self._servers.append(await asyncio.start_server(self._serve, host, port, limit=_HEAD_BYTES))
+        bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
+
+    def descriptors(self) -> list[int]:
+        """Of the listening sockets."""
+        return [one.fileno() for server in self._servers for one in server.sockets]
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -139,10 +154,11 @@ class AdminFront:
         return None
 
     async def _metrics(self) -> str:
-        workers = self._workers()
+        draining = self._draining()
+        workers = {**self._workers(), **draining}
         read = await asyncio.gather(*[_scrape(path) for path in workers.values()])
         texts = {name: text for name, text in zip(workers, read, strict=True) if text is not None}
-        return self.merger.merge({**texts, "supervisor": self._own_metrics()})
+        return self.merger.merge({**texts, "supervisor": self._own_metrics()}, draining)
 
 
 def _changes_fleet(target: bytes) -> bool:

@@ -6,7 +6,9 @@ This module decides when the router has finished what it owed. It does not touch
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Sequence
 from time import monotonic
 from typing import cast
 
@@ -16,6 +18,10 @@ from warmroute.dataplane.sweeper import Sweeper
 
 BACKLOG = 4096
 
+DRAIN_IDLE_S = 1.0
+"""A connection that has been idle for this long is closed in a drain. One whose client is about to send its next
+request is not closed under it: the answer to that says that the connection closes."""
+
 
 class DataPlane:
     """The data port."""
@@ -23,37 +29,49 @@ class DataPlane:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._sweeper = Sweeper(gateway)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(
-        self, host: str, port: int, tls: ssl.SSLContext | None, *, reuse_port: bool = False
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        *,
+        listeners: Sequence[socket.socket] | None = None,
     ) -> int:
-        """Listen. Returns the port, which differs from the one asked for only if that was 0."""
+        """Listen, on sockets that are there already if any are given.
+
+        Returns the port, which differs from the one asked for only if that was 0.
+        """
         gateway = self._gateway
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: cast(asyncio.Protocol, ClientConnection(gateway)),
-            host,
-            port,
-            ssl=tls,
-            backlog=BACKLOG,
-            reuse_port=reuse_port,
-        )
+
+        def connected() -> asyncio.Protocol:
+            return cast(asyncio.Protocol, ClientConnection(gateway))
+
+        if listeners:
+            for listener in listeners:
+                self._servers.append(
+                    await loop.create_server(connected, sock=listener, ssl=tls, backlog=BACKLOG)
+                )
+        else:
+            self._servers.append(await loop.create_server(connected, host, port, ssl=tls, backlog=BACKLOG))
         self._sweeper.start()
-        bound: int = self._server.sockets[0].getsockname()[1]
+        bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
 
     async def drain(self, grace_s: float) -> int:
         """Stop accepting, let answers under way finish, then close. Returns how many had to be cut off."""
         gateway = self._gateway
         gateway.draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         until_s = monotonic() + grace_s
-        while gateway.connections and monotonic() < until_s:
+        idle_s = min(DRAIN_IDLE_S, grace_s / 2)
+        while gateway.connections and (now_s := monotonic()) < until_s:
             for side in list(gateway.connections):
                 connection = cast(ClientConnection, side)
-                if connection.idle:
+                if connection.idle and now_s - connection.since_s >= idle_s:
                     connection.close()
             await asyncio.sleep(0.05)
         left = list(gateway.connections)

@@ -99,7 +99,7 @@ class Sweeper:
             allowed_s = limits.body_timeout_s + connection.body_length / SLOWEST_BODY_BYTES_PER_S
             if waited_s > allowed_s:
                 connection.time_out("body")
-        elif waited_s > limits.idle_timeout_s or self._gateway.draining:
+        elif waited_s > limits.idle_timeout_s:
             connection.close()
 
     def _sweep_exchange(self, connection: ClientConnection, now_s: float) -> None:

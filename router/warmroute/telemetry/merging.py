@@ -9,7 +9,7 @@ This module reads Prometheus text as our own exposition writes it, and fetches n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from warmroute.telemetry.catalogue import CATALOGUE, Across
@@ -40,22 +40,28 @@ class Merger:
         self._ended: _Families = {}
         """Sums of the counters of workers that have died."""
 
-    def merge(self, texts: Mapping[str, str]) -> str:
+    def merge(self, texts: Mapping[str, str], draining: Collection[str] = ()) -> str:
         """One exposition out of the workers' own, by worker.
 
-        A worker that lives and could not be read is left out of `texts`: its counters count as last read.
+        A worker that lives and could not be read is left out of `texts`: its counters count as last read. Of `draining`
+        ones, which others have replaced, only counters count.
         """
         for worker, text in texts.items():
             self._latest[worker] = _parse(text)
         merged: _Families = {}
         for worker, families in self._latest.items():
-            _add(merged, families, worker, gauges=worker in texts)
+            _add(merged, families, worker, gauges=worker in texts and worker not in draining)
         _add(merged, self._ended, "", gauges=False)
         lines: list[str] = []
         for family in merged.values():
             lines += family.about
             lines += [f"{sample} {_number(value)}" for sample, value in family.samples.items()]
         return "".join([f"{line}\n" for line in lines])
+
+    def renamed(self, worker: str, name: str) -> None:
+        """The worker goes on under another name."""
+        if worker in self._latest:
+            self._latest[name] = self._latest.pop(worker)
 
     def ended(self, worker: str) -> None:
         """The worker has died: what it counted stays counted, the rest goes."""
