@@ -25,6 +25,12 @@ LOADTEST_VENV := .venv-loadtest
 LOADTEST_READY := $(LOADTEST_VENV)/.dependencies
 URL ?=
 COMPARE ?=
+MINUTES ?= 30
+INPUTS ?= 1000000
+LIVE ?= 10000
+TARGET ?= dialects
+# Not SECONDS itself: bash counts in that one.
+SECONDS_OF_FUZZING = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
 
 .PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
@@ -55,11 +61,24 @@ test-source: $(DEPENDENCIES)
 	$(BIN)/pytest $(ON_ALL_CORES) tests/unit tests/property tests/meta tests/contract tests/chart
 
 test-installed: $(INSTALLED)
-	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= $(FOUR_AT_ONCE) tests/integration tests/fault
+	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= $(FOUR_AT_ONCE) tests/integration tests/fault \
+		tests/chaos
 
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm --timeout 600 tests/vllm
+
+chaos: $(INSTALLED)  ## Everything that may die under load, killed on real processes: a table (some minutes; not part of CI)
+	$(AS_INSTALLED) $(BIN)/python -P -m tests.chaos
+
+soak: $(INSTALLED)  ## Mixed traffic, restarts and slow clients for MINUTES=30: memory, descriptors and counters stay flat
+	$(AS_INSTALLED) $(BIN)/python -P -m tests.chaos.soak --minutes $(MINUTES)
+
+fuzz: $(INSTALLED)  ## INPUTS=1000000 mutated inputs through every parser, LIVE=10000 on live sockets (not part of CI)
+	$(AS_INSTALLED) $(BIN)/python -P -m tests.fuzz --inputs $(INPUTS) --live $(LIVE)
+
+fuzz-atheris: $(DEPENDENCIES)  ## TARGET=dialects under libFuzzer for SECONDS=60 (installs atheris at first use)
+	$(BIN)/python -m tests.fuzz.coverage_guided $(TARGET) $(SECONDS_OF_FUZZING)
 
 test-monitoring: $(INSTALLED)  ## Dashboard and alerts: promtool, a real Prometheus (Debian), Grafana's own types (npm)
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -rs tests/integration/test_alerts.py \

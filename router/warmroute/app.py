@@ -92,7 +92,7 @@ ADDED = "admin"
 """Name of the source of replicas that were added on the admin port."""
 
 FIRST_ROUND_S = 1.0
-"""Longest wait of one of several workers for its first look at the replicas, before it takes connections."""
+"""Longest wait for the first look at the replicas, before connections are taken."""
 
 
 class Worker:
@@ -293,9 +293,8 @@ class Worker:
         operated = self._operated_before()  # what changes from here on is told on the control socket
         if operated is not None:
             self.operated.read(operated)
-        if self._listeners:
-            # Others serve meanwhile, or connections wait; those that came before a replica is known would be refused.
-            await self._membership.wait_first_round(FIRST_ROUND_S)
+        # Others serve meanwhile, or connections wait; what came before a replica is known would be answered 503.
+        await self._membership.wait_first_round(FIRST_ROUND_S)
         self.data_port = await self._data.start(
             *split_address(config.listen), self._listening_tls, listeners=self._listeners
         )

@@ -90,8 +90,8 @@ class ClientWire:
         view = memoryview(data)
         while len(view) and not self.transport.closed:
             protocol = self.transport.protocol
-            if protocol is self.connection:
-                self.connection.data_received(bytes(view))
+            if not hasattr(protocol, "get_buffer"):  # its own, or a tunnel's
+                protocol.data_received(bytes(view))
                 return
             buffer = protocol.get_buffer(len(view))
             count = min(len(buffer), len(view))

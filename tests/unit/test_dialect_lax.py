@@ -143,3 +143,9 @@ def test_a_very_long_body_is_read_for_its_model_only(monkeypatch: pytest.MonkeyP
 def test_an_invocation_is_for_the_api_that_its_body_fits(body: Any, api: Api) -> None:
     assert invoked_api(json.dumps(body).encode()) is api
     assert invoked_api(json.dumps(body).encode("utf-16")) is api
+
+
+def test_half_a_surrogate_anywhere_leaves_what_says_where_a_request_goes_and_how() -> None:
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","\\ud800":"x"}]}'
+    parsed = parse(Api.CHAT, body)
+    assert (parsed.model, parsed.stream, parsed.canonical) == ("m", True, b"")

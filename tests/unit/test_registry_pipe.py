@@ -99,3 +99,13 @@ def test_closing_while_replies_are_handed_out_ends_the_handing_out() -> None:
     pipe.data_received(b":1\r\n:2\r\n")
     assert told == [[1], None]
     assert lost == [pipe]
+
+
+def test_a_map_whose_keys_are_no_values_ends_the_connection_and_nothing_else() -> None:
+    pipe, transport, lost = made_pipe()
+    told: list[Replies | None] = []
+    pipe.send(b"x", 1, told.append)
+    pipe.data_received(b"%1\r\n~1\r\n:1\r\n:2\r\n")
+    assert told == [None]
+    assert transport.aborted
+    assert lost == [pipe]

@@ -483,7 +483,8 @@ class ClientConnection(ClientSide):
         self.exchange = None
         if self.closing:
             return
-        if not keep_alive or self._gateway.draining:
+        if not keep_alive:
+            # A drain does not close what was said to stay open: the client may be sending its next request just now.
             self.close()
         else:
             self.since_s = monotonic()

@@ -11,6 +11,7 @@ It is off the usual path: only what `parse` cannot read comes here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, Final
@@ -105,7 +106,7 @@ class _Reader:
         try:
             parsed = self._read(body)
         except (ClientError, *_UNREADABLE):
-            return Parsed(_text(fields.get("model")))
+            return Parsed(_text(fields.get("model")), stream=_true(fields.get("stream")))
         if left:
             parsed.canonical = RAW + b",".join(left) + parsed.canonical
             parsed.prompt_bytes += len(RAW) + len(b",".join(left))
@@ -201,11 +202,16 @@ def _fields(body: bytes) -> _Fields:
     try:
         return _decode_fields(msgspec.json.encode(value))
     except _UNREADABLE:
-        model = value.get("model")
-        try:
-            return {"model": msgspec.Raw(msgspec.json.encode(model))}
-        except _UNREADABLE:
-            return {}
+        # Text that is no Unicode somewhere (half a surrogate): then what says where the request goes, and how, alone.
+        readable: _Fields = {}
+        for name in ("model", "stream"):
+            with contextlib.suppress(*_UNREADABLE):
+                readable[name] = msgspec.Raw(msgspec.json.encode(value.get(name)))
+        return readable
+
+
+def _true(raw: msgspec.Raw | None) -> bool:
+    return raw is not None and bytes(raw) == b"true"
 
 
 def _text(raw: msgspec.Raw | None) -> str:

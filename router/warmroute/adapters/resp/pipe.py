@@ -121,7 +121,10 @@ class Pipe(asyncio.Protocol):
             while waiting:
                 count, on_replies = waiting[0]
                 while len(replies) < count:
-                    reply = gets()
+                    try:
+                        reply = gets()
+                    except TypeError as error:  # a map whose keys are no values, which no Redis sends
+                        raise hiredis.ProtocolError(str(error)) from error
                     if reply is False:
                         if replies:
                             self._keep(count, on_replies, replies)
