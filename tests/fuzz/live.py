@@ -25,7 +25,10 @@ CRASHES = ("Traceback", "_crashed")
 def run(count: int, first: int) -> list[str]:
     """What did not hold, in words."""
     settings = ("--set", "limits.header_timeout_s=1", "--set", "limits.body_timeout_s=1")
-    with SimProcess(2, "--speed", "50") as sims, RouterProcess(sims.urls, *settings) as router:
+    with (
+        SimProcess(2, "--speed", "50", "--model", "m", "--model", "sim") as sims,
+        RouterProcess(sims.urls, *settings) as router,
+    ):
         resting = len(os.listdir(f"/proc/{router.process.pid}/fd"))
         statuses, problems = asyncio.run(_all(router.port, count, first))
         print(f"live: answers by status {dict(sorted(statuses.items()))}")

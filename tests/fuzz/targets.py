@@ -54,14 +54,14 @@ def dialects(data: bytes) -> None:
         assert parsed.prompt_bytes >= len(parsed.canonical)
         if known is _UNKNOWN or (api is Api.OTHER and not data):
             continue
-        assert known is not None, f"{api}: no JSON, and not refused"
+        assert known is not _REFUSED, f"{api}: no JSON, and not refused"
         if not isinstance(known, dict):
             assert (parsed.model, parsed.canonical) == ("", b""), (
                 f"{api}: {type(known).__name__} taken for an object"
             )
             continue
         model = known.get("model")
-        if isinstance(model, str):
+        if isinstance(model, str) and not any("\ud800" <= letter <= "\udfff" for letter in model):
             assert parsed.model == model, f"{api}: {parsed.model!r} for {model!r}"
         if isinstance(known.get("stream"), bool) and api in (
             Api.CHAT,
@@ -73,6 +73,7 @@ def dialects(data: bytes) -> None:
 
 
 _UNKNOWN = object()
+_REFUSED = object()
 
 
 def _loaded(data: bytes) -> Any:
@@ -85,7 +86,7 @@ def _loaded(data: bytes) -> Any:
     except (RecursionError, MemoryError, UnicodeError):
         return _UNKNOWN
     except ValueError as error:
-        return _UNKNOWN if "integer string conversion" in str(error) else None
+        return _UNKNOWN if "integer string conversion" in str(error) else _REFUSED
 
 
 class _Heard:

@@ -162,7 +162,7 @@ def parse(api: Api, body: Body) -> Parsed:
     fields = _fields(bytes(body))
     reader = _READERS.get(api)
     if reader is None:
-        return Parsed(_text(fields.get("model")))
+        return Parsed(_text(fields.get("model")), stream=_true(fields.get("stream")))
     return reader.parse(fields)
 
 

@@ -27,7 +27,6 @@ class _Request(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Request).decode
-_skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def parse(body: bytes | bytearray | memoryview) -> Parsed:
@@ -38,11 +37,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     """
     if not body:
         return Parsed("")
-    try:
-        request = _decode(body)
-    except msgspec.ValidationError:
-        _skip(body)
-        return Parsed("")
+    request = _decode(body)
     model = request.model
     return Parsed(model if isinstance(model, str) else "", stream=request.stream is True)
 
