@@ -183,6 +183,27 @@ def test_what_others_add_to_a_cache_ages_what_is_in_it() -> None:
     assert residency.tokens - seen == 200
 
 
+def test_what_others_use_again_is_new_again() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    for router in (one, two):
+        router.fleet.apply(ProbeSucceeded(ReplicaId("a"), Incarnation(1), None, None, 3_000, 0.0))
+    here, there = (router.fleet.replicas[ReplicaId("a")].residency for router in (one, two))
+    used_s = deployment.clock.now_s
+    for residency in (here, there):
+        residency.touch(1_000, used_s)
+        residency.touch(1_500, used_s + 1.0)
+    deployment.run(3.0)
+    again_s = deployment.clock.now_s
+    here.begin(1_000, [1_000], [used_s], again_s)
+    one.send("a", 0)
+    deployment.run(2 * INTERVAL_S)
+    assert there.tokens == 2_500
+    there.touch(1_000, deployment.clock.now_s)  # 500 too many: of those that nobody has used since
+    assert there.kept_ratio(used_s + 1.0) == pytest.approx(2 / 3)
+    assert there.kept_ratio(again_s) == 1.0
+
+
 def test_a_router_that_stops_speaking_leaves_no_load_after_the_expiry() -> None:
     deployment = Deployment(2).settled()
     one, two = deployment.routers

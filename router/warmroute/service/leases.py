@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from warmroute.core.fleet.fleet import Fleet, Replica
 from warmroute.core.fleet.foreign_load import ForeignLoad, Load
@@ -78,6 +78,8 @@ class LoadReports:
         self._keys: list[int] = []
         self._said: dict[int, tuple[int, int, int, int]] = {}
         """What the others know of this router, if they heard everything."""
+        self._reuses: list[tuple[int, int, float]] = []
+        """What belongs to the last `_changes`, as `pack_notice` takes it."""
         self._said_held = 0, 0.0
         self._number = 0
         self._started = False
@@ -200,7 +202,7 @@ class LoadReports:
         held, first_s = self._held()
         self._said_held = held, first_s
         first_ms = round((first_s - AGEING_RATIO * self._fleet_clock()) * 1000.0) if held else 0
-        return self._pack(changes, whole=whole, asking=asking, held=held, first_ms=first_ms)
+        return self._pack(changes, self._reuses, whole=whole, asking=asking, held=held, first_ms=first_ms)
 
     def _held(self) -> tuple[int, float]:
         """How many are held here, and the key of the first."""
@@ -208,17 +210,32 @@ class LoadReports:
         return held, self._fleet.first_held_s if held else 0.0
 
     def _pack(
-        self, changes: list[Load], *, whole: bool, asking: bool = False, held: int = 0, first_ms: int = 0
+        self,
+        changes: list[Load],
+        reuses: Sequence[tuple[int, int, float]] = (),
+        *,
+        whole: bool,
+        asking: bool = False,
+        held: int = 0,
+        first_ms: int = 0,
     ) -> bytes:
         self._number += 1
         return pack_notice(
-            self._router, self._number, changes, whole=whole, asking=asking, held=held, first_ms=first_ms
+            self._router,
+            self._number,
+            changes,
+            reuses,
+            whole=whole,
+            asking=asking,
+            held=held,
+            first_ms=first_ms,
         )
 
     def _changes(self) -> list[Load]:
         """Where the load differs from what was said."""
         said = self._said.get
         changes: list[Load] = []
+        self._reuses.clear()
         fleet_now_s = self._fleet_clock()
         for key, replica in zip(self._keys, self._members, strict=True):
             state = replica.in_flight, replica.waiting, replica.given_tokens, replica.added_tokens
@@ -226,6 +243,11 @@ class LoadReports:
             if state != before and (before is not None or state[2] or state[0]):
                 self._said[key] = state
                 changes.append(Load(key, state[0], state[2], state[3], *replica.prefilling(fleet_now_s)))
+                reuses = replica.residency.reuses
+                if reuses:
+                    at = len(changes) - 1
+                    self._reuses += [(at, tokens, fleet_now_s - used_s) for tokens, used_s in reuses]
+                    reuses.clear()
         return changes
 
     def _membership_changed(self, now_s: float) -> None:

@@ -1,33 +1,42 @@
 """A notice of load as bytes is what routers of one deployment tell each other about what they have under way.
 
 The header, big endian, has: format (1 byte), flags (1), the router's random id (8), the notice's number (4), the number
-of requests held at the router (2), and the order's key of the first of them in ms as of now (4, signed; 0 without one).
-Then follow 28 bytes for each replica: xxh3 of its id (8), requests in flight (2), uncached tokens given and tokens
-added to its cache since the router's start (4 and 4, wrapping around), prompts that wait or are prefilled in tokens
-without context (4), the first of them (2, in steps of 64), for how many ms it has been under way (2), and uncached
-tokens of those whose first byte will be heard (2, in steps of 64). What is beyond its field is clamped. A notice of
-another format is nobody's: routers of different formats serve side by side and do not count each other's load.
+of requests held at the router (2), the order's key of the first of them in ms as of now (4, signed; 0 without one), and
+the number of replicas that follow (2). Each replica has 28 bytes: xxh3 of its id (8), requests in flight (2), uncached
+tokens given and tokens added to its cache since the router's start (4 and 4, wrapping around), prompts that wait or are
+prefilled in tokens without context (4), the first of them (2, in steps of 64), for how many ms it has been under way
+(2), and uncached tokens of those whose first byte will be heard (2, in steps of 64). Then follow 8 bytes for each use
+of what was used before: which of the replicas (2), tokens (4), and the time since they were used before (2, in steps of
+a two-thousandth of an octave, from 1/16 s on). What is beyond its field is clamped. A notice of another format is
+nobody's: routers of different formats serve side by side and do not count each other's load.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import log2
 
 from xxhash import xxh3_64_intdigest
 
 from warmroute.core.fleet.foreign_load import Load, Notice
 from warmroute.core.types import ReplicaId
 
-FORMAT = 3
+FORMAT = 4
 
-HEADER_BYTES = 20
+HEADER_BYTES = 22
 ENTRY_BYTES = 28
+REUSE_BYTES = 8
 
 _WHOLE = 1
 _ASKING = 2
-_HEADER = struct.Struct(">BBQIHi")
+_HEADER = struct.Struct(">BBQIHiH")
 _ENTRY = struct.Struct(">QHIIIHHH")
+_REUSE = struct.Struct(">HIH")
+_MAX_ENTRIES = 2**16 - 1
+_AGE_UNIT_S = 1.0 / 16.0
+_AGE_STEPS = 2000.0
+"""An octave."""
 _MAX_IN_FLIGHT = 2**16 - 1
 _MAX_WORK_TOKENS = 2**32 - 1
 _MAX_FIRST_MS = 2**31 - 1
@@ -43,18 +52,26 @@ def replica_key(replica_id: ReplicaId) -> int:
 def pack_notice(
     router: int,
     number: int,
-    loads: Iterable[Load],
+    loads: Sequence[Load],
+    reuses: Iterable[tuple[int, int, float]] = (),
     *,
     whole: bool,
     asking: bool,
     held: int = 0,
     first_ms: int = 0,
 ) -> bytes:
-    """One notice. `number` counts the router's notices and wraps around."""
+    """One notice.
+
+    Args:
+        number: Counts the router's notices and wraps around.
+        loads: At most 65,535; those beyond are left out.
+        reuses: Index in `loads`, tokens, and seconds since these were used before.
+    """
     flags = (_WHOLE if whole else 0) | (_ASKING if asking else 0)
     first_ms = max(-_MAX_FIRST_MS, min(first_ms, _MAX_FIRST_MS))
     held = min(held, _MAX_IN_FLIGHT)
-    parts = [_HEADER.pack(FORMAT, flags, router, number & 0xFFFF_FFFF, held, first_ms)]
+    loads = loads[:_MAX_ENTRIES]
+    parts = [_HEADER.pack(FORMAT, flags, router, number & 0xFFFF_FFFF, held, first_ms, len(loads))]
     pack = _ENTRY.pack
     parts += [
         pack(
@@ -69,18 +86,35 @@ def pack_notice(
         )
         for key, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_ms, awaited_tokens in loads
     ]
+    parts += [
+        _REUSE.pack(index, min(tokens, _MAX_WORK_TOKENS), _age_code(age_s))
+        for index, tokens, age_s in reuses
+        if index < _MAX_ENTRIES
+    ]
     return b"".join(parts)
 
 
 def unpack_notice(raw: bytes) -> Notice | None:
     """The notice; `None` for bytes of another format or length."""
-    if len(raw) < HEADER_BYTES or (len(raw) - HEADER_BYTES) % ENTRY_BYTES or raw[0] != FORMAT:
+    if len(raw) < HEADER_BYTES or raw[0] != FORMAT:
         return None
-    _, flags, router, number, held, first_ms = _HEADER.unpack_from(raw)
+    _, flags, router, number, held, first_ms, entries = _HEADER.unpack_from(raw)
+    end = HEADER_BYTES + entries * ENTRY_BYTES
+    if len(raw) < end or (len(raw) - end) % REUSE_BYTES:
+        return None
     loads: list[Load] = [
         Load(key, in_flight, given, added, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
         for key, in_flight, given, added, work_tokens, head, age_ms, awaited in _ENTRY.iter_unpack(
-            raw[HEADER_BYTES:]
+            raw[HEADER_BYTES:end]
         )
     ]
-    return Notice(router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads, held, first_ms)
+    reuses = [
+        (loads[index].key, tokens, _AGE_UNIT_S * (2.0 ** (code / _AGE_STEPS) - 1.0))
+        for index, tokens, code in _REUSE.iter_unpack(raw[end:])
+        if index < entries
+    ]
+    return Notice(router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads, held, first_ms, reuses)
+
+
+def _age_code(age_s: float) -> int:
+    return min(round(_AGE_STEPS * log2(1.0 + max(age_s, 0.0) / _AGE_UNIT_S)), _MAX_STEPS)

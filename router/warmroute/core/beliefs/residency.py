@@ -8,8 +8,8 @@ closely as one that keeps an hour. The oldest moment that is still there, or a p
 used before the edge is evicted. Of the edge itself the ends of prompts go first, so that a part of each prompt is left.
 
 Each token counts once: while a request is under way (`begin`), or at its last end (`end`). Records know when a prompt
-was sent; this module remembers, moment by moment, when that was over. Other routers tell what they add
-(`Fleet.note_peer_load`), but not what they use again.
+was sent; this module remembers, moment by moment, when that was over. Other routers tell what they add and what they
+use again (`Fleet.note_peer_load`).
 
 The engine says how much fits. Where that is wrong, answers show it, by age (`survival`).
 """
@@ -23,6 +23,9 @@ MOMENTS_PER_S: Final = 16.0
 """Of the finest: no engine's step is much shorter."""
 MAX_BUCKETS: Final = 1024
 """Moments that are kept apart."""
+
+MOST_REUSES: Final = 256
+"""Uses to be told of that are kept until the next notice; those beyond are not told."""
 
 MOST_ENDED: Final = 256
 """Moments whose ends are remembered though what was used then is evicted."""
@@ -45,6 +48,7 @@ class Residency:
         "cache_tokens",
         "horizon_s",
         "pinned_tokens",
+        "reuses",
         "tokens",
     )
 
@@ -57,6 +61,9 @@ class Residency:
         """Resident and not in use."""
         self.pinned_tokens = 0
         """In use."""
+        self.reuses: list[tuple[int, float]] | None = None
+        """What was used again here and is to be told to other routers: tokens, and when they were used before. None
+        while there is nobody to tell."""
         self._per_s = MOMENTS_PER_S
         """Moments in a second: a bucket's number is the time times this."""
         self._buckets: dict[int, int] = {}
@@ -114,6 +121,7 @@ class Residency:
                     own_tokens -= part
                 else:
                     self._take(part, bucket)
+                    self._tell(part, times_s[index])
             reused_tokens = before - self.tokens
         self._under_way[second] = self._under_way.get(second, 0) + 1
         if second in self._ended:
@@ -170,6 +178,19 @@ class Residency:
         """So many of the tokens last used at `used_s` are in use again, counted by who uses them."""
         if self._buckets:
             self._take(tokens, int(used_s * self._per_s))
+            self._tell(tokens, used_s)
+
+    def heard(self, tokens: int, used_s: float, now_s: float) -> None:
+        """Another router has sent a request that uses so many of the tokens last used at `used_s`."""
+        bucket = int(used_s * self._per_s)
+        if self._buckets and bucket not in self._under_way:
+            self._take(tokens, bucket)
+            self.touch(tokens, now_s)
+
+    def _tell(self, tokens: int, used_s: float) -> None:
+        reuses = self.reuses
+        if reuses is not None and len(reuses) < MOST_REUSES:
+            reuses.append((tokens, used_s))
 
     def _take(self, tokens: int, second: int) -> None:
         bucket = self._ended.get(second, second)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
+MAX_REUSES = 1024
+"""Of one replica, between two `collect`."""
 
 _WRAP = 2**32 - 1
 _HALF = 2**31
@@ -57,6 +59,8 @@ class Foreign(NamedTuple):
     """For how long the engine has been at one."""
     awaited_tokens: int
     """Uncached tokens of those whose first byte will be heard."""
+    reuses: Sequence[tuple[int, float]] = ()
+    """Tokens that were used again since last collected, and for how many seconds they had not been used before."""
 
 
 class Notice(NamedTuple):
@@ -74,6 +78,9 @@ class Notice(NamedTuple):
     """Requests held at the router."""
     first_ms: int = 0
     """The key of the first of them less what it will age until then, in ms: comparable between routers."""
+    reuses: Sequence[tuple[int, int, float]] = ()
+    """What its requests used again since its last notice: the replica's key, tokens, and for how many seconds these had
+    not been used before."""
 
 
 class _Peer:
@@ -97,6 +104,7 @@ class _Sum:
         "given_tokens",
         "heads",
         "in_flight",
+        "reuses",
         "since_s",
         "work_tokens",
     )
@@ -113,6 +121,8 @@ class _Sum:
         """By router, for those that have prompts there."""
         self.since_s = -inf
         """The latest that anybody told of."""
+        self.reuses: list[tuple[int, float]] = []
+        """Since the last `collect`: tokens, and when they were used before."""
 
     def change(self, router: int, load: Load | None, before: Load | None) -> None:
         """Put what a router says in the place of what it said before."""
@@ -141,6 +151,7 @@ class _Sum:
             max(heads.values()) if heads else 0,
             now_s - self.since_s,
             self.awaited_tokens,
+            [(tokens, now_s - used_s) for tokens, used_s in self.reuses],
         )
 
 
@@ -228,6 +239,11 @@ class ForeignLoad:
                 total.since_s = since_s
             loads[key] = load
             changed.add(key)
+        for key, tokens, age_s in notice.reuses:
+            total = sums.get(key)
+            if total is not None and len(total.reuses) < MAX_REUSES:
+                total.reuses.append((tokens, now_s - age_s))
+                changed.add(key)
 
     def expire(self, now_s: float) -> None:
         """Forget whoever has been silent for too long."""
@@ -244,8 +260,9 @@ class ForeignLoad:
         for key in self._changed:
             total = sums[key]
             changed.append(total.told(key, now_s))
-            if total.in_flight or total.heads:
+            if total.in_flight or total.heads or total.awaited_tokens:
                 total.given_tokens = total.added_tokens = 0
+                total.reuses.clear()
             else:
                 del sums[key]
         self._changed.clear()
