@@ -46,6 +46,7 @@ COMPILED = [
     "router/warmroute/core/ranks.py",
     "router/warmroute/core/types.py",
     "router/warmroute/dataplane/accounts.py",
+    "router/warmroute/dataplane/admission.py",
     "router/warmroute/dataplane/answer.py",
     "router/warmroute/dataplane/attempt.py",
     "router/warmroute/dataplane/client_side.py",
@@ -76,6 +77,11 @@ COMPILED = [
     "router/warmroute/dialects/usage.py",
     "router/warmroute/dialects/usage_request.py",
     "router/warmroute/telemetry/metrics.py",
+    "router/warmroute/tenants/limits.py",
+    "router/warmroute/tenants/salts.py",
+    "router/warmroute/tenants/tenant.py",
+    "router/warmroute/tenants/usage.py",
+    "router/warmroute/tenants/window.py",
 ]
 
 

@@ -35,6 +35,7 @@ from warmroute.config.discovery_urls import (
     parse_source,
 )
 from warmroute.config.errors import ConfigError
+from warmroute.config.exposure import exposures
 from warmroute.config.reload import reloaded
 from warmroute.config.rules import normalised, redacted, replica_fault
 from warmroute.config.schema import Config, PolicyConfig, ReplicaConfig, split_address
@@ -43,6 +44,7 @@ from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import Readiness
 from warmroute.control.server import ControlServer
+from warmroute.control.tokens import AdminAuth
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import ClientError
@@ -82,6 +84,7 @@ from warmroute.telemetry.exposition import Exposition, Sources
 from warmroute.telemetry.log_fingerprints import LogFingerprints
 from warmroute.telemetry.logs import fields, set_up
 from warmroute.telemetry.metrics import Metrics
+from warmroute.tenancy import Tenancy
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +124,7 @@ class Worker:
         self.settings_current = True
         """False after a reload that failed."""
         self._listeners = listeners
+        self._one_of_several = control_socket is not None
         self.tasks = Tasks()
         self.registry = _registry(config, clock)
         parameters = _cost_parameters(config.policy)
@@ -133,6 +137,14 @@ class Worker:
             learner=_learner(config),
         )
         self.metrics = Metrics(self.fleet.models)
+        self.tenancy = Tenancy(
+            config,
+            fleet=self.fleet,
+            tasks=self.tasks,
+            clock=clock,
+            routers=lambda: self.load_reports.routers + 1,
+        )
+        self._admin_auth = _admin_auth(config)
         self.access_log = AccessLog(config.access_log.path) if config.access_log.enabled else None
         trusting = upstream_tls(config)
         self._listening_tls = listening_tls(config)
@@ -176,6 +188,7 @@ class Worker:
             probe_soon=self._probe_soon,
             questions=self._questions,
             metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
+            admission=self.tenancy.admission,
         )
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
@@ -265,8 +278,13 @@ class Worker:
                         api_key=lambda: self.config.health.api_key,
                         changed=self._administered,
                         after=EngineEffects(self.fleet, self._calls, self._lives.emptied).after,
+                        keeps_authorization=lambda: self._admin_auth.asked,
                     ),
                     changes=FleetChanges(self.operated),
+                    auth=self._admin_auth,
+                    keys=self.tenancy.keys,
+                    accounting=self.tenancy.accounting,
+                    clock=clock,
                     max_body_bytes=config.limits.body_bytes,
                 )
             ),
@@ -289,6 +307,10 @@ class Worker:
         self._expiry.start()
         await self._board.start()
         self.load_reports.start()
+        await self.tenancy.start()
+        if not self._one_of_several:  # else the supervisor says so, once
+            for exposure in exposures(config):
+                log.warning("open_to_everybody", extra=fields(what=exposure))
         self.admin_port = await self._control.start()
         operated = self._operated_before()  # what changes from here on is told on the control socket
         if operated is not None:
@@ -345,6 +367,9 @@ class Worker:
             self.access_log = self.gateway.accounts.access_log = access_log
         self._show_fingerprints()
         self.gateway.configure(config, trusting)
+        self.tenancy.reload(config)
+        auth = config.admin_auth
+        self._admin_auth.use(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
         self.fleet.use_health(_health_parameters(config))
         health = config.health
         self._engine.configure(
@@ -396,6 +421,7 @@ class Worker:
     async def close(self) -> None:
         """Let go of everything but the data port, started or not."""
         await self._control.stop()
+        await self.tenancy.stop()
         await self.tasks.stop()
         await self.load_reports.stop()
         await self._board.stop()
@@ -450,6 +476,7 @@ class Worker:
     def _use_secret(self, secret: bytes) -> None:
         self._secret = secret
         self.gateway.fingerprinter = Fingerprinter(secret)
+        self.tenancy.use_secret(secret)
         self._show_fingerprints()
 
     def _show_fingerprints(self) -> None:
@@ -555,6 +582,11 @@ def _health_parameters(config: Config) -> HealthParameters:
         backoff_s=config.health.backoff_min_s,
         max_backoff_s=config.health.backoff_max_s,
     )
+
+
+def _admin_auth(config: Config) -> AdminAuth:
+    auth = config.admin_auth
+    return AdminAuth(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
 
 
 def _learner(config: Config) -> Learner | None:

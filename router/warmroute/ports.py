@@ -13,6 +13,10 @@ from typing import Protocol
 
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
+from warmroute.tenants.keys import KeyRecord
+from warmroute.tenants.limits import Grant
+from warmroute.tenants.tenant import Priority
+from warmroute.tenants.usage import RowKey
 
 
 class Registry(Protocol):
@@ -261,4 +265,123 @@ class ReplicaCalls(Protocol):
 
         Raises:
             CallError: It did not answer.
+        """
+
+
+class KeyStoreError(OSError):
+    """Keys cannot be read or changed; the message says why and what to do, and holds none."""
+
+
+class KeyStore(Protocol):
+    """Where the records of API keys are kept, for all routers that name the same place."""
+
+    async def start(self, on_keys: Callable[[Sequence[KeyRecord]], None]) -> None:
+        """Call `on_keys` with all records, now and soon after every change, whoever made it.
+
+        Returns once they have been read, or after a second if the place cannot be reached: then `on_keys` is called
+        when it can. While it is away the last known records stay.
+
+        Raises:
+            KeyStoreError: What is there is no record of keys.
+        """
+
+    async def stop(self) -> None:
+        """Look no more."""
+
+    async def records(self) -> Sequence[KeyRecord]:
+        """All records as they are now, by id.
+
+        Raises:
+            KeyStoreError: They cannot be read.
+        """
+
+    async def add(self, record: KeyRecord) -> None:
+        """Keep one more.
+
+        Raises:
+            KeyStoreError: It cannot be kept, or its id is taken.
+        """
+
+    async def revoke(self, key_id: str) -> bool:
+        """Forget one; False if there is none of this id.
+
+        Raises:
+            KeyStoreError: The records cannot be changed.
+        """
+
+
+class Limiter(Protocol):
+    """Counts what tenants use against what they may, for all routers that share the backend.
+
+    A backend that fails never raises: this process then goes by what it has let through itself, with its share of each
+    limit, and tells the backend when it is back.
+    """
+
+    @property
+    def healthy(self) -> bool:
+        """False while the backend cannot be reached."""
+
+    async def start(self) -> None:
+        """Connect; returns within a second whether or not the backend answers."""
+
+    async def stop(self) -> None:
+        """Tell what is not told yet (at most one second) and disconnect."""
+
+    def take(self, grant: Grant, done: Callable[[], None]) -> bool:
+        """Decide on a grant, over all of its limits in one step.
+
+        True if it is decided at once; then `done` is never called. Otherwise it is called exactly once, soon.
+        """
+
+    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """A granted request is over: so many requests and tokens more than were taken, or fewer. Once a grant."""
+
+    def statistics(self) -> dict[str, float]:
+        """Figures for `/metrics`: at least `local_total` (decided without the backend) and `errors_total`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says."""
+
+    tenant: str
+    priority: Priority | None
+    expires_s: float
+    """Unix time from which it is refused, other clocks' difference allowed for."""
+
+
+class TokenVerifier(Protocol):
+    """Judges tokens of an identity provider by its public keys, which it keeps up to date."""
+
+    async def start(self, on_changed: Callable[[], None]) -> None:
+        """Read the provider's keys; returns within a second whether or not it answers. `on_changed` is called when
+        keys are not the provider's any more: what they signed must be verified anew."""
+
+    async def stop(self) -> None:
+        """Look no more."""
+
+    def verify(self, token: bytes, done: Callable[[Claims | str], None]) -> Claims | str | None:
+        """What it says, or why it is not accepted (which holds nothing of it). None: its key has to be looked for, and
+        `done` is called once."""
+
+
+class UsageStore(Protocol):
+    """Where what tenants used is summed up, for all routers that share the backend."""
+
+    async def start(self) -> None:
+        """Connect; returns within a second whether or not the backend answers."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def add(self, bucket_s: int, rows: Mapping[RowKey, Sequence[int]], number: int) -> bool:
+        """Add these rows to the bucket that begins at this Unix time, in one step. `number` grows from one call of this
+        router to the next; rows that were added under a number are not added under it again. False: the backend could
+        not be reached, and whether they were added is not known."""
+
+    async def read(self, from_s: int, to_s: int) -> Sequence[tuple[int, RowKey, Sequence[int]]]:
+        """All rows of the buckets that begin in this time, the end excluded: bucket, key, counters.
+
+        Raises:
+            OSError: The backend cannot be reached.
         """

@@ -35,9 +35,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from warmroute.config.errors import ConfigError
+from warmroute.config.exposure import exposures
 from warmroute.config.reload import reloaded
 from warmroute.config.schema import Address, Config, split_address
 from warmroute.control.front import AdminFront
+from warmroute.control.tokens import AdminAuth
 from warmroute.service import listeners
 from warmroute.service.listeners import HandOver, Left
 from warmroute.service.tls import listening_tls, upstream_tls
@@ -98,7 +100,9 @@ class Supervisor:
         self._before = listeners.taken_over(os.environ)
         self._leaving: list[Inherited] = []
         """Workers of a supervisor before that have no place any more."""
-        self._front = AdminFront(self._sockets, self._metrics, self._draining)
+        auth = config.admin_auth
+        self._auth = AdminAuth(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
+        self._front = AdminFront(self._sockets, self._metrics, self._draining, self._auth)
         self._spare: Process | None = None
         self._spare_due_s = 0.0
         self._restarts = 0
@@ -126,6 +130,8 @@ class Supervisor:
                 return 1
             host, port = listeners.address_of(self._data[0])
             config = dataclasses.replace(self._config, listen=Address(f"{host}:{port}"))
+            for exposure in exposures(config):
+                log.warning("open_to_everybody", extra=fields(what=exposure))
             log.info(
                 "supervising", extra=fields(workers=config.workers, data=config.listen, admin=admin_port)
             )
@@ -292,6 +298,8 @@ class Supervisor:
         else:
             self._settings_current = True
             self._config = following
+            auth = following.admin_auth
+            self._auth.use(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
             if "log_level" in changed:
                 set_up(self._config.log_level)
             log.info(

@@ -19,6 +19,7 @@ FLOORS = [
     {"own_answers", "shapes"},
     {"gateway"},
     {"accounts", "pool", "recorded"},
+    {"admission"},
     {"large_body", "local", "relay", "upstream"},
     {"answer", "client_side", "head_cache"},
     {"cors", "hold", "later", "proxies", "repeated_head"},

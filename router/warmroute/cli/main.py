@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from warmroute.cli import config, drain, metrics, replicas, serve, undrain
+from warmroute.cli import config, drain, keys, metrics, replicas, serve, undrain
 from warmroute.config.errors import ConfigError, suggestion
 from warmroute.telemetry.build import described
 
-COMMANDS = (serve, config, metrics, replicas, drain, undrain)
+COMMANDS = (serve, config, keys, metrics, replicas, drain, undrain)
 COMMANDS_GROUP = "warmroute.commands"
 
 

@@ -19,6 +19,8 @@ from warmroute.config.sources import keys_of, where
 
 _TAG = "tag:yaml.org,2002:"
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_SECRET = re.compile(r"(secret|_key|_tokens(\[\d+\])?)$")
+"""Settings whose values are in no message."""
 _INT = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 # YAML 1.1 takes `1e-3` for text, which nobody who writes it means.
 _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -128,4 +130,4 @@ def _name(annotation: Any) -> str:
 
 
 def _quoted(text: str, key: str) -> str:
-    return "what is there" if key.endswith(("secret", "api_key")) else repr(text)
+    return "what is there" if _SECRET.search(key) else repr(text)

@@ -16,8 +16,26 @@ import yaml
 
 from warmroute.config.reload import RELOADABLE
 from warmroute.config.rules import redacted
-from warmroute.config.schema import Address, Config, Range, ReplicaConfig
+from warmroute.config.schema import (
+    Address,
+    AllowanceConfig,
+    Config,
+    ModelAllowanceConfig,
+    PriceConfig,
+    Range,
+    ReplicaConfig,
+    TenantConfig,
+)
 from warmroute.config.schema_walk import fields_of, is_section, shown
+
+ENTRIES: dict[str, type] = {
+    "replicas": ReplicaConfig,
+    "tenants": TenantConfig,
+    "tenants[].limits": AllowanceConfig,
+    "tenants[].model_limits": ModelAllowanceConfig,
+    "usage.prices": PriceConfig,
+}
+"""What lists consist of, by their keys. All of them are taken over by a reload."""
 
 _INTRODUCTION = """# Configuration
 
@@ -69,8 +87,8 @@ def markdown() -> str:
                 f"{_first_paragraph(annotation)}\n",
                 *_table(annotation, f"{name}."),
             ]
-    parts += ["\n## Entries of `replicas`\n", f"{_first_paragraph(ReplicaConfig)}\n"]
-    parts += _table(ReplicaConfig, "")
+    for key, entry in ENTRIES.items():
+        parts += [f"\n## Entries of `{key}`\n", f"{_first_paragraph(entry)}\n", *_table(entry, "")]
     return "\n".join(parts) + "\n"
 
 
@@ -79,8 +97,10 @@ def _table(section: type, prefix: str) -> Iterator[str]:
     yield "| key | type | default | in effect after a | meaning |"
     yield "|---|---|---|---|---|"
     for name, (annotation, field) in fields_of(section).items():
-        if not is_section(annotation):
-            reloadable = section is ReplicaConfig or prefix + name in RELOADABLE
+        if is_section(annotation) and not prefix and section is not Config:
+            yield f"| `{name}` | section | see below | reload | {manual[name]} |"
+        elif not is_section(annotation):
+            reloadable = section in ENTRIES.values() or prefix + name in RELOADABLE
             after = "reload" if reloadable else "restart"
             yield f"| `{prefix}{name}` | {_type(annotation)} | {_default(field)} | {after} | {manual[name]} |"
 
@@ -148,7 +168,10 @@ def _plain(value: Any) -> Any:
         plain = {}
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
-            plain[field.name] = "***" if not field.repr and item is not None else _plain(item)
+            if field.repr or item is None:
+                plain[field.name] = _plain(item)
+            else:
+                plain[field.name] = ["***"] * len(item) if isinstance(item, tuple) else "***"
         return plain
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

@@ -15,6 +15,11 @@ RELOADABLE = frozenset(
     {
         "replicas",
         "discovery",
+        "tenants",
+        "admin_auth.operator_tokens",
+        "admin_auth.read_tokens",
+        "admin_auth.open_metrics",
+        "usage.prices",
         "max_attempts",
         "failover",
         "drain_grace_s",

@@ -14,19 +14,9 @@ from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from warmroute.config.discovery_urls import REDIS_SCHEMES, RedisSource, parse_source
+from warmroute.config.fault import Fault
 from warmroute.config.schema import Config, ReplicaConfig, split_address
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with the settings."""
-
-    key: str
-    """The key at fault; of two that contradict each other, the one to change."""
-    message: str
-    other: str = ""
-    """The other one."""
-
+from warmroute.config.tenant_rules import admin_faults, tenant_faults
 
 REGISTRY_SCHEMES = REDIS_SCHEMES
 _ID = re.compile(r"[A-Za-z0-9._:\[\]-]{1,128}")
@@ -58,6 +48,8 @@ def faults(config: Config) -> Iterator[Fault]:
     yield from _replicas(config)
     yield from _discovery(config)
     yield from _values(config)
+    yield from tenant_faults(config)
+    yield from admin_faults(config)
     yield from _files(config)
     yield from _contradictions(config)
 

@@ -1,24 +1,31 @@
 """The admin port answers health, readiness, metrics, the replicas, and why a request would go where it would.
 
 Operators change the fleet here (`changes`), and engines' own administrative endpoints are passed on to every replica
-(`fan_out`). The port has no authentication, so it listens on loopback unless told otherwise. Errors have OpenAI's
-shape.
+(`fan_out`). Who may do what is `auth`'s to say: without tokens everybody may do all, so the port listens on loopback
+unless told otherwise. Errors have OpenAI's shape.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from warmroute.control.auth import checking
 from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import HEALTH_BODY, Readiness
+from warmroute.control.tenants import add_routes as add_tenant_routes
+from warmroute.control.tokens import AdminAuth
 from warmroute.core.errors import ClientError, NotFoundError, RouterError
 from warmroute.dialects.guess import likely_paths
+from warmroute.ports import KeyStore
+from warmroute.service.accounting import Accounting
 from warmroute.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
@@ -39,6 +46,8 @@ _ENDPOINTS = {
     "DELETE /replicas/ID": "remove one; it finishes what it has",
     "POST /replicas/ID/drain": "give it nothing new, until POST /replicas/ID/undrain",
     "POST /explain": "where this request would go and why; ?path= names its path, /v1/chat/completions by default",
+    "GET /keys": "API keys, without the keys themselves; POST makes one, DELETE /keys/ID revokes it (docs/tenants.md)",
+    "GET /usage": "what tenants used; ?by=tenant,key,model&bucket=hour&from=7d&format=csv",
     "POST /v1/load_lora_adapter": "and engines' other administrative calls: to every replica (docs/endpoints.md)",
 }
 
@@ -62,6 +71,13 @@ class ControlDeps:
     funnel: Callable[[], Mapping[str, object]] = dict
     """The loss funnel by model."""
     max_body_bytes: int = 64 << 20
+    auth: AdminAuth | None = None
+    """Who may do what; None: everybody everything."""
+    keys: KeyStore | None = None
+    """Where keys are kept; None: none are asked for."""
+    accounting: Accounting | None = None
+    """What tenants used; None: it is not counted."""
+    clock: Callable[[], float] = time.time
     fan_out: FanOut | None = None
     """Who passes engines' administrative requests on; None: nobody."""
     changes: FleetChanges | None = None
@@ -110,7 +126,10 @@ def build_control(deps: ControlDeps) -> web.Application:
             raise
         return _json({**explained, "path": path, **({"hint": hint} if hint else {})})
 
-    application = web.Application(middlewares=[_errors], client_max_size=deps.max_body_bytes)
+    middlewares: list[Any] = [_errors]
+    if deps.auth is not None:
+        middlewares.append(checking(deps.auth))
+    application = web.Application(middlewares=middlewares, client_max_size=deps.max_body_bytes)
     for path, handler in (
         ("/", index),
         ("/health", health),
@@ -122,6 +141,7 @@ def build_control(deps: ControlDeps) -> web.Application:
     application.router.add_post("/explain", explain)
     if deps.changes is not None:
         deps.changes.add_routes(application.router)
+    add_tenant_routes(application.router, deps.keys, deps.accounting, deps.clock)
     if deps.fan_out is not None:
         deps.fan_out.add_routes(application.router)
     return application
@@ -166,6 +186,8 @@ async def _errors(
 
 def _error(error: RouterError, headers: Mapping[str, str] | None = None) -> web.Response:
     body = {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    if error.status == 401:
+        headers = {**(headers or {}), "WWW-Authenticate": "Bearer"}
     return _json(body, error.status, headers)
 
 

@@ -46,18 +46,21 @@ class FanOut:
         api_key: Callable[[], str | None],
         changed: Callable[[], Awaitable[None]],
         after: After,
+        keeps_authorization: Callable[[], bool] = lambda: False,
     ) -> None:
         """Args:
         replicas: Id and base URL of each.
         api_key: Sent where the request has no key of its own.
         changed: Called after requests that may have changed what replicas serve.
         after: Called with what each replica answered, before that; what it returns by id joins the answer.
+        keeps_authorization: Whether a request's key is the admin port's own, and not for replicas.
         """
         self._calls = calls
         self._replicas = replicas
         self._api_key = api_key
         self._changed = changed
         self._after = after
+        self._keeps_authorization = keeps_authorization
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Add every administrative endpoint."""
@@ -75,6 +78,8 @@ class FanOut:
             for name in ("Content-Type", "Authorization", "X-Request-Id")
             if name in request.headers
         }
+        if self._keeps_authorization():
+            headers.pop("Authorization", None)
         key = self._api_key()
         if key is not None:
             headers.setdefault("Authorization", f"Bearer {key}")

@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
+from warmroute.control.tokens import AdminAuth
 from warmroute.telemetry.merging import CONTENT_TYPE, Merger
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,11 @@ _PIECE_BYTES = 65_536
 _CHANGE_BYTES = 65_536
 _CHANGE_S = 5.0
 
-_SCRAPE = b"GET /metrics HTTP/1.0\r\nHost: worker\r\nAccept: text/plain\r\n\r\n"
+_SCRAPE = b"GET /metrics HTTP/1.0\r\nHost: worker\r\nAccept: text/plain\r\n%b\r\n"
+_TOKEN = (
+    b'{"error":{"message":"a token is needed: Authorization: Bearer TOKEN (admin_auth)",'
+    b'"type":"invalid_request_error","param":null,"code":"missing_token"}}'
+)
 _OF_CONNECTION = (b"connection:", b"keep-alive:", b"proxy-connection:")
 _NOBODY = (
     b'{"error":{"message":"no worker of this router is up","type":"overloaded_error",'
@@ -41,6 +46,7 @@ class AdminFront:
         workers: Socket file of each live worker's control server, by the worker's name.
         own_metrics: What the supervisor counts itself, as Prometheus text.
         draining: The same of workers that have been replaced and finish what they have: only their counters are read.
+        auth: Who may read metrics; workers judge all other requests.
     """
 
     def __init__(
@@ -48,7 +54,9 @@ class AdminFront:
         workers: Callable[[], Mapping[str, str]],
         own_metrics: Callable[[], str],
         draining: Callable[[], Mapping[str, str]] = dict,
+        auth: AdminAuth | None = None,
     ) -> None:
+        self._auth = auth if auth is not None else AdminAuth((), (), open_metrics=True)
         self.merger = Merger()
         self._workers = workers
         self._own_metrics = own_metrics
@@ -85,6 +93,10 @@ class AdminFront:
                 head = await reader.readuntil(b"\r\n\r\n")
             method, target = (head.split(b"\r\n", 1)[0].split(b" ") + [b"", b""])[:2]
             if method in (b"GET", b"HEAD") and target.partition(b"?")[0] == b"/metrics":
+                if not self._auth.lets_scrape(_authorization(head)):
+                    writer.write(_answer(b"401 Unauthorized", "application/json", _TOKEN, len(_TOKEN)))
+                    await writer.drain()
+                    return
                 text = (await self._metrics()).encode()
                 writer.write(_answer(b"200 OK", CONTENT_TYPE, b"" if method == b"HEAD" else text, len(text)))
             elif method not in (b"GET", b"HEAD") and _changes_fleet(target):
@@ -156,7 +168,7 @@ class AdminFront:
     async def _metrics(self) -> str:
         draining = self._draining()
         workers = {**self._workers(), **draining}
-        read = await asyncio.gather(*[_scrape(path) for path in workers.values()])
+        read = await asyncio.gather(*[_scrape(path, self._auth.own_lines()) for path in workers.values()])
         texts = {name: text for name, text in zip(workers, read, strict=True) if text is not None}
         return self.merger.merge({**texts, "supervisor": self._own_metrics()}, draining)
 
@@ -180,13 +192,13 @@ async def _ask(path: str, request: bytes) -> bytes:
         return b""
 
 
-async def _scrape(path: str) -> str | None:
+async def _scrape(path: str, lines: bytes) -> str | None:
     """One worker's metrics; `None` if it does not answer in time."""
     try:
         async with asyncio.timeout(_SCRAPE_S):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
-                writer.write(_SCRAPE)
+                writer.write(_SCRAPE % lines)
                 pieces: list[bytes] = []
                 while sum(map(len, pieces)) < _SCRAPE_BYTES and (piece := await reader.read(_PIECE_BYTES)):
                     pieces.append(piece)
@@ -225,6 +237,16 @@ def _body_bytes(lines: list[bytes]) -> int | None:
             case b"content-length" if value.strip().isdigit():
                 length = int(value)
     return length
+
+
+def _authorization(head: bytes) -> str:
+    """What the field says; empty without one, or with several."""
+    values = [
+        value.strip()
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+        if name.strip().lower() == b"authorization"
+    ]
+    return values[0].decode("latin-1") if len(values) == 1 else ""
 
 
 def _answer(status: bytes, content_type: str, body: bytes, length: int) -> bytes:

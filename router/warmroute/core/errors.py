@@ -16,6 +16,8 @@ class RouterError(Exception):
     status = 500
     code = "internal_error"
     type = "server_error"
+    lines = b""
+    """Header lines that the answer has besides, `retry-after` among them where that is not the usual one."""
 
     def __init__(
         self, message: str, *, code: str | None = None, status: int | None = None, param: str | None = None

@@ -11,6 +11,7 @@ from typing import Final
 
 from warmroute.core.fleet.fleet import Decision, Fleet
 from warmroute.core.types import Api, RequestShape
+from warmroute.dataplane.admission import Admission
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.proxies import TrustedProxies
 from warmroute.dataplane.request import Request, RequestHead
@@ -19,6 +20,8 @@ from warmroute.dialects.usage import Usage
 from warmroute.telemetry.access_log import AccessEntry, AccessLog
 from warmroute.telemetry.log_fingerprints import LogFingerprints
 from warmroute.telemetry.metrics import Metrics
+from warmroute.tenants.limits import Grant
+from warmroute.tenants.tenant import Caller
 
 monotonic: Final = time.monotonic
 
@@ -27,11 +30,14 @@ class Outcome(Asker):
     """What of an exchange is counted when it is over."""
 
     __slots__ = (
+        "admitted",
         "attempts",
         "begun",
         "body_bytes",
+        "caller",
         "client",
         "first_byte_s",
+        "grant",
         "held_s",
         "request_id",
         "retried_after",
@@ -42,6 +48,12 @@ class Outcome(Asker):
     def __init__(self, client: ClientSide, request_id: bytes) -> None:
         self.client = client
         self.request_id = request_id
+        self.caller: Caller | None = None
+        """Whose request it is; None where nobody is asked, or before that is known."""
+        self.admitted = False
+        """Whether `admission` was asked to let it in; it hears of the end then."""
+        self.grant: Grant | None = None
+        """What it takes of its tenant's limits."""
         self.attempts = 0
         """How many times the request was dispatched."""
         self.begun = False
@@ -62,9 +74,16 @@ class Outcome(Asker):
 class Accounts:
     """The accounts of one worker."""
 
-    __slots__ = ("_fleet", "_metrics", "access_log", "answered", "log_fingerprints", "proxies")
+    __slots__ = ("_admission", "_fleet", "_metrics", "access_log", "answered", "log_fingerprints", "proxies")
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, access_log: AccessLog | None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        metrics: Metrics,
+        access_log: AccessLog | None,
+        admission: Admission | None = None,
+    ) -> None:
+        self._admission = admission
         self._fleet = fleet
         self._metrics = metrics
         self.access_log = access_log
@@ -134,6 +153,9 @@ class Accounts:
                 cached_tokens if shape.single and shape.reads_cache else None,
                 completion_tokens,
             )
+        caller = outcome.caller
+        if outcome.admitted:
+            self._settle(outcome, status, usage, decision)
         if self.access_log is not None:
             client = self.client_of(outcome.client.peer, request.head)
             members = b""
@@ -163,9 +185,32 @@ class Accounts:
                     held_s=outcome.held_s,
                     attempts=outcome.attempts,
                     retried_after=outcome.retried_after,
+                    tenant=None if caller is None else caller.tenant.id,
+                    key=None if caller is None else caller.key_id,
                 ),
                 members,
             )
+
+    def _settle(self, outcome: Outcome, status: int, usage: Usage | None, decision: Decision | None) -> None:
+        """Tell who let it in that it is over."""
+        admission, caller = self._admission, outcome.caller
+        outcome.admitted = False
+        if admission is not None and caller is not None:
+            admission.finished(
+                caller,
+                outcome.grant,
+                outcome.shape,
+                status,
+                outcome.attempts,
+                outcome.held_s,
+                usage,
+                None if decision is None else decision.replica,
+            )
+
+    def crashed(self, outcome: Outcome) -> None:
+        """A request ended in a way that nobody expected, and may not have been counted as finished."""
+        if outcome.admitted:
+            self._settle(outcome, 500, None, None)
 
     def _confirm(self, decision: Decision, shape: RequestShape, usage: Usage, now_s: float) -> None:
         """Tell the fleet what the engine had: in the units in which the prompt was weighed, which are estimates."""

@@ -43,6 +43,7 @@ from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES, first_data, unfinished_l
 from warmroute.dialects.terminal import opening_end
 from warmroute.dialects.usage import response_id
 from warmroute.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamWatch, UsageSupport
+from warmroute.tenants.limits import Grant
 
 monotonic: Final = time.monotonic
 """The module's own: a name of another module is looked up at every use."""
@@ -502,9 +503,21 @@ class Attempt(FailoverOwner):
         assert decision is not None
         if head.status != 200:
             at_the_router(head, gateway.pool(decision.replica).host_header)
+        grant = self.grant
+        if grant is not None:
+            return self._limited_lines(head, decision, grant)
         if gateway.cors is not None:
             return gateway.cors.added(self._request.head, head.lines) + self._own_lines(head, decision)
         return self._own_lines(head, decision)
+
+    def _limited_lines(self, head: AnswerHead, decision: Decision, grant: Grant) -> bytes:
+        """The same, and what is left of the tenant's limits."""
+        gateway = self._gateway
+        asked = self._request.head
+        lines = self._own_lines(head, decision)
+        if gateway.admission is not None:
+            lines += gateway.admission.limit_lines(grant, asked.anthropic)
+        return lines if gateway.cors is None else gateway.cors.added(asked, head.lines) + lines
 
     def _own_lines(self, head: AnswerHead, decision: Decision) -> bytes:
         """Header lines that say who answered and why."""

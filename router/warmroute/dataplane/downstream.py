@@ -301,6 +301,7 @@ class ClientConnection(ClientSide):
             keep_alive=parser.should_keep_alive(),
             minor_version=0 if parser.get_http_version() == "1.0" else 1,
             sessions=self._gateway.sessions,
+            upstream=self._gateway.upstream_authorization,
         )
         if head_bytes > limits.header_bytes:
             self._refuse(_headers_too_large(limits.header_bytes))

@@ -34,6 +34,8 @@ from warmroute.dialects.routes import Route, RouteKind, stored_response_id
 from warmroute.dialects.usage import find_usage
 from warmroute.dialects.usage_request import asking_at
 from warmroute.telemetry.logs import fields
+from warmroute.tenants.limits import Grant
+from warmroute.tenants.tenant import Caller
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Exchange(Resuming):
     """One request and what becomes of it."""
 
     __slots__ = (
+        "_looking",
         "_previous",
         "_searched",
         "_ticket",
@@ -55,6 +58,8 @@ class Exchange(Resuming):
 
     def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
         super().__init__(gateway, client, request)
+        self._looking = False
+        """The registry was asked."""
         self._previous: str | None = None
         """Id of the response that the request continues."""
         self._searched = False
@@ -77,6 +82,8 @@ class Exchange(Resuming):
         self._api = found.api
         kind = found.kind
         try:
+            if self._gateway.admission is not None and self.caller is None and not self._let_in(kind):
+                return
             if kind is _PREFIX:
                 self._start_by_prefix()
             elif kind is _LOAD or kind is _PASSED:
@@ -102,19 +109,91 @@ class Exchange(Resuming):
         except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
             self.crashed(error)
 
+    def _let_in(self, kind: RouteKind) -> bool:
+        """Whether it is known whose request this is, or need not be; if not, `start` is called again.
+
+        Raises:
+            RouterError: It may not come in.
+        """
+        admission = self._gateway.admission
+        assert admission is not None
+        if admission.open(kind):
+            return True
+        self.caller = admission.identify(self._request.head, self._identified)
+        return self.caller is not None
+
+    def _identified(self, answer: Caller | RouterError) -> None:
+        if self._done:
+            return
+        if isinstance(answer, RouterError):
+            self.fail(answer)
+        else:
+            self.caller = answer
+            self.start()
+
+    def _admit(self, shape: RequestShape) -> bool:
+        """Ask whether it may go on. False: that is not decided yet, and `_limits_known` is called.
+
+        Raises:
+            RouterError: It may not.
+        """
+        admission, caller = self._gateway.admission, self.caller
+        if admission is None or caller is None:
+            return True
+        self.admitted = True
+        grant = self.grant = admission.admit(caller, shape, self._limits_known)
+        if grant is None:
+            return True
+        if grant.pending:
+            return False
+        refusal = admission.refusal_of(grant, self._request.head.anthropic)
+        if refusal is not None:
+            raise refusal
+        return True
+
+    def _limits_known(self, grant: Grant) -> None:
+        """Whether its tenant's limits let it through is decided: go on where it waits for that."""
+        grant.pending = False
+        admission = self._gateway.admission
+        assert admission is not None
+        if self._done:
+            if grant.granted:
+                admission.give_back(grant)
+            return
+        try:
+            refusal = admission.refusal_of(grant, self._request.head.anthropic)
+            if refusal is not None:
+                self.fail(refusal)
+            elif self._previous is not None:
+                self._gateway.registry.find_response(self._previous, self._previous_found)
+            elif self._records is not None:
+                self._choose_by_prefix()
+            elif not self._looking:
+                self._choose()
+        except RouterError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - must not end the limiter's other answers
+            self.crashed(error)
+
     def _start_by_prefix(self) -> None:
         request = self._request
         gateway = self._gateway
         coded = request.head.coding
         parsed = parse(self._api, request.body if not coded else readable(gateway, request))
+        caller = self.caller
+        if caller is not None:
+            assert gateway.admission is not None
+            gateway.admission.set_apart(caller, request, parsed)
         shape = self.shape = prefix_shape(gateway, parsed, request.head)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, request, self.request_id)
         if parsed.may_ask_usage and gateway.ask_usage and not coded:
             self._asking_at = asking_at(request.body)
+        admitted = caller is None or self._admit(shape)
         if parsed.previous_response_id is not None:
             self._previous = parsed.previous_response_id
-            gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
+            if admitted:
+                gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
         else:
             self._look_up()
 
@@ -122,9 +201,10 @@ class Exchange(Resuming):
         assert self.shape is not None
         gateway = self._gateway
         if not gateway.needs_records:
-            self._choose_by_prefix()
+            self._looked_up([])
             return
         rungs = self.shape.rungs
+        self._looking = True
         records = gateway.registry.lookup(rungs, self._looked_up) if rungs else []
         if records is not None:
             self._looked_up(records)
@@ -133,6 +213,9 @@ class Exchange(Resuming):
         if self._done:
             return
         self._records = records
+        grant = self.grant
+        if grant is not None and grant.pending:
+            return  # both were asked in one tick; whichever comes last goes on
         try:
             self._choose_by_prefix()
         except Exception as error:  # noqa: BLE001 - must not end the registry's other answers
@@ -143,7 +226,8 @@ class Exchange(Resuming):
         shape = self.shape = load_shape(gateway, self._request)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, self._request, self.request_id)
-        self._choose()
+        if self.caller is None or self._admit(shape):
+            self._choose()
 
     # -- responses that an engine keeps -----------------------------------------------------------------------------
 
@@ -214,10 +298,17 @@ class Exchange(Resuming):
 
     def _may_see_models(self) -> bool:
         """Whether the list is answered now; otherwise it is refused, now or when replicas were asked."""
-        allowed = self._gateway.questions.allowed(self._request.head.authorization, self._key_tried)
+        allowed = self._key_allowed()
         if allowed is False:
             self.fail(local.UnauthorizedError())
         return allowed is True
+
+    def _key_allowed(self) -> bool | None:
+        """Whether the client may know of models; None: replicas are asked whether they take its key."""
+        admission = self._gateway.admission
+        if admission is not None and admission.asks:
+            return True  # it was let in by the router's own key
+        return self._gateway.questions.allowed(self._request.head.authorization, self._key_tried)
 
     def _key_tried(self, allowed: bool) -> None:
         if self._done:
@@ -239,7 +330,7 @@ class Exchange(Resuming):
         """No replica lists the model: before that is said, ask them once more, on behalf of those who may know."""
         self._searched = True
         gateway = self._gateway
-        allowed = gateway.questions.allowed(self._request.head.authorization, self._key_tried)
+        allowed = self._key_allowed()
         if allowed is True:
             gateway.questions.find_model(self._models_read)
         elif allowed is False:
@@ -374,6 +465,7 @@ class Exchange(Resuming):
             self.body_bytes = self._relay.body_bytes
         self._gateway.drop_body(self._request)
         self._settle()
+        self._gateway.accounts.crashed(self)
         client = self.client
         if not client.serves(self):
             client.abort()

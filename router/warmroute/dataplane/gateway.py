@@ -24,6 +24,7 @@ from warmroute.core.health.silence import SilenceParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from warmroute.dataplane.accounts import Accounts
+from warmroute.dataplane.admission import Admission
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.cors import Cors
 from warmroute.dataplane.head_cache import HeadCache
@@ -76,7 +77,12 @@ class Gateway:
         probe_soon: Callable[[ReplicaId, bool], None],
         questions: Questions,
         metrics_text: Callable[[str], tuple[bytes, str]] | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        self.admission = admission
+        """Who lets requests in; None: everybody is, and nothing is counted by tenant."""
+        self.upstream_authorization = None if admission is None else admission.upstream
+        """What replicas are sent in place of clients' keys; None: those."""
         self.fleet = fleet
         self.hold = hold
         """Where first choices by prefix may have to wait; None: they are made at once."""
@@ -84,7 +90,7 @@ class Gateway:
         self.needs_records = fleet.needs_records
         """Whether prompts are looked up in the registry, and noted there."""
         self.metrics = metrics
-        self.accounts = Accounts(fleet, metrics, access_log)
+        self.accounts = Accounts(fleet, metrics, access_log, admission)
         self.tasks = tasks
         self.fingerprinter = fingerprinter
         """Replaced as a whole when the registry makes the deployment's secret known."""

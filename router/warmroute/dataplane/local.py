@@ -93,7 +93,9 @@ def write_error(
     Returns whether the connection stays open, and the bytes of the body.
     """
     added = id_lines(head, request_id)
-    if error.status in (429, 503):
+    if error.lines:
+        added += error.lines
+    elif error.status in (429, 503):
         added += RETRY_AFTER
     elif error.status == 401:
         added += b"www-authenticate: Bearer\r\n"

@@ -69,6 +69,9 @@ def _models(gateway: Gateway, head: RequestHead) -> bytes:
         NotFoundError: No replica serves this model.
     """
     cards = gateway.fleet.model_cards()
+    caller = head.caller
+    if caller is not None and (caller.models or caller.barred):
+        cards = {name: card for name, card in cards.items() if caller.may_use(name)}
     name = model_id(head.path)
     if not name:
         if head.anthropic:

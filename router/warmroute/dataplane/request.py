@@ -13,6 +13,8 @@ from warmroute.core.types import Api
 from warmroute.dialects.coding import named as named_coding
 from warmroute.dialects.routes import Route, route, slash_dropped
 from warmroute.dialects.sessions import NOWHERE, Said, Sessions
+from warmroute.tenants.keys import presented
+from warmroute.tenants.tenant import Caller
 
 HOP_BY_HOP: Final = frozenset(
     (
@@ -34,6 +36,9 @@ KEPT_BACK: Final = HOP_BY_HOP | frozenset(
 )
 """Request fields that the router writes anew where they are needed, in addition to the hop-by-hop ones."""
 
+CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
+"""Fields that show a key to the router, where it asks for one."""
+
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 Fields = list[tuple[bytes, bytes]]
@@ -47,10 +52,13 @@ class RequestHead:
         "accept",
         "anthropic",
         "authorization",
+        "caller",
+        "caller_epoch",
         "coding",
         "content_type",
         "cors_headers",
         "cors_method",
+        "credential",
         "expects_continue",
         "forwarded_for",
         "keep_alive",
@@ -74,7 +82,10 @@ class RequestHead:
         keep_alive: bool,
         minor_version: int,
         sessions: Sessions | None = None,
+        upstream: bytes | None = None,
     ) -> None:
+        """`upstream`: `Authorization` for replicas in place of the client's key, which they never see; empty: none.
+        None: they are sent what the client sent."""
         self.method = method
         self.keep_alive = keep_alive
         """Whether the client lets the connection stay open."""
@@ -97,6 +108,12 @@ class RequestHead:
         """What the head says of the session that the request belongs to."""
         self.accept = b""
         self.authorization = b""
+        """As replicas are sent it."""
+        self.credential = b""
+        """The key that the client shows, where it is for the router."""
+        self.caller: Caller | None = None
+        """Whose key that is, as of `caller_epoch`; the one thing that `admission` notes here."""
+        self.caller_epoch = 0
         self.origin = b""
         """The web page's origin where a browser says that a page asks; empty else."""
         self.cors_method = b""
@@ -108,7 +125,7 @@ class RequestHead:
         self.forwarded_for = b""
         """The client's X-Forwarded-For and a comma, or empty."""
         self.expects_continue = False
-        dropped = KEPT_BACK
+        dropped = KEPT_BACK if upstream is None else KEPT_BACK | CREDENTIALS
         lines = [b"%b %b HTTP/1.1\r\n" % (method, self.target)]
         for name, value in fields:
             if name == b"connection":
@@ -117,6 +134,15 @@ class RequestHead:
             self._read(name, value)
             if name not in dropped:
                 lines.append(b"%b: %b\r\n" % (name, value))
+        if upstream is not None:
+            api_key = b""
+            for name, value in fields:
+                if name == b"x-api-key":
+                    api_key = value
+            self.credential = presented(self.authorization, api_key)
+            self.authorization = upstream
+            if upstream:
+                lines.append(b"authorization: %b\r\n" % upstream)
         self.prefix = b"".join(lines)
         """Request line and the forwarded fields."""
 

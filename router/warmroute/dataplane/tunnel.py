@@ -20,15 +20,17 @@ from warmroute.core.errors import ClientError, ReplicaError, RouterError
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api, DecisionKind, ReplicaId
 from warmroute.dataplane import local
-from warmroute.dataplane.request import KEPT_BACK, Fields, Request, RequestHead
+from warmroute.dataplane.request import CREDENTIALS, KEPT_BACK, Fields, Request, RequestHead
 from warmroute.dataplane.shapes import load_shape
 from warmroute.dialects.routes import may_be_websocket
 from warmroute.telemetry.access_log import AccessEntry
 
 if TYPE_CHECKING:
     from warmroute.core.fleet.fleet import Decision, Replica
+    from warmroute.dataplane.admission import Admission
     from warmroute.dataplane.client_side import ClientSide
     from warmroute.dataplane.gateway import Gateway
+    from warmroute.tenants.tenant import Caller
 
 MOST_HEAD_BYTES = 64 * 1024
 """Of the replica's answer."""
@@ -93,6 +95,7 @@ class Tunnel(asyncio.Protocol):
         self._model = ""
         self._kind: DecisionKind | None = None
         self._replica_id: ReplicaId | None = None
+        self._caller: Caller | None = None
 
     def start(self) -> None:
         """Take the client's connection over and look for a replica."""
@@ -104,6 +107,12 @@ class Tunnel(asyncio.Protocol):
     async def _connect(self) -> None:
         tried: list[Replica] = []
         why: RouterError = ReplicaError("no replica could be reached")
+        if self._gateway.admission is not None:
+            try:
+                self._caller = await _identify(self._gateway.admission, self._head)
+            except RouterError as error:
+                self._refuse(error)
+                return
         while self._attempts < self._gateway.max_attempts and not self._over:
             try:
                 decision = self._choose(tried)
@@ -129,6 +138,9 @@ class Tunnel(asyncio.Protocol):
             self._connected(side, pool.address)
             return
         self._settle()
+        self._refuse(why)
+
+    def _refuse(self, why: RouterError) -> None:
         if not self._over:
             self._status = why.status
             _, self._bytes_out = local.write_error(
@@ -143,6 +155,8 @@ class Tunnel(asyncio.Protocol):
         query = self._head.target[len(self._head.path) + 1 :].decode("latin-1")
         shape.model = parse_qs(query).get("model", [""])[0]
         self._model = shape.model
+        if gateway.admission is not None and self._caller is not None:
+            gateway.admission.may_use(self._caller, shape.model)
         decision = gateway.fleet.choose_and_reserve(shape, None, gateway.clock(), tried)
         self._decision = decision
         self._replica_id = decision.replica.id
@@ -159,7 +173,11 @@ class Tunnel(asyncio.Protocol):
         self._replica = transport
         head = self._head
         lines = [b"GET %b HTTP/1.1\r\n" % head.target]
-        lines += [b"%b: %b\r\n" % field for field in self._fields if field[0] not in _WRITTEN_ANEW]
+        upstream = self._gateway.upstream_authorization
+        dropped = _WRITTEN_ANEW if upstream is None else _WRITTEN_ANEW | CREDENTIALS
+        lines += [b"%b: %b\r\n" % field for field in self._fields if field[0] not in dropped]
+        if upstream:
+            lines.append(b"authorization: %b\r\n" % upstream)
         lines.append(
             b"host: %b\r\nconnection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n"
             b"x-forwarded-for: %b%b\r\n\r\n" % (host, self._request_id, head.forwarded_for, self._client.peer)
@@ -304,6 +322,27 @@ class Tunnel(asyncio.Protocol):
                     bytes_out=self._bytes_out,
                     held_s=0.0,
                     attempts=self._attempts,
+                    tenant=None if self._caller is None else self._caller.tenant.id,
+                    key=None if self._caller is None else self._caller.key_id,
                 ),
                 b"",
             )
+
+
+async def _identify(admission: Admission, head: RequestHead) -> Caller:
+    """Whose it is.
+
+    Raises:
+        RouterError: Nobody's who may come in.
+    """
+    answer: asyncio.Future[Caller | RouterError] = asyncio.get_running_loop().create_future()
+
+    def done(found: Caller | RouterError) -> None:
+        if not answer.done():
+            answer.set_result(found)
+
+    caller = admission.identify(head, done)
+    found = caller if caller is not None else await answer
+    if isinstance(found, RouterError):
+        raise found
+    return found

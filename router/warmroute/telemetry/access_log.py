@@ -60,6 +60,10 @@ class AccessEntry(msgspec.Struct, gc=False, kw_only=True, omit_defaults=False):
     """How long the request waited in the router for a replica to come free."""
     retried_after: str | None = None
     """Replica and reason of the last attempt that failed and that another replica made good."""
+    tenant: str | None = None
+    """Whose request it was, where keys are asked for."""
+    key: str | None = None
+    """Id of the key that it showed, which is not the key."""
 
 
 class AccessLog:

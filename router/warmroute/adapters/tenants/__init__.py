@@ -1,0 +1,1 @@
+"""Keys, limits and accounts of tenants, each in this process or a file, and in Redis."""

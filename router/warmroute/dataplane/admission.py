@@ -1,0 +1,400 @@
+"""Who may come in: whose key a request shows, what that tenant may use, and what it has used when it is over.
+
+Decides between letting in and refusing, and says why. Does not keep keys, sums or accounts (`ports`), and chooses
+nothing. An exchange asks three times: `identify` when it starts, `admit` once its prompt is known, and `finished` from
+the accounts. Whose a key is stays with the head that showed it, which equal requests share (`head_cache`), for as long
+as no key and no tenant changes (`epoch`): then a request costs one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from math import ceil, inf
+from typing import TYPE_CHECKING, Final
+
+from warmroute.core.errors import ClientError, OverloadError, RouterError
+from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dialects.routes import RouteKind
+from warmroute.tenants.keys import Keyring
+from warmroute.tenants.limits import (
+    NAMES,
+    REQUESTS_DAY,
+    REQUESTS_MINUTE,
+    TOKENS_DAY,
+    TOKENS_MINUTE,
+    Grant,
+    Scope,
+    scopes_of,
+)
+from warmroute.tenants.salts import Salts, salted
+from warmroute.tenants.tenant import ANONYMOUS, Caller, Tenant, Tenants
+from warmroute.tenants.usage import Ledger
+
+if TYPE_CHECKING:
+    from warmroute.core.fleet.fleet import Fleet
+    from warmroute.core.fleet.replica import Replica
+    from warmroute.core.types import RequestShape
+    from warmroute.dialects.parsed import Parsed
+    from warmroute.dialects.usage import Usage
+    from warmroute.ports import Limiter, TokenVerifier
+
+OPEN: Final = frozenset((RouteKind.HEALTH, RouteKind.READY, RouteKind.METHOD))
+"""What needs no key: probes, and what only says that something is not there, browsers' preflights among it."""
+
+MOST_TOKENS: Final = 10_000
+"""Verified tokens that are remembered."""
+
+_JWT: Final = b"eyJ"
+"""How every JSON Web Token begins: `{"` in base64."""
+
+Identified = Callable[["Caller | RouterError"], None]
+
+
+class Admission:
+    """The door of one worker."""
+
+    __slots__ = (
+        "_anonymous",
+        "_clock",
+        "_fleet",
+        "_keys",
+        "_limiter",
+        "_plans",
+        "_tenants",
+        "_tokens",
+        "_verified",
+        "epoch",
+        "keyring",
+        "keys_known",
+        "ledger",
+        "open_metrics",
+        "refused",
+        "salts",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        *,
+        keys: bool,
+        tokens: TokenVerifier | None,
+        limiter: Limiter | None,
+        ledger: Ledger | None,
+        fleet: Fleet,
+        upstream: bytes | None,
+        clock: Callable[[], float],
+        open_metrics: bool,
+    ) -> None:
+        """Args:
+        keys: Whether API keys are asked for.
+        upstream: What replicas are sent as `Authorization` in place of clients' keys; None: they are sent those.
+        """
+        self._keys = keys
+        self._tokens = tokens
+        self._limiter = limiter
+        self.ledger = ledger
+        self._fleet = fleet
+        self.upstream = upstream
+        self._clock = clock
+        self.open_metrics = open_metrics
+        self.keyring = Keyring()
+        self.keys_known = False
+        """Whether the keys were ever read."""
+        self.epoch = 1
+        """Grows whenever somebody who was let in may have to be refused, or the other way round."""
+        self._tenants = Tenants({})
+        self._anonymous = Caller(Tenant(ANONYMOUS), "")
+        self._verified: dict[bytes, Caller] = {}
+        self._plans: dict[tuple[str, str], list[Scope]] = {}
+        self.salts: Salts | None = None
+        """Set where tenants are kept apart in engines' caches, once the secret is known."""
+        self.refused: dict[str, int] = {}
+        """Requests refused here, by code."""
+
+    # -- who ------------------------------------------------------------------------------------------------------
+
+    def use_tenants(self, tenants: Tenants) -> None:
+        """Tenants are these from now on."""
+        self._tenants = tenants
+        self._plans.clear()
+        self._anonymous = Caller(tenants.find(ANONYMOUS), "")
+        self.keyring.retell(tenants)
+        self.forget()
+
+    def forget(self) -> None:
+        """Everybody has to show a key again."""
+        self._verified.clear()
+        self.epoch += 1
+
+    @property
+    def asks(self) -> bool:
+        """Whether anybody has to show anything."""
+        return self._keys or self._tokens is not None
+
+    def identify(self, head: RequestHead, done: Identified) -> Caller | None:
+        """Whose request this is. None: it is asked, and `done` is called once.
+
+        Raises:
+            RouterError: Nobody's who may come in.
+        """
+        caller = head.caller
+        if caller is None or head.caller_epoch != self.epoch:
+            caller = self._find(head, done)
+            if caller is None:
+                return None
+            head.caller = caller
+            head.caller_epoch = self.epoch
+        if caller.expires_s != inf and caller.expires_s <= self._clock():
+            raise self._refusal("the key has expired: ask for a new one", "expired_api_key")
+        return caller
+
+    def open(self, kind: RouteKind) -> bool:
+        """Whether this needs no key."""
+        return kind in OPEN or (kind is RouteKind.METRICS and self.open_metrics)
+
+    def _find(self, head: RequestHead, done: Identified) -> Caller | None:
+        if not self._keys and self._tokens is None:
+            return self._anonymous
+        credential = head.credential
+        if not credential:
+            raise self._refusal("a key is needed: send it as Authorization: Bearer KEY", "missing_api_key")
+        tokens = self._tokens
+        if tokens is not None and credential.startswith(_JWT) and credential.count(b".") == 2:
+            return self._find_token(tokens, credential, done)
+        if not self._keys:
+            raise self._refusal("this is no token of the identity provider's", "invalid_api_key")
+        caller = self.keyring.find(credential)
+        if caller is None:
+            if not self.keys_known:
+                self._count("keys_unknown")
+                raise OverloadError("the router has not read its keys yet: retry later", code="keys_unknown")
+            raise self._refusal("this key is not known, or was revoked", "invalid_api_key")
+        return caller
+
+    def _find_token(self, tokens: TokenVerifier, token: bytes, done: Identified) -> Caller | None:
+        name = sha256(token).digest()
+        known = self._verified.get(name)
+        if known is not None:
+            return known
+
+        def verified(claims: object) -> None:
+            try:
+                done(self._caller_of(name, claims))
+            except RouterError as error:
+                done(error)
+
+        claims = tokens.verify(token, verified)
+        return None if claims is None else self._caller_of(name, claims)
+
+    def _caller_of(self, name: bytes, claims: object) -> Caller:
+        from warmroute.ports import Claims
+
+        if not isinstance(claims, Claims):
+            raise self._refusal(f"the token is not accepted: {claims}", "invalid_token")
+        caller = Caller(
+            self._tenants.find(claims.tenant), "oidc", expires_s=claims.expires_s, priority=claims.priority
+        )
+        if len(self._verified) >= MOST_TOKENS:
+            self._verified.clear()
+        self._verified[name] = caller
+        return caller
+
+    def _count(self, code: str) -> None:
+        self.refused[code] = self.refused.get(code, 0) + 1
+
+    def _refusal(self, message: str, code: str) -> ClientError:
+        self._count(code)
+        return ClientError(message, status=401, code=code)
+
+    # -- what -----------------------------------------------------------------------------------------------------
+
+    def set_apart(self, caller: Caller, request: Request, parsed: Parsed) -> None:
+        """Give the request its tenant's salt, where tenants are kept apart.
+
+        Raises:
+            ClientError: Its body cannot be given one.
+        """
+        salts = self.salts
+        if salts is None:
+            return
+        if request.head.coding:
+            raise ClientError(
+                "send the body without Content-Encoding: this router writes each tenant's cache_salt into it",
+                status=415,
+                code="unsupported_coding",
+            )
+        salt = salts.salt(caller.tenant.sharing, parsed.scope_salt)
+        parsed.scope_salt = salt
+        request.body = salted(request.body, salt)
+        request.body_bytes = len(request.body)
+
+    def may_use(self, caller: Caller, model: str) -> None:
+        """Refuse a model that is not the caller's.
+
+        Raises:
+            ClientError: 403.
+        """
+        if not caller.may_use(model):
+            self._count("model_not_allowed")
+            raise ClientError(
+                f"this key may not use the model {model!r}",
+                status=403,
+                code="model_not_allowed",
+                param="model",
+            )
+
+    def admit(self, caller: Caller, shape: RequestShape, done: Callable[[Grant], None]) -> Grant | None:
+        """Let a request in, or not. None: nothing limits it. A grant that is `pending` is decided when `done` is called
+        with it; any other is decided.
+
+        Raises:
+            RouterError: It may not come in.
+        """
+        model = shape.model
+        ledger = self.ledger
+        tenant = caller.tenant
+        if ledger is not None:
+            ledger.begin(tenant.id, caller.key_id, model if model in self._fleet.models() else "")
+        if caller.models or caller.barred:
+            self.may_use(caller, model)
+        if not tenant.bounded:
+            return None
+        most = tenant.most_prompt_tokens(model)
+        if 0 < most < shape.prompt_tokens:
+            self._count("prompt_too_large")
+            raise ClientError(
+                f"the prompt has about {shape.prompt_tokens} tokens; this tenant's may have {most}",
+                status=413,
+                code="prompt_too_large",
+            )
+        limiter = self._limiter
+        if limiter is None:
+            return None
+        scopes = self._plans.get((tenant.id, model))
+        if scopes is None:
+            scopes = scopes_of(tenant, model)
+            if len(self._plans) >= MOST_TOKENS:
+                self._plans.clear()
+            self._plans[tenant.id, model] = scopes
+        if not scopes:
+            return None
+        grant = Grant(scopes, shape.prompt_tokens)
+        if grant.hopeless:
+            self._count("prompt_too_large")
+            raise ClientError(
+                f"the prompt has about {shape.prompt_tokens} tokens, more than this tenant may ever use at once",
+                status=413,
+                code="prompt_too_large",
+            )
+        grant.pending = True
+        grant.pending = not limiter.take(grant, lambda: done(grant))
+        return grant
+
+    def refusal_of(self, grant: Grant, anthropic: bool) -> RouterError | None:
+        """What a refused grant is answered; None if it was granted."""
+        if grant.granted:
+            return None
+        self._count("rate_limit_exceeded")
+        scope = grant.whose
+        assert scope is not None
+        limit = scope.limits[grant.which]
+        of_what = f"model {scope.model!r}" if scope.model else "all models"
+        retry_s = max(1, ceil(grant.wait_s))
+        error = OverloadError(
+            f"over the limit of {limit} {NAMES[grant.which].replace('_', ' ')} for {of_what}:"
+            f" retry in {retry_s} s",
+            status=429,
+            code="rate_limit_exceeded",
+        )
+        error.type = "tokens" if TOKENS_MINUTE <= grant.which <= TOKENS_DAY else "requests"
+        error.lines = b"retry-after: %d\r\n%b" % (retry_s, self.limit_lines(grant, anthropic))
+        return error
+
+    def give_back(self, grant: Grant) -> None:
+        """Nobody waits for it any more: nothing of it was used."""
+        if self._limiter is not None:
+            self._limiter.settle(grant, -1, -grant.tokens)
+
+    def limit_lines(self, grant: Grant, anthropic: bool) -> bytes:
+        """Header lines that tell what is left, as the called API names them."""
+        scope = grant.scopes[0] if grant.granted else grant.whose
+        assert scope is not None
+        lines = b""
+        for minute, day, name in (
+            (REQUESTS_MINUTE, REQUESTS_DAY, b"requests"),
+            (TOKENS_MINUTE, TOKENS_DAY, b"tokens"),
+        ):
+            which = minute if scope.limits[minute] else day
+            limit = scope.limits[which]
+            if not limit:
+                continue
+            if not grant.granted and which != grant.which:
+                continue
+            left = grant.left[which] if grant.granted and grant.left else 0
+            reset_s = (60 if which == minute else 86_400) if grant.granted else max(1, ceil(grant.wait_s))
+            if anthropic:
+                at = (
+                    datetime.fromtimestamp(self._clock() + reset_s, UTC)
+                    .strftime("%Y-%m-%dT%H:%M:%SZ")
+                    .encode()
+                )
+                lines += (
+                    b"anthropic-ratelimit-%b-limit: %d\r\nanthropic-ratelimit-%b-remaining: %d\r\n"
+                    b"anthropic-ratelimit-%b-reset: %b\r\n" % (name, limit, name, left, name, at)
+                )
+            else:
+                lines += (
+                    b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %ds\r\n"
+                    % (name, limit, name, left, name, reset_s)
+                )
+        return lines
+
+    # -- when it is over ------------------------------------------------------------------------------------------
+
+    def finished(
+        self,
+        caller: Caller,
+        grant: Grant | None,
+        shape: RequestShape | None,
+        status: int,
+        attempts: int,
+        held_s: float,
+        usage: Usage | None,
+        replica: Replica | None,
+    ) -> None:
+        """A request that `admit` was asked about is over."""
+        if shape is None:
+            return
+        failed = status >= 400 or status == 0
+        reported = usage is not None and usage.prompt_tokens > 0
+        prompt_tokens = cached_tokens = output_tokens = 0
+        if usage is not None and reported:
+            prompt_tokens = usage.prompt_tokens
+            cached_tokens = min(usage.cached_tokens or 0, prompt_tokens)
+            output_tokens = usage.completion_tokens
+        elif attempts and (not failed or status == 499):
+            prompt_tokens = shape.prompt_tokens
+        if grant is not None and grant.granted and self._limiter is not None:
+            self._limiter.settle(grant, 0 if attempts else -1, prompt_tokens + output_tokens - grant.tokens)
+        ledger = self.ledger
+        if ledger is not None:
+            saved_s = 0.0
+            if cached_tokens and replica is not None:
+                saved_s = replica.prefill_s(prompt_tokens, 0) - replica.prefill_s(
+                    prompt_tokens, cached_tokens
+                )
+            model = shape.model
+            ledger.end(
+                caller.tenant.id,
+                caller.key_id,
+                model if model in self._fleet.models() else "",
+                failed=failed,
+                reported=reported or failed,
+                prompt_tokens=prompt_tokens,
+                cached_tokens=cached_tokens,
+                output_tokens=output_tokens,
+                saved_s=max(0.0, saved_s),
+                queued_s=held_s,
+            )

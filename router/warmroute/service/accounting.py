@@ -1,0 +1,147 @@
+"""Takes what was used from the ledger to where it is summed up, twice a second, and reads the sums back for people.
+
+The rule it keeps: every row is added exactly once. Rows that may not have arrived are sent again under the same number,
+before any later ones; a router that is killed loses what it had not sent, half a second and what was under way, which
+shows as requests that had begun and never ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+from warmroute.ports import UsageStore
+from warmroute.tasks import Tasks
+from warmroute.tenants.usage import COUNTERS, Ledger, RowKey, merged, shown
+
+FLUSH_S = 0.5
+_LAST_S = 1.0
+_LAST_TRIES = 10
+MOST_TENANTS = 200
+"""Tenants that are labels of metrics; the rest share one."""
+REST = "other"
+
+GROUPS = ("tenant", "key", "model")
+
+
+class Accounting:
+    """One worker's.
+
+    Args:
+        bucket_s: Length of the times for which there are sums.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, ledger: Ledger, store: UsageStore, tasks: Tasks, *, bucket_s: int, clock: Callable[[], float]
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._tasks = tasks
+        self.bucket_s = bucket_s
+        self._clock = clock
+        self._number = 0
+        self._unsent: tuple[int, dict[RowKey, list[int]]] | None = None
+        """Bucket and rows that may not have arrived, under `_number`."""
+        self._flushing = asyncio.Lock()
+        self.totals: dict[str, list[int]] = {}
+        """By tenant, since the start of this process: for metrics."""
+
+    async def start(self) -> None:
+        """Flush from now on."""
+        await self._store.start()
+        self._tasks.supervise(self._run, name="accounting")
+
+    async def stop(self) -> None:
+        """Flush what there is, for at most a second."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_S):
+                for _ in range(_LAST_TRIES):
+                    if await self.flush():
+                        break
+                    await asyncio.sleep(0.05)
+        await self._store.stop()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> bool:
+        """Send what was counted. False: it did not arrive, as far as is known."""
+        async with self._flushing:
+            while True:
+                if self._unsent is None:
+                    rows = self._ledger.drain()
+                    if not rows:
+                        return True
+                    self._total(rows)
+                    self._number += 1
+                    self._unsent = int(self._clock()) // self.bucket_s * self.bucket_s, rows
+                if not await self._store.add(*self._unsent, self._number):
+                    return False
+                self._unsent = None
+
+    def _total(self, rows: Mapping[RowKey, Sequence[int]]) -> None:
+        for (tenant, _, _), counts in rows.items():
+            label = tenant if tenant in self.totals or len(self.totals) < MOST_TENANTS else REST
+            known = self.totals.setdefault(label, [0] * len(COUNTERS))
+            for index, count in enumerate(counts):
+                known[index] += count
+
+    async def report(
+        self,
+        *,
+        from_s: int,
+        to_s: int,
+        by: Sequence[str],
+        bucket_s: int,
+        tenant: str = "",
+    ) -> list[dict[str, object]]:
+        """Sums by these of `GROUPS`, for each time of `bucket_s` (0: all of it together), of one tenant or of all.
+
+        Raises:
+            OSError: The sums cannot be read.
+        """
+        await self.flush()
+        places = [GROUPS.index(name) for name in by]
+        begin_s = from_s // self.bucket_s * self.bucket_s
+        sums: dict[tuple[int, RowKey], list[int]] = {}
+        for start, key, counts in await self._store.read(begin_s, to_s):
+            if tenant and key[0] != tenant:
+                continue
+            names = [key[place] if place in places else "" for place in range(3)]
+            at = start // bucket_s * bucket_s if bucket_s else begin_s
+            row = (at, (names[0], names[1], names[2]))
+            sums[row] = merged([(key, sums.get(row, [0] * len(counts))), (key, counts)])[key]
+        return [
+            {
+                "from_s": at,
+                "to_s": at + bucket_s if bucket_s else to_s,
+                **{name: key[GROUPS.index(name)] for name in by},
+                **shown(counts),
+            }
+            for (at, key), counts in sorted(sums.items())
+        ]
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """The same as CSV (RFC 4180), with a head; cells that a spreadsheet would take for a formula are quoted so that it
+    does not."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([_cell(value) for value in row.values()])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value[:1] in "=+-@\t\r" and value:
+        return "'" + value
+    return value

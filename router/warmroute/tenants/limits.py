@@ -1,0 +1,226 @@
+"""Whether one more request is within what its tenant may use, and what of that it takes: windows, requests under way.
+
+A request is judged in one step over all of its limits, of the tenant and of the model: it takes of all or of none. What
+it takes is an estimate of its prompt; `settle` puts right what its answer has told. Keeps one process's sums; what
+routers share is kept by an adapter of the port `Limiter` by the same rules.
+
+Time is an argument: seconds of one clock, never below a day.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warmroute.tenants.tenant import Allowance, Tenant
+from warmroute.tenants.window import DAY_S, MINUTE_S, Window
+
+REQUESTS_MINUTE: Final = 0
+REQUESTS_DAY: Final = 1
+TOKENS_MINUTE: Final = 2
+TOKENS_DAY: Final = 3
+CONCURRENT: Final = 4
+
+NAMES: Final = (
+    "requests_per_minute",
+    "requests_per_day",
+    "tokens_per_minute",
+    "tokens_per_day",
+    "concurrent_requests",
+)
+"""Of the settings, by number."""
+
+SPANS_S: Final = (MINUTE_S, DAY_S, MINUTE_S, DAY_S)
+
+BUSY_S: Final = 1.0
+"""When to come back if too many requests are under way: nobody knows when one ends."""
+
+Limits = tuple[int, int, int, int, int]
+"""By number; 0: none."""
+
+
+def limits_of(allowance: Allowance) -> Limits:
+    """The counted limits of an allowance by number."""
+    return (
+        allowance.requests_per_minute,
+        allowance.requests_per_day,
+        allowance.tokens_per_minute,
+        allowance.tokens_per_day,
+        allowance.concurrent_requests,
+    )
+
+
+class Scope:
+    """What is counted together: all of a tenant's requests, or those for one model."""
+
+    __slots__ = ("concurrent", "limits", "model", "tenant")
+
+    def __init__(self, tenant: str, model: str, limits: Limits) -> None:
+        self.tenant = tenant
+        self.model = model
+        """Empty: all."""
+        self.limits = limits
+        self.concurrent = limits[CONCURRENT] > 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Tells scopes apart."""
+        return self.tenant, self.model
+
+
+def scopes_of(tenant: Tenant, model: str) -> list[Scope]:
+    """What a request for this model counts in: the model's first, whose figures are told."""
+    scopes = []
+    own = tenant.model_allowances.get(model)
+    if own is not None and own.counted:
+        scopes.append(Scope(tenant.id, model, limits_of(own)))
+    if tenant.allowance.counted:
+        scopes.append(Scope(tenant.id, "", limits_of(tenant.allowance)))
+    return scopes
+
+
+class Grant:
+    """One request's share of what may be used: asked for, then taken or refused, then settled once."""
+
+    __slots__ = (
+        "at_s",
+        "granted",
+        "left",
+        "local",
+        "pending",
+        "scopes",
+        "settled",
+        "tokens",
+        "wait_s",
+        "which",
+        "whose",
+    )
+
+    def __init__(self, scopes: list[Scope], tokens: int) -> None:
+        self.scopes = scopes
+        self.tokens = tokens
+        """Estimate that was taken."""
+        self.granted = False
+        self.which = 0
+        """Number of the limit that refused it."""
+        self.whose: Scope | None = None
+        """Scope of that limit."""
+        self.wait_s = 0.0
+        """When that limit may have room."""
+        self.left: list[int] = []
+        """What was left of each limit of the first scope once this was taken, by number; empty: not known."""
+        self.at_s = 0.0
+        """When it was taken, by the clock of whoever counts it."""
+        self.local = False
+        """Taken by this process's own sums because those that are shared could not be asked."""
+        self.pending = False
+        """Not decided yet."""
+        self.settled = False
+
+    def refuse(self, which: int, whose: Scope, wait_s: float) -> None:
+        """This limit has no room."""
+        self.granted = False
+        self.which = which
+        self.whose = whose
+        self.wait_s = wait_s
+
+    @property
+    def hopeless(self) -> bool:
+        """It is more than some limit ever lets through at once."""
+        for scope in self.scopes:
+            limits = scope.limits
+            if 0 < limits[TOKENS_MINUTE] < self.tokens or 0 < limits[TOKENS_DAY] < self.tokens:
+                return True
+        return False
+
+
+class Sums:
+    """What one scope has used."""
+
+    __slots__ = ("under_way", "windows")
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.windows = [Window(span_s) for span_s in SPANS_S]
+
+    def used(self, now_s: float) -> list[int]:
+        """By number."""
+        return [window.roll(now_s) for window in self.windows] + [self.under_way]
+
+
+class LocalLimits:
+    """All sums of one process."""
+
+    __slots__ = ("_sums", "_swept_s", "share")
+
+    MOST: Final = 20_000
+    """Scopes kept; those that have used nothing in their windows go first."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], Sums] = {}
+        self._swept_s = 0.0
+        self.share = 1
+        """The limits are divided among so many."""
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def sums(self, scope: Scope, now_s: float) -> Sums:
+        """Of one scope."""
+        found = self._sums.get((scope.tenant, scope.model))
+        if found is None:
+            if len(self._sums) >= self.MOST and now_s - self._swept_s > MINUTE_S:
+                self._sweep(now_s)
+            found = self._sums[scope.tenant, scope.model] = Sums()
+        return found
+
+    def take(self, grant: Grant, now_s: float) -> None:
+        """Take of all limits, or refuse by the first that has no room."""
+        for scope in grant.scopes:
+            sums = self.sums(scope, now_s)
+            for which in range(5):
+                limit = scope.limits[which]
+                if not limit:
+                    continue
+                if self.share > 1:
+                    limit = max(1, limit // self.share)
+                if which == CONCURRENT:
+                    if sums.under_way >= limit:
+                        grant.refuse(which, scope, BUSY_S)
+                        return
+                else:
+                    amount = 1 if which < TOKENS_MINUTE else grant.tokens
+                    wait_s = sums.windows[which].wait_s(amount, limit, now_s)
+                    if wait_s > 0.0:
+                        grant.refuse(which, scope, wait_s)
+                        return
+        self.note(grant, now_s)
+        grant.granted = True
+        grant.at_s = now_s
+        first = grant.scopes[0]
+        used = self.sums(first, now_s).used(now_s)
+        grant.left = [max(0, first.limits[which] - used[which]) for which in range(5)]
+
+    def note(self, grant: Grant, now_s: float) -> None:
+        """Count what was taken, whoever let it through."""
+        for scope in grant.scopes:
+            sums = self.sums(scope, now_s)
+            sums.under_way += 1
+            for which in range(4):
+                if scope.limits[which]:
+                    sums.windows[which].add(1 if which < TOKENS_MINUTE else grant.tokens, now_s)
+
+    def settle(self, grant: Grant, requests: int, tokens: int, now_s: float, at_s: float) -> None:
+        """It is over: count so many requests and tokens more, or, below 0, less of what was taken at `at_s`."""
+        for scope in grant.scopes:
+            sums = self.sums(scope, now_s)
+            sums.under_way = max(0, sums.under_way - 1)
+            for which in range(4):
+                amount = requests if which < TOKENS_MINUTE else tokens
+                if amount and scope.limits[which]:
+                    sums.windows[which].add(amount, now_s, at_s if amount < 0 else 0.0)
+
+    def _sweep(self, now_s: float) -> None:
+        self._swept_s = now_s
+        for key, sums in list(self._sums.items()):
+            if not any(sums.used(now_s)):
+                del self._sums[key]

@@ -1,0 +1,67 @@
+"""What was used in the last minute, or day: a sum over a window that slides, in parts of a sixtieth of its length.
+
+The rule it keeps: in any stretch of time as long as the window no more is ever counted as free than the limit leaves.
+So the part that is just leaving the window counts in full until it has left. `limits.lua` keeps the same sums in Redis;
+one suite runs over both.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PARTS: Final = 60
+"""Parts of a window. One more is counted: the one that has left only in part."""
+
+MINUTE_S: Final = 60
+DAY_S: Final = 86_400
+
+
+class Window:
+    """Sum of what was added in the last `span_s` seconds."""
+
+    __slots__ = ("_counts", "_part", "_part_s", "total")
+
+    def __init__(self, span_s: int) -> None:
+        self._part_s = span_s // PARTS
+        self._part = 0
+        """Number of the latest part, counted from the clock's zero."""
+        self._counts: list[int] = [0] * (PARTS + 1)
+        self.total = 0
+        """As of the latest `roll`."""
+
+    def roll(self, now_s: float) -> int:
+        """Let go of what has left, and return the sum."""
+        part = int(now_s) // self._part_s
+        steps = part - self._part
+        if steps > 0:
+            counts = self._counts
+            if steps > PARTS:
+                for index in range(PARTS + 1):
+                    counts[index] = 0
+                self.total = 0
+            else:
+                for number in range(self._part + 1, part + 1):
+                    index = number % (PARTS + 1)
+                    self.total -= counts[index]
+                    counts[index] = 0
+            self._part = part
+        return self.total
+
+    def add(self, amount: int, now_s: float, at_s: float = 0.0) -> None:
+        """Count it, or count less of what was counted at `at_s` (0: now) if that has not left yet."""
+        self.roll(now_s)
+        part = self._part if not at_s else int(at_s) // self._part_s
+        if self._part - PARTS <= part <= self._part:
+            self._counts[part % (PARTS + 1)] += amount
+            self.total += amount
+
+    def wait_s(self, amount: int, limit: int, now_s: float) -> float:
+        """Seconds until so much more is within the limit; 0 if it is now. Never for more than the limit itself."""
+        excess = self.roll(now_s) + amount - limit
+        if excess <= 0:
+            return 0.0
+        for number in range(self._part - PARTS, self._part + 1):
+            excess -= self._counts[number % (PARTS + 1)]
+            if excess <= 0:
+                return (number + PARTS + 1) * self._part_s - now_s
+        return float(self._part_s * (PARTS + 1))

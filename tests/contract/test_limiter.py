@@ -1,0 +1,227 @@
+"""One suite over every limiter, and what routers that share one promise together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.support.redis_server import RedisServer, free_port
+from warmroute.adapters.tenants.limits_memory import MemoryLimiter
+from warmroute.adapters.tenants.limits_redis import RedisLimiter
+from warmroute.adapters.tenants.redis_link import RedisLink
+from warmroute.ports import Limiter
+from warmroute.tenants.limits import NAMES, Grant, LocalLimits, Scope
+
+_namespaces = count()
+Open = Callable[[], Limiter]
+PATIENT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["memory", "redis", "redis away"])
+def opener(request: pytest.FixtureRequest) -> Open:
+    if request.param == "memory":
+        return MemoryLimiter
+    if request.param == "redis":
+        return sharing(request.getfixturevalue("server"))
+    url = f"redis://127.0.0.1:{free_port()}"
+    return lambda: RedisLimiter(RedisLink(url), router="r", routers=lambda: 1)
+
+
+def sharing(server: RedisServer, **settings: Any) -> Callable[[], RedisLimiter]:
+    """Opens routers that share limits."""
+    namespace, routers = f"l{next(_namespaces)}", count()
+    settings = {"deadline_s": PATIENT_S, **settings}
+    return lambda: RedisLimiter(
+        RedisLink(server.url), router=f"r{next(routers)}", routers=lambda: 3, namespace=namespace, **settings
+    )
+
+
+def limits(**values: int) -> Any:
+    return tuple(values.get(name, 0) for name in NAMES)
+
+
+async def ask(limiter: Limiter, scopes: list[Scope], tokens: int = 0) -> Grant:
+    grant = Grant(scopes, tokens)
+    decided = asyncio.Event()
+    if not limiter.take(grant, decided.set):
+        await decided.wait()
+    return grant
+
+
+@asynccontextmanager
+async def started(*limiters: Limiter) -> AsyncIterator[None]:
+    for limiter in limiters:
+        await limiter.start()
+    try:
+        yield
+    finally:
+        for limiter in limiters:
+            await limiter.stop()
+
+
+def test_it_grants_and_refuses_as_the_rules_say(opener: Open) -> None:
+    async def run() -> None:
+        limiter = opener()
+        model = Scope("a", "m", limits(requests_per_minute=5, tokens_per_minute=100))
+        whole = Scope("a", "", limits(tokens_per_day=150, concurrent_requests=4))
+        script = [
+            ([model, whole], 40),
+            ([model, whole], 70),
+            ([whole], 100),
+            ([model], 60),
+            ([whole], 10),
+            ([whole], 1),
+        ]
+        async with started(limiter):
+            rules = LocalLimits()
+            for scopes, tokens in script:
+                expected = Grant(scopes, tokens)
+                rules.take(expected, time.time())
+                grant = await ask(limiter, scopes, tokens)
+                assert (grant.granted, grant.which) == (expected.granted, expected.which)
+                if grant.granted:
+                    assert grant.left == expected.left or limiter.healthy is False
+                else:
+                    assert grant.whose is expected.whose
+                    assert abs(grant.wait_s - expected.wait_s) < 2 or grant.which == 4
+
+    asyncio.run(run())
+
+
+def test_what_was_not_used_is_free_again_and_what_was_used_besides_is_not(opener: Open) -> None:
+    async def run() -> None:
+        limiter = opener()
+        scope = Scope("b", "", limits(tokens_per_minute=100))
+        async with started(limiter):
+            first = await ask(limiter, [scope], 90)
+            assert not (await ask(limiter, [scope], 20)).granted
+            limiter.settle(first, 0, -60)
+            limiter.settle(first, 0, -60)  # once only
+            await asyncio.sleep(0.05)
+            second = await ask(limiter, [scope], 60)
+            assert second.granted
+            limiter.settle(second, 0, 10)
+            await asyncio.sleep(0.05)
+            assert not (await ask(limiter, [scope], 1)).granted
+
+    asyncio.run(run())
+
+
+def test_requests_under_way_free_their_places(opener: Open) -> None:
+    async def run() -> None:
+        limiter = opener()
+        scope = Scope("c", "", limits(concurrent_requests=3))
+        async with started(limiter):
+            grants = [await ask(limiter, [scope]) for _ in range(5)]
+            assert [grant.granted for grant in grants] == [True] * 3 + [False] * 2
+            for grant in grants[:2]:
+                limiter.settle(grant, 0, 0)
+            await asyncio.sleep(0.05)
+            assert [(await ask(limiter, [scope])).granted for _ in range(3)] == [True, True, False]
+
+    asyncio.run(run())
+
+
+def test_one_tick_is_one_call_a_tenant_and_one_write(server: RedisServer) -> None:
+    async def run() -> None:
+        limiter = sharing(server)()
+        scope, other = (
+            Scope("d", "", limits(requests_per_minute=7)),
+            Scope("e", "", limits(requests_per_minute=7)),
+        )
+        async with started(limiter):
+            grants = await asyncio.gather(*[ask(limiter, [one]) for _ in range(10) for one in (scope, other)])
+            assert sum(grant.granted for grant in grants) == 14
+            assert (limiter.ticks_total, limiter.calls_total, limiter.local_total) == (1, 2, 0)
+
+    asyncio.run(run())
+
+
+def test_three_routers_together_let_through_what_one_would(server: RedisServer) -> None:
+    async def run() -> None:
+        routers = [sharing_router() for sharing_router in [sharing(server)] * 3]
+        scope = Scope("f", "", limits(requests_per_minute=1000, concurrent_requests=5000))
+        async with started(*routers):
+            granted = 0
+            for _ in range(50):
+                rounds = await asyncio.gather(
+                    *[ask(router, [scope], 5) for router in routers for _ in range(20)]
+                )
+                granted += sum(grant.granted for grant in rounds)
+            assert granted == 1000
+
+    asyncio.run(run())
+
+
+def test_the_places_of_a_router_that_died_are_free_after_a_while(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        monkeypatch.setattr("warmroute.adapters.tenants.limits_redis.LEASE_S", 0.2)
+        opened = sharing(server)
+        dead, alive = opened(), opened()
+        scope = Scope("g", "", limits(concurrent_requests=2))
+        async with started(alive):
+            await dead.start()
+            assert (await ask(dead, [scope])).granted
+            assert (await ask(dead, [scope])).granted
+            assert not (await ask(alive, [scope])).granted
+            async with asyncio.timeout(60):
+                while not (await ask(alive, [scope])).granted:
+                    await asyncio.sleep(0.05)
+            await dead.stop()
+
+    asyncio.run(run())
+
+
+def test_without_redis_each_has_its_share_and_tells_when_it_is_back() -> None:
+    async def run() -> None:
+        with RedisServer() as own:
+            opened = sharing(own)
+            limiter, other = opened(), opened()
+            scope = Scope("h", "", limits(requests_per_minute=30))
+            async with started(limiter, other):
+                assert (await ask(limiter, [scope])).granted  # three routers are known of
+                own.stop()
+                async with asyncio.timeout(60):
+                    while limiter.healthy:
+                        await asyncio.sleep(0.01)
+                grants = [await ask(limiter, [scope]) for _ in range(30)]
+                assert sum(grant.granted for grant in grants) == 9  # a third, and one was granted before
+                own.start()
+                async with asyncio.timeout(60):
+                    while not (limiter.healthy and other.healthy):
+                        await asyncio.sleep(0.01)
+                async with asyncio.timeout(60):
+                    while (await ask(other, [scope])).left[0] > 20:
+                        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def test_a_silent_redis_delays_nobody_for_longer_than_the_deadline() -> None:
+    async def run() -> None:
+        with RedisServer() as own:
+            limiter = sharing(own, deadline_s=0.05)()
+            scope = Scope("i", "", limits(requests_per_minute=30))
+            async with started(limiter):
+                own.pause()
+                try:
+                    async with asyncio.timeout(30):
+                        assert (await ask(limiter, [scope])).local
+                finally:
+                    own.resume()
+
+    asyncio.run(run())

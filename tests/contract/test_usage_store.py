@@ -1,0 +1,158 @@
+"""One suite over every place that sums up what tenants used, and over the way there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from tests.support.redis_server import RedisServer
+from warmroute.adapters.tenants.redis_link import RedisLink
+from warmroute.adapters.tenants.usage_memory import MemoryUsage
+from warmroute.adapters.tenants.usage_redis import RedisUsage
+from warmroute.ports import UsageStore
+from warmroute.service.accounting import Accounting, as_csv
+from warmroute.tasks import Tasks
+from warmroute.tenants.usage import COST, COUNTERS, Ledger
+
+BUCKET_S = 3600
+NOW_S = 1_800_000_000 // BUCKET_S * BUCKET_S
+Open = Callable[[], UsageStore]
+_namespaces = count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+def in_redis(server: RedisServer) -> Open:
+    namespace, routers = f"u{next(_namespaces)}", count()
+    return lambda: RedisUsage(
+        RedisLink(server.url),
+        router=f"r{next(routers)}",
+        bucket_s=BUCKET_S,
+        keep_s=86_400,
+        namespace=namespace,
+    )
+
+
+@pytest.fixture(params=["memory", "redis"])
+def opener(request: pytest.FixtureRequest) -> Open:
+    return (
+        in_redis(request.getfixturevalue("server"))
+        if request.param == "redis"
+        else lambda: MemoryUsage(86_400)
+    )
+
+
+def row(value: int) -> list[int]:
+    return [value + index for index in range(len(COUNTERS))]
+
+
+def test_rows_are_added_up_by_bucket_and_once_for_each_number(opener: Open) -> None:
+    async def run() -> None:
+        store = opener()
+        await store.start()
+        big = [10**15] * len(COUNTERS)
+        assert await store.add(NOW_S, {("a", "k", "m"): row(1), ("a", "k", "n"): big}, 1)
+        assert await store.add(NOW_S, {("a", "k", "m"): row(100)}, 1)
+        assert await store.add(NOW_S, {("a", "k", "m"): row(5), ("a", "k", "n"): row(0)}, 2)
+        assert await store.add(NOW_S + BUCKET_S, {("b", "k", "m/ü"): row(7)}, 3)
+        found = list(await store.read(NOW_S, NOW_S + 2 * BUCKET_S))
+        assert found == [
+            (NOW_S, ("a", "k", "m"), [a + b for a, b in zip(row(1), row(5), strict=True)]),
+            (NOW_S, ("a", "k", "n"), [a + b for a, b in zip(big, row(0), strict=True)]),
+            (NOW_S + BUCKET_S, ("b", "k", "m/ü"), row(7)),
+        ]
+        assert await store.read(NOW_S + BUCKET_S, NOW_S + BUCKET_S) == []
+        await store.stop()
+
+    asyncio.run(run())
+
+
+def test_many_rows_go_in_parts_and_arrive_in_full(opener: Open) -> None:
+    async def run() -> None:
+        store = opener()
+        await store.start()
+        assert await store.add(NOW_S, {("t", f"k{n}", "m"): row(n) for n in range(1203)}, 1)
+        assert len(await store.read(NOW_S, NOW_S + 1)) == 1203
+        await store.stop()
+
+    asyncio.run(run())
+
+
+def used(ledger: Ledger, tenant: str, model: str, prompt: int) -> None:
+    ledger.begin(tenant, "k", model)
+    ledger.end(
+        tenant, "k", model, failed=False, reported=True, prompt_tokens=prompt, cached_tokens=1, output_tokens=2,
+        saved_s=0.5, queued_s=0.25,
+    )  # fmt: skip
+
+
+def test_a_report_adds_up_what_is_asked_for(opener: Open) -> None:
+    async def run() -> None:
+        now_s = float(NOW_S)
+        ledger = Ledger({"m": (1.0, 0.0, 0.0)})
+        tasks = Tasks()
+        accounting = Accounting(ledger, opener(), tasks, bucket_s=BUCKET_S, clock=lambda: now_s)
+        await accounting.start()
+        used(ledger, "a", "m", 11)
+        used(ledger, "=b", "m", 21)
+        await accounting.flush()
+        now_s += BUCKET_S
+        used(ledger, "a", "n", 31)
+        end_s = NOW_S + 2 * BUCKET_S
+        rows = await accounting.report(from_s=NOW_S, to_s=end_s, by=("tenant",), bucket_s=0)
+        assert [(one["tenant"], one["requests"], one["prompt_tokens"]) for one in rows] == [
+            ("=b", 1, 21),
+            ("a", 2, 42),
+        ]
+        assert rows[1]["prefill_saved_s"] == 1.0
+        assert rows[0]["cost"] == 20 / 1e6
+        by_hour = await accounting.report(
+            from_s=NOW_S, to_s=end_s, by=("tenant", "model"), bucket_s=BUCKET_S, tenant="a"
+        )
+        assert [(one["from_s"], one["model"]) for one in by_hour] == [(NOW_S, "m"), (NOW_S + BUCKET_S, "n")]
+        lines = as_csv(rows).splitlines()
+        assert lines[0].startswith("from_s,to_s,tenant,begun,requests")
+        assert ",'=b," in lines[1]
+        assert accounting.totals["a"][COUNTERS.index("prompt_tokens")] == 42
+        assert accounting.totals["a"][COST] == 10_000
+        await accounting.stop()
+        await tasks.stop()
+
+    asyncio.run(run())
+
+
+def test_what_may_not_have_arrived_is_sent_again_and_counted_once() -> None:
+    async def run() -> None:
+        with RedisServer() as own:
+            opened = in_redis(own)
+            store = opened()
+            ledger = Ledger({})
+            tasks = Tasks()
+            accounting = Accounting(ledger, store, tasks, bucket_s=BUCKET_S, clock=lambda: float(NOW_S))
+            await accounting.start()
+            used(ledger, "a", "m", 5)
+            assert await accounting.flush()
+            own.pause()  # it will read what is sent now, and answer too late
+            used(ledger, "a", "m", 5)
+            assert not await accounting.flush()
+            own.resume()
+            async with asyncio.timeout(60):
+                while not await accounting.flush():
+                    await asyncio.sleep(0.02)
+            other = opened()
+            await other.start()
+            ((_, _, counts),) = await other.read(NOW_S, NOW_S + 1)
+            assert counts[:2] == [2, 2]
+            assert counts[COUNTERS.index("prompt_tokens")] == 10
+            await other.stop()
+            await accounting.stop()
+            await tasks.stop()
+
+    asyncio.run(run())

@@ -1,0 +1,406 @@
+"""Who comes in and who does not, what replicas see of it, and what is counted of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.tenants import KEYS, KeyedFleet, SlowLimiter, bearer, key_record, tenant
+from tests.support.wire_fleet import BREAKS, OK, plain
+from warmroute.config.schema import (
+    HealthConfig,
+    IsolationConfig,
+    KeysConfig,
+    PriceConfig,
+    TenantConfig,
+    UsageConfig,
+)
+from warmroute.core.types import RequestShape
+from warmroute.tenants.limits import TOKENS_MINUTE
+from warmroute.tenants.usage import BEGUN, COST, COUNTERS, FAILED, REQUESTS
+
+PATHS = ("/v1/chat/completions", "/v1/embeddings", "/v1/unknown/thing", "/v1/models", "/load", "/version")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fields", [b"", b"Authorization: Bearer wrong\r\n", b"x-api-key: wrong\r\n"])
+def test_without_a_known_key_nothing_is_answered_and_nothing_reaches_a_replica(
+    path: str, fields: bytes
+) -> None:
+    fleet = KeyedFleet()
+    status, head, body = fleet.answered(fields, path=path, method="GET" if "e" == path[-1] else "POST")
+    assert status in (401, 405)
+    if status == 401:
+        assert b"www-authenticate: bearer" in head
+        assert json.loads(body)["error"]["code"] in ("missing_api_key", "invalid_api_key")
+    assert fleet.served == []
+    assert b"wrong" not in body
+
+
+def test_probes_need_no_key() -> None:
+    fleet = KeyedFleet()
+    assert fleet.answered(path="/health", method="GET")[0] == 200
+    assert fleet.answered(path="/ready", method="GET")[0] == 200
+
+
+def test_refusals_have_the_shape_of_the_called_api() -> None:
+    fleet = KeyedFleet()
+    status, head, body = fleet.answered(path="/v1/messages")
+    assert status == 401
+    answer = json.loads(body)
+    assert (answer["type"], answer["error"]["type"]) == ("error", "authentication_error")
+    assert b"request-id: " in head
+
+
+@pytest.mark.parametrize(
+    "fields", [bearer("a"), b"X-Api-Key: " + KEYS["a"] + b"\r\n", bearer("a") + b"x-api-key: z\r\n"]
+)
+def test_replicas_see_the_routers_key_in_place_of_the_clients(fields: bytes) -> None:
+    fleet = KeyedFleet()
+    client, exchange = fleet.send(fields)
+    assert exchange is not None
+    assert exchange.connection is not None
+    sent = bytes(exchange.connection.transport.written).lower()  # type: ignore[attr-defined]
+    assert KEYS["a"].lower() not in sent
+    assert b"x-api-key" not in sent
+    assert sent.count(b"authorization: ") == 1
+    assert b"authorization: bearer canary-upstream\r\n" in sent
+    fleet.reply(exchange)
+    assert client.output.startswith(b"HTTP/1.1 200")
+
+
+def test_without_a_key_of_its_own_the_router_sends_replicas_none() -> None:
+    fleet = KeyedFleet(keys=KeysConfig(url="/nowhere/keys"))
+    _, exchange = fleet.send(bearer("a"))
+    assert exchange is not None
+    assert exchange.connection is not None
+    assert b"authorization" not in bytes(exchange.connection.transport.written).lower()  # type: ignore[attr-defined]
+
+
+def test_probes_key_is_the_upstreams_unless_another_is_set() -> None:
+    fleet = KeyedFleet(keys=KeysConfig(url="/nowhere/keys"), health=HealthConfig(api_key="canary-health"))
+    assert fleet.gateway.upstream_authorization == b"Bearer canary-health"
+    assert fleet.answered(bearer("a"), path="/v1/models", method="GET")[0] == 200
+
+
+def test_a_revoked_key_is_refused_on_a_connection_that_was_let_in() -> None:
+    fleet = KeyedFleet()
+    client = fleet.wire.connect()
+    for known in (True, True, False):
+        if not known:
+            fleet.use([key_record("b")])
+        before = len(client.output)
+        _, exchange = fleet.send(bearer("a"), client=client)
+        if exchange is not None:
+            fleet.reply(exchange)
+        assert client.output[before:].startswith(b"HTTP/1.1 200" if known else b"HTTP/1.1 401")
+
+
+def test_an_expired_key_is_refused_also_where_its_head_is_known() -> None:
+    fleet = KeyedFleet(records=[key_record("a", expires_s=time.time() + 1000)])
+    client = fleet.wire.connect()
+    for _ in range(2):
+        _, exchange = fleet.send(bearer("a"), client=client)
+        assert exchange is not None
+        fleet.reply(exchange)
+    clock = fleet.admission._clock
+    fleet.admission._clock = lambda: clock() + 1001
+    before = len(client.output)
+    fleet.send(bearer("a"), client=client)
+    assert b"expired_api_key" in client.output[before:]
+
+
+def test_before_the_keys_are_read_everybody_is_asked_to_come_again() -> None:
+    fleet = KeyedFleet(records=[])
+    fleet.admission.keys_known = False
+    status, head, body = fleet.answered(bearer("a"))
+    assert (status, json.loads(body)["error"]["code"]) == (503, "keys_unknown")
+    assert b"retry-after: 1" in head
+
+
+def test_a_key_uses_its_own_models_only_and_is_shown_no_others() -> None:
+    fleet = KeyedFleet(records=[key_record("a", models=("tiny",)), key_record("b")])
+    status, _, body = fleet.answered(bearer("a"))
+    assert (status, json.loads(body)["error"]["code"]) == (403, "model_not_allowed")
+    assert fleet.answered(bearer("a"), {"model": "m", "input": "x"}, path="/v1/embeddings")[0] == 403
+    shown = json.loads(fleet.answered(bearer("a"), path="/v1/models", method="GET")[2])
+    assert [card["id"] for card in shown["data"]] == ["tiny"]
+    assert fleet.answered(bearer("a"), path="/v1/models/tiny", method="GET")[0] == 200
+    assert len(json.loads(fleet.answered(bearer("b"), path="/v1/models", method="GET")[2])["data"]) == 3
+    messages = fleet.answered(
+        bearer("a"),
+        {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]},
+        path="/v1/messages",
+    )
+    assert json.loads(messages[2])["error"]["type"] == "permission_error"
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_over_a_limit_is_refused_with_when_to_come_back() -> None:
+    fleet = KeyedFleet(tenant(requests_per_minute=2))
+    first, head, _ = fleet.answered(bearer("a"))
+    assert first == 200
+    assert b"x-ratelimit-limit-requests: 2\r\nx-ratelimit-remaining-requests: 1\r\n" in head
+    assert fleet.answered(bearer("a"))[0] == 200
+    status, head, body = fleet.answered(bearer("a"))
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["type"]) == (429, "rate_limit_exceeded", "requests")
+    retry_s = int(head.partition(b"retry-after: ")[2].partition(b"\r\n")[0])
+    assert 1 < retry_s <= 61
+    assert head.count(b"retry-after") == 1
+    assert b"x-ratelimit-remaining-requests: 0" in head
+    assert fleet.answered(bearer("b"))[0] == 200
+    assert fleet.wire.at_rest()
+
+
+def test_anthropics_clients_are_told_under_anthropics_names() -> None:
+    fleet = KeyedFleet(tenant(tokens_per_minute=1000))
+    body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    fleet.answer(0, plain(200, b'{"id":"x","usage":{"input_tokens":5,"output_tokens":2}}'))
+    _, head, _ = fleet.answered(bearer("a"), body, path="/v1/messages")
+    assert b"anthropic-ratelimit-tokens-limit: 1000\r\n" in head
+    reset = head.partition(b"anthropic-ratelimit-tokens-reset: ")[2].partition(b"\r\n")[0].decode().upper()
+    assert time.strptime(reset, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_an_estimate_is_taken_and_what_the_answer_tells_is_kept() -> None:
+    fleet = KeyedFleet(tenant(tokens_per_minute=1000))
+    text = "x" * 2000  # about 500 tokens, and the answer says 11 + 1
+    body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+    client, exchange = fleet.send(bearer("a"), body)
+    assert exchange is not None
+    assert exchange.grant is not None
+    assert 400 < exchange.grant.tokens < 700
+    fleet.reply(exchange)
+    client, exchange = fleet.send(bearer("a"), body)
+    assert exchange is not None
+    assert exchange.grant is not None
+    assert exchange.grant.left[TOKENS_MINUTE] == 1000 - 12 - exchange.grant.tokens
+    fleet.reply(exchange)
+    assert b"x-ratelimit-remaining-tokens: %d\r\n" % exchange.grant.left[TOKENS_MINUTE] in client.output
+
+
+def test_what_no_limit_ever_lets_through_is_no_matter_of_waiting() -> None:
+    fleet = KeyedFleet(tenant(tokens_per_minute=50), tenant("b", prompt_tokens=50))
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * 2000}]}
+    for name in "ab":
+        status, head, answer = fleet.answered(bearer(name), body)
+        assert (status, json.loads(answer)["error"]["code"]) == (413, "prompt_too_large")
+        assert b"retry-after" not in head
+
+
+def test_a_request_that_no_replica_was_asked_for_costs_nothing() -> None:
+    fleet = KeyedFleet(tenant(requests_per_minute=2, tokens_per_minute=10_000))
+    caller = fleet.admission.keyring.find(KEYS["a"])
+    assert caller is not None
+    shape = RequestShape("m", prompt_tokens=700)
+    grant = fleet.admission.admit(caller, shape, lambda _: None)
+    limiter: Any = fleet.admission._limiter
+    sums = next(iter(limiter._limits._sums.values()))
+    assert [*sums.used(time.time())] == [1, 0, 700, 0, 1]
+    fleet.admission.finished(caller, grant, shape, 503, 0, 0.0, None, None)
+    assert [*sums.used(time.time())] == [0, 0, 0, 0, 0]
+
+
+def slow(fleet: KeyedFleet) -> SlowLimiter:
+    limiter = SlowLimiter()
+    fleet.admission._limiter = limiter
+    return limiter
+
+
+def test_a_request_waits_for_its_limits_and_goes_on() -> None:
+    fleet = KeyedFleet(tenant(requests_per_minute=2))
+    limiter = slow(fleet)
+    client, exchange = fleet.send(bearer("a"))
+    assert exchange is not None
+    assert exchange.connection is None
+    limiter.decide(True)
+    assert exchange.connection is not None
+    fleet.reply(exchange)
+    assert client.output.startswith(b"HTTP/1.1 200")
+    assert b"x-ratelimit-remaining-requests: 7" in client.output
+    assert len(limiter.settled) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/responses"])
+def test_a_request_that_its_limits_refuse_late_never_reaches_a_replica(path: str) -> None:
+    fleet = KeyedFleet(tenant(requests_per_minute=2))
+    limiter = slow(fleet)
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "input": "x"}
+    if path == "/v1/responses":
+        body = {"model": "m", "input": "x", "previous_response_id": "resp_1"}
+    client, exchange = fleet.send(bearer("a"), body, path=path)
+    assert exchange is not None
+    assert exchange.connection is None
+    limiter.decide(False)
+    assert client.output.startswith(b"HTTP/1.1 429")
+    assert b"retry-after: 13\r\n" in client.output
+    assert limiter.settled == []
+    assert fleet.wire.at_rest()
+
+
+def test_a_grant_that_comes_when_the_client_has_left_is_given_back() -> None:
+    fleet = KeyedFleet(tenant(requests_per_minute=2))
+    limiter = slow(fleet)
+    client, _ = fleet.send(bearer("a"))
+    client.lose()
+    limiter.decide(True)
+    ((requests, tokens),) = limiter.settled
+    assert requests == -1
+    assert tokens <= 0
+    assert fleet.wire.at_rest()
+
+
+def test_whatever_ends_a_request_settles_its_grant_once() -> None:
+    fleet = KeyedFleet(tenant(concurrent_requests=1), replicas=1)
+    limiter: Any = fleet.admission._limiter
+    for answer in (plain(200, OK), plain(500), plain(400), BREAKS):
+        fleet.answer(0, answer)
+        fleet.answered(bearer("a"))
+        assert next(iter(limiter._limits._sums.values())).under_way == 0
+    client, exchange = fleet.send(bearer("a"))
+    assert exchange is not None
+    client.lose()
+    assert next(iter(limiter._limits._sums.values())).under_way == 0
+
+
+# -- accounts -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_counted_is_what_the_answers_said() -> None:
+    prices = (PriceConfig(model="m", prompt=10.0, cached=1.0, output=100.0),)
+    fleet = KeyedFleet(usage=UsageConfig(enabled=True, prices=prices))
+    for name in "aab":
+        assert fleet.answered(bearer(name))[0] == 200  # 11 prompt tokens, 3 of them cached, 1 of output
+    assert fleet.answered(b"")[0] == 401
+    ledger = fleet.admission.ledger
+    assert ledger is not None
+    rows = ledger.drain()
+    assert set(rows) == {("a", "id-a", "m"), ("b", "id-b", "m")}
+    row = dict(zip(COUNTERS, rows["a", "id-a", "m"], strict=True))
+    assert row["prefill_saved_us"] > 0
+    assert {k: row[k] for k in ("begun", "requests", "failed", "unreported")} == {
+        "begun": 2, "requests": 2, "failed": 0, "unreported": 0
+    }  # fmt: skip
+    assert (row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]) == (22, 6, 2)
+    assert row["cost_nano"] == 2 * (8 * 10_000 + 3 * 1_000 + 1 * 100_000)
+    assert ledger.drain() == {}
+
+
+def test_what_is_under_way_has_begun_and_what_failed_cost_nothing() -> None:
+    prices = (PriceConfig(model="*", prompt=1.0),)
+    fleet = KeyedFleet(usage=UsageConfig(enabled=True, prices=prices))
+    fleet.send(bearer("a"))
+    ledger = fleet.admission.ledger
+    assert ledger is not None
+    ((key, row),) = ledger.drain().items()
+    assert (key, row[BEGUN], row[REQUESTS]) == (("a", "id-a", "m"), 1, 0)
+    fleet.answer(0, plain(400))
+    assert fleet.answered(bearer("a"))[0] == 400
+    ((_, row),) = ledger.drain().items()
+    assert (row[BEGUN], row[REQUESTS], row[FAILED], row[COST]) == (1, 1, 1, 0)
+
+
+def test_names_of_models_that_nobody_serves_do_not_fill_the_accounts() -> None:
+    fleet = KeyedFleet(usage=UsageConfig(enabled=True))
+    caller = fleet.admission.keyring.find(KEYS["a"])
+    ledger = fleet.admission.ledger
+    assert caller is not None
+    assert ledger is not None
+    for number in range(5):
+        fleet.admission.admit(caller, RequestShape(f"junk{number}"), lambda _: None)
+    assert set(ledger.drain()) == {("a", "id-a", "")}
+
+
+# -- apart in the cache ---------------------------------------------------------------------------------------------
+
+
+def sent_body(
+    fleet: KeyedFleet, name: str, body: dict[str, Any], path: str = "/v1/chat/completions"
+) -> dict[str, Any]:
+    _, exchange = fleet.send(bearer(name), body, path=path)
+    assert exchange is not None
+    assert exchange.connection is not None
+    written = bytes(exchange.connection.transport.written)  # type: ignore[attr-defined]
+    head, _, data = written.partition(b"\r\n\r\n")
+    assert int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) == len(data)
+    fleet.reply(exchange)
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def test_each_tenant_has_a_salt_of_its_own_which_no_client_can_choose() -> None:
+    fleet = KeyedFleet(TenantConfig(id="a"), TenantConfig(id="b"), isolation=IsolationConfig(enabled=True))
+    fleet.wire.worker.tenancy.use_secret(b"s" * 16)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    of_a, of_b = (sent_body(fleet, name, body)["cache_salt"] for name in "ab")
+    assert of_a != of_b
+    assert sent_body(fleet, "a", body)["cache_salt"] == of_a
+    forged = sent_body(fleet, "b", {**body, "cache_salt": of_a})["cache_salt"]
+    assert forged not in (of_a, of_b)
+    others = {
+        "/v1/completions": {"model": "m", "prompt": "hi"},
+        "/v1/responses": {"model": "m", "input": "hi"},
+    }
+    for path, other in others.items():
+        assert sent_body(fleet, "a", other, path)["cache_salt"] == of_a
+    kept = {**sent_body(fleet, "a", body)}
+    del kept["cache_salt"]
+    assert kept == body
+
+
+def test_tenants_of_a_group_share_their_salt_and_their_fingerprints() -> None:
+    fleet = KeyedFleet(
+        TenantConfig(id="a", group="g"),
+        TenantConfig(id="b", group="g"),
+        isolation=IsolationConfig(enabled=True),
+    )
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * 4000}]}
+    shapes = []
+    for name in "ab":
+        _, exchange = fleet.send(bearer(name), body)
+        assert exchange is not None
+        assert exchange.shape is not None
+        shapes.append(exchange.shape.rungs)
+        fleet.reply(exchange)
+    assert shapes[0] == shapes[1] != []
+
+
+def test_without_isolation_bodies_go_on_as_they_came_and_tenants_share_fingerprints() -> None:
+    fleet = KeyedFleet()
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * 4000}]}
+    assert sent_body(fleet, "a", body) == body
+    _, exchange = fleet.send(bearer("b"), body)
+    assert exchange is not None
+    assert exchange.decision is not None
+    assert exchange.decision.kind == "warm"
+
+
+def test_apart_one_tenants_prompt_is_never_predicted_for_another() -> None:
+    fleet = KeyedFleet(isolation=IsolationConfig(enabled=True), replicas=2)
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * 4000}]}
+    sent_body(fleet, "a", body)
+    for name, known in (("b", False), ("a", True)):
+        _, exchange = fleet.send(bearer(name), body)
+        assert exchange is not None
+        assert exchange.decision is not None
+        assert (exchange.decision.expected_tokens > 0) is known
+        fleet.reply(exchange)
+
+
+def test_a_coded_body_cannot_be_set_apart_and_is_refused() -> None:
+    fleet = KeyedFleet(isolation=IsolationConfig(enabled=True))
+    import gzip
+
+    data = gzip.compress(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode())
+    client = fleet.wire.connect()
+    client.feed(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: r\r\n%bContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+        % (bearer("a"), len(data), data)
+    )
+    assert client.output.startswith(b"HTTP/1.1 415")
