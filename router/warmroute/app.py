@@ -259,6 +259,10 @@ class Worker:
                 buffered_body_bytes=lambda: self.gateway.buffered_bytes,
                 discovery=self._discovery_rows,
                 models=self.fleet.model_rows,
+                tenants=self.tenancy.totals,
+                refused=self.tenancy.refused,
+                keys=self.tenancy.keys_known,
+                limits=self.tenancy.limiter_figures,
             ),
         )
         self._control = ControlServer(

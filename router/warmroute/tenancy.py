@@ -7,7 +7,7 @@ builds nothing, and the request path does without.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from random import SystemRandom
 
 from warmroute.adapters.tenants.key_file import KeyFile
@@ -160,6 +160,14 @@ class Tenancy:
     def refused(self) -> dict[str, int]:
         """Requests that were refused at the door, by code."""
         return {} if self.admission is None else self.admission.refused
+
+    def totals(self) -> Mapping[str, Sequence[int]]:
+        """What each tenant used since the start, for metrics."""
+        return {} if self.accounting is None else self.accounting.totals
+
+    def keys_known(self) -> int | None:
+        """How many keys are good; None where none are asked for."""
+        return None if self.keys is None or self.admission is None else len(self.admission.keyring)
 
     def limiter_figures(self) -> dict[str, float]:
         """Figures of the limits for metrics; empty where nothing is limited."""

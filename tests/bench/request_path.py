@@ -1,14 +1,15 @@
 """CPU time of the router's own code for one proxied request: everything but the kernel and the event loop.
 
     python -m tests.bench.request_path [--kb 1] [--seconds 2] [--profile | --instructions [--chunks]]
-        [--policy prefix-cost] [--check | --record]
+        [--policy prefix-cost] [--tenants] [--check | --record]
 
 Drives a real client connection and real replica connections over transports that are plain objects: a request's bytes
 go in, the replica's answer goes in, the answer to the client comes out. Not a test: timings depend on the machine;
 compare two figures of one run. `--instructions` counts what valgrind's callgrind sees executed instead, which no other
 work on the machine changes: the difference of two runs, so without the start; with `--chunks` of one chunk of a stream
 instead of one request. Bodies are like those of the overhead
-benchmark: three quarters of each are one of 16 shared system prompts.
+benchmark: three quarters of each are one of 16 shared system prompts. `--tenants`: with a key in each request, limits
+and accounts of its tenant, which the router alone counts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import dataclasses
 import json
 import os
 import pstats
@@ -30,10 +32,13 @@ from pathlib import Path
 
 from warmroute.app import Worker
 from warmroute.config.load import load
+from warmroute.config.schema import AllowanceConfig, KeysConfig, PriceConfig, TenantConfig, UsageConfig
 from warmroute.core.fleet.fleet import ProbeSucceeded, ReplicaAdded
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.dataplane.downstream import ClientConnection
 from warmroute.dataplane.upstream import ReplicaConnection
+from warmroute.tenancy import tenants_of
+from warmroute.tenants.keys import KeyRecord, digest_of
 
 BASELINE = Path(__file__).with_name("instructions.json")
 MOST_RATIO = 1.03
@@ -88,7 +93,10 @@ class NullTransport(asyncio.Transport):
         return
 
 
-def requests(size: int, count: int) -> list[bytes]:
+KEY = b"wr-benchbench-0123456789abcdefghijklmnopqrstuvwxyz01234567"
+
+
+def requests(size: int, count: int, fields: bytes = b"") -> list[bytes]:
     """Whole requests with chat bodies of about `size` bytes."""
     rng = random.Random(size)
     words = [line for line in open("/usr/share/common-licenses/GPL-3").read().split() if line.isalpha()]
@@ -108,11 +116,11 @@ def requests(size: int, count: int) -> list[bytes]:
         ]
         body = json.dumps({"model": "m", "messages": messages, "max_tokens": 16, "stream": False}).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:30100\r\nContent-Type: application/json\r\n"
-        made.append(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+        made.append(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, fields, len(body), body))
     return made
 
 
-def instructions(kb: int, policy: str, *, chunks: bool) -> int:
+def instructions(kb: int, policy: str, *, chunks: bool, tenants: bool = False) -> int:
     """Instructions of one request, or of one chunk, by callgrind; of the package as it is installed."""
     path = f"{sysconfig.get_paths()['platlib']}{os.pathsep}{Path.cwd()}"
     few, many = 500, 2500
@@ -131,6 +139,8 @@ def instructions(kb: int, policy: str, *, chunks: bool) -> int:
             command += ["tests.bench.request_path", f"--kb={kb}", f"--requests={count}", f"--policy={policy}"]
             if chunks:
                 command.append("--chunks")
+            if tenants:
+                command.append("--tenants")
             # Hashes that differ from run to run would make both starts differ by some hundred instructions a request.
             environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
@@ -178,18 +188,43 @@ async def main() -> None:
         "--check", action="store_true", help="fail if more is executed than the baseline allows"
     )
     parser.add_argument("--record", action="store_true", help="make what is executed now the baseline")
+    parser.add_argument("--tenants", action="store_true", help="with keys, limits and accounts")
     arguments = parser.parse_args()
     if arguments.check or arguments.record:
         sys.exit(not compare(record=arguments.record))
     if arguments.instructions:
-        executed = instructions(arguments.kb, arguments.policy, chunks=arguments.chunks)
+        executed = instructions(
+            arguments.kb, arguments.policy, chunks=arguments.chunks, tenants=arguments.tenants
+        )
         print(f"{arguments.kb} KB: {executed:,} instructions a {'chunk' if arguments.chunks else 'request'}")
         return
     urls = [f"http://127.0.0.1:{9101 + index}" for index in range(4)]
     environ = {"WARMROUTE_REPLICAS": ",".join(urls), "WARMROUTE_POLICY": arguments.policy}
     environ["WARMROUTE_UPSTREAM__KEEPALIVE_S"] = "3600"  # under valgrind seconds pass between two requests
     config = load([], environ=environ)
+    if arguments.tenants:
+        config = dataclasses.replace(
+            config,
+            keys=KeysConfig(url="/nowhere/keys"),
+            usage=UsageConfig(
+                enabled=True, prices=(PriceConfig(model="m", prompt=1.0, cached=0.1, output=3.0),)
+            ),
+            tenants=(
+                TenantConfig(
+                    id="a",
+                    limits=AllowanceConfig(
+                        requests_per_minute=10**9,
+                        tokens_per_minute=10**9,
+                        concurrent_requests=1000,
+                        prompt_tokens=10**6,
+                    ),
+                ),
+            ),
+        )
     worker = Worker(config)
+    if worker.tenancy.admission is not None:
+        record = KeyRecord(id="bench", tenant="a", sha256=digest_of(KEY).hex())
+        worker.tenancy.admission.keyring.use([record], tenants_of(config))
     gateway = worker.gateway
     for index, url in enumerate(urls):
         name = ReplicaId(url[7:])
@@ -205,7 +240,8 @@ async def main() -> None:
         pool.release(connection)
     client = ClientConnection(gateway)
     client.connection_made(NullTransport())
-    made = requests(arguments.kb * 1000, 200)
+    fields = b"Authorization: Bearer %b\r\n" % KEY if arguments.tenants else b""
+    made = requests(arguments.kb * 1000, 200, fields)
 
     def once(data: bytes) -> None:
         client.data_received(data)

@@ -29,7 +29,7 @@ scenarios = pytest.mark.parametrize("scenario", SCENARIOS)
 
 GIVEN_SECRETS = {
     "warmroute-tls", "warmroute-secrets", "hugging-face", "redis", "redis-credentials", "redis-tls", "registry",
-    "llm-example-com", "engine-key",
+    "llm-example-com", "engine-key", "client-keys", "admin-tokens",
 }  # fmt: skip
 """Secrets that scenarios name and that whoever installs has to make."""
 
@@ -361,7 +361,7 @@ def test_the_rendered_settings_are_settings(scenario: str, tmp_path: Path) -> No
     for name in ("tls.crt", "tls.key", "ca.crt"):
         (place / name).write_text("")
     (place / "config.yaml").write_text(config)
-    environ = {v["name"]: v.get("value", "given-by-a-secret") for v in router["env"]}
+    environ = {v["name"]: v.get("value", f"given-by-a-secret-as-{v['name']}") for v in router["env"]}
     if "value" not in next(v for v in router["env"] if v["name"] == "WARMROUTE_REGISTRY"):
         environ["WARMROUTE_REGISTRY"] = "rediss+cluster://example:6379"
     loaded = load(path=str(place / "config.yaml"), environ=environ)
@@ -424,3 +424,21 @@ def test_alerts_lead_to_the_runbook_where_it_is_kept() -> None:
         for alert in alerts:
             assert alert["annotations"][name] == start + alert["alert"].lower()
             assert len({"runbook", "runbook_url"} & set(alert["annotations"])) == 1
+
+
+def test_keys_are_a_file_and_admin_tokens_are_variables_of_the_routers() -> None:
+    (router,) = [
+        each
+        for each in of_kind(manifests("production"), "Deployment")
+        if each["metadata"]["name"].endswith("-router")
+    ]
+    pod = pod_of(router)["spec"]
+    (each,) = pod["containers"]
+    variables = {one["name"]: one.get("valueFrom", {}).get("secretKeyRef") for one in each["env"]}
+    assert variables["WARMROUTE_ADMIN_AUTH__OPERATOR_TOKENS"] == {
+        "name": "admin-tokens",
+        "key": "operator-tokens",
+    }
+    assert variables["WARMROUTE_ADMIN_AUTH__READ_TOKENS"] == {"name": "admin-tokens", "key": "read-tokens"}
+    assert {"name": "keys", "mountPath": "/etc/warmroute/keys", "readOnly": True} in each["volumeMounts"]
+    assert {"name": "keys", "secret": {"secretName": "client-keys", "defaultMode": 0o440}} in pod["volumes"]

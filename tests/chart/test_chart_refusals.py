@@ -99,6 +99,14 @@ REFUSED = {
         ("pools.a.model=m", "pools.a.apiKey.existingSecret=x"),
         "pools.a.apiKey is set, but router.upstreamApiKey is not",
     ),
+    "keys in two places": (
+        ("model=a", "router.keys.existingSecret=x", "router.config.keys.url=redis"),
+        "router.config.keys and router.keys.existingSecret both say where keys are kept",
+    ),
+    "a token in a ConfigMap": (
+        ("model=a", "router.config.admin_auth.operator_tokens[0]=sixteen-characters"),
+        "set router.adminAuth instead",
+    ),
     "a volume for each pod of a Deployment": (
         ("pools.a.model=m", "pools.a.workload=Deployment", "pools.a.cache.type=persistent"),
         "pools.a.cache.type persistent",

@@ -32,6 +32,8 @@ NOT_SHOWN = {
     "warmroute_registry_local_entries": "bounded by settings",
     "warmroute_retry_budget_refused_total": "the share that is spent says it sooner",
     "warmroute_second_tries_wasted_tokens_total": "second tries beside those won say it",
+    "warmroute_keys": "for whoever changes them; the log says it too",
+    "warmroute_limits_local_total": "whether limits are shared says it sooner",
 }
 """Metrics that are on no panel, and why."""
 

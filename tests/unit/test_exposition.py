@@ -86,6 +86,10 @@ def exposition(metrics: Metrics) -> Exposition:
             build,
             discovery=lambda: DISCOVERY,
             models=lambda: MODELS,
+            tenants=lambda: {"a": [9, 8, 1, 0, 100, 40, 20, 2_500_000, 0, 3_000_000_000]},
+            refused=lambda: {"invalid_api_key": 2},
+            keys=lambda: 5,
+            limits=lambda: {"up": 1.0, "local_total": 0},
         ),
     )
 
@@ -125,6 +129,17 @@ def test_the_loss_funnel_is_exposed_by_model_and_stage() -> None:
     assert [stage(name, "no") for name in stages] == [50, 20, 20, 10, None]
     assert stage("prompt", "yes", "x") is None, "a model that the fleet does not know is no label"
     assert stage("prompt", "yes", "other") == 10
+
+
+def test_what_tenants_used_is_exposed_in_seconds_and_currency() -> None:
+    found = samples(exposition(busy()).render("")[0].decode())
+
+    def value(name: str, **labels: str) -> float:
+        return found[f"warmroute_tenant_{name}_total", frozenset({"tenant": "a", **labels}.items())]
+
+    assert (value("requests", outcome="answered"), value("requests", outcome="failed")) == (7, 1)
+    assert [value("tokens", kind=kind) for kind in ("prompt", "cached", "output")] == [100, 40, 20]
+    assert (value("prefill_saved_seconds"), value("cost")) == (2.5, 3.0)
 
 
 def test_every_metric_of_the_catalogue_is_exposed_under_its_name_and_type() -> None:

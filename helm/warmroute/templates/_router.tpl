@@ -30,6 +30,9 @@
 {{- if $router.upstreamCASecret -}}
 {{- $_ := set $config "tls" (merge (dict "upstream_ca_file" "/etc/warmroute/upstream-ca/ca.crt") (get $config "tls" | default dict)) -}}
 {{- end -}}
+{{- if $router.keys.existingSecret -}}
+{{- $_ := set $config "keys" (dict "url" (printf "/etc/warmroute/keys/%s" $router.keys.key)) -}}
+{{- end -}}
 {{- $external := false -}}
 {{- range include "warmroute.pools" . | fromJson -}}
 {{- if eq .type "external" -}}{{- $external = true -}}{{- end -}}

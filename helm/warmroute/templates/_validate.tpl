@@ -76,7 +76,7 @@
 {{- fail (printf "router.config.%s is made by the chart: set %s instead" $key $instead) -}}
 {{- end -}}
 {{- end -}}
-{{- range $section, $keys := dict "registry" (dict "url" "redis" "namespace" "redis.namespace") "tls" (dict "cert_file" "router.tls" "key_file" "router.tls" "upstream_ca_file" "router.upstreamCASecret") "fingerprint" (dict "secret" "secrets.existingSecret") "health" (dict "api_key" "router.upstreamApiKey") -}}
+{{- range $section, $keys := dict "registry" (dict "url" "redis" "namespace" "redis.namespace") "tls" (dict "cert_file" "router.tls" "key_file" "router.tls" "upstream_ca_file" "router.upstreamCASecret") "fingerprint" (dict "secret" "secrets.existingSecret") "health" (dict "api_key" "router.upstreamApiKey") "admin_auth" (dict "operator_tokens" "router.adminAuth" "read_tokens" "router.adminAuth") -}}
 {{- with get $.Values.router.config $section -}}
 {{- if not (kindIs "map" .) -}}
 {{- fail (printf "router.config.%s must be a section with keys of its own" $section) -}}
@@ -89,6 +89,11 @@
 {{- end -}}
 {{- end -}}
 {{- with .Values.router -}}
+{{- if and .keys.existingSecret (hasKey .config "keys") -}}
+{{- if or (not (kindIs "map" .config.keys)) (hasKey .config.keys "url") -}}
+{{- fail "router.config.keys and router.keys.existingSecret both say where keys are kept: choose one" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .autoscaling.enabled .keda.enabled -}}
 {{- fail "router.autoscaling and router.keda are both enabled: two scalers would fight over one Deployment, choose one" -}}
 {{- end -}}

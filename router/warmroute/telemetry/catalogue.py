@@ -548,6 +548,61 @@ PEERS = Metric(
     "Other routers and workers whose load is heard of and counted.",
     across=Across.LEAST,
 )
+TENANT_REQUESTS = Metric(
+    "warmroute_tenant_requests_total",
+    _C,
+    "requests",
+    "Requests of each tenant that are over; `failed`: by an error, or not answered. Beyond 200 tenants: `other`.",
+    ("tenant", "outcome"),
+)
+TENANT_TOKENS = Metric(
+    "warmroute_tenant_tokens_total",
+    _C,
+    "tokens",
+    "Tokens of each tenant: `prompt`, of these `cached`, and `output`.",
+    ("tenant", "kind"),
+)
+TENANT_SAVED = Metric(
+    "warmroute_tenant_prefill_saved_seconds_total",
+    _C,
+    "seconds",
+    "Computing that cached tokens saved each tenant, at its replica's speed.",
+    ("tenant",),
+)
+TENANT_COST = Metric(
+    "warmroute_tenant_cost_total",
+    _C,
+    "currency",
+    "What each tenant's tokens cost by `usage.prices`.",
+    ("tenant",),
+)
+REFUSED = Metric(
+    "warmroute_refused_total",
+    _C,
+    "requests",
+    "Requests refused for whose they were: keys, models, limits; by stable code.",
+    ("code",),
+)
+KEYS = Metric(
+    "warmroute_keys",
+    _G,
+    "keys",
+    "API keys that are known.",
+    across=Across.MOST,
+)
+LIMITS_UP = Metric(
+    "warmroute_limits_up",
+    _G,
+    "1",
+    "1 while limits are shared as they should be, 0 while this router goes by its own share of them.",
+    across=Across.LEAST,
+)
+LIMITS_LOCAL = Metric(
+    "warmroute_limits_local_total",
+    _C,
+    "requests",
+    "Requests that this router judged by its own share of the limits, because Redis did not answer.",
+)
 WORKERS = Metric(
     "warmroute_workers",
     _G,

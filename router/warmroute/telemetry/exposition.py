@@ -5,7 +5,7 @@ It counts nothing. It runs on the event loop: a scrape of 8 replicas takes about
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
@@ -33,6 +33,7 @@ from warmroute.telemetry.metrics import (
     Histogram,
     Metrics,
 )
+from warmroute.tenants.usage import CACHED, COST, FAILED, OUTPUT, PROMPT, REQUESTS, SAVED
 
 _AWAITED_ERRORS = dict.fromkeys(
     ("buffers_full", "deadly_request", "no_replica", "replica_failed", "replica_lost", "replica_timeout",
@@ -71,6 +72,14 @@ class Sources:
     buffered_body_bytes: Callable[[], int] = int
     discovery: Callable[[], Rows] = list
     """A row a source of replicas: `source`, `up`, `ready`, `draining`, `age_s`, and `errors_total` by reason."""
+    tenants: Callable[[], Mapping[str, Sequence[int]]] = dict
+    """Counters of each tenant, in the order of `tenants.usage.COUNTERS`."""
+    refused: Callable[[], Mapping[str, int]] = dict
+    """Requests refused at the door, by code."""
+    keys: Callable[[], int | None] = lambda: None
+    """API keys known; None where none are asked for."""
+    limits: Callable[[], Mapping[str, float]] = dict
+    """Figures of the limiter: `up`, `local_total`; empty without one."""
     models: Callable[[], Rows] = list
     """What answers told: `model`, and each figure with its confidence."""
 
@@ -108,6 +117,7 @@ class _RouterCollector(Collector):
         yield from self._registry()
         yield from self._discovery()
         yield from self._router()
+        yield from self._tenants()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
         yield _family(c.WORKERS, [((), 1)])
@@ -178,6 +188,29 @@ class _RouterCollector(Collector):
         yield _family(c.CLIENT_CONNECTIONS, [((), sources.client_connections())])
         yield _family(c.BUFFERED_BODY_BYTES, [((), sources.buffered_body_bytes())])
         yield _histogram(c.LATENESS, LATENESS_BUCKETS_S, [((), self._metrics.lateness)])
+
+    def _tenants(self) -> Iterable[Family]:
+        sources = self._sources
+        tenants = list(sources.tenants().items())
+        outcomes = [
+            ((name, outcome), float(count))
+            for name, row in tenants
+            for outcome, count in (("answered", row[REQUESTS] - row[FAILED]), ("failed", row[FAILED]))
+        ]
+        yield _family(c.TENANT_REQUESTS, outcomes)
+        tokens = [
+            ((name, kind), float(row[place]))
+            for name, row in tenants
+            for kind, place in (("prompt", PROMPT), ("cached", CACHED), ("output", OUTPUT))
+        ]
+        yield _family(c.TENANT_TOKENS, tokens)
+        yield _family(c.TENANT_SAVED, [((name,), row[SAVED] / 1e6) for name, row in tenants])
+        yield _family(c.TENANT_COST, [((name,), row[COST] / 1e9) for name, row in tenants])
+        yield _family(c.REFUSED, [((code,), count) for code, count in sources.refused().items()])
+        keys, limits = sources.keys(), sources.limits()
+        yield _family(c.KEYS, [] if keys is None else [((), keys)])
+        yield _family(c.LIMITS_UP, [((), limits["up"])] if limits else [])
+        yield _family(c.LIMITS_LOCAL, [((), limits["local_total"])] if limits else [])
 
     def _replicas(self) -> Iterable[Family]:
         rows = list(self._sources.replicas())
