@@ -217,7 +217,10 @@ def _allowance(limits: AllowanceConfig) -> Allowance:
 
 
 def _prices(config: Config) -> Prices:
-    return {one.model: (one.prompt, one.cached, one.output) for one in config.usage.prices}
+    def nano(price: float) -> int:
+        return round(price * 1000)  # of a token, from what a million cost
+
+    return {one.model: (nano(one.prompt), nano(one.cached), nano(one.output)) for one in config.usage.prices}
 
 
 def _upstream(config: Config) -> bytes:

@@ -86,17 +86,14 @@ def test_many_rows_go_in_parts_and_arrive_in_full(opener: Open) -> None:
 
 
 def used(ledger: Ledger, tenant: str, model: str, prompt: int) -> None:
-    ledger.begin(tenant, "k", model)
-    ledger.end(
-        tenant, "k", model, failed=False, reported=True, prompt_tokens=prompt, cached_tokens=1, output_tokens=2,
-        saved_s=0.5, queued_s=0.25,
-    )  # fmt: skip
+    ledger.begin((tenant, "k", model))
+    ledger.end((tenant, "k", model), False, True, prompt, 1, 2, 0.5, 0.25)
 
 
 def test_a_report_adds_up_what_is_asked_for(opener: Open) -> None:
     async def run() -> None:
         now_s = float(NOW_S)
-        ledger = Ledger({"m": (1.0, 0.0, 0.0)})
+        ledger = Ledger({"m": (1000, 0, 0)})
         tasks = Tasks()
         accounting = Accounting(ledger, opener(), tasks, bucket_s=BUCKET_S, clock=lambda: now_s)
         await accounting.start()

@@ -26,7 +26,7 @@ def test_no_stretch_of_the_windows_length_holds_more_than_the_limit(
         now_s += pause_s
         wait_s = window.wait_s(amount, limit, now_s)
         if wait_s == 0.0:
-            window.add(amount, now_s)
+            window.add(amount, int(now_s))
             taken.append((now_s, amount))
             assert sum(a for at, a in taken if at > now_s - SPAN_S) <= limit
         elif amount <= limit:
@@ -49,16 +49,16 @@ def test_what_is_given_back_is_given_back_where_it_was_taken(steps: list[tuple[f
     now_s = START_S
     for pause_s, taken, used in steps:
         at_s = now_s
-        window.add(taken, now_s)
+        window.add(taken, int(now_s))
         now_s += pause_s
         if used < taken:
-            window.add(used - taken, now_s, at_s)
+            window.add(used - taken, int(now_s), int(at_s))
         else:
-            window.add(used - taken, now_s)
-        assert window.roll(now_s) >= 0
+            window.add(used - taken, int(now_s))
+        assert window.roll(int(now_s)) >= 0
         assert min(window._counts) >= 0
         assert window.total == sum(window._counts)
-    assert window.roll(now_s + 2 * SPAN_S) == 0
+    assert window.roll(int(now_s) + 2 * SPAN_S) == 0
 
 
 def limits(**values: int) -> tuple[int, int, int, int, int]:

@@ -22,6 +22,7 @@ from warmroute.tenants.limits import (
     NAMES,
     REQUESTS_DAY,
     REQUESTS_MINUTE,
+    SPANS_S,
     TOKENS_DAY,
     TOKENS_MINUTE,
     Grant,
@@ -30,7 +31,7 @@ from warmroute.tenants.limits import (
 )
 from warmroute.tenants.salts import Salts, salted
 from warmroute.tenants.tenant import ANONYMOUS, Caller, Tenant, Tenants
-from warmroute.tenants.usage import Ledger
+from warmroute.tenants.usage import Ledger, RowKey
 
 if TYPE_CHECKING:
     from warmroute.core.fleet.fleet import Fleet
@@ -48,6 +49,18 @@ MOST_TOKENS: Final = 10_000
 
 _JWT: Final = b"eyJ"
 """How every JSON Web Token begins: `{"` in base64."""
+
+REQUESTS: Final = (
+    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %ds\r\n",
+    b"anthropic-ratelimit-requests-limit: %d\r\nanthropic-ratelimit-requests-remaining: %d\r\n"
+    b"anthropic-ratelimit-requests-reset: %b\r\n",
+)
+TOKENS: Final = (
+    b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %ds\r\n",
+    b"anthropic-ratelimit-tokens-limit: %d\r\nanthropic-ratelimit-tokens-remaining: %d\r\n"
+    b"anthropic-ratelimit-tokens-reset: %b\r\n",
+)
+"""What OpenAI's clients read, and what Anthropic's."""
 
 Identified = Callable[["Caller | RouterError"], None]
 
@@ -256,7 +269,7 @@ class Admission:
         ledger = self.ledger
         tenant = caller.tenant
         if ledger is not None:
-            ledger.begin(tenant.id, caller.key_id, model if model in self._fleet.models() else "")
+            ledger.begin(self._row_of(caller, model))
         if caller.models or caller.barred:
             self.may_use(caller, model)
         if not tenant.bounded:
@@ -321,35 +334,33 @@ class Admission:
         """Header lines that tell what is left, as the called API names them."""
         scope = grant.scopes[0] if grant.granted else grant.whose
         assert scope is not None
+        limits = scope.limits
+        requests = REQUESTS_MINUTE if limits[REQUESTS_MINUTE] else REQUESTS_DAY
+        tokens = TOKENS_MINUTE if limits[TOKENS_MINUTE] else TOKENS_DAY
+        if not grant.granted:
+            retry_s = max(1, ceil(grant.wait_s))
+            if grant.which == requests:
+                return self._lines(anthropic, REQUESTS, limits[requests], 0, retry_s)
+            if grant.which == tokens:
+                return self._lines(anthropic, TOKENS, limits[tokens], 0, retry_s)
+            return b""
+        left = grant.left
+        if not left:
+            return b""
         lines = b""
-        for minute, day, name in (
-            (REQUESTS_MINUTE, REQUESTS_DAY, b"requests"),
-            (TOKENS_MINUTE, TOKENS_DAY, b"tokens"),
-        ):
-            which = minute if scope.limits[minute] else day
-            limit = scope.limits[which]
-            if not limit:
-                continue
-            if not grant.granted and which != grant.which:
-                continue
-            left = grant.left[which] if grant.granted and grant.left else 0
-            reset_s = (60 if which == minute else 86_400) if grant.granted else max(1, ceil(grant.wait_s))
-            if anthropic:
-                at = (
-                    datetime.fromtimestamp(self._clock() + reset_s, UTC)
-                    .strftime("%Y-%m-%dT%H:%M:%SZ")
-                    .encode()
-                )
-                lines += (
-                    b"anthropic-ratelimit-%b-limit: %d\r\nanthropic-ratelimit-%b-remaining: %d\r\n"
-                    b"anthropic-ratelimit-%b-reset: %b\r\n" % (name, limit, name, left, name, at)
-                )
-            else:
-                lines += (
-                    b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %ds\r\n"
-                    % (name, limit, name, left, name, reset_s)
-                )
+        if limits[requests]:
+            lines = self._lines(anthropic, REQUESTS, limits[requests], left[requests], SPANS_S[requests])
+        if limits[tokens]:
+            lines += self._lines(anthropic, TOKENS, limits[tokens], left[tokens], SPANS_S[tokens])
         return lines
+
+    def _lines(
+        self, anthropic: bool, names: tuple[bytes, bytes], limit: int, left: int, reset_s: int
+    ) -> bytes:
+        if not anthropic:
+            return names[0] % (limit, left, reset_s)
+        at = datetime.fromtimestamp(self._clock() + reset_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return names[1] % (limit, left, at.encode())
 
     # -- when it is over ------------------------------------------------------------------------------------------
 
@@ -385,16 +396,22 @@ class Admission:
                 saved_s = replica.prefill_s(prompt_tokens, 0) - replica.prefill_s(
                     prompt_tokens, cached_tokens
                 )
-            model = shape.model
             ledger.end(
-                caller.tenant.id,
-                caller.key_id,
-                model if model in self._fleet.models() else "",
-                failed=failed,
-                reported=reported or failed,
-                prompt_tokens=prompt_tokens,
-                cached_tokens=cached_tokens,
-                output_tokens=output_tokens,
-                saved_s=max(0.0, saved_s),
-                queued_s=held_s,
+                self._row_of(caller, shape.model),
+                failed,
+                reported or failed,
+                prompt_tokens,
+                cached_tokens,
+                output_tokens,
+                saved_s if saved_s > 0.0 else 0.0,
+                held_s,
             )
+
+    def _row_of(self, caller: Caller, model: str) -> RowKey:
+        """Where it is counted: by names of models that the fleet has, of which there are only so many."""
+        row = caller.rows.get(model)
+        if row is None:
+            if model not in self._fleet.models():
+                return caller.tenant.id, caller.key_id, ""
+            row = caller.rows[model] = (caller.tenant.id, caller.key_id, model)
+        return row

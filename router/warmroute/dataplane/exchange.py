@@ -117,7 +117,7 @@ class Exchange(Resuming):
         """
         admission = self._gateway.admission
         assert admission is not None
-        if admission.open(kind):
+        if kind is not _PREFIX and admission.open(kind):
             return True
         self.caller = admission.identify(self._request.head, self._identified)
         return self.caller is not None

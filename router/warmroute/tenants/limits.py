@@ -52,7 +52,7 @@ def limits_of(allowance: Allowance) -> Limits:
 class Scope:
     """What is counted together: all of a tenant's requests, or those for one model."""
 
-    __slots__ = ("concurrent", "limits", "model", "tenant")
+    __slots__ = ("concurrent", "limits", "model", "tenant", "windows")
 
     def __init__(self, tenant: str, model: str, limits: Limits) -> None:
         self.tenant = tenant
@@ -60,6 +60,8 @@ class Scope:
         """Empty: all."""
         self.limits = limits
         self.concurrent = limits[CONCURRENT] > 0
+        self.windows = [which for which in range(4) if limits[which]]
+        """Numbers of its limits of time."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -144,7 +146,7 @@ class Sums:
 
     def used(self, now_s: float) -> list[int]:
         """By number."""
-        return [window.roll(now_s) for window in self.windows] + [self.under_way]
+        return [window.roll(int(now_s)) for window in self.windows] + [self.under_way]
 
 
 class LocalLimits:
@@ -175,49 +177,61 @@ class LocalLimits:
 
     def take(self, grant: Grant, now_s: float) -> None:
         """Take of all limits, or refuse by the first that has no room."""
-        for scope in grant.scopes:
+        second = int(now_s)
+        share = self.share
+        tokens = grant.tokens
+        scopes = grant.scopes
+        for scope in scopes:
             sums = self.sums(scope, now_s)
-            for which in range(5):
-                limit = scope.limits[which]
-                if not limit:
-                    continue
-                if self.share > 1:
-                    limit = max(1, limit // self.share)
-                if which == CONCURRENT:
-                    if sums.under_way >= limit:
-                        grant.refuse(which, scope, BUSY_S)
-                        return
-                else:
-                    amount = 1 if which < TOKENS_MINUTE else grant.tokens
-                    wait_s = sums.windows[which].wait_s(amount, limit, now_s)
-                    if wait_s > 0.0:
-                        grant.refuse(which, scope, wait_s)
-                        return
-        self.note(grant, now_s)
+            limits = scope.limits
+            for which in scope.windows:
+                limit = limits[which] if share == 1 else max(1, limits[which] // share)
+                amount = 1 if which < TOKENS_MINUTE else tokens
+                window = sums.windows[which]
+                if window.roll(second) + amount > limit:
+                    grant.refuse(which, scope, window.wait_s(amount, limit, now_s))
+                    return
+            limit = limits[CONCURRENT]
+            if limit and sums.under_way >= (limit if share == 1 else max(1, limit // share)):
+                grant.refuse(CONCURRENT, scope, BUSY_S)
+                return
+        for scope in scopes:
+            sums = self.sums(scope, now_s)
+            sums.under_way += 1
+            for which in scope.windows:
+                sums.windows[which].count(1 if which < TOKENS_MINUTE else tokens)
         grant.granted = True
         grant.at_s = now_s
-        first = grant.scopes[0]
-        used = self.sums(first, now_s).used(now_s)
-        grant.left = [max(0, first.limits[which] - used[which]) for which in range(5)]
+        grant.left = self._left(scopes[0], now_s)
+
+    def _left(self, scope: Scope, now_s: float) -> list[int]:
+        sums = self.sums(scope, now_s)
+        limits = scope.limits
+        left = [0, 0, 0, 0, max(0, limits[CONCURRENT] - sums.under_way)]
+        for which in scope.windows:
+            left[which] = max(0, limits[which] - sums.windows[which].total)
+        return left
 
     def note(self, grant: Grant, now_s: float) -> None:
         """Count what was taken, whoever let it through."""
+        second = int(now_s)
         for scope in grant.scopes:
             sums = self.sums(scope, now_s)
             sums.under_way += 1
-            for which in range(4):
-                if scope.limits[which]:
-                    sums.windows[which].add(1 if which < TOKENS_MINUTE else grant.tokens, now_s)
+            for which in scope.windows:
+                sums.windows[which].add(1 if which < TOKENS_MINUTE else grant.tokens, second)
 
     def settle(self, grant: Grant, requests: int, tokens: int, now_s: float, at_s: float) -> None:
         """It is over: count so many requests and tokens more, or, below 0, less of what was taken at `at_s`."""
+        second = int(now_s)
         for scope in grant.scopes:
             sums = self.sums(scope, now_s)
-            sums.under_way = max(0, sums.under_way - 1)
-            for which in range(4):
+            if sums.under_way > 0:
+                sums.under_way -= 1
+            for which in scope.windows:
                 amount = requests if which < TOKENS_MINUTE else tokens
-                if amount and scope.limits[which]:
-                    sums.windows[which].add(amount, now_s, at_s if amount < 0 else 0.0)
+                if amount:
+                    sums.windows[which].add(amount, second, int(at_s) if amount < 0 else 0)
 
     def _sweep(self, now_s: float) -> None:
         self._swept_s = now_s

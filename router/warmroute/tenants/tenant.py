@@ -105,7 +105,7 @@ class Tenant:
 class Caller:
     """Whose a request is: what a key or a token stands for. Made once for each, shared by all of its requests."""
 
-    __slots__ = ("barred", "expires_s", "key_id", "models", "priority", "tenant")
+    __slots__ = ("barred", "expires_s", "key_id", "models", "priority", "rows", "tenant")
 
     def __init__(
         self,
@@ -125,6 +125,8 @@ class Caller:
         self.expires_s = expires_s
         """Unix time from which it is refused."""
         self.priority = tenant.priority if priority is None else priority
+        self.rows: dict[str, tuple[str, str, str]] = {}
+        """Where its requests for each model are counted."""
 
     def may_use(self, model: str) -> bool:
         """Whether it may use a model."""

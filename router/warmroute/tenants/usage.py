@@ -5,7 +5,7 @@ Decides what is counted of a request. Does not keep the sums (`ports.UsageStore`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 COUNTERS: Final = (
@@ -26,7 +26,16 @@ not say what they took: their prompt is the router's estimate. `cached_tokens` a
 `prefill_saved_us`: microseconds of computing that cached tokens saved, as the replica's speed is believed to be.
 `queued_us`: microseconds in the router's queue. `cost_nano`: billionths of the price table's currency."""
 
-BEGUN, REQUESTS, FAILED, UNREPORTED, PROMPT, CACHED, OUTPUT, SAVED, QUEUED, COST = range(len(COUNTERS))
+BEGUN: Final = 0
+REQUESTS: Final = 1
+FAILED: Final = 2
+UNREPORTED: Final = 3
+PROMPT: Final = 4
+CACHED: Final = 5
+OUTPUT: Final = 6
+SAVED: Final = 7
+QUEUED: Final = 8
+COST: Final = 9
 
 MOST_ROWS: Final = 50_000
 """Rows counted between two flushes; what is beyond goes to one row of each tenant, then to one of all."""
@@ -37,8 +46,8 @@ REST: Final = "(other)"
 RowKey = tuple[str, str, str]
 """Tenant, key's id, model."""
 
-Prices = Mapping[str, tuple[float, float, float]]
-"""Model, or `*` -> price of a million prompt tokens that were computed, that were cached, and of output."""
+Prices = dict[str, tuple[int, int, int]]
+"""Model, or `*` -> price in billionths of a prompt token that was computed, one that was cached, and one of output."""
 
 
 class Ledger:
@@ -50,25 +59,22 @@ class Ledger:
         self.prices = prices
         self._rows: dict[RowKey, list[int]] = {}
 
-    def _row(self, tenant: str, key_id: str, model: str) -> list[int]:
-        row = self._rows.get((tenant, key_id, model))
+    def _row(self, key: RowKey) -> list[int]:
+        row = self._rows.get(key)
         if row is None:
             if len(self._rows) >= MOST_ROWS:
-                key = (tenant, REST, REST) if len(self._rows) < 2 * MOST_ROWS else (REST, REST, REST)
-                return self._rows.setdefault(key, [0] * len(COUNTERS))
-            row = self._rows[tenant, key_id, model] = [0] * len(COUNTERS)
+                rest = (key[0], REST, REST) if len(self._rows) < 2 * MOST_ROWS else (REST, REST, REST)
+                return self._rows.setdefault(rest, [0] * len(COUNTERS))
+            row = self._rows[key] = [0] * len(COUNTERS)
         return row
 
-    def begin(self, tenant: str, key_id: str, model: str) -> None:
+    def begin(self, key: RowKey) -> None:
         """A request was let in."""
-        self._row(tenant, key_id, model)[BEGUN] += 1
+        self._row(key)[BEGUN] += 1
 
     def end(
         self,
-        tenant: str,
-        key_id: str,
-        model: str,
-        *,
+        key: RowKey,
         failed: bool,
         reported: bool,
         prompt_tokens: int,
@@ -78,7 +84,7 @@ class Ledger:
         queued_s: float,
     ) -> None:
         """One that had begun is over."""
-        row = self._row(tenant, key_id, model)
+        row = self._row(key)
         row[REQUESTS] += 1
         if failed:
             row[FAILED] += 1
@@ -87,20 +93,16 @@ class Ledger:
         row[PROMPT] += prompt_tokens
         row[CACHED] += cached_tokens
         row[OUTPUT] += output_tokens
-        row[SAVED] += int(saved_s * 1e6)
-        row[QUEUED] += int(queued_s * 1e6)
+        if saved_s:
+            row[SAVED] += int(saved_s * 1e6)
+        if queued_s:
+            row[QUEUED] += int(queued_s * 1e6)
         prices = self.prices
         if prices:
-            price = prices.get(model) or prices.get("*")
+            price = prices.get(key[2]) or prices.get("*")
             if price is not None:
-                row[COST] += round(
-                    1000.0
-                    * (
-                        (prompt_tokens - cached_tokens) * price[0]
-                        + cached_tokens * price[1]
-                        + output_tokens * price[2]
-                    )
-                )
+                computed_tokens = prompt_tokens - cached_tokens
+                row[COST] += computed_tokens * price[0] + cached_tokens * price[1] + output_tokens * price[2]
 
     def drain(self) -> dict[RowKey, list[int]]:
         """All rows, which begin anew."""

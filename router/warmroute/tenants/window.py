@@ -29,9 +29,9 @@ class Window:
         self.total = 0
         """As of the latest `roll`."""
 
-    def roll(self, now_s: float) -> int:
-        """Let go of what has left, and return the sum."""
-        part = int(now_s) // self._part_s
+    def roll(self, second: int) -> int:
+        """Let go of what has left by this second, and return the sum."""
+        part = second // self._part_s
         steps = part - self._part
         if steps > 0:
             counts = self._counts
@@ -47,17 +47,22 @@ class Window:
             self._part = part
         return self.total
 
-    def add(self, amount: int, now_s: float, at_s: float = 0.0) -> None:
-        """Count it, or count less of what was counted at `at_s` (0: now) if that has not left yet."""
-        self.roll(now_s)
-        part = self._part if not at_s else int(at_s) // self._part_s
+    def count(self, amount: int) -> None:
+        """Count it as of the latest `roll`."""
+        self._counts[self._part % (PARTS + 1)] += amount
+        self.total += amount
+
+    def add(self, amount: int, second: int, at: int = 0) -> None:
+        """Count it, or count less of what was counted in the second `at` (0: now) if that has not left yet."""
+        self.roll(second)
+        part = self._part if not at else at // self._part_s
         if self._part - PARTS <= part <= self._part:
             self._counts[part % (PARTS + 1)] += amount
             self.total += amount
 
     def wait_s(self, amount: int, limit: int, now_s: float) -> float:
         """Seconds until so much more is within the limit; 0 if it is now. Never for more than the limit itself."""
-        excess = self.roll(now_s) + amount - limit
+        excess = self.roll(int(now_s)) + amount - limit
         if excess <= 0:
             return 0.0
         for number in range(self._part - PARTS, self._part + 1):
