@@ -22,7 +22,8 @@ FLOORS = [
     {"admission"},
     {"large_body", "local", "relay", "upstream"},
     {"answer", "client_side", "head_cache"},
-    {"cors", "hold", "later", "proxies", "repeated_head"},
+    {"cors", "hold", "later", "proxy_header", "repeated_head"},
+    {"proxies"},
     {"request"},
 ]
 """The data plane from top to bottom: a module imports only what is on floors below its own."""

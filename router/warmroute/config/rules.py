@@ -144,12 +144,18 @@ def _values(config: Config) -> Iterator[Fault]:
     yield from _cors(config)
     if not config.access_log.path:
         yield Fault("access_log.path", "must name a file, or be - for standard output")
-    for index, network in enumerate(config.access_log.trusted_proxies):
+    trusted = [
+        ("access_log.trusted_proxies", entry) for entry in enumerate(config.access_log.trusted_proxies)
+    ]
+    trusted += [
+        ("limits.proxy_protocol_from", entry) for entry in enumerate(config.limits.proxy_protocol_from)
+    ]
+    for name, (index, network) in trusted:
         try:
             ip_network(network, strict=False)
         except ValueError:
             yield Fault(
-                f"access_log.trusted_proxies[{index}]",
+                f"{name}[{index}]",
                 f"must be an address or a network, such as 10.0.0.0/8, not {network!r}",
             )
 
@@ -190,6 +196,12 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     if tls.upstream_ca_file is not None and not tls.upstream_verify:
         yield Fault(
             "tls.upstream_verify", "is false: tls.upstream_ca_file is of no use", "tls.upstream_ca_file"
+        )
+    if limits.proxy_protocol_from and tls.cert_file is not None:
+        yield Fault(
+            "limits.proxy_protocol_from",
+            "cannot be had with tls.cert_file: the header comes before the encryption",
+            "tls.cert_file",
         )
     if limits.buffered_body_bytes < limits.body_bytes:
         yield Fault(

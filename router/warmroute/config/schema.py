@@ -153,6 +153,12 @@ class LimitsConfig:
     """A client connection without a request is closed after this long."""
     connections: PositiveCount = 10_000
     """Most client connections at once. Each stream takes two file descriptors: see `ulimit -n`."""
+    connections_per_address: Count = 0
+    """Most client connections from one address at once; more are answered 503. 0: as many as there may be in all.
+    Proxies in front (`access_log.trusted_proxies`) are not counted, clients that `proxy_protocol_from` names are."""
+    proxy_protocol_from: tuple[str, ...] = ()
+    """Addresses and networks of proxies that begin each connection with a PROXY header (version 1 or 2), which names
+    the client: theirs must have one, nobody else's may. Not with `tls.cert_file`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,17 +125,28 @@ class ClientConnection(ClientSide):
         self.transport = cast(asyncio.Transport, transport)
         gateway = self._gateway
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unix"
+        if not self.peer:  # else a proxy's header named it
+            self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unix"
         self.since_s = monotonic()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         gateway.connections.add(self)
         if len(gateway.connections) > gateway.limits.connections:
             self._refuse(OverloadError("too many connections: retry later", code="too_many_connections"))
+        elif gateway.counts_addresses and not gateway.add_address(self.peer):
+            self._refuse(
+                OverloadError(
+                    "too many connections from this address: retry later", code="too_many_connections"
+                )
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: whatever is under way for it is aborted."""
         self.closing = True
-        self._gateway.connections.discard(self)
+        gateway = self._gateway
+        if self in gateway.connections:
+            gateway.connections.discard(self)
+            if gateway.counts_addresses:
+                gateway.drop_address(self.peer)
         for waiting in self._queue:
             if isinstance(waiting, Request):
                 self._gateway.drop_body(waiting)

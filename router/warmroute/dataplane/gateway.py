@@ -134,6 +134,9 @@ class Gateway:
         self.buffered_bytes = 0
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientSide] = set()
+        self.counts_addresses = config.limits.connections_per_address > 0
+        """Whether connections are counted by address; settled at the start, so that none is counted half."""
+        self._addresses: dict[bytes, int] = {}
         self.pools: dict[Replica, Pool] = {}
         self._usage_support: dict[Replica, tuple[Incarnation | None, UsageSupport, UsageSupport]] = {}
         self._upstream_tls = upstream_tls
@@ -327,6 +330,23 @@ class Gateway:
         request.body = b""
         self.buffered_bytes -= request.reserved_bytes
         request.reserved_bytes = 0
+
+    def add_address(self, peer: bytes) -> bool:
+        """Count a connection from this address. False: there are too many."""
+        count = self._addresses[peer] = self._addresses.get(peer, 0) + 1
+        most = self.limits.connections_per_address
+        if not most or count <= most:
+            return True
+        proxies = self.accounts.proxies
+        return proxies is not None and proxies.trusts(peer)
+
+    def drop_address(self, peer: bytes) -> None:
+        """It is gone."""
+        count = self._addresses.get(peer, 0) - 1
+        if count > 0:
+            self._addresses[peer] = count
+        else:
+            self._addresses.pop(peer, None)
 
     def keep(self, connection: ReplicaConnection) -> None:
         """Pool a connection that was made for a request which no longer needs it."""

@@ -1,7 +1,8 @@
 """Trusted proxies are those whose `X-Forwarded-For` is believed to name the client.
 
-This module decides only what the access log says. The field is read from the right, where each proxy adds the address
-that it saw: the first address that is no trusted proxy's is the client. What is left of it anybody may have made up.
+This module decides what the access log says, and whose connections are not counted by address. The field is read from
+the right, where each proxy adds the address that it saw: the first address that is no trusted proxy's is the client.
+What is left of it anybody may have made up.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class TrustedProxies:
                 break
             client = str(address)
         return client
+
+    def trusts(self, peer: bytes) -> bool:
+        """Whether this address is such a proxy's."""
+        return self._trusted(peer.decode("latin-1"))
 
     def _trusted(self, text: str) -> bool:
         address = _address(text)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import cast
 
 from warmroute.dataplane.downstream import ClientConnection
 from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.proxies import TrustedProxies
+from warmroute.dataplane.proxy_header import ProxyFront
 from warmroute.dataplane.sweeper import Sweeper
 
 BACKLOG = 4096
@@ -43,22 +45,31 @@ class DataPlane:
 
         Returns the port, which differs from the one asked for only if that was 0.
         """
-        gateway = self._gateway
         loop = asyncio.get_running_loop()
-
-        def connected() -> asyncio.Protocol:
-            return cast(asyncio.Protocol, ClientConnection(gateway))
-
+        made = self._protocols()
         if listeners:
             for listener in listeners:
-                self._servers.append(
-                    await loop.create_server(connected, sock=listener, ssl=tls, backlog=BACKLOG)
-                )
+                self._servers.append(await loop.create_server(made, sock=listener, ssl=tls, backlog=BACKLOG))
         else:
-            self._servers.append(await loop.create_server(connected, host, port, ssl=tls, backlog=BACKLOG))
+            self._servers.append(await loop.create_server(made, host, port, ssl=tls, backlog=BACKLOG))
         self._sweeper.start()
         bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
+
+    def _protocols(self) -> Callable[[], asyncio.Protocol]:
+        """Makes the protocol of each connection that is accepted."""
+        gateway = self._gateway
+
+        def make(client: str = "") -> asyncio.Protocol:
+            connection = ClientConnection(gateway)
+            connection.peer = client.encode()
+            return cast(asyncio.Protocol, connection)
+
+        proxies = gateway.limits.proxy_protocol_from
+        if not proxies:
+            return make
+        trusted = TrustedProxies(proxies)
+        return lambda: ProxyFront(trusted, make, gateway.limits.header_timeout_s)
 
     async def drain(self, grace_s: float) -> int:
         """Stop accepting, let answers under way finish, then close. Returns how many had to be cut off."""
