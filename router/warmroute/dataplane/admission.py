@@ -26,6 +26,7 @@ from warmroute.tenants.limits import (
     TOKENS_DAY,
     TOKENS_MINUTE,
     Grant,
+    Limits,
     Scope,
     scopes_of,
 )
@@ -348,10 +349,19 @@ class Admission:
         if not left:
             return b""
         lines = b""
+        if anthropic:
+            if limits[requests]:
+                lines = self._lines(anthropic, REQUESTS, limits[requests], left[requests], SPANS_S[requests])
+            if limits[tokens]:
+                lines += self._lines(anthropic, TOKENS, limits[tokens], left[tokens], SPANS_S[tokens])
+            return lines
+        told = scope.told
+        if told is None:
+            told = scope.told = _told(limits, requests, tokens)
         if limits[requests]:
-            lines = self._lines(anthropic, REQUESTS, limits[requests], left[requests], SPANS_S[requests])
+            lines = told[0] + b"%d" % left[requests] + told[1]
         if limits[tokens]:
-            lines += self._lines(anthropic, TOKENS, limits[tokens], left[tokens], SPANS_S[tokens])
+            lines += told[2] + b"%d" % left[tokens] + told[3]
         return lines
 
     def _lines(
@@ -415,3 +425,14 @@ class Admission:
                 return caller.tenant.id, caller.key_id, ""
             row = caller.rows[model] = (caller.tenant.id, caller.key_id, model)
         return row
+
+
+def _told(limits: Limits, requests: int, tokens: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """What OpenAI's clients are told before and behind what is left of requests, and of tokens."""
+    mark = b"remaining-"
+    parts: list[bytes] = []
+    for names, which in ((REQUESTS[0], requests), (TOKENS[0], tokens)):
+        before, _, behind = (names % (limits[which], 0, SPANS_S[which])).partition(mark)
+        name, _, rest = behind.partition(b": 0")
+        parts += [before + mark + name + b": ", rest]
+    return parts[0], parts[1], parts[2], parts[3]

@@ -52,7 +52,7 @@ def limits_of(allowance: Allowance) -> Limits:
 class Scope:
     """What is counted together: all of a tenant's requests, or those for one model."""
 
-    __slots__ = ("concurrent", "limits", "model", "tenant", "windows")
+    __slots__ = ("concurrent", "limits", "model", "tenant", "told", "windows")
 
     def __init__(self, tenant: str, model: str, limits: Limits) -> None:
         self.tenant = tenant
@@ -62,6 +62,8 @@ class Scope:
         self.concurrent = limits[CONCURRENT] > 0
         self.windows = [which for which in range(4) if limits[which]]
         """Numbers of its limits of time."""
+        self.told: tuple[bytes, bytes, bytes, bytes] | None = None
+        """How OpenAI's clients are told of its limits, once that was needed (`admission`)."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -15,11 +15,16 @@ class MemoryLimiter:
         clock: Unix seconds.
     """
 
-    healthy = True
+    __slots__ = ("_clock", "_limits")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._limits = LocalLimits()
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing can fail."""
+        return True
 
     async def start(self) -> None:
         """Nothing to connect to."""
