@@ -9,6 +9,7 @@ Time is an argument: seconds of one clock, never below a day.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Final
 
 from warmroute.tenants.tenant import Allowance, Tenant
@@ -52,7 +53,7 @@ def limits_of(allowance: Allowance) -> Limits:
 class Scope:
     """What is counted together: all of a tenant's requests, or those for one model."""
 
-    __slots__ = ("concurrent", "limits", "model", "tenant", "told", "windows")
+    __slots__ = ("concurrent", "kept", "kept_by", "limits", "model", "tenant", "told", "windows")
 
     def __init__(self, tenant: str, model: str, limits: Limits) -> None:
         self.tenant = tenant
@@ -62,6 +63,9 @@ class Scope:
         self.concurrent = limits[CONCURRENT] > 0
         self.windows = [which for which in range(4) if limits[which]]
         """Numbers of its limits of time."""
+        self.kept: Sums | None = None
+        """Its sums, as of `kept_by`: found once, not at every request."""
+        self.kept_by = 0
         self.told: tuple[bytes, bytes, bytes, bytes] | None = None
         """How OpenAI's clients are told of its limits, once that was needed (`admission`)."""
 
@@ -151,10 +155,17 @@ class Sums:
         return [window.roll(int(now_s)) for window in self.windows] + [self.under_way]
 
 
+_versions = count(1)
+
+
+def _next_version() -> int:
+    return next(_versions)
+
+
 class LocalLimits:
     """All sums of one process."""
 
-    __slots__ = ("_sums", "_swept_s", "share")
+    __slots__ = ("_sums", "_swept_s", "_version", "share")
 
     MOST: Final = 20_000
     """Scopes kept; those that have used nothing in their windows go first."""
@@ -162,6 +173,8 @@ class LocalLimits:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], Sums] = {}
         self._swept_s = 0.0
+        self._version = _next_version()
+        """Tells what scopes keep for this one, and as of its latest sweep."""
         self.share = 1
         """The limits are divided among so many."""
 
@@ -170,11 +183,15 @@ class LocalLimits:
 
     def sums(self, scope: Scope, now_s: float) -> Sums:
         """Of one scope."""
+        kept = scope.kept
+        if kept is not None and scope.kept_by == self._version:
+            return kept
         found = self._sums.get((scope.tenant, scope.model))
         if found is None:
             if len(self._sums) >= self.MOST and now_s - self._swept_s > MINUTE_S:
                 self._sweep(now_s)
             found = self._sums[scope.tenant, scope.model] = Sums()
+        scope.kept, scope.kept_by = found, self._version
         return found
 
     def take(self, grant: Grant, now_s: float) -> None:
@@ -237,6 +254,7 @@ class LocalLimits:
 
     def _sweep(self, now_s: float) -> None:
         self._swept_s = now_s
+        self._version = _next_version()
         for key, sums in list(self._sums.items()):
             if not any(sums.used(now_s)):
                 del self._sums[key]
