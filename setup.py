@@ -51,6 +51,7 @@ COMPILED = [
     "router/warmroute/dataplane/answer.py",
     "router/warmroute/dataplane/attempt.py",
     "router/warmroute/dataplane/client_side.py",
+    "router/warmroute/dataplane/deciding.py",
     "router/warmroute/dataplane/downstream.py",
     "router/warmroute/dataplane/exchange.py",
     "router/warmroute/dataplane/failover.py",

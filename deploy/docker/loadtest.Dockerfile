@@ -2,7 +2,7 @@
 #
 #   IMAGE=warmroute/loadtest:0.1.0 deploy/docker/build.sh deploy/docker/loadtest.Dockerfile
 #   docker run --rm --read-only --tmpfs /tmp warmroute/loadtest:0.1.0 \
-#       python -m loadtest.locust SCENARIO=multi-turn URL=http://10.0.0.5:8000 OUT=/tmp/results
+#       python -m warmroute_loadtest.locust SCENARIO=multi-turn URL=http://10.0.0.5:8000 OUT=/tmp/results
 ARG PYTHON_VERSION=3.13.9
 ARG DEBIAN=bookworm
 ARG BASE_DIGEST=
@@ -22,4 +22,4 @@ COPY router router
 COPY replica replica
 COPY loadtest loadtest
 USER 10001:10001
-CMD ["python", "-m", "loadtest.locust", "HELP=1"]
+CMD ["python", "-m", "warmroute_loadtest.locust", "HELP=1"]

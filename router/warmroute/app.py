@@ -10,11 +10,11 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields as fields_of
 from functools import partial
 from random import Random, SystemRandom
 from typing import assert_never
 
+from warmroute import parts
 from warmroute.adapters.discovery.kubernetes.access import AccessError, Credentials
 from warmroute.adapters.discovery.kubernetes.api import Api, Patience
 from warmroute.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
@@ -27,7 +27,6 @@ from warmroute.adapters.load_board.redis import NoBoard, RedisLoadBoard
 from warmroute.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
 from warmroute.adapters.registry.redis.registry import LOCAL_ENTRIES, RedisRegistry
 from warmroute.config.discovery_urls import (
-    MOST_RANKS,
     DiscoverySource,
     DnsSource,
     KubernetesSource,
@@ -37,27 +36,19 @@ from warmroute.config.discovery_urls import (
 from warmroute.config.errors import ConfigError
 from warmroute.config.exposure import exposures
 from warmroute.config.reload import reloaded
-from warmroute.config.rules import normalised, redacted, replica_fault
-from warmroute.config.schema import Config, PolicyConfig, ReplicaConfig, split_address
+from warmroute.config.rules import redacted
+from warmroute.config.schema import Config, split_address
 from warmroute.control.app import ControlDeps, build_control
 from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import Readiness
 from warmroute.control.server import ControlServer
-from warmroute.control.tokens import AdminAuth
-from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
-from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Fleet
-from warmroute.core.health.health import HealthParameters
-from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import HoldQueue
-from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import ReplicaId
 from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway
-from warmroute.dataplane.hold import Hold
 from warmroute.dataplane.server import DataPlane
 from warmroute.ports import (
     Discovery,
@@ -74,7 +65,7 @@ from warmroute.service.expiry import Expiry
 from warmroute.service.leases import LoadReports
 from warmroute.service.lives import Lives
 from warmroute.service.membership import Membership
-from warmroute.service.operated import Addition, Operated
+from warmroute.service.operated import Operated
 from warmroute.service.questions import Questions
 from warmroute.service.tls import listening_tls, show_from_now_on, upstream_tls
 from warmroute.tasks import Tasks
@@ -127,14 +118,14 @@ class Worker:
         self._one_of_several = control_socket is not None
         self.tasks = Tasks()
         self.registry = _registry(config, clock)
-        parameters = _cost_parameters(config.policy)
+        parameters = parts.cost_parameters(config.policy)
         rng = Random()
         self.fleet = Fleet(
             POLICIES[config.policy.name](parameters),
             rng,
             parameters,
-            _health_parameters(config),
-            learner=_learner(config),
+            parts.health_parameters(config),
+            learner=parts.learner(config),
         )
         self.metrics = Metrics(self.fleet.models)
         self.tenancy = Tenancy(
@@ -144,7 +135,7 @@ class Worker:
             clock=clock,
             routers=lambda: self.load_reports.routers + 1,
         )
-        self._admin_auth = _admin_auth(config)
+        self._admin_auth = parts.admin_auth(config)
         self.access_log = AccessLog(config.access_log.path) if config.access_log.enabled else None
         trusting = upstream_tls(config)
         self._listening_tls = listening_tls(config)
@@ -184,7 +175,7 @@ class Worker:
             clock=clock,
             upstream_tls=trusting,
             readiness=readiness.answer,
-            hold=_hold(config, self.fleet, clock),
+            hold=parts.hold(config, self.fleet, clock),
             probe_soon=self._probe_soon,
             questions=self._questions,
             metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
@@ -194,7 +185,7 @@ class Worker:
         if config.fingerprint.secret is not None:
             self._use_secret(config.fingerprint.secret.encode())
         self._agent_loads: dict[ReplicaId, tuple[int | None, int | None]] = {}
-        self._static = StaticDiscovery(_members(config))
+        self._static = StaticDiscovery(parts.members(config))
         self._added = StaticDiscovery(())
         self._discovery = DiscoverySources(self.tasks, clock)
         self._discovery.use(self._discovery.prepared(self._sources(config)))
@@ -214,8 +205,8 @@ class Worker:
         )
         self.operated = Operated(
             lambda: self._membership,
-            _members(config),
-            member_of=_member_of,
+            parts.members(config),
+            member_of=parts.member_of,
             source_of=self._discovery.source_of,
             use=self._use_members,
             keep=keep_operated or (lambda _: None),
@@ -374,7 +365,7 @@ class Worker:
         self.tenancy.reload(config)
         auth = config.admin_auth
         self._admin_auth.use(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
-        self.fleet.use_health(_health_parameters(config))
+        self.fleet.use_health(parts.health_parameters(config))
         health = config.health
         self._engine.configure(
             timeout_s=health.probe_timeout_s,
@@ -384,7 +375,7 @@ class Worker:
         )
         self._calls.configure(trusting)
         self._membership.interval_s = health.probe_interval_s
-        came, went = self.operated.configure(_members(config))
+        came, went = self.operated.configure(parts.members(config))
         self._discovery.use(sources)
         log.info(
             "reloaded",
@@ -524,29 +515,6 @@ def build_info(config: Config) -> dict[str, str]:
     return {"version": version(), "compiled": is_compiled, "policy": config.policy.name, "registry": registry}
 
 
-def _members(config: Config) -> list[Member]:
-    return [_member(replica) for replica in config.replicas]
-
-
-def _member(replica: ReplicaConfig) -> Member:
-    return Member(ReplicaId(replica.id), replica.url, ranks=replica.ranks)
-
-
-def _member_of(addition: Addition) -> Member:
-    """What is added on the admin port, judged as the settings' replicas are.
-
-    Raises:
-        ClientError: It is none.
-    """
-    replica = normalised(ReplicaConfig(url=addition.url, id=addition.id, ranks=addition.ranks))
-    fault = replica_fault(replica)
-    if not fault and addition.ranks is not None and not 1 <= addition.ranks <= MOST_RANKS:
-        fault = f"ranks must be from 1 to {MOST_RANKS}, not {addition.ranks}"
-    if fault:
-        raise ClientError(fault)
-    return _member(replica)
-
-
 def _discovery_source(
     config: Config, index: int, source: DiscoverySource, on_load: OnLoad, report: DiscoveryReport
 ) -> Discovery:
@@ -580,26 +548,6 @@ def _discovery_source(
             assert_never(source)
 
 
-def _health_parameters(config: Config) -> HealthParameters:
-    return HealthParameters(
-        failures_to_eject=config.health.failures,
-        backoff_s=config.health.backoff_min_s,
-        max_backoff_s=config.health.backoff_max_s,
-    )
-
-
-def _admin_auth(config: Config) -> AdminAuth:
-    auth = config.admin_auth
-    return AdminAuth(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
-
-
-def _learner(config: Config) -> Learner | None:
-    settings = config.learning
-    if not settings.enabled:
-        return None
-    return Learner(LearningParameters(bytes_per_token=config.policy.bytes_per_token))
-
-
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:
     settings = config.registry
     if settings.url == "memory":
@@ -617,23 +565,6 @@ def _registry(config: Config, clock: Callable[[], float]) -> Registry:
         )
     except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read
         raise ConfigError("", "registry.url", str(error)) from error
-
-
-def _cost_parameters(policy: PolicyConfig) -> CostParameters:
-    return CostParameters(**{each.name: getattr(policy, each.name) for each in fields_of(CostParameters)})
-
-
-def _hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | None:
-    """Only this policy's choice says who is free."""
-    hold = config.hold
-    if not hold.enabled or config.policy.name != "prefix-cost":
-        return None
-    parameters = HoldParameters(
-        ahead_tokens=hold.ahead_tokens,
-        max_held=hold.max_requests,
-        max_hold_s=hold.max_s,
-    )
-    return Hold(HoldQueue(fleet, parameters), clock)
 
 
 def _load_board(config: Config) -> LoadBoard:

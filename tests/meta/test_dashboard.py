@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from deploy.grafana.dashboard import dashboard, text
-from warmroute.telemetry.catalogue import CATALOGUE, Kind
+from warmroute.telemetry.catalogue import CATALOGUE
+from warmroute.telemetry.metric import Kind
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "helm/warmroute/files"

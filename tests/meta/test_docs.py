@@ -11,7 +11,7 @@ from warmroute.config.load import load
 from warmroute.config.reference import markdown as configuration
 from warmroute.config.schema import Config
 from warmroute.config.schema_walk import leaves
-from warmroute.telemetry.catalogue import markdown as metrics
+from warmroute.telemetry.metrics_page import markdown as metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 

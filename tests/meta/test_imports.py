@@ -14,6 +14,7 @@ FLOORS = [
     {"resuming"},
     {"retries"},
     {"attempt"},
+    {"deciding"},
     {"failover"},
     {"second"},
     {"own_answers", "shapes"},

@@ -127,6 +127,8 @@ ROWS: dict[str, Row] = {
 }
 
 OTHERS: dict[str, str] = {
+    "beliefs.residency.MOST_REUSES": "a bound of memory",
+    "fleet.foreign_load.MAX_REUSES": "a bound of memory",
     "holding.queue.LEAST_TIMER_S": "a timer",
     "holding.queue.MOST_TIMER_S": "a timer",
     "fleet.decision.RESERVED": "a name",

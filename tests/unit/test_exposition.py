@@ -8,9 +8,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from warmroute.core.types import Api, DecisionKind, ReplicaId
-from warmroute.telemetry.catalogue import CATALOGUE, REGISTRY_STATISTICS, Kind
+from warmroute.telemetry.catalogue import CATALOGUE
 from warmroute.telemetry.exposition import Exposition, Sources
+from warmroute.telemetry.metric import Kind
 from warmroute.telemetry.metrics import Metrics
+from warmroute.telemetry.registry_statistics import REGISTRY_STATISTICS
 
 ROWS: list[Mapping[str, object]] = [
     {

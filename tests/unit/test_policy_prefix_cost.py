@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+import warmroute.core.fleet.prefill as prefill_module
 import warmroute.core.fleet.replica as replica_module
 from tests.support.fleet_simulation import Simulation, forget_recent_load, prompt, ready_fleet
 from warmroute.core.choice.cost import CostParameters
@@ -277,7 +278,8 @@ def conversations(
 def test_the_choices_are_the_same_at_any_speed(times: float, monkeypatch: pytest.MonkeyPatch) -> None:
     # Powers of two, so that all times are exactly so many times as long; and the machine's own time with them.
     def homes(times: float) -> list[str]:
-        monkeypatch.setattr(replica_module, "WAY_S", WAY_S * times)
+        for module in (prefill_module, replica_module):
+            monkeypatch.setattr(module, "WAY_S", WAY_S * times)
         parameters = CostParameters(prefill_tokens_per_s=8000.0 / times, attention_context_tokens=0.0)
         simulation = Simulation(
             ready_fleet(6, parameters=parameters), rate=8000.0 / times, decode_s=2.0 * times

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from warmroute.cli.options import Commands
-from warmroute.telemetry.catalogue import markdown
+from warmroute.telemetry.metrics_page import markdown
 
 
 def add_parser(commands: Commands) -> None:

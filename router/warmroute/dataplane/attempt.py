@@ -24,7 +24,7 @@ from warmroute.core.types import Api
 from warmroute.dataplane import local
 from warmroute.dataplane.answer import AnswerHead, at_the_router
 from warmroute.dataplane.client_side import ClientSide
-from warmroute.dataplane.failover import FailoverOwner
+from warmroute.dataplane.deciding import Deciding
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.pool import Pool
 from warmroute.dataplane.recorded import RecordedRelay
@@ -68,7 +68,7 @@ READ_CODED_BYTES: Final = 1 << 20
 """Longest answer that is decoded to be read: its usage, its id, why it failed."""
 
 
-class Attempt(FailoverOwner):
+class Attempt(Deciding):
     """A request, as far as the try under way goes."""
 
     __slots__ = (
@@ -593,33 +593,3 @@ class Attempt(FailoverOwner):
         """Whether anything of the answer has come since this was asked last, comments left out."""
         relay = self._relay
         return relay is None or relay.advanced
-
-    # -- what whoever extends this decides ------------------------------------------------------------------------
-
-    def _attempt_failed(self, reason: FailureReason, why: str, delivered: bool) -> None:
-        """The replica failed before its first body byte: the next one, or the end."""
-        raise NotImplementedError
-
-    def _may_go_on(self, head: AnswerHead) -> int:
-        """Whether another replica could go on with this stream, if it broke: `RECORDED` or `UNRECORDED`."""
-        raise NotImplementedError
-
-    def _engine_failed(self, relay: Relay) -> None:
-        """The engine says, in the middle of a stream, that it failed: what it says is not passed on yet."""
-        raise NotImplementedError
-
-    def _goes_on(self, relay: Relay, reason: FailureReason) -> bool:
-        """Whether another replica goes on with the stream, which broke."""
-        raise NotImplementedError
-
-    def _taken_over(self, kept_back: bytes) -> bool:
-        """Whether the complete answer, of which this is the body, is not the client's."""
-        raise NotImplementedError
-
-    def _answers(self, decision: Decision, computed: bool) -> None:
-        """The first byte is there; `computed`: of an answer that is no error."""
-        raise NotImplementedError
-
-    def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
-        """End, once. `seen` is where the answer's usage is looked for."""
-        raise NotImplementedError

@@ -201,7 +201,8 @@ class Exchange(Resuming):
         assert self.shape is not None
         gateway = self._gateway
         if not gateway.needs_records:
-            self._looked_up([])
+            if self.grant is None or not self.grant.pending:
+                self._choose_by_prefix()
             return
         rungs = self.shape.rungs
         self._looking = True

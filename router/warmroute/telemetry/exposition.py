@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.telemetry import catalogue as c
+from warmroute.telemetry.metric import Kind, Metric
 from warmroute.telemetry.metrics import (
     DURATION_BUCKETS_S,
     HOLD_BUCKETS_S,
@@ -33,6 +34,7 @@ from warmroute.telemetry.metrics import (
     Histogram,
     Metrics,
 )
+from warmroute.telemetry.registry_statistics import REGISTRY_STATISTICS
 from warmroute.tenants.usage import CACHED, COST, FAILED, OUTPUT, PROMPT, REQUESTS, SAVED
 
 _AWAITED_ERRORS = dict.fromkeys(
@@ -274,7 +276,7 @@ class _RouterCollector(Collector):
     def _registry(self) -> Iterable[Family]:
         yield _family(c.REGISTRY_UP, [((), 1 if self._sources.registry_healthy() else 0)])
         figures = self._sources.registry_statistics()
-        for key, metric in c.REGISTRY_STATISTICS.items():
+        for key, metric in REGISTRY_STATISTICS.items():
             yield _family(metric, [((), figures[key])] if key in figures else [])
 
 
@@ -309,8 +311,8 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _family(metric: c.Metric, samples: Iterable[tuple[tuple[str, ...], float]]) -> Family:
-    kind = CounterMetricFamily if metric.kind is c.Kind.COUNTER else GaugeMetricFamily
+def _family(metric: Metric, samples: Iterable[tuple[tuple[str, ...], float]]) -> Family:
+    kind = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
     family = kind(metric.name.removesuffix("_total"), metric.help, labels=metric.labels)
     for labels, value in samples:
         family.add_metric(labels, value)
@@ -318,7 +320,7 @@ def _family(metric: c.Metric, samples: Iterable[tuple[tuple[str, ...], float]]) 
 
 
 def _histogram(
-    metric: c.Metric, bounds: tuple[float, ...], samples: Iterable[tuple[tuple[str, ...], Histogram]]
+    metric: Metric, bounds: tuple[float, ...], samples: Iterable[tuple[tuple[str, ...], Histogram]]
 ) -> Family:
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     names = [*map(str, bounds), "+Inf"]

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from warmroute.telemetry.catalogue import CATALOGUE, Across
+from warmroute.telemetry.catalogue import CATALOGUE
+from warmroute.telemetry.metric import Across
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

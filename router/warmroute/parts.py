@@ -1,0 +1,91 @@
+"""Parts of a worker that are made of settings alone: parameters of the core, members, and who waits.
+
+`app` puts them together. This module names no adapter and opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields as fields_of
+
+from warmroute.config.rules import normalised, replica_fault
+from warmroute.config.schema import Config, PolicyConfig, ReplicaConfig
+from warmroute.control.tokens import AdminAuth
+from warmroute.core.choice.cost import CostParameters
+from warmroute.core.errors import ClientError
+from warmroute.core.fleet.fleet import Fleet
+from warmroute.core.health.health import HealthParameters
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.learning.learner import Learner, LearningParameters
+from warmroute.core.ranks import MOST_RANKS
+from warmroute.core.types import ReplicaId
+from warmroute.dataplane.hold import Hold
+from warmroute.ports import Member
+from warmroute.service.operated import Addition
+
+
+def members(config: Config) -> list[Member]:
+    """The replicas that the settings name, as members."""
+    return [member(replica) for replica in config.replicas]
+
+
+def member(replica: ReplicaConfig) -> Member:
+    """One replica of the settings, as a member."""
+    return Member(ReplicaId(replica.id), replica.url, ranks=replica.ranks)
+
+
+def member_of(addition: Addition) -> Member:
+    """What is added on the admin port, judged as the settings' replicas are.
+
+    Raises:
+        ClientError: It is none.
+    """
+    replica = normalised(ReplicaConfig(url=addition.url, id=addition.id, ranks=addition.ranks))
+    fault = replica_fault(replica)
+    if not fault and addition.ranks is not None and not 1 <= addition.ranks <= MOST_RANKS:
+        fault = f"ranks must be from 1 to {MOST_RANKS}, not {addition.ranks}"
+    if fault:
+        raise ClientError(fault)
+    return member(replica)
+
+
+def health_parameters(config: Config) -> HealthParameters:
+    """When a replica is ejected, and for how long."""
+    return HealthParameters(
+        failures_to_eject=config.health.failures,
+        backoff_s=config.health.backoff_min_s,
+        max_backoff_s=config.health.backoff_max_s,
+    )
+
+
+def admin_auth(config: Config) -> AdminAuth:
+    """Who may do what on the admin port."""
+    auth = config.admin_auth
+    return AdminAuth(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
+
+
+def learner(config: Config) -> Learner | None:
+    """What learns speeds and lengths from answers; None if that is switched off."""
+    settings = config.learning
+    if not settings.enabled:
+        return None
+    return Learner(LearningParameters(bytes_per_token=config.policy.bytes_per_token))
+
+
+def cost_parameters(policy: PolicyConfig) -> CostParameters:
+    """The weights of the cost."""
+    return CostParameters(**{each.name: getattr(policy, each.name) for each in fields_of(CostParameters)})
+
+
+def hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | None:
+    """Only this policy's choice says who is free."""
+    hold = config.hold
+    if not hold.enabled or config.policy.name != "prefix-cost":
+        return None
+    parameters = HoldParameters(
+        ahead_tokens=hold.ahead_tokens,
+        max_held=hold.max_requests,
+        max_hold_s=hold.max_s,
+    )
+    return Hold(HoldQueue(fleet, parameters), clock)
