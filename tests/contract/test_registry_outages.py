@@ -177,7 +177,7 @@ def test_a_slow_redis_is_not_waited_for_and_is_used_again_when_it_is_fast(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main(server: RedisServer) -> None:
-        caplog.set_level("INFO", "router.registry")
+        caplog.set_level("INFO", "warmroute.registry")
         async with (
             TcpProxy(server.port) as proxy,
             router_on(server.url) as other,

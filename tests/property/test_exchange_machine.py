@@ -114,7 +114,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.crashes = Crashes()
-        logging.getLogger("router").addHandler(self.crashes)
+        logging.getLogger("warmroute").addHandler(self.crashes)
         self.step(self.build)
 
     def step(self, do: Callable[[], Any]) -> Any:
@@ -327,7 +327,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         try:
             self.end()
         finally:
-            logging.getLogger("router").removeHandler(self.crashes)
+            logging.getLogger("warmroute").removeHandler(self.crashes)
             self.loop.close()
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.policies import POLICIES
+from warmroute.core.fleet.foreign_load import Foreign
 from warmroute.core.types import DecisionKind, ReplicaId, RequestShape
 
 SHAPE = RequestShape("m", prompt_tokens=100, ring_key=5, head_key=5)
