@@ -32,7 +32,7 @@ def test_metrics_of_all_workers_are_for_those_who_may_see_them(tmp_path: Path) -
         await runner.setup()
         path = str(tmp_path / "0.sock")
         await web.UnixSite(runner, path).start()
-        front = AdminFront(lambda: {"0": path}, lambda: "", auth)
+        front = AdminFront(lambda: {"0": path}, lambda: "", auth=auth)
         port = await front.start("127.0.0.1", 0)
         try:
             for name in ("/metrics", "/replicas"):

@@ -226,7 +226,7 @@ def test_of_two_agents_with_one_id_the_one_with_the_newer_engine_is_heard(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario() -> None:
-        with RedisServer() as server, caplog.at_level(logging.INFO, "replica"):
+        with RedisServer() as server, caplog.at_level(logging.INFO, "warmroute_replica"):
             async with (
                 listening(server.url) as router,
                 Speaker(server.url, agent="9-old", incarnation=1.0) as old,
@@ -253,7 +253,7 @@ def test_an_agent_that_is_refused_says_what_is_missing_and_comes_in_once_it_may(
     async def scenario() -> None:
         with RedisServer("--user", "agent", "on", ">a", "~w:*") as server:
             url = f"redis://agent:a@127.0.0.1:{server.port}"
-            with caplog.at_level(logging.INFO, "replica"):
+            with caplog.at_level(logging.INFO, "warmroute_replica"):
                 async with Speaker(url) as agent:
                     await until(lambda: agent.announcer.errors >= 2)
                     server.command("ACL", "SETUSER", "agent", *AGENT_RIGHTS)

@@ -38,7 +38,7 @@ class Engine(ScriptedUpstream):
         method, target, _ = received.line.split(b" ")
         path = target.partition(b"?")[0]
         names = ["m", "org/big:7b", *self.loaded]
-        if path in (b"/health", b"/metrics"):
+        if path in (b"/health", b"/metrics", b"/is_paused", b"/weight_info"):
             return super()._answer(connection, received)
         told = (received.header(b"authorization") or b"").decode()
         if (

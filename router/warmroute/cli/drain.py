@@ -56,4 +56,4 @@ def run(arguments: argparse.Namespace) -> int:
 def in_flight(router: str, replica: str) -> int:
     """Requests that this router, and others of which it hears, have on all ranks of a replica."""
     rows = ask(router, "GET", "/replicas")["replicas"]
-    return sum(row["in_flight"] + row["peer_in_flight"] for row in rows if row["server"] == replica)
+    return sum(row["in_flight"] + row["foreign_in_flight"] for row in rows if row["server"] == replica)
