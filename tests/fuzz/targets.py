@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -265,8 +266,15 @@ class _Transport:
         return
 
 
+_HUGE = re.compile(rb"[*%~>|]\d{7,}")
+"""hiredis makes room for as many elements as are announced, at once: gigabytes, which take it many seconds. A Redis is
+trusted not to do that (SECURITY.md)."""
+
+
 def replies(data: bytes) -> None:
     """Whatever a Redis says, each asker hears once, and the replies are hiredis's own reading of them."""
+    if _HUGE.search(data):
+        return
     heard: list[Any] = []
     lost: list[Any] = []
     transport: Any = _Transport()

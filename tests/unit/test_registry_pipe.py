@@ -109,3 +109,13 @@ def test_a_map_whose_keys_are_no_values_ends_the_connection_and_nothing_else() -
     assert told == [None]
     assert transport.aborted
     assert lost == [pipe]
+
+
+def test_such_a_map_behind_the_last_answer_is_no_trouble_either() -> None:
+    pipe, _, lost = made_pipe()
+    told: list[Replies | None] = []
+    pipe.send(b"x", 1, told.append)
+    pipe.data_received(b":1\r\n%1\r\n~1\r\n:1\r\n:2\r\n")
+    pipe.close()
+    assert told == [[1]]
+    assert lost == [pipe]

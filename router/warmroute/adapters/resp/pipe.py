@@ -133,7 +133,7 @@ class Pipe(asyncio.Protocol):
                 waiting.popleft()
                 on_replies(replies)
                 replies = []
-        except hiredis.ProtocolError:
+        except (hiredis.ProtocolError, MemoryError):  # the latter where billions of elements are announced
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -141,7 +141,7 @@ class Pipe(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport = None
-        with suppress(hiredis.ProtocolError):
+        with suppress(hiredis.ProtocolError, TypeError, MemoryError):
             last = self._gets()
             if isinstance(last, Exception):
                 self.said = str(last)
