@@ -92,8 +92,9 @@ class Fingerprinter:
             model: Model or adapter, as the client named it.
             scope: What isolates caches without being prompt text: tenant, `cache_salt`. The caller joins several so
                 that no two combinations read alike.
-            canonical: Canonical prompt (`warmroute.core.prompt`).
-            session_key: `prompt_cache_key` or session header: takes the prompt's place on the ring, never here else.
+            canonical: Canonical prompt (`core.prompt.prompt`).
+            session_key: `prompt_cache_key` or session header: the ring goes by it instead of the prompt's head. It
+                changes no rung.
             bytes_per_token: Estimate for this model, above 0.
             prompt_bytes: Length of everything to compute where that is more than `canonical` (batches).
             prompt_tokens: Exact count where the client sent token ids.
