@@ -66,7 +66,11 @@ test-installed: $(INSTALLED)
 
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
-	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm --timeout 600 tests/vllm
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m "vllm and not vllm_long" --timeout 600 tests/vllm
+
+test-vllm-long: $(INSTALLED)  ## Those that start engines of their own: data-parallel ranks, streams that go on elsewhere (not part of CI)
+	$(BIN)/warmroute-replica vllm-install
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm_long --timeout 900 tests/vllm
 
 chaos: $(INSTALLED)  ## Everything that may die under load, killed on real processes: a table (some minutes; not part of CI)
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.chaos

@@ -10,7 +10,7 @@ import pytest
 from tests.support.vllm_fleet import Answer, RouterProcess, call, text, wait_until
 from warmroute_replica.vllm.launch import Fleet, Options
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.vllm_long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
