@@ -124,6 +124,18 @@ def test_a_stream_whose_replica_dies_goes_on_at_another() -> None:
     assert scene.fleet.wire.at_rest()
 
 
+def test_the_rest_is_asked_of_a_rank_by_its_number() -> None:
+    scene = Scene()
+    gateway = scene.fleet.gateway
+    for replica in gateway.fleet.replicas.values():
+        gateway.pool(replica).address += b"\r\nx-data-parallel-rank: 3"
+    _, exchange = scene.begin()
+    scene.lose(exchange)
+    assert exchange.connection is not None
+    written = bytes(exchange.connection.transport.written)  # type: ignore[attr-defined]
+    assert written.count(b"x-data-parallel-rank: 3\r\n") == 1
+
+
 @pytest.mark.parametrize("step", [1, 3, 40])
 def test_however_the_rest_is_cut(step: int) -> None:
     scene = Scene()

@@ -95,6 +95,16 @@ def test_the_second_replica_answers_where_the_first_is_silent(answer: bytes) -> 
     assert scene.fleet.wire.at_rest()
 
 
+def test_the_second_try_names_the_rank_of_its_server() -> None:
+    scene = Scene()
+    gateway = scene.fleet.gateway
+    for replica in gateway.fleet.replicas.values():
+        gateway.pool(replica).address += b"\r\nx-data-parallel-rank: 3"
+    _, _, first, second = scene.late()
+    for transport in (first, second):
+        assert bytes(transport.written).count(b"x-data-parallel-rank: 3\r\n") == 1
+
+
 def test_the_first_replica_answers_after_all_and_the_second_is_aborted() -> None:
     scene = Scene()
     client, exchange, first, second = scene.late()

@@ -98,9 +98,9 @@ class Continuation(Asker):
         owner, request = self._owner, self._request
         owner.connection = connection
         owner.progress_s = monotonic()
-        host = self._gateway.pool(self.decision.replica).host_header
+        address = self._gateway.pool(self.decision.replica).address
         longer = len(self._body) - request.body_bytes
-        head = request.upstream_head(host, owner.request_id, owner.client.peer, longer)
+        head = request.upstream_head(address, owner.request_id, owner.client.peer, longer)
         connection.send(self, head, self._body)
 
     def connected(self, connection: ReplicaConnection) -> None:

@@ -132,13 +132,13 @@ class Second(Asker):
         self.connection = connection
         self.sent_s = monotonic()
         gateway, request, owner = self._gateway, self._request, self._owner
-        host = gateway.pool(self.decision.replica).host_header
+        address = gateway.pool(self.decision.replica).address
         at = self._asking_at
         if at >= 0:
             self.support = gateway.usage_support(self.decision.replica, self._api)
             self.asked = self.support.verdict == ASKS
         spliced = len(ASKING) if self.asked else 0
-        head = request.upstream_head(host, owner.request_id, owner.client.peer, spliced)
+        head = request.upstream_head(address, owner.request_id, owner.client.peer, spliced)
         if self.asked:
             connection.send(self, head + request.body[:at] + ASKING, memoryview(request.body)[at:])
         else:
