@@ -1,4 +1,4 @@
-"""The window against a list of everything that was added: never more than the limit in any sample as long as it."""
+"""The window against a list of everything that was added: never more than the limit in any stretch as long as it."""
 
 from __future__ import annotations
 

@@ -459,7 +459,7 @@ class Retrying(Attempt):
         """What has come of the second try's answer."""
         if second.head is not None:
             self.on_head(second.head)
-            kept_back = second.take_held()
+            kept_back = second.take_kept_back()
             if kept_back:
                 self.on_body(kept_back)
 

@@ -57,7 +57,7 @@ class Second(Asker):
         "_api",
         "_asking_at",
         "_gateway",
-        "_held",
+        "_kept_back",
         "_owner",
         "_request",
         "asked",
@@ -88,7 +88,7 @@ class Second(Asker):
         self._request = request
         self._api = api
         self._asking_at = asking_at
-        self._held = b""
+        self._kept_back = b""
         """What there is of its body."""
         self.asked = False
         """It asks for usage that the client did not ask for."""
@@ -123,10 +123,10 @@ class Second(Asker):
         if connection is not None:
             connection.abandon()
 
-    def take_held(self) -> bytes:
+    def take_kept_back(self) -> bytes:
         """What there is of the body, for whoever goes on with it."""
-        held, self._held = self._held, b""
-        return held
+        kept_back, self._kept_back = self._kept_back, b""
+        return kept_back
 
     def _send(self, connection: ReplicaConnection) -> None:
         self.connection = connection
@@ -185,19 +185,19 @@ class Second(Asker):
         """A piece of its body."""
         head = self.head
         assert head is not None
-        held = self._held = self._held + piece
+        kept_back = self._kept_back = self._kept_back + piece
         if head.status >= 400:
-            if len(held) > KEPT_BACK_BYTES:
-                self._erred(head, held)
+            if len(kept_back) > KEPT_BACK_BYTES:
+                self._erred(head, kept_back)
             return
-        if head.event_stream and len(held) <= KEPT_BACK_BYTES:
-            at = first_data(held)
+        if head.event_stream and len(kept_back) <= KEPT_BACK_BYTES:
+            at = first_data(kept_back)
             if at >= 0 and self._api is Api.RESPONSES:
-                at = opening_end(held, at)
+                at = opening_end(kept_back, at)
             if at < 0:
                 return
-            if held.startswith(EVENT_ERRORS, at) and head.status == 200:
-                self._erred(head, held)
+            if kept_back.startswith(EVENT_ERRORS, at) and head.status == 200:
+                self._erred(head, kept_back)
                 return
         self._answers(None, b"", False)
 
@@ -206,9 +206,9 @@ class Second(Asker):
         self.connection = None
         head = self.head
         if head is not None and head.status >= 400:
-            self._erred(head, self._held)
+            self._erred(head, self._kept_back)
         elif head is not None and not head.event_stream:
-            self._answers(head, self.take_held(), True)
+            self._answers(head, self.take_kept_back(), True)
         else:
             self._failed(None, "an empty answer", True)
 

@@ -86,6 +86,8 @@ class Residency:
         self._buckets.clear()
         self._under_way.clear()
         self._ended.clear()
+        if self.reuses is not None:
+            self.reuses.clear()
         self.tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
         self._edge = -1
