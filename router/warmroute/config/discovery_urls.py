@@ -19,13 +19,12 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from warmroute.config.errors import suggestion
+from warmroute.core.ranks import MOST_RANKS
 
 REDIS_SCHEMES = frozenset(
     {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
 )
 SCHEMES = frozenset({"kubernetes", "dns", "dns+srv"}) | REDIS_SCHEMES
-
-MOST_RANKS = 1024
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A name of a namespace or Service. Source: RFC 1123."""

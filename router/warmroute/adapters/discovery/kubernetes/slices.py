@@ -18,7 +18,8 @@ from typing import Final
 
 import msgspec
 
-from warmroute.config.discovery_urls import MOST_RANKS, KubernetesSource
+from warmroute.config.discovery_urls import KubernetesSource
+from warmroute.core.ranks import MOST_RANKS
 from warmroute.core.types import ReplicaId
 from warmroute.ports import Member
 
