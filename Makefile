@@ -92,7 +92,8 @@ test-clients: $(INSTALLED)  ## The real SDKs and agents, newest versions from Py
 	$(BIN)/python -m tests.clients.install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m clients -rs --timeout 300 tests/clients
 
-$(LOADTEST_READY): requirements-loadtest.lock
+# The Makefile writes where the packages lie: an environment from before is set up anew.
+$(LOADTEST_READY): requirements-loadtest.lock Makefile
 	@echo "setting up $(LOADTEST_VENV): locust (about 20 seconds the first time)"
 	@test -x $(LOADTEST_VENV)/bin/python || $(PYTHON) -m venv $(LOADTEST_VENV)
 	@$(LOADTEST_VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
