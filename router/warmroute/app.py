@@ -62,8 +62,8 @@ from warmroute.ports import (
 from warmroute.service.discovery_sources import DiscoverySources, MakeSource
 from warmroute.service.engine_effects import EngineEffects
 from warmroute.service.expiry import Expiry
-from warmroute.service.leases import LoadReports
 from warmroute.service.lives import Lives
+from warmroute.service.load_reports import LoadReports
 from warmroute.service.membership import Membership
 from warmroute.service.operated import Operated
 from warmroute.service.questions import Questions
@@ -246,7 +246,7 @@ class Worker:
                 settings_current=lambda: self.settings_current,
                 client_connections=lambda: len(self.gateway.connections),
                 budget_used_ratio=lambda: self.gateway.budget_used_ratio(),
-                budget_refused=lambda: self.gateway.share.refused,
+                budget_refused=lambda: self.gateway.retry_budget.refused,
                 buffered_body_bytes=lambda: self.gateway.buffered_bytes,
                 discovery=self._discovery_rows,
                 models=self.fleet.model_rows,

@@ -31,7 +31,7 @@ from warmroute.dialects.routes import model_id, route, slash_dropped, stored_res
 from warmroute.dialects.sse import EventGate
 from warmroute.dialects.terminal import ends_answer, opening_end
 from warmroute.dialects.usage import find_usage, response_id
-from warmroute.wire.lease import unpack_notice
+from warmroute.wire.load_notice import unpack_notice
 from warmroute.wire.registry_record import MAX_HOLDERS, unpack_record
 
 APIS = list(Api)

@@ -27,7 +27,7 @@ INTERPRETED = {
     "core/choice/policies/prefix_hash.py": "a baseline to compare with",
     "core/choice/policies/random_choice.py": "a baseline to compare with",
     "core/choice/policies/round_robin.py": "a baseline to compare with",
-    "core/fleet/foreign_load.py": "a few times a second, off the request path",
+    "core/fleet/peer_load.py": "a few times a second, off the request path",
     "core/fleet/report.py": "for people",
     "core/holding/parameters.py": "data, read once",
     "core/prompt/prompt.py": "its work is done by C: joins, encodes, hashes",

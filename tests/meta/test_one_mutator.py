@@ -23,8 +23,8 @@ OTHER_OBJECTS = {
     ("router/warmroute/cli/keys.py", "arguments"): "what the command line said",
     ("router/warmroute/adapters/engine/probe.py", "known"): "what the probe keeps of a replica",
     ("router/warmroute/adapters/registry/redis/batch.py", "batch"): "a batch of commands",
-    ("router/warmroute/core/fleet/foreign_load.py", "peer"): "another router",
-    ("router/warmroute/core/fleet/foreign_load.py", "total"): "the ledger's sum",
+    ("router/warmroute/core/fleet/peer_load.py", "peer"): "another router",
+    ("router/warmroute/core/fleet/peer_load.py", "total"): "the ledger's sum",
     ("router/warmroute/core/learning/learner.py", "speed"): "a speed estimate",
     ("router/warmroute/core/beliefs/overlap.py", "found"): "what was read of records",
 }

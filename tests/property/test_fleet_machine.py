@@ -24,7 +24,7 @@ from warmroute.core.fleet.fleet import (
     ReplicaRemoved,
     ReplicaState,
 )
-from warmroute.core.fleet.foreign_load import Foreign
+from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.health.health import FailureReason, HealthParameters
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.types import Incarnation, Record, ReplicaId, RequestShape
@@ -175,8 +175,8 @@ class FleetMachine(RuleBasedStateMachine):
     def others_tell(self, replica_id: ReplicaId, tokens: int, given: int, age_s: float) -> None:
         replica = self.fleet.replicas.get(replica_id)
         if replica is not None:
-            foreign = Foreign(0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
-            self.fleet.note_peer_load(replica, foreign, self.now_s)
+            peer_load = PeerLoad(0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
+            self.fleet.note_peer_load(replica, peer_load, self.now_s)
 
     @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))
     def request_fails(self, decision: Decision | None, reason: FailureReason) -> None:

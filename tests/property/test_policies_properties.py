@@ -63,12 +63,12 @@ def test_a_ranking_is_a_permutation_of_the_eligible_headed_by_the_choice(
 
 
 @settings(max_examples=150)
-@given(load=loads, foreign=st.lists(st.integers(0, 5), min_size=10, max_size=10), belief=beliefs, key=keys)
+@given(load=loads, peer_load=st.lists(st.integers(0, 5), min_size=10, max_size=10), belief=beliefs, key=keys)
 def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
-    load: list[tuple[int, int, float, float]], foreign: list[int], belief: list[list[int] | None], key: int
+    load: list[tuple[int, int, float, float]], peer_load: list[int], belief: list[list[int] | None], key: int
 ) -> None:
     fleet = loaded("prefix-cost", load)
-    for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
+    for replica, others in zip(fleet.replicas.values(), peer_load, strict=False):
         replica.peer_in_flight = others
         replica.refresh()
     shape, records = asked(belief, key)
@@ -95,12 +95,12 @@ def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
 
 
 @settings(max_examples=150)
-@given(load=loads, foreign=st.lists(st.integers(0, 5), min_size=10, max_size=10), belief=beliefs, key=keys)
+@given(load=loads, peer_load=st.lists(st.integers(0, 5), min_size=10, max_size=10), belief=beliefs, key=keys)
 def test_an_explanation_names_the_equals_and_the_key_that_decides(
-    load: list[tuple[int, int, float, float]], foreign: list[int], belief: list[list[int] | None], key: int
+    load: list[tuple[int, int, float, float]], peer_load: list[int], belief: list[list[int] | None], key: int
 ) -> None:
     fleet = loaded("prefix-cost", load)
-    for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
+    for replica, others in zip(fleet.replicas.values(), peer_load, strict=False):
         replica.peer_in_flight = others
         replica.refresh()
     shape, records = asked(belief, key)
@@ -144,12 +144,12 @@ def test_an_explanation_names_the_equals_and_the_key_that_decides(
 
 
 @settings(max_examples=100)
-@given(load=loads, foreign=st.lists(st.integers(0, 9), min_size=10, max_size=10), key=keys)
+@given(load=loads, peer_load=st.lists(st.integers(0, 9), min_size=10, max_size=10), key=keys)
 def test_cold_requests_respect_the_bound_wherever_there_is_a_choice(
-    load: list[tuple[int, int, float, float]], foreign: list[int], key: int
+    load: list[tuple[int, int, float, float]], peer_load: list[int], key: int
 ) -> None:
     fleet = loaded("prefix-cost", [(in_flight, 0, 0.0, 8000.0) for in_flight, _, _, _ in load])
-    for replica, others in zip(fleet.replicas.values(), foreign, strict=False):
+    for replica, others in zip(fleet.replicas.values(), peer_load, strict=False):
         replica.peer_in_flight = others
     shape, _ = asked([None] * 10, key)
     total = sum(replica.load for replica in fleet.replicas.values())

@@ -36,13 +36,13 @@ MODULES = (
     "choice.ranking",
     "choice.bounded_load",
     "beliefs.overlap",
-    "fleet.foreign_load",
+    "fleet.peer_load",
     "beliefs.returns",
     "beliefs.residency",
     "beliefs.survival",
     "learning.learner",
     "learning.speed",
-    "learning.stretch",
+    "learning.sample",
     "learning.answers",
 )
 
@@ -113,13 +113,13 @@ ROWS: dict[str, Row] = {
     "learning.speed.OUTLIER": ("noise", "so many times that counts half"),
     "learning.speed._DOUBT": ("fellows", "error of what is believed before"),
     "learning.speed.INTERFERENCE_TOKENS": ("prefill", "order of a decoding request's share of a step"),
-    "learning.stretch.WAY_S": (
+    "learning.sample.WAY_S": (
         "machine",
         "to an engine and back: noise of what is timed, what is left of a late prefill, one moment",
     ),
-    "learning.stretch.ENOUGH_TOKENS": ("engine", "a sample of so many ends with the next step"),
-    "learning.stretch.UNSURE_WEIGHT": ("samples", "of one whose prompts are not known for certain"),
-    "learning.stretch.UNHEARD_S": ("machine", "how late other routers may be heard"),
+    "learning.sample.ENOUGH_TOKENS": ("engine", "a sample of so many ends with the next step"),
+    "learning.sample.UNSURE_WEIGHT": ("samples", "of one whose prompts are not known for certain"),
+    "learning.sample.UNHEARD_S": ("machine", "how late other routers may be heard"),
     "learning.answers.MEMORY": ("answers", "older ones count 37 %, in the mean prefill too"),
     "learning.answers.PROMPT_TOKENS": ("prompts", "a prompt of so many counts half of one without end"),
     "learning.answers.PRIOR_PROMPTS": ("prompts", "what the setting counts"),
@@ -128,7 +128,7 @@ ROWS: dict[str, Row] = {
 
 OTHERS: dict[str, str] = {
     "beliefs.residency.MOST_REUSES": "a bound of memory",
-    "fleet.foreign_load.MAX_REUSES": "a bound of memory",
+    "fleet.peer_load.MAX_REUSES": "a bound of memory",
     "holding.queue.LEAST_TIMER_S": "a timer",
     "holding.queue.MOST_TIMER_S": "a timer",
     "fleet.decision.RESERVED": "a name",
@@ -140,10 +140,10 @@ OTHERS: dict[str, str] = {
     "fleet.fleet.MOST_UNIT": "arithmetic",
     "choice.ranking._GOLDEN": "a hash",
     "choice.ranking._MASK": "a hash",
-    "fleet.foreign_load.MAX_ROUTERS": "bounds memory",
-    "fleet.foreign_load.MAX_REPLICAS": "bounds memory",
-    "fleet.foreign_load._WRAP": "arithmetic",
-    "fleet.foreign_load._HALF": "arithmetic",
+    "fleet.peer_load.MAX_ROUTERS": "bounds memory",
+    "fleet.peer_load.MAX_REPLICAS": "bounds memory",
+    "fleet.peer_load._WRAP": "arithmetic",
+    "fleet.peer_load._HALF": "arithmetic",
     "beliefs.returns.BUCKETS": "the end of a scale (tests/unit/test_age_scales.py)",
     "beliefs.returns.LEAST_AGE_S": "the beginning of a scale (tests/unit/test_age_scales.py)",
     "beliefs.returns._MOST_UNIT": "arithmetic",
@@ -158,7 +158,7 @@ OTHERS: dict[str, str] = {
     "learning.learner.MAX_MODELS": "bounds memory",
     "learning.speed.CONFIDENT_RATIO": "for people",
     "learning.speed.ROUNDS": "arithmetic: more find the same (tests/unit/test_learning_speed.py)",
-    "learning.stretch.MOST_S": "a clock that was set",
+    "learning.sample.MOST_S": "a clock that was set",
     "learning.answers._FIRST_SPREAD": "for people",
 }
 

@@ -19,6 +19,8 @@ from warmroute.config.schema import (
     UsageConfig,
 )
 from warmroute.core.types import RequestShape
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.outcome import Outcome
 from warmroute.tenants.limits import TOKENS_MINUTE
 from warmroute.tenants.usage import BEGUN, COST, COUNTERS, FAILED, REQUESTS
 
@@ -203,7 +205,9 @@ def test_a_request_that_no_replica_was_asked_for_costs_nothing() -> None:
     limiter: Any = fleet.admission._limiter
     sums = next(iter(limiter._limits._sums.values()))
     assert [*sums.used(time.time())] == [1, 0, 700, 0, 1]
-    fleet.admission.finished(caller, grant, shape, 503, 0, 0.0, None, None)
+    outcome = Outcome(ClientSide(), b"1")
+    outcome.caller, outcome.grant, outcome.shape = caller, grant, shape
+    fleet.admission.finished(outcome, 503, None, None)
     assert [*sums.used(time.time())] == [0, 0, 0, 0, 0]
 
 

@@ -1,4 +1,4 @@
-"""What workers and leases ask of the other settings."""
+"""What workers and load reports ask of the other settings."""
 
 from __future__ import annotations
 

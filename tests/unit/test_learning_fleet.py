@@ -11,12 +11,12 @@ import pytest
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaAdded, ReplicaRemoved
-from warmroute.core.fleet.foreign_load import Foreign
+from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.fleet.report import replica_row
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.learning.learner import MAX_MODELS, Learner, LearningParameters
-from warmroute.core.learning.stretch import ENOUGH_TOKENS
+from warmroute.core.learning.sample import ENOUGH_TOKENS
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 
 PARAMETERS = CostParameters(attention_context_tokens=0.0)
@@ -139,7 +139,7 @@ def test_fellows_serve_the_same_models() -> None:
     assert rate(other) == 8000.0
 
 
-def test_two_stretches_are_not_believed(world: World) -> None:
+def test_two_samples_are_not_believed(world: World) -> None:
     replica = next(iter(world.rates))
     world.rates[replica] = 800.0
     world.serve(replica, 2)
@@ -196,7 +196,7 @@ def test_a_prompt_behind_one_that_does_not_stream_is_not_timed(world: World) -> 
 
 
 @pytest.mark.parametrize("how", ["given up", "refused"])
-def test_a_prompt_that_was_not_computed_spoils_its_stretch_and_no_other(world: World, how: str) -> None:
+def test_a_prompt_that_was_not_computed_spoils_its_sample_and_no_other(world: World, how: str) -> None:
     replica = next(iter(world.rates))
     first = world.send(replica, 1000)
     second = world.send(replica, 2000)
@@ -238,25 +238,25 @@ def test_a_queue_that_never_empties_is_timed_in_parts(world: World) -> None:
 def test_other_routers_prompts_ahead_are_taken_into_account(world: World) -> None:
     replica = next(iter(world.rates))
     for _ in range(8):
-        world.fleet.note_peer_load(replica, Foreign(0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
         decision = world.send(replica, 4000)
         world.now_s += 0.02 + 8000 / 8000
-        world.fleet.note_peer_load(replica, Foreign(0, 1, 0, 0, 0, 0, 0.0, 0), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 0, 0, 0, 0, 0.0, 0), world.now_s)
         world.answer(decision, (4000, 0, 5))
     replica.speed.fit(None)
     assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
 
 
-def test_prompts_that_another_router_told_of_too_late_spoil_a_stretch(world: World) -> None:
+def test_prompts_that_another_router_told_of_too_late_spoil_a_sample(world: World) -> None:
     replica = next(iter(world.rates))
     for late_s, counts in ((0.05, False), (0.3, True)):
         before = replica.speed.count
         decision = world.send(replica, 4000)
         world.now_s += late_s
-        world.fleet.note_peer_load(replica, Foreign(0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
         world.now_s += 0.5
         world.answer(decision, (4000, 0, 5))
-        world.fleet.note_peer_load(replica, Foreign(0, 0, 0, 0, 0, 0, 0.0, 0), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 0, 0, 0, 0, 0, 0.0, 0), world.now_s)
         assert (replica.speed.count > before) is counts
 
 

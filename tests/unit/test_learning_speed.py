@@ -7,8 +7,8 @@ import random
 import pytest
 
 from warmroute.core.learning import speed as speed_module
+from warmroute.core.learning.sample import Sample
 from warmroute.core.learning.speed import ROUNDS, WINDOW, Common, SpeedEstimate, weighted_median
-from warmroute.core.learning.stretch import Sample
 
 
 def sample(elapsed_s: float, tokens: float, running: int = 0, from_idle: bool = True) -> Sample:
@@ -66,7 +66,7 @@ def test_nothing_seen_is_nothing_believed() -> None:
 
 
 @pytest.mark.parametrize("rate", [50.0, 2000.0, 8000.0, 32_000.0, 100_000.0])
-def test_a_dozen_stretches_tell_the_speed_whatever_it_is(rate: float) -> None:
+def test_a_dozen_samples_tell_the_speed_whatever_it_is(rate: float) -> None:
     base_s, interference_s = 160 / rate, 8 / rate
     speed = SpeedEstimate()
     show(speed, 12, rate=rate, base_s=base_s, interference_s=interference_s)
@@ -128,7 +128,7 @@ def test_prompts_of_one_length_leave_base_to_the_fellows_and_still_predict() -> 
     assert with_fellows.token_s == pytest.approx(1 / 5000, rel=0.1)
 
 
-def test_a_single_stretch_is_believed_at_its_own_pace_where_there_are_no_fellows() -> None:
+def test_a_single_sample_is_believed_at_its_own_pace_where_there_are_no_fellows() -> None:
     speed = SpeedEstimate()
     speed.observe(sample(0.25, 1000.0))
     speed.fit(None)
@@ -148,7 +148,7 @@ def test_every_figure_is_a_time_whatever_comes(elapsed_s: float) -> None:
 
 @pytest.mark.parametrize("times", [10.0, 0.1])
 @pytest.mark.parametrize("fellows", [False, True])
-def test_an_engine_ten_times_slower_or_faster_is_believed_after_fifty_stretches(
+def test_an_engine_ten_times_slower_or_faster_is_believed_after_fifty_samples(
     times: float, fellows: bool
 ) -> None:
     common = Common(1 / 8000, 0.02, 0.001) if fellows else None

@@ -12,7 +12,7 @@ import warmroute.core.fleet.replica as replica_module
 from tests.support.fleet_simulation import Simulation, forget_recent_load, prompt, ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
-from warmroute.core.learning.stretch import WAY_S
+from warmroute.core.learning.sample import WAY_S
 from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 
@@ -116,7 +116,7 @@ def test_a_slow_replica_gets_less() -> None:
     assert slow > 5
 
 
-def tied(waits_s: tuple[float, ...], loads: tuple[int, ...], foreign: tuple[int, ...] = (0, 0)) -> Fleet:
+def tied(waits_s: tuple[float, ...], loads: tuple[int, ...], at_peers: tuple[int, ...] = (0, 0)) -> Fleet:
     """Two replicas that hold 1,024 of 1,050 tokens: to compute 26 there costs 0.5 s of base and twice 0.026 s."""
     fleet = ready_fleet(
         2,
@@ -126,7 +126,7 @@ def tied(waits_s: tuple[float, ...], loads: tuple[int, ...], foreign: tuple[int,
     )
     for replica in fleet.replicas.values():
         replica.set_rates(1000.0, 0.5)
-    for replica, wait_s, count, others in zip(fleet.replicas.values(), waits_s, loads, foreign, strict=True):
+    for replica, wait_s, count, others in zip(fleet.replicas.values(), waits_s, loads, at_peers, strict=True):
         for _ in range(count):
             busy(fleet, replica.id, 0)
         replica.planned_s = wait_s
@@ -142,7 +142,7 @@ def chosen_of(fleet: Fleet, records: list[Record | None] | None, keys: int = 40)
 
 # A twentieth of 0.552 s are 27.6 ms.
 @pytest.mark.parametrize(
-    ("waits_s", "loads", "foreign", "chosen"),
+    ("waits_s", "loads", "at_peers", "chosen"),
     [
         ((0.027, 0.0), (0, 1), (0, 0), {"r0"}),
         ((0.028, 0.0), (0, 1), (0, 0), {"r1"}),
@@ -153,9 +153,9 @@ def chosen_of(fleet: Fleet, records: list[Record | None] | None, keys: int = 40)
     ],
 )
 def test_of_equal_costs_the_fewest_requests_decide_whoever_sent_them_and_then_the_ring(
-    waits_s: tuple[float, ...], loads: tuple[int, ...], foreign: tuple[int, ...], chosen: set[str]
+    waits_s: tuple[float, ...], loads: tuple[int, ...], at_peers: tuple[int, ...], chosen: set[str]
 ) -> None:
-    assert chosen_of(tied(waits_s, loads, foreign), [holders(1, 2)] * 8) == chosen
+    assert chosen_of(tied(waits_s, loads, at_peers), [holders(1, 2)] * 8) == chosen
 
 
 # Cold, 1,050 tokens cost 0.5 s and twice 1.05 s, of which a twentieth are 130 ms.

@@ -8,12 +8,13 @@ from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import NotFoundError, RouterError
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
-from warmroute.core.fleet.foreign_load import Foreign
+from warmroute.core.fleet.hold_terms import HoldTerms
+from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.health.health import FailureReason
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import STAGGER_S, HoldQueue, Ticket
-from warmroute.core.learning.stretch import WAY_S
+from warmroute.core.learning.sample import WAY_S
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 
 TO_ORDER = HoldParameters()
@@ -204,16 +205,16 @@ def test_a_replica_is_free_when_what_is_ahead_takes_no_longer_than_so_many_token
     fleet = ready_fleet(1, parameters=CostParameters(attention_context_tokens=0.0))
     replica = fleet.replicas[ReplicaId("r0")]
     replica.streamed = MOST_STREAMED
-    assert replica.free_in_s(0.0, 256.0) == 0.0
+    assert replica.free_in_s(HoldTerms(0.0, 256.0)) == 0.0
     running = fleet.choose_and_reserve(prompt(8000), None, 0.0)
     # A second of work, less 256 tokens at 8,000 a second and 5 ms of way.
-    assert replica.free_in_s(0.0, 256.0) == pytest.approx(1.0 - 0.032 - 0.005)
-    assert replica.free_in_s(0.0, 256.0, behind_s=0.016) == pytest.approx(1.0 - 0.032 - 0.005 + 0.016)
-    assert replica.free_in_s(0.5, 256.0) == pytest.approx(0.5 - 0.032 - 0.005)
-    assert replica.free_in_s(0.5, 0.0) == pytest.approx(0.5 - WAY_S)
-    assert replica.free_in_s(0.969, 256.0) < 0.0
+    assert replica.free_in_s(HoldTerms(0.0, 256.0)) == pytest.approx(1.0 - 0.032 - 0.005)
+    assert replica.free_in_s(HoldTerms(0.0, 256.0, 0.016)) == pytest.approx(1.0 - 0.032 - 0.005 + 0.016)
+    assert replica.free_in_s(HoldTerms(0.5, 256.0)) == pytest.approx(0.5 - 0.032 - 0.005)
+    assert replica.free_in_s(HoldTerms(0.5, 0.0)) == pytest.approx(0.5 - WAY_S)
+    assert replica.free_in_s(HoldTerms(0.969, 256.0)) < 0.0
     fleet.started(running, 0.7)
-    assert replica.free_in_s(0.7, 256.0) == 0.0, "nothing is awaited, though it decodes"
+    assert replica.free_in_s(HoldTerms(0.7, 256.0)) == 0.0, "nothing is awaited, though it decodes"
 
 
 def test_a_prompt_whose_first_byte_nobody_hears_is_not_awaited() -> None:
@@ -222,7 +223,7 @@ def test_a_prompt_whose_first_byte_nobody_hears_is_not_awaited() -> None:
     replica.streamed = MOST_STREAMED
     fleet.choose_and_reserve(prompt(80_000, streams=False), None, 0.0)
     assert replica.wait_s(0.0) > 10.0
-    assert replica.free_in_s(0.0, 256.0) == 0.0
+    assert replica.free_in_s(HoldTerms(0.0, 256.0)) == 0.0
 
 
 @pytest.mark.parametrize("rate", [1000.0, 8000.0, 100_000.0])
@@ -308,11 +309,11 @@ def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
 def test_other_routers_prompts_are_waited_for_as_own_ones() -> None:
     world = World()
     replica = world.fleet.replicas[ReplicaId("r0")]
-    world.fleet.note_peer_load(replica, Foreign(0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Ticket)
     world.queue.release(1.0)
     assert world.names == []
-    world.fleet.note_peer_load(replica, Foreign(0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
     world.queue.release(1.0)
     assert world.names == ["a"]
 
@@ -321,9 +322,9 @@ def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_momen
     world = World()
     world.fleet.work_tokens = 8000.0
     replica = world.fleet.replicas[ReplicaId("r0")]
-    world.fleet.note_peer_load(replica, Foreign(0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Ticket)
-    world.fleet.note_peer_load(replica, Foreign(0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
     world.fleet.note_routers(4, None, rivals=[100.0, -1.0, 0.5])
     again_s = world.queue.release(1.0)
     assert world.names == []
@@ -342,7 +343,7 @@ def test_a_replica_that_has_long_been_free_is_left_to_nobody() -> None:
 def test_other_routers_prompts_whose_end_nobody_hears_hold_nobody() -> None:
     world = World()
     replica = world.fleet.replicas[ReplicaId("r0")]
-    world.fleet.note_peer_load(replica, Foreign(0, 50, 0, 0, 1_000_000, 9000, 0.0, 0), 0.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 50, 0, 0, 1_000_000, 9000, 0.0, 0), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Decision)
 
 

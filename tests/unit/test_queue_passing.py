@@ -10,6 +10,7 @@ import pytest
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.fleet import Decision
+from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import HoldQueue, Ticket
@@ -88,7 +89,7 @@ def test_what_is_ahead_costs_a_short_prompt_no_more_than_its_own_length_or_a_par
     assert replica.wait_for_s(BEGUN_S + 1.0, 0.01) == pytest.approx(1024 / 8000)
     assert replica.wait_for_s(BEGUN_S + 1.0, 60.0) == pytest.approx(9.0)
     assert World(ALONE).replica.wait_for_s(BEGUN_S + 1.0, 0.5) == pytest.approx(9.0)
-    assert not World(ALONE).replica.lets_pass(BEGUN_S + 1.0, 0.0, -inf, 512.0)
+    assert not World(ALONE).replica.lets_pass(HoldTerms(BEGUN_S + 1.0, 512.0), 0.0, -inf)
 
 
 def talks_beside_long_prompts(talks: int) -> Workload:

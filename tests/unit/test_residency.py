@@ -29,14 +29,14 @@ def test_nothing_is_believed_evicted_while_the_cache_size_is_unknown() -> None:
     for second in range(100):
         serve(one, 1_000_000, float(second))
     assert one.horizon_s == -inf
-    assert one.kept_ratio(0.0) == 1.0
+    assert one.resident_ratio(0.0) == 1.0
 
 
 def test_what_was_used_longest_ago_goes_first_and_in_part() -> None:
     one = residency(1000)
     for second in range(4):
         serve(one, 400, float(second))
-    assert [one.kept_ratio(float(second)) for second in range(4)] == [0.0, 0.5, 1.0, 1.0]
+    assert [one.resident_ratio(float(second)) for second in range(4)] == [0.0, 0.5, 1.0, 1.0]
     assert one.tokens == 1000
     assert one.horizon_s == 1.0
 
@@ -58,8 +58,8 @@ def test_what_two_prompts_begin_with_counts_once_and_as_last_used() -> None:
     serve(one, 600, 3.0, (500, 1.0), (300, 2.0))
     assert one.tokens == 800, "the first one's end, the second one's end, and what is new"
     serve(one, 400, 4.0)
-    assert one.kept_ratio(2.0) == 0.0
-    assert one.kept_ratio(3.0) == 1.0
+    assert one.resident_ratio(2.0) == 0.0
+    assert one.resident_ratio(3.0) == 1.0
 
 
 def test_what_is_in_use_is_never_evicted_and_leaves_less_room() -> None:
@@ -67,15 +67,15 @@ def test_what_is_in_use_is_never_evicted_and_leaves_less_room() -> None:
     counted = one.begin(600, [], [], 0.0)
     serve(one, 300, 1.0)
     serve(one, 300, 2.0)
-    assert one.kept_ratio(0.0) == 1.0
-    assert one.kept_ratio(1.0) == pytest.approx(1 / 3)
+    assert one.resident_ratio(0.0) == 1.0
+    assert one.resident_ratio(1.0) == pytest.approx(1 / 3)
     one.end(counted, 0.0, 3.0, computed=True)
     assert one.pinned_tokens == 0
     serve(one, 300, 4.0)
-    assert one.kept_ratio(2.0) == pytest.approx(1 / 3), (
+    assert one.resident_ratio(2.0) == pytest.approx(1 / 3), (
         "older than the end of the one that was sent before it"
     )
-    assert one.kept_ratio(0.0) == 1.0
+    assert one.resident_ratio(0.0) == 1.0
 
 
 def test_what_many_under_way_share_counts_once_whoever_ends_first() -> None:
@@ -117,7 +117,7 @@ def test_a_prompt_that_does_not_fit_pushes_nothing_out() -> None:
     one = residency(1000)
     serve(one, 900, 0.0)
     one.end(one.begin(3000, [], [], 1.0), 1.0, 2.0, computed=True)
-    assert (one.pinned_tokens, one.kept_ratio(0.0)) == (0, 1.0)
+    assert (one.pinned_tokens, one.resident_ratio(0.0)) == (0, 1.0)
 
 
 def test_what_begins_before_the_size_is_known_leaves_nothing_pinned() -> None:
@@ -144,7 +144,7 @@ def test_a_clock_set_back_begins_anew() -> None:
     serve(one, 900, 5000.0)
     serve(one, 900, 5001.0)
     serve(one, 300, 10.0)
-    assert (one.tokens, one.kept_ratio(10.0)) == (300, 1.0)
+    assert (one.tokens, one.resident_ratio(10.0)) == (300, 1.0)
 
 
 def test_a_restart_forgets_everything() -> None:
@@ -152,7 +152,7 @@ def test_a_restart_forgets_everything() -> None:
     serve(one, 500, 0.0)
     one.begin(50, [], [], 1.0)
     one.clear()
-    assert (one.tokens, one.pinned_tokens, one.horizon_s, one.kept_ratio(0.0)) == (0, 0, -inf, 1.0)
+    assert (one.tokens, one.pinned_tokens, one.horizon_s, one.resident_ratio(0.0)) == (0, 0, -inf, 1.0)
 
 
 REQUESTS = st.lists(
@@ -187,5 +187,5 @@ def test_whatever_comes_it_stays_bounded_and_its_sums_right(
         assert one.tokens == sum(one._buckets.values())
         assert one.pinned_tokens == sum(own for own, _ in counted.values())
         assert 0 <= one.tokens + one.pinned_tokens <= sent
-        assert all(0.0 <= one.kept_ratio(at_s - age_s) <= 1.0 for age_s in (0, 1, 5, 100))
+        assert all(0.0 <= one.resident_ratio(at_s - age_s) <= 1.0 for age_s in (0, 1, 5, 100))
     assert not one._under_way

@@ -8,25 +8,25 @@ from warmroute.core.health.retry_budget import (
     PER_ANSWER,
     PER_SECOND,
     WINDOW_S,
+    ComparisonBudget,
     RetryBudget,
-    RetryShare,
     pause_s,
 )
 
 
-def taken(budget: RetryBudget, answers: int, now_s: float, tries: int = 1000) -> int:
+def taken(budget: ComparisonBudget, answers: int, now_s: float, tries: int = 1000) -> int:
     return sum(budget.take(answers, now_s) for _ in range(tries))
 
 
 def test_a_burst_then_a_share_of_the_traffic() -> None:
-    budget = RetryBudget()
+    budget = ComparisonBudget()
     assert taken(budget, 0, 0.0) == BURST
     assert taken(budget, 100, 0.0) == 100 * PER_ANSWER
     assert taken(budget, 100_000, 0.0) == BURST
 
 
 def test_time_brings_some_too_and_a_clock_that_is_set_back_takes_none() -> None:
-    budget = RetryBudget()
+    budget = ComparisonBudget()
     taken(budget, 0, 100.0)
     assert taken(budget, 0, 103.0) == 3 * PER_SECOND
     assert taken(budget, 0, 50.0) == 0
@@ -34,7 +34,7 @@ def test_time_brings_some_too_and_a_clock_that_is_set_back_takes_none() -> None:
 
 
 def test_a_share_of_what_was_answered_lately_and_some_in_any_case() -> None:
-    share = RetryShare(0.2, 10)
+    share = RetryBudget(0.2, 10)
     assert sum(share.take(0, 0.0) for _ in range(100)) == 10
     assert share.refused == 90
     assert share.used_ratio(0, 0.0) == 1.0
@@ -43,7 +43,7 @@ def test_a_share_of_what_was_answered_lately_and_some_in_any_case() -> None:
 
 
 def test_what_was_spent_is_forgotten_with_its_window() -> None:
-    share = RetryShare(0.0, 10)
+    share = RetryBudget(0.0, 10)
     assert sum(share.take(0, 0.0) for _ in range(20)) == 10
     assert not share.take(0, WINDOW_S + 1.0), "the window before still counts"
     assert share.take(0, 2.0 * WINDOW_S + 2.0)

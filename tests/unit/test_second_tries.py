@@ -249,7 +249,7 @@ def test_without_budget_or_another_replica_a_late_request_waits_as_before() -> N
         assert exchange.connection is not None
         exchange.connection.data_received(ANSWER)
         assert ParsedAnswers(client.output).complete == 1
-    assert scene.fleet.gateway.share.refused > 0
+    assert scene.fleet.gateway.retry_budget.refused > 0
 
 
 def test_hedging_asks_sooner_and_only_where_something_was_predicted() -> None:

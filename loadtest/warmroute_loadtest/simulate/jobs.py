@@ -162,8 +162,8 @@ _SERVICES = (
     "adapters/registry/memory.py",
     "config/schema.py",
     "service/expiry.py",
-    "service/leases.py",
-    "wire/lease.py",
+    "service/load_reports.py",
+    "wire/load_notice.py",
     "wire/registry_record.py",
 )
 

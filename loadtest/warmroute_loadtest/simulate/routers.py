@@ -1,9 +1,9 @@
 """Several routers before one simulated fleet: each decides for itself, and hears of the others as in production.
 
 Decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of each other; what
-they make of it is the core's and `warmroute.service.leases`' own code. Placements reach the others' registries after
-`registry.VISIBLE_S`. Load notices are posted and read in steps, when and
-as often as in production and at each router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
+they make of it is the core's and `warmroute.service.load_reports`' own code. Placements reach the others' registries
+after `registry.VISIBLE_S`. Load notices are posted and read in steps, when and as often as in production and at each
+router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.learning.learner import Learner
-from warmroute.service.leases import LoadReports
+from warmroute.service.load_reports import LoadReports
 from warmroute.tasks import Tasks
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.warm import HOLD, LEARNING, Warm
 from warmroute_loadtest.simulate.workload import Turn
 
 ROUND_TRIP_S = 0.001
-"""Of a lease step: what others post meanwhile is read by the next."""
+"""Of a step of load reports: what others post meanwhile is read by the next."""
 
 PUBLISH_INTERVAL_S = 0.05
 EXPIRE_S = 1.0
@@ -276,4 +276,4 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
         coroutine.send(None)
     except StopIteration:
         return
-    raise RuntimeError("a simulated lease step waited")
+    raise RuntimeError("a simulated step of load reports waited")

@@ -7,9 +7,10 @@
 - `shapes`         reads from a request what a policy may know of it.
 - `exchange`       is one request's life: read, choose, hold, answer, settle exactly once.
 - `retries`        says what a failed try means, and tries the next replica.
-- `attempt`        is one try on one replica.
+- `attempt`        is one try on one replica; `attempt_hooks` has what it asks of the two above.
+- `states`         names the states of a try's answer.
 - `relay`          is the way back: a replica's answer to the client, byte for byte.
-- `accounts`       counts what has ended.
+- `accounts`       counts what has ended, by its `outcome`.
 - `local`          writes what the router answers itself; `own_answers` says what that is.
 - `upstream`       is one connection to a replica.
 - `pool`           keeps idle connections to each replica, and connects.

@@ -12,63 +12,15 @@ from typing import Final
 from warmroute.core.fleet.fleet import Decision, Fleet
 from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.admission import Admission
-from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.outcome import Outcome
 from warmroute.dataplane.proxies import TrustedProxies
 from warmroute.dataplane.request import Request, RequestHead
-from warmroute.dataplane.upstream import Asker
 from warmroute.dialects.usage import Usage
 from warmroute.telemetry.access_log import AccessEntry, AccessLog
 from warmroute.telemetry.log_fingerprints import LogFingerprints
 from warmroute.telemetry.metrics import Metrics
-from warmroute.tenants.limits import Grant
-from warmroute.tenants.tenant import Caller
 
 monotonic: Final = time.monotonic
-
-
-class Outcome(Asker):
-    """What of an exchange is counted when it is over."""
-
-    __slots__ = (
-        "admitted",
-        "attempts",
-        "begun",
-        "body_bytes",
-        "caller",
-        "client",
-        "first_byte_s",
-        "grant",
-        "held_s",
-        "request_id",
-        "retried_after",
-        "shape",
-        "unlisted_model",
-    )
-
-    def __init__(self, client: ClientSide, request_id: bytes) -> None:
-        self.client = client
-        self.request_id = request_id
-        self.caller: Caller | None = None
-        """Whose request it is; None where nobody is asked, or before that is known."""
-        self.admitted = False
-        """Whether `admission` was asked to let it in; it hears of the end then."""
-        self.grant: Grant | None = None
-        """What it takes of its tenant's limits."""
-        self.attempts = 0
-        """How many times the request was dispatched."""
-        self.begun = False
-        """A replica's first body byte has come: no other after it."""
-        self.body_bytes = 0
-        """Body bytes passed on, once the answer is over."""
-        self.first_byte_s: float | None = None
-        """Monotonic time of the first body byte passed on."""
-        self.held_s = 0.0
-        """How long it was held."""
-        self.retried_after: str | None = None
-        """Replica and reason of the last try that another replica made good."""
-        self.shape: RequestShape | None = None
-        self.unlisted_model: str | None = None
-        """The model's name where no replica lists it, and the request goes to any."""
 
 
 class Accounts:
@@ -193,19 +145,9 @@ class Accounts:
 
     def _settle(self, outcome: Outcome, status: int, usage: Usage | None, decision: Decision | None) -> None:
         """Tell who let it in that it is over."""
-        admission, caller = self._admission, outcome.caller
         outcome.admitted = False
-        if admission is not None and caller is not None:
-            admission.finished(
-                caller,
-                outcome.grant,
-                outcome.shape,
-                status,
-                outcome.attempts,
-                outcome.held_s,
-                usage,
-                None if decision is None else decision.replica,
-            )
+        if self._admission is not None:
+            self._admission.finished(outcome, status, usage, None if decision is None else decision.replica)
 
     def crashed(self, outcome: Outcome) -> None:
         """A request ended in a way that nobody expected, and may not have been counted as finished."""

@@ -15,6 +15,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 from warmroute.core.errors import ClientError, OverloadError, RouterError
+from warmroute.dataplane.outcome import Outcome
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dialects.routes import RouteKind
 from warmroute.tenants.keys import Keyring
@@ -376,17 +377,18 @@ class Admission:
 
     def finished(
         self,
-        caller: Caller,
-        grant: Grant | None,
-        shape: RequestShape | None,
+        outcome: Outcome,
         status: int,
-        attempts: int,
-        held_s: float,
         usage: Usage | None,
         replica: Replica | None,
     ) -> None:
-        """A request that `admit` was asked about is over."""
-        if shape is None:
+        """A request that `admit` was asked about is over.
+
+        Args:
+            status: What the client was answered; 0 where nothing was.
+        """
+        caller, shape, attempts = outcome.caller, outcome.shape, outcome.attempts
+        if caller is None or shape is None:
             return
         failed = status >= 400 or status == 0
         reported = usage is not None and usage.prompt_tokens > 0
@@ -397,6 +399,7 @@ class Admission:
             output_tokens = usage.completion_tokens
         elif attempts and (not failed or status == 499):
             prompt_tokens = shape.prompt_tokens
+        grant = outcome.grant
         if grant is not None and grant.granted and self._limiter is not None:
             self._limiter.settle(grant, 0 if attempts else -1, prompt_tokens + output_tokens - grant.tokens)
         ledger = self.ledger
@@ -414,7 +417,7 @@ class Admission:
                 cached_tokens,
                 output_tokens,
                 saved_s if saved_s > 0.0 else 0.0,
-                held_s,
+                outcome.held_s,
             )
 
     def _row_of(self, caller: Caller, model: str) -> RowKey:

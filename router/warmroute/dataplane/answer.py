@@ -23,11 +23,11 @@ BODILESS: Final = frozenset((204, 304))
 _DROPPED: Final = HOP_BY_HOP | frozenset((b"x-request-id", b"content-length"))
 """Fields that the router writes anew, or that mean the replica's connection only."""
 
-_KEPT, _SKIPPED, _LENGTH, _CONNECTION, _TYPE, _CODING = range(6)
+_PASSED, _SKIPPED, _LENGTH, _CONNECTION, _TYPE, _CODING = range(6)
 _WHAT: Final = dict.fromkeys(_DROPPED, _SKIPPED) | {
-    b"date": _KEPT,
-    b"server": _KEPT,
-    b"vary": _KEPT,
+    b"date": _PASSED,
+    b"server": _PASSED,
+    b"vary": _PASSED,
     b"content-length": _LENGTH,
     b"connection": _CONNECTION,
     b"content-type": _TYPE,
@@ -127,7 +127,7 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
     length: bytes | None = None
     event_stream = False
     coding = b""
-    kept = []
+    passed = []
     for line in lines[1:]:
         colon = line.find(b":")
         if colon < 1:
@@ -137,14 +137,14 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         if what is None:
             if _TOKEN.fullmatch(name) is None:
                 return None
-            kept.append(line)
-        elif what == _KEPT:
-            kept.append(line)
+            passed.append(line)
+        elif what == _PASSED:
+            passed.append(line)
         elif what == _TYPE:
-            kept.append(line)
+            passed.append(line)
             event_stream = line[colon + 1 :].lstrip(b" \t").startswith(b"text/event-stream")
         elif what == _CODING:
-            kept.append(line)
+            passed.append(line)
             coding = named_coding(line[colon + 1 :])
         elif what == _LENGTH:
             if length is not None:
@@ -163,9 +163,11 @@ def read_whole(data: bytes) -> tuple[AnswerHead, bytes] | None:
         or int(length) != len(data) - body_at
     ):
         return None
-    kept.append(b"")
+    passed.append(b"")
     return (
-        AnswerHead(status, b"\r\n".join(kept), len(data) - body_at, event_stream=event_stream, coding=coding),
+        AnswerHead(
+            status, b"\r\n".join(passed), len(data) - body_at, event_stream=event_stream, coding=coding
+        ),
         data[body_at:],
     )
 

@@ -23,14 +23,15 @@ from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
 from warmroute.dataplane import local
 from warmroute.dataplane.answer import AnswerHead, at_the_router
+from warmroute.dataplane.attempt_hooks import AttemptHooks
 from warmroute.dataplane.client_side import ClientSide
-from warmroute.dataplane.deciding import Deciding
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.pool import Pool
 from warmroute.dataplane.recorded import RecordedRelay
 from warmroute.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.second import Second
+from warmroute.dataplane.states import AnswerState, Recording
 from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.coding import readable as plain_of
 from warmroute.dialects.continuation import Transcript
@@ -60,15 +61,19 @@ OPENING_BYTES: Final = 256 * 1024
 STALE_S: Final = 1.0
 """A connection used before that is lost so soon after a request was written to it was most likely closed already."""
 
-UNDECIDED: Final = 0
-RECORDED: Final = 1
-UNRECORDED: Final = 2
+_EXPECTED: Final = AnswerState.EXPECTED
+_OPENING: Final = AnswerState.OPENING
+_ERROR: Final = AnswerState.ERROR
+_ERROR_EVENT: Final = AnswerState.ERROR_EVENT
+_CODED: Final = AnswerState.CODED
+_UNDECIDED: Final = Recording.UNDECIDED
+_RECORDED: Final = Recording.RECORDED
 
 READ_CODED_BYTES: Final = 1 << 20
 """Longest answer that is decoded to be read: its usage, its id, why it failed."""
 
 
-class Attempt(Deciding):
+class Attempt(AttemptHooks):
     """A request, as far as the try under way goes."""
 
     __slots__ = (
@@ -77,7 +82,6 @@ class Attempt(Deciding):
         "_asking_at",
         "_connecting",
         "_done",
-        "_event_error",
         "_fresh_tried",
         "_gateway",
         "_head",
@@ -86,12 +90,12 @@ class Attempt(Deciding):
         "_lead",
         "_support",
         "_opened",
-        "_opening",
-        "_recorded",
+        "_recording",
         "_refusal",
         "_relay",
         "_request",
         "_seen",
+        "_state",
         "_status",
         "decision",
         "expected_s",
@@ -110,12 +114,10 @@ class Attempt(Deciding):
         """Where the request for usage would be spliced into the body; -1 if it is not to be."""
         self._connecting = False
         self._done = False
-        self._event_error = False
-        """This attempt's answer is a stream whose first event is an error."""
         self._fresh_tried = False
         self._head: AnswerHead | None = None
-        self._kept_back: bytes | None = None
-        """What there is of an error answer, before anything of it is passed on."""
+        self._kept_back = b""
+        """What there is of the answer while it is kept back (`_state` says why)."""
         self._joined = False
         """This attempt's stream is the one that the relay passes on."""
         self._lead = b""
@@ -124,15 +126,13 @@ class Attempt(Deciding):
         """How this attempt's engine ends such streams; None where nothing is asked."""
         self._opened = False
         """Events that open a response were passed on: no other replica can go on with it."""
-        self._opening = b""
-        """Events that open a response, kept back until the next one."""
-        self._recorded = UNDECIDED
-        """Whether what is passed on of the stream is kept, so that another replica can go on with it."""
+        self._recording = _UNDECIDED
         self._refusal = False
         """This attempt is made again without asking."""
         self._relay: Relay | None = None
         self._seen: bytes | None = None
         """The beginning of a response whose id has not come yet."""
+        self._state = _EXPECTED
         self._status = 0
         self.connection = None
         self.decision: Decision | None = None
@@ -142,15 +142,16 @@ class Attempt(Deciding):
         self.second: Second | None = None
         """A second try under way beside this one."""
         self.suspected = False
-        """This attempt's silence was kept back against its replica."""
+        """This attempt's silence was held against its replica."""
 
     # -- asking the replica -----------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         assert self.decision is not None
         self.attempts += 1
-        self._fresh_tried = self._refusal = self._event_error = self._joined = False
-        self._lead = self._opening = b""
+        self._fresh_tried = self._refusal = self._joined = False
+        self._state = _EXPECTED
+        self._lead = self._kept_back = b""
         self._connect(self._gateway.pool(self.decision.replica))
 
     def _connect(self, pool: Pool) -> None:
@@ -165,7 +166,7 @@ class Attempt(Deciding):
         """A fresh connection is there."""
         self._connecting = False
         if self._done:
-            self._gateway.keep(connection)
+            self._gateway.pool_unused(connection)
             return
         try:
             self._send(connection)
@@ -214,7 +215,6 @@ class Attempt(Deciding):
             support.refuse()
         if connection is not None:
             connection.abandon()
-        self._kept_back = None
         self._refusal = True
         self._connect(self._gateway.pool(decision.replica))
 
@@ -259,10 +259,12 @@ class Attempt(Deciding):
         self._head = head
         status = head.status
         relay = self._relay
-        if status >= 400 or (relay is not None and not head.event_stream) or (self._asked and head.coding):
+        coded = self._asked and head.coding != b""
+        if status >= 400 or coded or (relay is not None and not head.event_stream):
+            self._state = _CODED if coded and status == 200 else _ERROR
             self._kept_back = b""
             return
-        self._kept_back = None
+        self._state = _EXPECTED
         if relay is None and self._gateway.early_heads:
             self._open_relay(b"")
 
@@ -276,26 +278,25 @@ class Attempt(Deciding):
             relay.body(piece)
             if relay.broken:
                 self._engine_failed(relay)
-        elif self._kept_back is not None:
-            if self._asked and self._status == 200 and self._head is not None and self._head.coding:
-                self._ask_plainly()
-                return
+            return
+        state, head = self._state, self._head
+        assert head is not None
+        if state is _EXPECTED:
+            if head.event_stream:
+                self._first_events(head, piece)
+            else:
+                self._begin_relay(piece)
+        elif state is _OPENING:
+            self._first_of_response(head, self._kept_back + piece)
+        elif state is _CODED:
+            self._ask_plainly()
+        else:
             self._kept_back += piece
             if len(self._kept_back) > KEPT_BACK_BYTES:
                 self._begin_relay(self._kept_back)
-        else:
-            head = self._head
-            assert head is not None
-            if not head.event_stream:
-                self._begin_relay(piece)
-            else:
-                self._first_events(head, piece)
 
     def _first_events(self, head: AnswerHead, piece: bytes) -> None:
         """A piece of a stream before its first event: comments, or that."""
-        if self._opening:
-            self._first_of_response(head, self._opening + piece)
-            return
         lead = self._lead
         if lead or piece[:1] in LEADING:
             events = lead + piece
@@ -317,8 +318,8 @@ class Attempt(Deciding):
                 self._first_of_response(head, piece[before:])
                 return
         if events.startswith(EVENT_ERRORS, at) and self._status == 200:
+            self._state = _ERROR_EVENT
             self._kept_back = piece
-            self._event_error = True
         else:
             self._begin_relay(piece)
 
@@ -326,9 +327,11 @@ class Attempt(Deciding):
         """All there is of a response's events: kept back until one comes for which something was computed."""
         at = opening_end(events, 0)
         if at < 0 and len(events) <= OPENING_BYTES:
-            self._opening = events
+            self._state = _OPENING
+            self._kept_back = events
             return
-        self._opening = b""
+        self._state = _EXPECTED
+        self._kept_back = b""
         if at > 0 and events[at : at + 1] in LEADING:
             # The engine keeps the client waiting, which is to notice: what is passed on now cannot be made anew.
             self._opened = True
@@ -337,8 +340,8 @@ class Attempt(Deciding):
             self._open_relay(events[:at])
             self._first_events(head, events[at:])
         elif at >= 0 and events.startswith(EVENT_ERRORS, at) and self._status == 200:
+            self._state = _ERROR_EVENT
             self._kept_back = events
-            self._event_error = True
         else:
             self._begin_relay(events)
 
@@ -346,10 +349,10 @@ class Attempt(Deciding):
         """The answer is complete."""
         self.connection = None
         if not self.begun:
-            kept_back = self._kept_back
-            if kept_back is not None and self._taken_over(kept_back):
+            kept_back, state = self._kept_back, self._state
+            if state is not _EXPECTED and state is not _OPENING and self._taken_over(kept_back):
                 return
-            if not self._begin_relay(kept_back or self._opening):
+            if not self._begin_relay(kept_back):
                 return
         elif self._status >= 400 and self.decision is not None and self._head is not None:
             # Too long to be read before it was passed on.
@@ -358,7 +361,7 @@ class Attempt(Deciding):
         relay = self._relay
         assert relay is not None
         relay.end()
-        if self._status < 400 and not self._event_error:
+        if self._status < 400 and self._state is not _ERROR_EVENT:
             self._computed()
         self._finish(keep_alive=relay.keep_alive, seen=relay.usage_bytes())
 
@@ -402,7 +405,7 @@ class Attempt(Deciding):
 
     def _begin_relay(self, first: bytes) -> bool:
         """The answer's first bytes are there: pass them on. False if that cannot be, and the exchange is over."""
-        self._kept_back = None
+        self._kept_back = b""
         head = self._head
         assert head is not None
         relay = self._relay
@@ -445,9 +448,9 @@ class Attempt(Deciding):
         self._joined = True
         watch = self._make_watch()
         asked, added = self._request.head, self._added_lines(head)
-        if self._recorded == UNDECIDED and self._gateway.failover:
-            self._recorded = self._may_go_on(head)
-        if self._recorded != RECORDED:
+        if self._recording is _UNDECIDED and self._gateway.failover:
+            self._recording = self._may_go_on(head)
+        if self._recording is not _RECORDED:
             self._relay = Relay(self.client, asked, head, added, first, watch, self._api)
             return
         relay = RecordedRelay(self.client, asked, head, added, first, watch, self._api, Transcript())
@@ -475,12 +478,12 @@ class Attempt(Deciding):
         gateway = self._gateway
         decision = self.decision
         assert decision is not None
-        if gateway.failover and self._recorded == UNDECIDED:
-            self._recorded = UNRECORDED if self._head is None else self._may_go_on(self._head)
-        if self._recorded != RECORDED:
+        if gateway.failover and self._recording is _UNDECIDED:
+            self._recording = Recording.UNRECORDED if self._head is None else self._may_go_on(self._head)
+        if self._recording is not _RECORDED:
             gateway.drop_body(self._request)
         status = self._status
-        computed = status < 300 and not self._event_error
+        computed = status < 300 and self._state is not _ERROR_EVENT
         heard = True
         if self._api is Api.RESPONSES and decision.streams:
             heard = opening_end(first, 0) >= 0  # else it only opens a response, too long to keep back
@@ -534,12 +537,12 @@ class Attempt(Deciding):
         )
 
     def _find_id(self, seen: bytes) -> None:
-        """Remember which replica keeps this response, once its id has come in full."""
-        kept = response_id(seen)
+        """Remember which replica stores this response, once its id has come in full."""
+        stored_id = response_id(seen)
         decision = self.decision
-        if kept is not None and decision is not None:
-            self._gateway.registry.remember_response(kept, decision.replica.id)
-        self._seen = seen if kept is None and len(seen) < ID_BYTES else None
+        if stored_id is not None and decision is not None:
+            self._gateway.registry.remember_response(stored_id, decision.replica.id)
+        self._seen = seen if stored_id is None and len(seen) < ID_BYTES else None
 
     # -- its end ----------------------------------------------------------------------------------------------------
 

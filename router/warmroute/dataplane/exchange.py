@@ -230,21 +230,21 @@ class Exchange(Resuming):
         if self.caller is None or self._admit(shape):
             self._choose()
 
-    # -- responses that an engine keeps -----------------------------------------------------------------------------
+    # -- responses that an engine stores ----------------------------------------------------------------------------
 
     def _previous_found(self, replica: ReplicaId | None) -> None:
-        """A conversation kept by an engine continues there unless that engine is ejected; else anywhere."""
+        """A conversation that an engine stores continues there unless that engine is ejected; else anywhere."""
         if self._done:
             return
         previous, self._previous = self._previous, None
         if replica is None and previous is not None:
-            self._find_kept(previous, self._previous_found)
+            self._find_stored(previous, self._previous_found)
             return
         try:
-            kept = self._gateway.fleet.replicas.get(replica) if replica is not None else None
-            if kept is not None and kept.state is not ReplicaState.EJECTED:
+            keeper = self._gateway.fleet.replicas.get(replica) if replica is not None else None
+            if keeper is not None and keeper.state is not ReplicaState.EJECTED:
                 try:
-                    self._reserve_on(kept.id)
+                    self._reserve_on(keeper.id)
                 except RouterError:
                     pass
                 else:
@@ -262,9 +262,9 @@ class Exchange(Resuming):
                 self._reserve_on(replica)
             elif not self._searched:
                 self._searched = True
-                kept = stored_response_id(self._request.head.path)
-                assert kept is not None
-                self._find_kept(kept, self._stored_found)
+                stored_id = stored_response_id(self._request.head.path)
+                assert stored_id is not None
+                self._find_stored(stored_id, self._stored_found)
             else:
                 self.fail(
                     NotFoundError("no replica is known to keep this response", code="response_not_found")
@@ -274,8 +274,8 @@ class Exchange(Resuming):
         except Exception as error:  # noqa: BLE001 - as in `_looked_up`
             self.crashed(error)
 
-    def _find_kept(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
-        """No record says who keeps this response: ask the replicas, once, and remember."""
+    def _find_stored(self, response_id: str, done: Callable[[ReplicaId | None], None]) -> None:
+        """No record says who stores this response: ask the replicas, once, and remember."""
         gateway = self._gateway
 
         def found(replica: ReplicaId | None) -> None:

@@ -106,7 +106,7 @@ class Continuation(Asker):
     def connected(self, connection: ReplicaConnection) -> None:
         """A fresh connection is there."""
         if self.over:
-            self._gateway.keep(connection)
+            self._gateway.pool_unused(connection)
             return
         try:
             self._send(connection)

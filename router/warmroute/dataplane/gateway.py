@@ -19,7 +19,7 @@ from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Decision, Fleet, Replica
 from warmroute.core.health.deaths import MOST_LIVES, Deaths
 from warmroute.core.health.health import FailureReason, ReplicaState
-from warmroute.core.health.retry_budget import RetryBudget, RetryShare, pause_s
+from warmroute.core.health.retry_budget import ComparisonBudget, RetryBudget, pause_s
 from warmroute.core.health.silence import SilenceParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
@@ -42,7 +42,7 @@ from warmroute.tasks import Tasks
 from warmroute.telemetry.access_log import AccessLog
 from warmroute.telemetry.logs import fields
 from warmroute.telemetry.metrics import Metrics
-from warmroute.wire.registry_record import kept_time
+from warmroute.wire.registry_record import stored_time
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Gateway:
         self.failover = config.failover
         self.retries = config.retries
         self.silence = _silence(config)
-        self.share = RetryShare(config.retries.budget_ratio, config.retries.budget_min)
+        self.retry_budget = RetryBudget(config.retries.budget_ratio, config.retries.budget_min)
         self.later = Later()
         self.plain_s = 0.0
         """The longest that an answer which did not stream took lately; fades."""
@@ -130,7 +130,7 @@ class Gateway:
         """What was, lately: at the time at which it was noted, and at the one that a shared registry keeps."""
         self._computed: dict[Holder, int] = {}
         """Of what was noted lately, how many rungs other requests have computed since without noting them anew."""
-        self._budget = RetryBudget()
+        self._comparisons = ComparisonBudget()
         self.buffered_bytes = 0
         """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
         self.connections: set[ClientSide] = set()
@@ -156,7 +156,8 @@ class Gateway:
         self.failover = config.failover
         self.retries = config.retries
         self.silence = _silence(config)
-        self.share.ratio, self.share.least = config.retries.budget_ratio, config.retries.budget_min
+        self.retry_budget.ratio = config.retries.budget_ratio
+        self.retry_budget.least = config.retries.budget_min
         self.explain_headers = config.headers.explain
         self.early_heads = config.headers.early
         self.deaths.memory_s = config.health.deadly_request_s
@@ -226,7 +227,7 @@ class Gateway:
 
     def may_retry(self) -> bool:
         """Whether the budget has another try of something that an engine may have to compute for; spends it."""
-        return self.share.take(self.accounts.answered, monotonic())
+        return self.retry_budget.take(self.accounts.answered, monotonic())
 
     def pause_s(self, again: int) -> float:
         """How long to wait before another try, after so many were made again already."""
@@ -236,7 +237,7 @@ class Gateway:
 
     def budget_used_ratio(self) -> float:
         """Share of the budget for tries made again that is spent."""
-        return self.share.used_ratio(self.accounts.answered, monotonic())
+        return self.retry_budget.used_ratio(self.accounts.answered, monotonic())
 
     # -- requests that came to nothing --------------------------------------------------------------------------
 
@@ -249,7 +250,7 @@ class Gateway:
         self.withdrawals += 1
         withdrawn = self._withdrawn
         withdrawn[incarnation, noted_s] = None
-        withdrawn[incarnation, kept_time(noted_s)] = None
+        withdrawn[incarnation, stored_time(noted_s)] = None
         while len(withdrawn) > MAX_WITHDRAWN:
             del withdrawn[next(iter(withdrawn))]
         self.registry.forget(rungs, incarnation, noted_s)
@@ -267,12 +268,12 @@ class Gateway:
         """How many of the rungs that were noted of this replica at this time others have computed since."""
         computed = self._computed
         return max(
-            computed.get((incarnation, noted_s), 0), computed.get((incarnation, kept_time(noted_s)), 0)
+            computed.get((incarnation, noted_s), 0), computed.get((incarnation, stored_time(noted_s)), 0)
         )
 
     def may_compare(self, now_s: float) -> bool:
         """Whether one more request may be tried on another replica only to see whose fault its error is."""
-        return self._budget.take(self.accounts.answered, now_s)
+        return self._comparisons.take(self.accounts.answered, now_s)
 
     def note_death(
         self, decision: Decision, shape: RequestShape | None, request: Request, engine: bool = False
@@ -348,7 +349,7 @@ class Gateway:
         else:
             self._addresses.pop(peer, None)
 
-    def keep(self, connection: ReplicaConnection) -> None:
+    def pool_unused(self, connection: ReplicaConnection) -> None:
         """Pool a connection that was made for a request which no longer needs it."""
         connection.idle_since_s = monotonic()
         connection.release()

@@ -136,13 +136,13 @@ class Pool(Home):
     def expire(self, keepalive_s: float | None = None) -> None:
         """Close connections that have been idle too long (all of them with 0)."""
         oldest_s = monotonic() - (self._keepalive_s if keepalive_s is None else keepalive_s)
-        kept = []
+        left = []
         for connection in self.idle:
             if connection.idle_since_s < oldest_s:
                 connection.abandon()
             else:
-                kept.append(connection)
-        self.idle = kept
+                left.append(connection)
+        self.idle = left
 
     def retire(self) -> None:
         """Close what is idle, and each of the others when its answer is complete: the replica has left."""

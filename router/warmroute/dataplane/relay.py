@@ -151,7 +151,7 @@ class Relay:
         gate = self._gate
         told_bytes = self.body_bytes - self.comment_bytes
         if gate is not None:
-            told_bytes -= gate.held_bytes
+            told_bytes -= gate.kept_back_bytes
         advanced = told_bytes != self._swept_bytes
         self._swept_bytes = told_bytes
         return advanced

@@ -16,7 +16,6 @@ from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
 from warmroute.dataplane.answer import AnswerHead
-from warmroute.dataplane.attempt import RECORDED, UNRECORDED
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.failover import Continuation
 from warmroute.dataplane.gateway import Gateway
@@ -24,6 +23,7 @@ from warmroute.dataplane.recorded import RecordedRelay
 from warmroute.dataplane.relay import Relay
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.retries import Retrying
+from warmroute.dataplane.states import Recording
 from warmroute.dialects.continuation import continued_body, may_continue
 from warmroute.dialects.engine_errors import DEAD_MARK
 
@@ -44,8 +44,8 @@ class Resuming(Retrying):
         self._said_tokens = 0
         """Tokens that had been said when the stream was gone on with last."""
 
-    def _may_go_on(self, head: AnswerHead) -> int:
-        """Whether another replica could go on with this stream, if it broke."""
+    def _may_go_on(self, head: AnswerHead) -> Recording:
+        """Whether another replica could go on with this stream, if it broke: then it is recorded."""
         if (
             (self._api is Api.CHAT or self._api is Api.COMPLETIONS)
             and head.event_stream
@@ -55,8 +55,8 @@ class Resuming(Retrying):
             and not self._request.head.coding
             and may_continue(self._request.body)
         ):
-            return RECORDED
-        return UNRECORDED
+            return Recording.RECORDED
+        return Recording.UNRECORDED
 
     def _engine_failed(self, relay: Relay) -> None:
         """The engine says, in the middle of a stream, that it failed: what it says is not passed on yet."""

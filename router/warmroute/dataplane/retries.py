@@ -28,6 +28,7 @@ from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.second import Second
+from warmroute.dataplane.states import AnswerState
 from warmroute.dialects.coding import readable as plain_of
 from warmroute.dialects.engine_errors import (
     DEAD_MARK,
@@ -40,6 +41,9 @@ from warmroute.dialects.engine_errors import (
 from warmroute.dialects.routes import RouteKind
 
 _PASSED: Final = RouteKind.PASSED
+_EXPECTED: Final = AnswerState.EXPECTED
+_ERROR: Final = AnswerState.ERROR
+_ERROR_EVENT: Final = AnswerState.ERROR_EVENT
 
 UNDELIVERED: Final = frozenset((FailureReason.REFUSED, FailureReason.CONNECT))
 """A request that failed so has cost no engine anything."""
@@ -54,7 +58,7 @@ class Retrying(Attempt):
     __slots__ = (
         "_deaths",
         "_failed",
-        "_kept",
+        "_last_error",
         "_noted",
         "_pinned",
         "_records",
@@ -69,7 +73,7 @@ class Retrying(Attempt):
         """Where the last try failed, and why; only while the next one waits to be made."""
         self._deaths = 0
         """Attempts that a replica may have died of."""
-        self._kept: tuple[AnswerHead, bytes] | None = None
+        self._last_error: tuple[AnswerHead, bytes] | None = None
         """The last error answer that was tried again: the client's if nobody answers after it."""
         self._noted = False
         """This attempt's prompt was noted in the registry."""
@@ -118,7 +122,7 @@ class Retrying(Attempt):
             assert head is not None
             if self._no_endpoint(plain_of(head.coding, kept_back, READ_CODED_BYTES)):
                 return True
-        return (self._status >= 400 or self._event_error) and self._tried_elsewhere(kept_back)
+        return (self._status >= 400 or self._state is _ERROR_EVENT) and self._tried_elsewhere(kept_back)
 
     @property
     def _passed(self) -> bool:
@@ -148,7 +152,6 @@ class Retrying(Attempt):
         if support.accepted and not any(mark in body for mark in REFUSAL_MARKS):
             return False
         self._refusal = True
-        self._kept_back = None
         self._connect(self._gateway.pool(decision.replica))
         return True
 
@@ -184,7 +187,7 @@ class Retrying(Attempt):
                 return False
         if not self._retry(decision, reason):
             return False
-        self._kept = head, kept_back
+        self._last_error = head, kept_back
         return True
 
     def _put_before_others(self, decision: Decision) -> bool:
@@ -225,7 +228,6 @@ class Retrying(Attempt):
         decision = self.decision
         assert decision is not None
         gateway.replica_failed(decision.replica, reason, why)
-        self._kept_back = None
         outlived = not delivered or self._outlived(decision)
         if outlived and self._retry(decision, reason):
             return
@@ -233,11 +235,11 @@ class Retrying(Attempt):
 
     def _give_up(self, replica: ReplicaId, why: str, outlived: bool) -> None:
         """Nobody is left to try: the last error answer that there was, or an error of the router's."""
-        kept = self._kept
-        if kept is not None and outlived:
-            self._head, body = kept
+        last_error = self._last_error
+        if last_error is not None and outlived:
+            self._head, body = last_error
             self._status = self._head.status
-            self._event_error = self._status == 200
+            self._state = _ERROR_EVENT if self._status == 200 else _ERROR
             self._joined = False
             if self._begin_relay(body):
                 relay = self._relay
@@ -308,7 +310,7 @@ class Retrying(Attempt):
         if not gateway.fleet.has_other(self.shape.model, self._tried):
             return False
         self._settle()
-        self._kept_back = None
+        self._kept_back = b""
         self._failed = failed.replica.id, reason.value
         gateway.later.call(pause_s, self._paused)
         return True
@@ -342,7 +344,6 @@ class Retrying(Attempt):
         except RouterError:
             return False
         self._settle()
-        self._kept_back = None
         gateway.metrics.retried(reason)
         self.retried_after = f"{failed} {reason.value}"
         self._decided(decision, now_s)
@@ -446,9 +447,10 @@ class Retrying(Attempt):
             self._noted = True
             self._withdrawals = gateway.withdrawals
             gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
-        self._head = self._kept_back = None
-        self._fresh_tried = self._refusal = self._event_error = self._joined = self.suspected = False
-        self._lead = self._opening = b""
+        self._head = None
+        self._state = _EXPECTED
+        self._fresh_tried = self._refusal = self._joined = self.suspected = False
+        self._lead = self._kept_back = b""
         self._asked, self._support = second.asked, second.support
         self.progress_s, self.expected_s = second.sent_s, second.expected_s
         self.connection, second.connection = second.connection, None
@@ -491,14 +493,14 @@ class Retrying(Attempt):
         records = self._records
         if incarnation is None or records is None:
             return
-        kept = gateway.computed_rungs(incarnation, failed.reserved_s)
+        computed = gateway.computed_rungs(incarnation, failed.reserved_s)
         for depth, record in enumerate(records):
             if record is not None:
                 for holder in record:
                     if holder[0] == incarnation and not gateway.was_withdrawn(holder):
-                        kept = depth + 1
-        if kept < len(rungs):
-            gateway.withdraw(rungs[kept:], incarnation, failed.reserved_s)
+                        computed = depth + 1
+        if computed < len(rungs):
+            gateway.withdraw(rungs[computed:], incarnation, failed.reserved_s)
 
     def _bear_out(self, decision: Decision, since_s: float) -> None:
         """The prompt was computed, and with it what others noted so shortly before that it was not noted again: whoever

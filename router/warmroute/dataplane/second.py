@@ -16,9 +16,9 @@ from typing import Final
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
-from warmroute.dataplane.accounts import Outcome
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.outcome import Outcome
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.upstream import Asker, ReplicaConnection
 from warmroute.dialects.coding import readable as plain_of
@@ -152,7 +152,7 @@ class Second(Asker):
         if self.promoted:
             self._owner.connected(connection)
         elif self.over:
-            self._gateway.keep(connection)
+            self._gateway.pool_unused(connection)
         else:
             try:
                 self._send(connection)

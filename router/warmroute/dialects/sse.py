@@ -69,8 +69,8 @@ class EventGate:
         return self.at_boundary and not self._kept_back
 
     @property
-    def held_bytes(self) -> int:
-        """How much is kept back back."""
+    def kept_back_bytes(self) -> int:
+        """How much is kept back."""
         return len(self._kept_back)
 
     def feed(self, data: bytes) -> bytes:

@@ -43,7 +43,7 @@ def pack_time(at_s: float) -> bytes:
     return int(min(max((at_s - EPOCH_S) * 10, 0), _MAX_TENTHS)).to_bytes(4, "big")
 
 
-def kept_time(at_s: float) -> float:
+def stored_time(at_s: float) -> float:
     """What `unpack_record` makes of this time."""
     return EPOCH_S + int.from_bytes(pack_time(at_s), "big") / 10
 

@@ -82,7 +82,7 @@ class RedisLoadBoard:
     async def start(self) -> None:
         """Begin to connect, and to connect again whenever the connection is lost."""
         self._tasks = Tasks()
-        self._tasks.supervise(self._keep, name="lease board")
+        self._tasks.supervise(self._keep, name="load board")
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -203,7 +203,7 @@ class RedisLoadBoard:
             if pipe is not keeper:
                 pipe.close()
         if keeper is None:
-            raise RedisError("no server keeps the leases' key")
+            raise RedisError("no server keeps the key of load notices")
         return keeper
 
     def _on_lost(self, pipe: Pipe) -> None:

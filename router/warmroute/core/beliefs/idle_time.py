@@ -48,13 +48,13 @@ class IdleTime:
             before = self._missed.get(models)
             since_s = before[1] if before is not None and before[0] == count else now_s
             missed[models] = (count, since_s)
-            kept_s = _kept_s(fellows) if 0.0 <= now_s - since_s < self._most_s else None
-            longest_s = self._most_s if kept_s is None else max(longest_s, MARGIN_RATIO * kept_s)
+            lifetime_s = _lifetime_s(fellows) if 0.0 <= now_s - since_s < self._most_s else None
+            longest_s = self._most_s if lifetime_s is None else max(longest_s, MARGIN_RATIO * lifetime_s)
         self._missed = missed
         return min(max(longest_s, self._least_s), self._most_s)
 
 
-def _kept_s(fellows: list[Replica]) -> float | None:
+def _lifetime_s(fellows: list[Replica]) -> float | None:
     """The longest that any of them keeps prefixes; None while that is known of none."""
     known = False
     longest_s = 0.0

@@ -86,7 +86,7 @@ def overlaps(
 
 def _share(replica: Replica, used_s: float, now_s: float) -> float:
     """How much of what was last used then is counted on."""
-    share = replica.residency.kept_ratio(used_s)
+    share = replica.residency.resident_ratio(used_s)
     trust = replica.trust
     return share if trust.certain or share <= 0.0 else share * trust.share(now_s - used_s)
 
@@ -188,7 +188,7 @@ def uses(records: Records, incarnation: Incarnation | None, residency: Residency
         for holder, used_s in record:
             if holder == incarnation:
                 if found.believed < 0:
-                    if residency.kept_ratio(used_s) > 0.0:
+                    if residency.resident_ratio(used_s) > 0.0:
                         found.believed, found.believed_s = depth, used_s
                     else:
                         if found.remembered < 0:

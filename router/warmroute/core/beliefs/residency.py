@@ -277,7 +277,7 @@ class Residency:
             self.tokens -= there
             self.horizon_s = (oldest + 1) / self._per_s
 
-    def kept_ratio(self, used_s: float) -> float:
+    def resident_ratio(self, used_s: float) -> float:
         """Share of what was last used then that is still there."""
         bucket = int(used_s * self._per_s)
         edge = self._edge

@@ -28,8 +28,9 @@ from warmroute.core.fleet.events import (
     ReplicaAdded,
     ReplicaRemoved,
 )
-from warmroute.core.fleet.foreign_load import Foreign
+from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.members import Members
+from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import Ranking, ranked, validate
 from warmroute.core.health.health import FailureReason, HealthParameters, ReplicaState, Signal
@@ -105,6 +106,8 @@ class Fleet(Members):
         must not call back in here. None: nobody wants to know."""
         self.held: dict[str, int] = {}
         """Requests held at the router, by model; `hold_begun` and `hold_ended` count them."""
+        self.planned: list[Replica] = []
+        """The replicas that requests which stay held are meant for; only while held requests are looked through."""
         self.first_held_s = inf
         """The key, in the queue's order, of the first request that is held here; infinite where none is."""
         self.peer_held = 0
@@ -166,62 +169,58 @@ class Fleet(Members):
         self,
         shape: RequestShape,
         records: Records | None,
-        now_s: float,
-        ahead_tokens: float,
-        planned: list[Replica],
-        behind_s: float = 0.0,
+        terms: HoldTerms,
     ) -> Decision | None:
         """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it.
 
-        Planning counts the prompt at the choice, so that the next request looked at sees it; the replica is appended
-        to `planned`, and the caller calls `end_plan` before anything else happens.
+        Planning counts the prompt at the choice, so that the next request looked at sees it; the caller calls
+        `end_plan` before anything else happens.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
+        now_s = terms.now_s
         view = self._view(shape.model, now_s)
         overlap = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
         replica, kind = self._policy.choose(shape, overlap, view)
         tokens = overlap.get(replica, 0)
-        if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or (
+        if replica.free_in_s(terms) <= 0.0 or (
             replica.shared_tokens > 0.0
             and replica.lets_pass(
-                now_s,
+                terms,
                 replica.prefill_s(shape.prompt_tokens, tokens),
                 last_used_s(records, replica.incarnation) if tokens else -inf,
-                ahead_tokens,
                 shape.rungs[0] if shape.rungs else 0,
             )
         ):
             view.turn += 1
             return self._reserve(replica, kind, tokens, shape, now_s, records, overlap)
         replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
-        planned.append(replica)
+        self.planned.append(replica)
         return None
 
-    def end_plan(self, planned: Sequence[Replica]) -> None:
+    def end_plan(self) -> None:
         """Forget what `reserve_if_free` planned."""
-        for replica in planned:
+        for replica in self.planned:
             replica.planned_s = 0.0
+        self.planned.clear()
 
-    def any_free(self, model: str, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> bool:
-        """Whether any eligible replica is free (`Replica.free_in_s`), or lets a short prompt pass a long one.
+    def any_free(self, model: str, terms: HoldTerms) -> bool:
+        """Whether any eligible replica begins soon (`Replica.begins_soon`).
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         for replica in self._eligibility.view(model).members:
-            if replica.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or replica.lets_pass(
-                now_s, 0.0, -inf, ahead_tokens
-            ):
+            if replica.begins_soon(terms):
                 return True
         return False
 
-    def next_free_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
+    def next_free_s(self, terms: HoldTerms) -> float:
         """Time until the next of the busy replicas should come free; infinite where all are free."""
         soonest_s = inf
         for replica in self._replicas.values():
-            free_in_s = replica.free_in_s(now_s, ahead_tokens, behind_s)
+            free_in_s = replica.free_in_s(terms)
             if 0.0 < free_in_s < soonest_s:
                 soonest_s = free_in_s
         return soonest_s
@@ -376,7 +375,7 @@ class Fleet(Members):
         if used.believed >= 0:
             decision.believed_tokens = tokens_at(shape, grid[used.believed])
             decision.believed_s = used.believed_s
-            decision.doubtful = decision.replica.residency.kept_ratio(used.believed_s) < 1.0
+            decision.doubtful = decision.replica.residency.resident_ratio(used.believed_s) < 1.0
             if used.remembered < 0:
                 self._feedback.expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
         if used.fresh >= 0:
@@ -478,7 +477,7 @@ class Fleet(Members):
         expected_s = replica.delay_s + replica.wait_s(now_s)
         return expected_s if expected_s > LEAST_EXPECTED_S else LEAST_EXPECTED_S
 
-    def note_peer_load(self, replica: Replica, peer_load: Foreign, now_s: float) -> None:
+    def note_peer_load(self, replica: Replica, peer_load: PeerLoad, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
         replica.peer_in_flight = peer_load.in_flight
         replica.peer_work_tokens = peer_load.work_tokens

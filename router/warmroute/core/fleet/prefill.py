@@ -11,8 +11,9 @@ from math import inf
 
 from warmroute.core.beliefs.residency import STALE_S
 from warmroute.core.choice.cost import CostParameters
+from warmroute.core.fleet.hold_terms import HoldTerms
+from warmroute.core.learning.sample import WAY_S, Sample
 from warmroute.core.learning.speed import SpeedEstimate
-from warmroute.core.learning.stretch import WAY_S, Sample
 
 
 class Prefill:
@@ -166,21 +167,23 @@ class PrefillQueue:
                 wait_s += left_s if left_s < part_s else part_s
         return wait_s if wait_s < whole_s else whole_s
 
-    def lets_pass(
-        self, now_s: float, own_s: float, used_s: float, ahead_tokens: float, first_rung: int = 0
-    ) -> bool:
+    def lets_pass(self, terms: HoldTerms, own_s: float, used_s: float, first_rung: int = 0) -> bool:
         """Whether a prompt held for it may be sent though it is not free, past much longer ones.
 
         Only where the engine shares its steps, one such prompt at a time: what else is ahead is counted as in
         `free_in_s`. Not if what is believed to be cached of it was last sent (`used_s`) with one of those that wait,
         which begins alike: it is still to be computed, and would be computed twice.
+
+        Args:
+            own_s: The prompt's own prefill time.
+            used_s: Minus infinity where nothing of it is believed to be cached.
         """
         shared_tokens = self.shared_tokens
         if shared_tokens <= 0.0 or not self.queue or self.peer_awaited_tokens > 0:
             return False
         long_s = own_s + shared_tokens * self.wait_token_s
         short_s = 0.0
-        elapsed_s = now_s - self.since_s
+        elapsed_s = terms.now_s - self.since_s
         for prompt, prefill_s in self.queue.items():
             if prompt.first_rung == first_rung and -WAY_S <= prompt.reserved_s - used_s <= STALE_S:
                 return False
@@ -188,7 +191,7 @@ class PrefillQueue:
             elapsed_s = 0.0
             if 0.0 < left_s < long_s:
                 short_s += left_s
-        return short_s <= ahead_tokens * self.wait_token_s + WAY_S
+        return short_s <= terms.ahead_tokens * self.wait_token_s + WAY_S
 
     def enqueue(self, prompt: Prefill, prefill_s: float, now_s: float) -> None:
         """A prompt was sent."""

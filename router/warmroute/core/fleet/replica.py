@@ -7,16 +7,17 @@ that it cannot drift; `validate` says what follows from what.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isclose
+from math import inf, isclose
 from typing import Final
 
 from warmroute.core.beliefs.residency import Residency
 from warmroute.core.beliefs.survival import Survival
 from warmroute.core.choice.cost import CostParameters
+from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.prefill import PrefillQueue
 from warmroute.core.health.health import Health, HealthParameters, ReplicaState
 from warmroute.core.health.outliers import ErrorRate
-from warmroute.core.learning.stretch import WAY_S
+from warmroute.core.learning.sample import WAY_S
 from warmroute.core.ranks import rank_incarnation
 from warmroute.core.types import Incarnation, ReplicaId
 
@@ -204,23 +205,29 @@ class Replica(PrefillQueue):
         """Requests under way there, whoever sent them."""
         return self.in_flight + self.peer_in_flight
 
-    def free_in_s(self, now_s: float, ahead_tokens: float, behind_s: float = 0.0) -> float:
+    def free_in_s(self, terms: HoldTerms) -> float:
         """Time until a request held for it should be sent; 0 or less: at once.
 
         It is held only while streamed prompts of more than `ahead_tokens`, whoever sent them, have no first byte: the
         one sign from outside that the engine has more to compute than a step of short prompts, however wrong the rates
         are; and their end will be heard. It is sent when what is ahead should take no longer than `ahead_tokens` and
-        the way there and back: so the engine never runs dry. `behind_s` is how much later than others' requests this
-        one may go.
+        the way there and back: so the engine never runs dry.
         """
         if self.streamed < 0 or self.health.state is not ReplicaState.READY:
             return 0.0
-        since_s = self.since_s
-        if self.peer_since_s > since_s:
-            since_s = self.peer_since_s
+        now_s, ahead_tokens, behind_s = terms.now_s, terms.ahead_tokens, terms.behind_s
         if self.awaited_tokens + self.peer_awaited_tokens <= ahead_tokens:
-            return behind_s + since_s - now_s if since_s <= now_s and behind_s > 0.0 else 0.0
+            if behind_s <= 0.0:
+                return 0.0
+            since_s = self.since_s
+            if self.peer_since_s > since_s:
+                since_s = self.peer_since_s
+            return behind_s + since_s - now_s if since_s <= now_s else 0.0
         return self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
+
+    def begins_soon(self, terms: HoldTerms) -> bool:
+        """Whether some request held for it might be sent now: it is free, or lets a short prompt pass a long one."""
+        return self.free_in_s(terms) <= 0.0 or self.lets_pass(terms, 0.0, -inf)
 
     def note_streamed(self, after_s: float) -> None:
         """An answer that should be streamed ended so long after its first byte."""

@@ -1,9 +1,9 @@
 """Retry budgets bound how much traffic is tried again: a share of what was answered lately, and some in any case.
 
 Without a bound, an outage is multiplied by the retries that it causes: requests that fail everywhere reach each engine
-as often as they are tried. `RetryBudget` is for tries made only to see whose fault an error is, `RetryShare` for all
-tries that an engine may have to compute for (retries of what was delivered, second tries of what is late, streams that
-go on elsewhere). They decide nothing else.
+as often as they are tried. `RetryBudget` is for all tries that an engine may have to compute for (retries of what was
+delivered, second tries of what is late, streams that go on elsewhere). `ComparisonBudget` is for tries that are made
+only to see whose fault an error is, by comparing two replicas. They decide nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WINDOW_S: Final = 30.0
 """Lately: long enough for all that waits at one of many replicas, when that dies, to be a small share of it."""
 
 
-class RetryBudget:
+class ComparisonBudget:
     """Tokens that answered requests and time bring."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class RetryBudget:
         return True
 
 
-class RetryShare:
+class RetryBudget:
     """Tries made again within the last 30 to 60 seconds, against a share of the requests answered in them."""
 
     def __init__(self, ratio: float, least: int) -> None:

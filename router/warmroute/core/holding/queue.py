@@ -29,6 +29,7 @@ from typing import Final
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.fleet import Fleet
+from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.types import Records, RequestShape
@@ -81,6 +82,8 @@ class HoldQueue:
     def __init__(self, fleet: Fleet, parameters: HoldParameters) -> None:
         self._fleet = fleet
         self._ahead_tokens = parameters.ahead_tokens
+        self._terms = HoldTerms()
+        """Set anew for each request that is looked at (`_terms_for`)."""
         self._max_held = parameters.max_held
         self._max_hold_s = parameters.max_hold_s
         self._tickets: list[Ticket] = []
@@ -112,14 +115,12 @@ class HoldQueue:
         if shape.prompt_tokens <= 0 or len(self._tickets) >= self._max_held:
             return fleet.choose_and_reserve(shape, records, now_s)
         if not self._tickets:
-            planned: list[Replica] = []
-            behind_s = 0.0
-            if fleet.rivals:
-                behind_s = self._behind_s(self._rank_s(shape, records, now_s))
-            decision = fleet.reserve_if_free(shape, records, now_s, self._ahead_tokens, planned, behind_s)
+            rank_s = self._rank_s(shape, records, now_s) if fleet.rivals else 0.0
+            terms = self._terms_for(rank_s, now_s)
+            decision = fleet.reserve_if_free(shape, records, terms)
             if decision is not None:
                 return decision
-            fleet.end_plan(planned)
+            fleet.end_plan()
         self._arrivals += 1
         rank_s = self._rank_s(shape, records, now_s)
         own = None if records is None else list(records)
@@ -139,6 +140,14 @@ class HoldQueue:
         """How much later than at once a request with this key goes, to let other routers' requests go first."""
         rivals = self._fleet.rivals
         return STAGGER_S * min(bisect_left(rivals, rank_s), MOST_STAGGERED) if rivals else 0.0
+
+    def _terms_for(self, rank_s: float, now_s: float, overdue: bool = False) -> HoldTerms:
+        """On what terms a request with this key goes; one that was held for too long goes in any case."""
+        terms = self._terms
+        terms.now_s = now_s
+        terms.ahead_tokens = inf if overdue else self._ahead_tokens
+        terms.behind_s = 0.0 if overdue else self._behind_s(rank_s)
+        return terms
 
     def _tell_first(self) -> None:
         self._fleet.note_first_held(self._tickets[0].key[0] if self._tickets else inf)
@@ -162,19 +171,16 @@ class HoldQueue:
         if not self._tickets:
             return None
         fleet = self._fleet
-        ahead_tokens = self._ahead_tokens
-        behind_s = self._behind_s(self._tickets[0].key[0])
+        first_s = self._tickets[0].key[0]
         answers: list[tuple[Ticket, Decision | RouterError]] = []
         if freed is None:
             answers = self._look(now_s)
-            wait_s = fleet.next_free_s(now_s, ahead_tokens, behind_s)
+            wait_s = fleet.next_free_s(self._terms_for(first_s, now_s))
             self._due_s = now_s + (wait_s if wait_s < MOST_TIMER_S else MOST_TIMER_S)
         else:
-            if freed.free_in_s(now_s, ahead_tokens, behind_s) <= 0.0 or freed.lets_pass(
-                now_s, 0.0, -inf, ahead_tokens
-            ):
+            if freed.begins_soon(self._terms_for(first_s, now_s)):
                 answers = self._look(now_s)
-            wait_s = freed.free_in_s(now_s, ahead_tokens, behind_s)
+            wait_s = freed.free_in_s(self._terms_for(first_s, now_s))
             if 0.0 < wait_s < self._due_s - now_s:
                 self._due_s = now_s + wait_s
         if answers:
@@ -192,7 +198,7 @@ class HoldQueue:
 
     def would_hold(self, replica: Replica, now_s: float) -> bool:
         """Whether a request whose choice is this replica would have to wait now."""
-        return len(self._tickets) < self._max_held and replica.free_in_s(now_s, self._ahead_tokens) > 0.0
+        return len(self._tickets) < self._max_held and replica.free_in_s(self._terms_for(-inf, now_s)) > 0.0
 
     def _close(self, ticket: Ticket) -> None:
         ticket.open = False
@@ -206,34 +212,30 @@ class HoldQueue:
         if by_age:
             self._aged_s = now_s
         answers: list[tuple[Ticket, Decision | RouterError]] = []
-        planned: list[Replica] = []
+        planned = fleet.planned
         free: dict[str, bool] = {}
         """By model, whether any of its replicas is."""
         busy = 0
         models = len(self._models)
         for ticket in self._tickets:
-            limit = self._ahead_tokens
-            behind_s = self._behind_s(ticket.key[0])
+            # Held for too long, or the clock was set back.
+            overdue = by_age and not oldest_s < ticket.arrival_s <= now_s
+            terms = self._terms_for(ticket.key[0], now_s, overdue)
             try:
-                if by_age and not oldest_s < ticket.arrival_s <= now_s:
-                    limit = inf  # held for too long, or the clock was set back
-                    behind_s = 0.0
-                elif busy == models or len(planned) >= MAX_LOOKED_AT:
-                    if by_age:
-                        continue
-                    break
-                else:
+                if not overdue:
+                    if busy == models or len(planned) >= MAX_LOOKED_AT:
+                        if by_age:
+                            continue
+                        break
                     model = ticket.shape.model
                     known = free.get(model)
                     if known is None:
-                        known = free[model] = fleet.any_free(model, now_s, limit, behind_s)
+                        known = free[model] = fleet.any_free(model, terms)
                         if not known:
                             busy += 1
                     if not known:
                         continue
-                decision = fleet.reserve_if_free(
-                    ticket.shape, ticket.records, now_s, limit, planned, behind_s
-                )
+                decision = fleet.reserve_if_free(ticket.shape, ticket.records, terms)
             except RouterError as error:
                 answers.append((ticket, error))
                 continue
@@ -242,7 +244,7 @@ class HoldQueue:
                 self._note(ticket, decision.replica, now_s)
                 free.clear()
                 busy = 0
-        fleet.end_plan(planned)
+        fleet.end_plan()
         return answers
 
     def _note(self, granted: Ticket, replica: Replica, now_s: float) -> None:

@@ -1,6 +1,6 @@
 """Answers teach how fast each replica is, and how long the prompts and answers of each model are.
 
-- `stretch`: a timed sample of prefill work, from its known start to a first byte.
+- `sample`: a timed sample of prefill work, from its known start to a first byte.
 - `speed`: one replica's estimate, from its last samples.
 - `answers`: one model's bytes per token and tokens per answer.
 - `learner`: all of these, and what of them is believed.

@@ -20,7 +20,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from warmroute.core.learning.stretch import WAY_S, Sample
+from warmroute.core.learning.sample import WAY_S, Sample
 
 WINDOW: Final = 32
 """Samples that are fitted; each counts a little less than the next newer one, half as much eleven samples later."""

@@ -41,7 +41,7 @@ class Load(NamedTuple):
     """Uncached tokens of those whose first byte will be heard (`Replica.awaited_tokens`)."""
 
 
-class Foreign(NamedTuple):
+class PeerLoad(NamedTuple):
     """Of all others on one replica. Work is in tokens without context."""
 
     key: int
@@ -139,10 +139,10 @@ class _Sum:
         else:
             self.heads.pop(router, None)
 
-    def told(self, key: int, now_s: float) -> Foreign:
+    def told(self, key: int, now_s: float) -> PeerLoad:
         """What the fleet is told."""
         heads = self.heads
-        return Foreign(
+        return PeerLoad(
             key,
             self.in_flight,
             self.given_tokens,
@@ -155,11 +155,11 @@ class _Sum:
         )
 
 
-class ForeignLoad:
+class Peers:
     """The ledger. Not thread-safe.
 
     Args:
-        own: The id under which this router speaks; what it says itself is not foreign.
+        own: The id under which this router speaks; what it says itself is no peer.
         expire_s: See the module.
     """
 
@@ -191,10 +191,10 @@ class ForeignLoad:
         """True while some router is known in part only: it spoke before this one listened, or a notice was lost."""
         return any(not peer.complete for peer in self._peers.values())
 
-    def of(self, key: int, now_s: float) -> Foreign:
+    def of(self, key: int, now_s: float) -> PeerLoad:
         """All other routers together on one replica; nothing counts as given or added since."""
         total = self._sums.get(key)
-        return Foreign(key, 0, 0, 0, 0, 0, inf, 0) if total is None else total.told(key, now_s)
+        return PeerLoad(key, 0, 0, 0, 0, 0, inf, 0) if total is None else total.told(key, now_s)
 
     def take(self, notice: Notice, now_s: float) -> None:
         """Believe a notice. Any that is well formed is taken, in whatever order they come."""
@@ -253,10 +253,10 @@ class ForeignLoad:
                 for load in peer.loads.values():
                     self._take_back(router, load)
 
-    def collect(self, now_s: float) -> list[Foreign]:
+    def collect(self, now_s: float) -> list[PeerLoad]:
         """Replicas of which something may have changed since the last call."""
         sums = self._sums
-        changed: list[Foreign] = []
+        changed: list[PeerLoad] = []
         for key in self._changed:
             total = sums[key]
             changed.append(total.told(key, now_s))

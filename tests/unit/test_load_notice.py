@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.fleet.foreign_load import Load, Notice
+from warmroute.core.fleet.peer_load import Load, Notice
 from warmroute.core.types import ReplicaId
-from warmroute.wire.lease import (
+from warmroute.wire.load_notice import (
     ENTRY_BYTES,
     FORMAT,
     HEADER_BYTES,

@@ -1,7 +1,7 @@
-"""What a try asks of whoever extends it, at the moments at which more than this one try is at stake.
+"""The hooks of an attempt: what a try asks of whoever extends it, where more than this one try is at stake.
 
-`attempt` calls these methods and `retries`, `resuming` and `exchange` answer them. This module decides nothing: it is
-where the questions stand in one list.
+`attempt` calls these methods, and `retries`, `resuming` and `exchange` implement them. This module decides nothing: it
+is where the hooks stand in one list.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from warmroute.core.health.health import FailureReason
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.failover import FailoverOwner
 from warmroute.dataplane.relay import Relay
+from warmroute.dataplane.states import Recording
 
 
-class Deciding(FailoverOwner):
-    """The questions. Plain methods of a native class, since mypyc calls these without a lookup."""
+class AttemptHooks(FailoverOwner):
+    """The hooks. They are plain methods of a native class, since mypyc calls those without a lookup."""
 
     __slots__ = ()
 
@@ -22,8 +23,8 @@ class Deciding(FailoverOwner):
         """The replica failed before its first body byte: the next one, or the end."""
         raise NotImplementedError
 
-    def _may_go_on(self, head: AnswerHead) -> int:
-        """Whether another replica could go on with this stream, if it broke: `RECORDED` or `UNRECORDED`."""
+    def _may_go_on(self, head: AnswerHead) -> Recording:
+        """Whether another replica could go on with this stream, if it broke: then it is recorded."""
         raise NotImplementedError
 
     def _engine_failed(self, relay: Relay) -> None:

@@ -19,7 +19,7 @@ from math import log2
 
 from xxhash import xxh3_64_intdigest
 
-from warmroute.core.fleet.foreign_load import Load, Notice
+from warmroute.core.fleet.peer_load import Load, Notice
 from warmroute.core.types import ReplicaId
 
 FORMAT = 4

@@ -1,4 +1,4 @@
-"""What leases cost one router, and Redis, in a large deployment: `python -m tests.bench.leases_scale`.
+"""What load reports cost one router, and Redis, in a large deployment: `python -m tests.bench.load_reports_scale`.
 
 Starts a Redis and one router's load reports over many replicas, and posts what the other routers would post: each
 takes on, starts and ends requests all over the fleet, at the given rate in all. Prints JSON: CPU of the router's
@@ -17,12 +17,12 @@ import sys
 import time
 from random import Random
 
-from tests.support.lease_speaker import Speaker
+from tests.support.load_speaker import Speaker
 from tests.support.redis_server import RedisServer
 from warmroute.adapters.resp.commands import pack
 from warmroute.core.types import ReplicaId
-from warmroute.service.leases import LEAST_PAUSE_S, ROUTER_PAUSE_S
-from warmroute.wire.lease import pack_notice, replica_key
+from warmroute.service.load_reports import LEAST_PAUSE_S, ROUTER_PAUSE_S
+from warmroute.wire.load_notice import pack_notice, replica_key
 
 INTERVAL_S = 0.05
 
@@ -99,7 +99,7 @@ def main() -> None:
         asyncio.run(post(given.post, given.routers - 1, given.replicas, given.requests))
     with RedisServer() as server:
         words = [f"--{name}={getattr(given, name)}" for name in ("routers", "replicas", "requests")]
-        posting = [sys.executable, "-m", "tests.bench.leases_scale", f"--post={server.port}", *words]
+        posting = [sys.executable, "-m", "tests.bench.load_reports_scale", f"--post={server.port}", *words]
         with subprocess.Popen(posting) as others:
             time.sleep(2.0)
             server.command("CONFIG", "RESETSTAT")

@@ -15,11 +15,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from warmroute.core.fleet.fleet import Fleet, Replica
-from warmroute.core.fleet.foreign_load import ForeignLoad, Load
+from warmroute.core.fleet.peer_load import Load, Peers
 from warmroute.core.holding.queue import AGEING_RATIO
 from warmroute.ports import LoadBoard
 from warmroute.tasks import Tasks
-from warmroute.wire.lease import pack_notice, replica_key, unpack_notice
+from warmroute.wire.load_notice import pack_notice, replica_key, unpack_notice
 
 HEARTBEATS = 3
 """Notices within `expire_s` however little changes: two may be lost."""
@@ -72,7 +72,7 @@ class LoadReports:
         self._clock = clock
         self._fleet_clock = fleet_clock
         self._on_heard = on_heard
-        self._peer_load = ForeignLoad(router, expire_s)
+        self._peers = Peers(router, expire_s)
         self._members: list[Replica] = []
         self._by_key: dict[int, Replica] = {}
         self._keys: list[int] = []
@@ -91,7 +91,7 @@ class LoadReports:
     @property
     def routers(self) -> int:
         """How many other routers are heard of."""
-        return self._peer_load.routers
+        return self._peers.routers
 
     @property
     def pause_s(self) -> float:
@@ -99,12 +99,12 @@ class LoadReports:
         half of one. A router that hears nobody only listens whether somebody has come.
         """
         half_s = self._publish_interval_s / 2.0
-        return half_s if self._peer_load.routers else max(half_s, min(ALONE_PAUSE_S, self._heartbeat_s / 2.0))
+        return half_s if self._peers.routers else max(half_s, min(ALONE_PAUSE_S, self._heartbeat_s / 2.0))
 
     @property
     def least_pause_s(self) -> float:
         """Time between two steps at the least: what changes meanwhile is told and heard together."""
-        routers = self._peer_load.routers + 1
+        routers = self._peers.routers + 1
         return min(self._publish_interval_s / 2.0, max(LEAST_PAUSE_S, ROUTER_PAUSE_S * routers))
 
     @property
@@ -120,7 +120,7 @@ class LoadReports:
         """Speak and listen until the task keeper stops; without a board to share there is nothing to do."""
         if self._board.shared:
             self._board.listen(self.ring)
-            self._tasks.supervise(self._run, name="leases")
+            self._tasks.supervise(self._run, name="load reports")
 
     async def stop(self) -> None:
         """Take back what was said, so that nobody has to wait for it to expire."""
@@ -151,20 +151,20 @@ class LoadReports:
             for raw in raws:
                 heard = unpack_notice(raw)
                 if heard is not None:
-                    self._peer_load.take(heard, now_s)
-        self._peer_load.expire(now_s)
+                    self._peers.take(heard, now_s)
+        self._peers.expire(now_s)
         self._tell_fleet(now_s)
         self._apply(now_s)
 
     def _tell_fleet(self, now_s: float) -> None:
         """What is known of others but their load."""
-        fleet, peer_load = self._fleet, self._peer_load
-        held = peer_load.held
+        fleet, peers = self._fleet, self._peers
+        held = peers.held
         rivals: list[float] = []
         if held:
             offset_s = AGEING_RATIO * (self._fleet_clock() - now_s)
-            rivals = [first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in peer_load.firsts()]
-        fleet.note_routers(1 + peer_load.routers, self._moved if peer_load.routers else None, held, rivals)
+            rivals = [first_s + AGEING_RATIO * heard_s + offset_s for first_s, heard_s in peers.firsts()]
+        fleet.note_routers(1 + peers.routers, self._moved if peers.routers else None, held, rivals)
 
     def _moved(self) -> None:
         self._urgent = True
@@ -174,11 +174,11 @@ class LoadReports:
     def _notice(self, now_s: float) -> bytes | None:
         if list(self._fleet.replicas.values()) != self._members:
             self._membership_changed(now_s)
-        peer_load = self._peer_load
+        peers = self._peers
         since_s = now_s - self._said_s
-        asked = peer_load.asked and now_s - self._whole_s >= ASK_INTERVAL_S
+        asked = peers.asked and now_s - self._whole_s >= ASK_INTERVAL_S
         if not self._started or asked or now_s - self._whole_s >= WHOLE_INTERVAL_S:
-            peer_load.asked = False
+            peers.asked = False
             self._whole_s = now_s
             self._said.clear()
             return self._say(self._changes(), now_s, whole=True)
@@ -187,7 +187,7 @@ class LoadReports:
         ):  # an early tick must not wait for the next
             return None
         changes = self._changes()
-        asking = peer_load.missing and now_s - self._asked_s >= ASK_INTERVAL_S
+        asking = peers.missing and now_s - self._asked_s >= ASK_INTERVAL_S
         if changes or asking or self._held() != self._said_held or since_s >= self._heartbeat_s:
             return self._say(changes, now_s, whole=False)
         return None
@@ -195,7 +195,7 @@ class LoadReports:
     def _say(self, changes: list[Load], now_s: float, *, whole: bool) -> bytes:
         self._said_s = now_s
         self._urgent = False
-        asking = not self._started or (self._peer_load.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
+        asking = not self._started or (self._peers.missing and now_s - self._asked_s >= ASK_INTERVAL_S)
         if asking:
             self._asked_s = now_s
         self._started = True
@@ -258,13 +258,13 @@ class LoadReports:
             self._whole_s = -1e9  # A whole notice is how to say that a replica is gone.
         fleet_now_s = self._fleet_clock()
         for key, replica in self._by_key.items():
-            self._fleet.note_peer_load(replica, self._peer_load.of(key, now_s), fleet_now_s)
+            self._fleet.note_peer_load(replica, self._peers.of(key, now_s), fleet_now_s)
 
     def _apply(self, now_s: float) -> None:
         note = self._fleet.note_peer_load
         by_key = self._by_key
         fleet_now_s = self._fleet_clock()
-        changed = self._peer_load.collect(now_s)
+        changed = self._peers.collect(now_s)
         for peer_load in changed:
             replica = by_key.get(peer_load.key)
             if replica is not None:

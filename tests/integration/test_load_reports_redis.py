@@ -1,4 +1,4 @@
-"""Leased load between processes, over a real Redis: every change is seen, and a killed router's load goes."""
+"""Load reports between processes, over a real Redis: every change is seen, and a killed router's load goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from tests.support.lease_speaker import Speaker
+from tests.support.load_speaker import Speaker
 from tests.support.processes import Program
 from tests.support.redis_server import RedisServer
 
@@ -33,14 +33,14 @@ def test_every_change_is_seen_by_another_process_and_a_killed_router_leaves_noth
 
     with (
         RedisServer() as server,
-        Program("tests.support.lease_speaker", server.url, str(CHANGES), "2") as other,
+        Program("tests.support.load_speaker", server.url, str(CHANGES), "2") as other,
     ):
         asyncio.run(watch(server.url, other))
         made_s = [float(line) for line in other.output.split()]
     assert [seen < made for made, seen in zip(made_s, seen_s, strict=True)] == [False] * CHANGES
 
 
-def test_without_redis_foreign_load_fades_and_comes_back_by_itself() -> None:
+def test_without_redis_peer_load_fades_and_comes_back_by_itself() -> None:
     async def run(server: RedisServer) -> None:
         async with Speaker(server.url, router=1) as one, Speaker(server.url, router=2) as two:
             one.send(one.replicas[0], 500)

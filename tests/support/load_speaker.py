@@ -14,7 +14,7 @@ from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaA
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import ReplicaId, RequestShape
-from warmroute.service.leases import LoadReports
+from warmroute.service.load_reports import LoadReports
 from warmroute.tasks import Tasks
 
 

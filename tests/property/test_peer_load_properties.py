@@ -1,11 +1,11 @@
-"""The sum of leased load under any notices: lost, late, twice, from strangers; and convergence once all are heard."""
+"""The sum of peer load under any notices: lost, late, twice, from strangers; and convergence once all are heard."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.fleet.foreign_load import ForeignLoad, Load, Notice
+from warmroute.core.fleet.peer_load import Load, Notice, Peers
 
 OWN = 0
 
@@ -36,7 +36,7 @@ steps = st.lists(st.tuples(notices, st.floats(0, 0.8)), max_size=40)
 def test_any_notices_in_any_order_leave_sums_that_follow_from_what_was_said_last(
     said: list[tuple[Notice, float]],
 ) -> None:
-    ledger = ForeignLoad(OWN, 1.0)
+    ledger = Peers(OWN, 1.0)
     now_s = 0.0
     for notice, pause_s in said:
         now_s += pause_s
@@ -49,8 +49,14 @@ def test_any_notices_in_any_order_leave_sums_that_follow_from_what_was_said_last
             ledger.validate()
     ledger.expire(now_s + 1.001)
     assert ledger.routers == 0
-    for foreign in [ledger.of(key, now_s) for key in range(6)]:
-        assert foreign.in_flight == foreign.work_tokens == foreign.head_tokens == foreign.awaited_tokens == 0
+    for peer_load in [ledger.of(key, now_s) for key in range(6)]:
+        assert (
+            peer_load.in_flight
+            == peer_load.work_tokens
+            == peer_load.head_tokens
+            == peer_load.awaited_tokens
+            == 0
+        )
 
 
 changes = st.lists(st.tuples(st.integers(1, 3), loads, st.booleans()), max_size=60)
@@ -61,7 +67,7 @@ def test_after_losses_whole_notices_make_everything_right(
     events: list[tuple[int, Load, bool]],
 ) -> None:
     """Three routers tell changes, some of which get lost; then each tells everything once."""
-    ledger = ForeignLoad(OWN, 1.0)
+    ledger = Peers(OWN, 1.0)
     truth: dict[int, dict[int, Load]] = {1: {}, 2: {}, 3: {}}
     numbers = dict.fromkeys(truth, 0)
     for router, load, lost in events:

@@ -1,0 +1,20 @@
+"""Hold terms say when a replica counts as free for one request that waits at the router, or that might have to.
+
+This module decides nothing: `holding.queue` sets the terms, and `Replica.free_in_s` and `Replica.lets_pass` judge by
+them.
+"""
+
+from __future__ import annotations
+
+
+class HoldTerms:
+    """What one look at one request goes by. The queue has one object, and sets it anew for each request."""
+
+    __slots__ = ("ahead_tokens", "behind_s", "now_s")
+
+    def __init__(self, now_s: float = 0.0, ahead_tokens: float = 0.0, behind_s: float = 0.0) -> None:
+        self.now_s = now_s
+        self.ahead_tokens = ahead_tokens
+        """Work ahead at which a replica is as good as free; infinite for a request that is held no longer."""
+        self.behind_s = behind_s
+        """How much later than at once the request may go, so that other routers' requests go before it."""
