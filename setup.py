@@ -15,6 +15,7 @@ from setuptools import setup
 COMPILED = [
     "router/warmroute/adapters/registry/memory.py",
     "router/warmroute/adapters/tenants/limits_memory.py",
+    "router/warmroute/core/beliefs/cache_use.py",
     "router/warmroute/core/beliefs/overlap.py",
     "router/warmroute/core/beliefs/residency.py",
     "router/warmroute/core/beliefs/returns.py",

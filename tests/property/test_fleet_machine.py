@@ -175,7 +175,7 @@ class FleetMachine(RuleBasedStateMachine):
     def others_tell(self, replica_id: ReplicaId, tokens: int, given: int, age_s: float) -> None:
         replica = self.fleet.replicas.get(replica_id)
         if replica is not None:
-            peer_load = PeerLoad(0, int(tokens > 0), given, given, tokens, tokens // 2, age_s, tokens // 3)
+            peer_load = PeerLoad(0, int(tokens > 0), given, tokens, tokens // 2, age_s, tokens // 3)
             self.fleet.note_peer_load(replica, peer_load, self.now_s)
 
     @rule(decision=decisions, reason=st.sampled_from(list(FailureReason)))

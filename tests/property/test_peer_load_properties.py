@@ -15,7 +15,6 @@ loads = st.builds(
     st.integers(0, 5),
     st.integers(0, 50),
     counts,
-    counts,
     st.integers(0, 9000),
     st.integers(0, 9),
     st.integers(0, 9),

@@ -127,8 +127,8 @@ ROWS: dict[str, Row] = {
 }
 
 OTHERS: dict[str, str] = {
-    "beliefs.residency.MOST_REUSES": "a bound of memory",
-    "fleet.peer_load.MAX_REUSES": "a bound of memory",
+    "beliefs.residency.MOST_TOLD": "a bound of memory",
+    "beliefs.residency.MOST_FOLLOWED": "a bound of memory",
     "holding.queue.LEAST_TIMER_S": "a timer",
     "holding.queue.MOST_TIMER_S": "a timer",
     "fleet.decision.RESERVED": "a name",
@@ -143,7 +143,6 @@ OTHERS: dict[str, str] = {
     "fleet.peer_load.MAX_ROUTERS": "bounds memory",
     "fleet.peer_load.MAX_REPLICAS": "bounds memory",
     "fleet.peer_load._WRAP": "arithmetic",
-    "fleet.peer_load._HALF": "arithmetic",
     "beliefs.returns.BUCKETS": "the end of a scale (tests/unit/test_age_scales.py)",
     "beliefs.returns.LEAST_AGE_S": "the beginning of a scale (tests/unit/test_age_scales.py)",
     "beliefs.returns._MOST_UNIT": "arithmetic",

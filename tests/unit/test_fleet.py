@@ -397,11 +397,11 @@ def test_what_other_routers_gave_crowds_and_fades_alike() -> None:
     (work_tokens, before) = (fleet.work_tokens, crowding_s(fleet)["r0"])
     # Three times the mean work of a prompt: taken for three requests.
     told = int(3 * work_tokens)
-    fleet.note_peer_load(fleet.replicas[ReplicaId("r1")], PeerLoad(0, 1, told, 0, 0, 0, 0.0, 0), 100.0)
+    fleet.note_peer_load(fleet.replicas[ReplicaId("r1")], PeerLoad(0, 1, told, 0, 0, 0.0, 0), 100.0)
     assert crowding_s(fleet)["r0"] == pytest.approx(before / 1.15, rel=1e-2)
     assert crowding_s(fleet)["r1"] == pytest.approx(told / 8000 * 0.05 / 1.15, rel=1e-2)
     between = crowding_s(fleet)["r0"]
-    fleet.note_peer_load(fleet.replicas[ReplicaId("r1")], PeerLoad(0, 1, 10 * told, 0, 0, 0, 0.0, 0), 100.0)
+    fleet.note_peer_load(fleet.replicas[ReplicaId("r1")], PeerLoad(0, 1, 10 * told, 0, 0, 0.0, 0), 100.0)
     assert crowding_s(fleet)["r0"] == pytest.approx(between / (1 + 30 / 20), rel=1e-2)
 
 
@@ -409,7 +409,7 @@ def test_a_replica_that_has_left_may_still_be_told_of() -> None:
     fleet = crowded(replicas=1)
     replica = fleet.replicas[ReplicaId("r0")]
     fleet.apply(ReplicaRemoved(ReplicaId("r0")))
-    fleet.note_peer_load(replica, PeerLoad(0, 1, 5000, 0, 0, 0, 0.0, 0), 100.0)
+    fleet.note_peer_load(replica, PeerLoad(0, 1, 5000, 0, 0, 0.0, 0), 100.0)
     assert fleet.replicas == {}
 
 

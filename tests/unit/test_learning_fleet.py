@@ -238,10 +238,10 @@ def test_a_queue_that_never_empties_is_timed_in_parts(world: World) -> None:
 def test_other_routers_prompts_ahead_are_taken_into_account(world: World) -> None:
     replica = next(iter(world.rates))
     for _ in range(8):
-        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 4000, 4000, 4000, 0.0, 4000), world.now_s)
         decision = world.send(replica, 4000)
         world.now_s += 0.02 + 8000 / 8000
-        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 0, 0, 0, 0, 0.0, 0), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 0, 0, 0, 0.0, 0), world.now_s)
         world.answer(decision, (4000, 0, 5))
     replica.speed.fit(None)
     assert 1 / replica.speed.token_s == pytest.approx(8000, rel=0.1)
@@ -253,10 +253,10 @@ def test_prompts_that_another_router_told_of_too_late_spoil_a_sample(world: Worl
         before = replica.speed.count
         decision = world.send(replica, 4000)
         world.now_s += late_s
-        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 4000, 0, 4000, 4000, 0.0, 4000), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 1, 4000, 4000, 4000, 0.0, 4000), world.now_s)
         world.now_s += 0.5
         world.answer(decision, (4000, 0, 5))
-        world.fleet.note_peer_load(replica, PeerLoad(0, 0, 0, 0, 0, 0, 0.0, 0), world.now_s)
+        world.fleet.note_peer_load(replica, PeerLoad(0, 0, 0, 0, 0, 0.0, 0), world.now_s)
         assert (replica.speed.count > before) is counts
 
 

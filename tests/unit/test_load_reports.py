@@ -171,17 +171,18 @@ def test_what_others_add_to_a_cache_ages_what_is_in_it() -> None:
     one, two = deployment.routers
     for router in (one, two):
         router.fleet.apply(ProbeSucceeded(ReplicaId("a"), None, None, None, 5_000, 0.0))
+    here, there = (router.fleet.replicas[ReplicaId("a")].residency for router in (one, two))
     decision = one.send("a", 1_000)
     deployment.run(2 * INTERVAL_S)
-    residency = two.fleet.replicas[ReplicaId("a")].residency
-    seen = residency.tokens
+    assert (there.tokens, there.pinned_tokens) == (0, 1_000), "it is in use, and cannot go"
     one.send("a", 500)
     one.fleet.confirm(decision, 0, 300, deployment.clock.now_s)
     deployment.run(2 * INTERVAL_S)
-    assert residency.tokens - seen == 800
-    one.fleet.confirm(decision, 600, None, deployment.clock.now_s)
+    assert (there.tokens, there.pinned_tokens) == (300, 1_500)
+    one.fleet.started(decision, deployment.clock.now_s)
+    one.fleet.settle(decision, deployment.clock.now_s)
     deployment.run(2 * INTERVAL_S)
-    assert residency.tokens - seen == 200
+    assert (there.tokens, there.pinned_tokens) == (1_300, 500) == (here.tokens, here.pinned_tokens)
 
 
 def test_what_others_use_again_is_new_again() -> None:
@@ -190,19 +191,35 @@ def test_what_others_use_again_is_new_again() -> None:
     for router in (one, two):
         router.fleet.apply(ProbeSucceeded(ReplicaId("a"), Incarnation(1), None, None, 3_000, 0.0))
     here, there = (router.fleet.replicas[ReplicaId("a")].residency for router in (one, two))
+    one.send("a", 0)
+    deployment.run(1.0)
     used_s = deployment.clock.now_s
-    for residency in (here, there):
-        residency.touch(1_000, used_s)
-        residency.touch(1_500, used_s + 1.0)
-    deployment.run(3.0)
+    here.touch(1_000, used_s)
+    deployment.run(1.0)
+    later_s = deployment.clock.now_s + 0.01  # amid a moment, so that both routers count it to the same
+    here.touch(1_500, later_s)
+    deployment.run(2.0)
+    assert there.tokens == 2_500
     again_s = deployment.clock.now_s
     here.begin(1_000, [1_000], [used_s], again_s)
-    one.send("a", 0)
     deployment.run(2 * INTERVAL_S)
-    assert there.tokens == 2_500
+    assert (there.tokens, there.pinned_tokens) == (1_500, 1_000)
     there.touch(1_000, deployment.clock.now_s)  # 500 too many: of those that nobody has used since
-    assert there.resident_ratio(used_s + 1.0) == pytest.approx(2 / 3)
+    assert there.resident_ratio(later_s) == pytest.approx(2 / 3)
     assert there.resident_ratio(again_s) == 1.0
+
+
+def test_what_a_router_has_in_use_is_free_to_go_once_it_is_silent() -> None:
+    deployment = Deployment(2).settled()
+    one, two = deployment.routers
+    for router in (one, two):
+        router.fleet.apply(ProbeSucceeded(ReplicaId("a"), Incarnation(1), None, None, 3_000, 0.0))
+    there = two.fleet.replicas[ReplicaId("a")].residency
+    one.send("a", 1_000)
+    deployment.run(2 * INTERVAL_S)
+    assert (there.tokens, there.pinned_tokens) == (0, 1_000)
+    deployment.run(EXPIRE_S + 4 * INTERVAL_S, [two])
+    assert (there.tokens, there.pinned_tokens) == (1_000, 0)
 
 
 def test_a_router_that_stops_speaking_leaves_no_load_after_the_expiry() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from warmroute.core.fleet.peer_load import MAX_ROUTERS, Load, Notice, Peers
+from warmroute.core.beliefs.cache_use import BEGUN, COMPUTED, LOST, CacheUse
+from warmroute.core.fleet.peer_load import MAX_ROUTERS, Load, Notice, PeerLoad, Peers
 
 OWN, A, B = 1, 2, 3
 
 
-def load(key: int, in_flight: int, work: int = 0, given: int = 0, added: int = 0, age_ms: int = 0) -> Load:
+def load(key: int, in_flight: int, work: int = 0, given: int = 0, age_ms: int = 0) -> Load:
     """One prompt of so much work."""
-    return Load(key, in_flight, given, added, work, work, age_ms, work)
+    return Load(key, in_flight, given, work, work, age_ms, work)
 
 
 def of(ledger: Peers, key: int) -> tuple[int, int]:
@@ -19,8 +22,20 @@ def of(ledger: Peers, key: int) -> tuple[int, int]:
     return peer_load.in_flight, peer_load.work_tokens
 
 
-def notice(router: int, number: int, *loads: Load, whole: bool = False, asking: bool = False) -> Notice:
-    return Notice(router, number, whole, asking, loads)
+def notice(
+    router: int,
+    number: int,
+    *loads: Load,
+    whole: bool = False,
+    asking: bool = False,
+    uses: Sequence[tuple[int, CacheUse]] = (),
+) -> Notice:
+    return Notice(router, number, whole, asking, loads, uses=uses)
+
+
+def kinds(told: PeerLoad) -> list[tuple[int, int]]:
+    """Of the uses that the fleet is told."""
+    return [(router, use.kind) for router, use, _ in told.uses]
 
 
 def test_the_load_of_several_routers_adds_up() -> None:
@@ -106,22 +121,45 @@ def test_more_routers_than_any_deployment_has_are_not_kept() -> None:
     assert of(ledger, 7) == (MAX_ROUTERS, 0)
 
 
-def test_tokens_added_may_be_taken_back_and_wrap_around() -> None:
+def test_uses_are_told_once_with_their_router_and_how_long_ago_they_were_heard_of() -> None:
     ledger = Peers(OWN, 1.0)
-    ledger.take(notice(A, 0, load(7, 1, added=2**32 - 100), whole=True), 0.0)
-    ledger.collect(0.0)
-    ledger.take(notice(A, 1, load(7, 1, added=50)), 0.1)
-    ledger.take(notice(A, 2, load(7, 1, added=2**32 - 250)), 0.1)
-    assert [told[3] for told in ledger.collect(0.1)] == [-150]
+    begun, over = CacheUse(BEGUN, 1, 90, -0.01), CacheUse(COMPUTED, 1, 0, 0.0)
+    ledger.take(notice(A, 0, load(7, 1), whole=True, uses=[(7, begun), (8, begun)]), 0.0)
+    assert ledger.of(7, 0.1).uses == ()
+    ledger.take(notice(B, 0, load(7, 1), whole=True, uses=[(7, begun)]), 0.25)
+    assert [told.uses for told in ledger.collect(0.5)] == [[(A, begun, 0.5), (B, begun, 0.25)]]
+    ledger.take(notice(A, 1, load(7, 0), uses=[(7, over)]), 0.6)
+    ledger.take(notice(B, 1, load(7, 0)), 0.6)
+    assert [told.uses for told in ledger.collect(0.6)] == [[(A, over, 0.0)]]
+    ledger.take(notice(A, 2, load(7, 0), uses=[(7, over)]), 0.7)
+    assert [told.uses for told in ledger.collect(0.7)] == [[(A, over, 0.0)]], "though its load is as it was"
+
+
+@pytest.mark.parametrize("how", ["a gap", "silence", "its replica is not named any more"])
+def test_whoever_cannot_be_followed_has_lost_what_it_had_under_way(how: str) -> None:
+    ledger = Peers(OWN, 1.0)
+    ledger.take(notice(A, 0, load(7, 1), whole=True), 0.0)
+    ledger.take(notice(B, 0, load(7, 1), whole=True), 0.9)
+    ledger.collect(0.9)
+    if how == "a gap":
+        ledger.take(notice(A, 2, load(7, 1), uses=[(7, CacheUse(BEGUN, 4, 9, 0.0))]), 0.95)
+        after = [(A, LOST), (A, BEGUN)]
+    elif how == "silence":
+        ledger.expire(1.0)
+        after = [(A, LOST)]
+    else:
+        ledger.take(notice(A, 1, load(9, 0), whole=True), 0.95)
+        after = [(A, LOST)]
+    assert [kinds(told) for told in ledger.collect(1.0) if told.key == 7] == [after]
 
 
 def test_the_engine_is_at_its_prompt_since_the_latest_that_anybody_told() -> None:
     ledger = Peers(OWN, 10.0)
     ledger.take(notice(A, 0, load(7, 1, 900, age_ms=700), whole=True), 5.0)
     ledger.take(notice(B, 0, load(7, 1, 400, age_ms=200), whole=True), 5.1)
-    assert ledger.of(7, 6.0)[4:6] == (1300, 900)
-    assert ledger.of(7, 6.0)[6] == pytest.approx(6.0 - 4.9)
+    assert ledger.of(7, 6.0)[3:5] == (1300, 900)
+    assert ledger.of(7, 6.0)[5] == pytest.approx(6.0 - 4.9)
     ledger.take(notice(A, 1, load(7, 1, 0, age_ms=0)), 5.5)
-    assert ledger.of(7, 6.0)[4:6] == (400, 400)
-    assert ledger.of(7, 6.0)[6] == pytest.approx(0.5)
+    assert ledger.of(7, 6.0)[3:5] == (400, 400)
+    assert ledger.of(7, 6.0)[5] == pytest.approx(0.5)
     ledger.validate()

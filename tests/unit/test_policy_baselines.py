@@ -113,7 +113,7 @@ def test_prefix_hash_keeps_everyone_within_the_bound() -> None:
 def test_what_other_routers_sent_counts_like_what_this_one_sent() -> None:
     def choices(policy: str, busy: str) -> set[str]:
         fleet = ready_fleet(3, policy)
-        fleet.note_peer_load(fleet.replicas[ReplicaId(busy)], PeerLoad(0, 50, 0, 0, 0, 0, 0.0, 0), 1.0)
+        fleet.note_peer_load(fleet.replicas[ReplicaId(busy)], PeerLoad(0, 50, 0, 0, 0, 0.0, 0), 1.0)
         found = set()
         for _ in range(40):
             decision = fleet.choose_and_reserve(SHAPE, None, 1.0)

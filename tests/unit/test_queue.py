@@ -309,11 +309,11 @@ def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
 def test_other_routers_prompts_are_waited_for_as_own_ones() -> None:
     world = World()
     replica = world.fleet.replicas[ReplicaId("r0")]
-    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 16_000, 8000, 0.0, 16_000), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Ticket)
     world.queue.release(1.0)
     assert world.names == []
-    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0.0, 0), 1.0)
     world.queue.release(1.0)
     assert world.names == ["a"]
 
@@ -322,9 +322,9 @@ def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_momen
     world = World()
     world.fleet.work_tokens = 8000.0
     replica = world.fleet.replicas[ReplicaId("r0")]
-    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 16_000, 8000, 0.0, 16_000), 0.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 16_000, 8000, 0.0, 16_000), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Ticket)
-    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0, 0.0, 0), 1.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0.0, 0), 1.0)
     world.fleet.note_routers(4, None, rivals=[100.0, -1.0, 0.5])
     again_s = world.queue.release(1.0)
     assert world.names == []
@@ -343,7 +343,7 @@ def test_a_replica_that_has_long_been_free_is_left_to_nobody() -> None:
 def test_other_routers_prompts_whose_end_nobody_hears_hold_nobody() -> None:
     world = World()
     replica = world.fleet.replicas[ReplicaId("r0")]
-    world.fleet.note_peer_load(replica, PeerLoad(0, 50, 0, 0, 1_000_000, 9000, 0.0, 0), 0.0)
+    world.fleet.note_peer_load(replica, PeerLoad(0, 50, 0, 1_000_000, 9000, 0.0, 0), 0.0)
     assert isinstance(world.offer("a", 8000, 0.0), Decision)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.beliefs.residency import MAX_BUCKETS, Residency
+from warmroute.core.beliefs.cache_use import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, CacheUse
+from warmroute.core.beliefs.residency import MAX_BUCKETS, MOST_FOLLOWED, Residency
 
 
 def residency(tokens: int) -> Residency:
@@ -171,7 +172,7 @@ def test_whatever_comes_it_stays_bounded_and_its_sums_right(
         events += [(at_s, 0, number), (at_s + lasts_s, 1, number)]
     before_s = 0.0
     sent = 0
-    counted: dict[int, tuple[int, int]] = {}
+    counted: dict[int, tuple[int, int, int]] = {}
     for at_s, over, number in sorted(events):
         tokens, begun_s, _, shares, computed = requests[number]
         if over:
@@ -181,11 +182,114 @@ def test_whatever_comes_it_stays_bounded_and_its_sums_right(
             counted[number] = one.begin(tokens, depths, [before_s, begun_s][: len(depths)], at_s)
             before_s = at_s
             sent += tokens
-        one.reuse(100, at_s - 3)
+        one.reuse(100, at_s - 3, at_s)
         assert len(one._buckets) <= MAX_BUCKETS
         assert len(one._ended) <= MAX_BUCKETS
         assert one.tokens == sum(one._buckets.values())
-        assert one.pinned_tokens == sum(own for own, _ in counted.values())
+        assert one.pinned_tokens == sum(own for own, _, _ in counted.values())
         assert 0 <= one.tokens + one.pinned_tokens <= sent
         assert all(0.0 <= one.resident_ratio(at_s - age_s) <= 1.0 for age_s in (0, 1, 5, 100))
     assert not one._under_way
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["begin", "end", "abandon", "answer", "reuse"]),
+        st.integers(1, 4000),
+        st.floats(0, 20),
+        st.booleans(),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_routers_that_follow_each_other_have_the_picture_that_one_would_have(
+    steps: list[tuple[int, str, int, float, bool]],
+) -> None:
+    alone = residency(10_000)
+    routers = [residency(10_000) for _ in range(3)]
+    for one in routers:
+        one.told = []
+    under_way: list[tuple[int, float, tuple[int, int, int], tuple[int, int, int]]] = []
+    now_s = before_s = 0.0
+    for router, what, tokens, pause_s, shares in steps:
+        now_s += pause_s
+        one = routers[router]
+        if what == "begin":
+            depths, times_s = ([tokens // 2, tokens // 4], [before_s, now_s - 1.0]) if shares else ([], [])
+            own = one.begin(tokens, depths, times_s, now_s)
+            under_way.append((router, now_s, own, alone.begin(tokens, depths, times_s, now_s)))
+            before_s = now_s
+        elif what in ("end", "abandon") and under_way:
+            router, begun_s, own, counted = under_way.pop(tokens % len(under_way))
+            one = routers[router]
+            one.end(own, begun_s, now_s, computed=what == "end")
+            alone.end(counted, begun_s, now_s, computed=what == "end")
+        elif what == "answer":
+            one.touch(tokens, now_s)
+            alone.touch(tokens, now_s)
+        elif what == "reuse":
+            one.reuse(tokens, before_s, now_s)
+            alone.reuse(tokens, before_s, now_s)
+        assert one.told is not None
+        for use in one.told:
+            for other in routers:
+                if other is not one:
+                    other.follow(router, use, 0.0)
+        one.told.clear()
+        for each in routers:
+            assert (each.tokens, each.pinned_tokens) == (alone.tokens, alone.pinned_tokens)
+            assert (each.horizon_s, each._buckets) == (alone.horizon_s, alone._buckets)
+            assert (each._under_way, each._ended) == (alone._under_way, alone._ended)
+
+
+def test_what_is_followed_is_not_told_again() -> None:
+    one = residency(1000)
+    one.told = []
+    one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
+    one.follow(2, CacheUse(ADDED, 0, 20, 0.5), 5.0)
+    one.follow(2, CacheUse(COMPUTED, 1, 0, 1.0), 5.0)
+    assert one.told == []
+    assert (one.tokens, one.pinned_tokens) == (320, 0)
+
+
+def test_requests_of_a_router_that_is_not_heard_any_more_are_taken_for_over() -> None:
+    one = residency(1000)
+    one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
+    one.follow(3, CacheUse(BEGUN, 1, 200, 0.0), 5.0)
+    one.follow(2, CacheUse(LOST, 0, 0, 0.0), 9.0)
+    assert (one.tokens, one.pinned_tokens) == (300, 200)
+    one.follow(2, CacheUse(COMPUTED, 1, 0, 0.0), 9.5)
+    assert (one.tokens, one.pinned_tokens) == (300, 200), "an end of what is not known is nothing"
+    one.follow(3, CacheUse(ABANDONED, 1, 0, 0.0), 9.5)
+    assert (one.tokens, one.pinned_tokens) == (300, 0)
+
+
+def test_a_request_that_begins_twice_or_one_too_many_ends_what_was_under_way_before() -> None:
+    one = residency(10**9)
+    for serial in [*range(1, MOST_FOLLOWED + 1), 5, 5]:
+        one.follow(2, CacheUse(BEGUN, serial, 10, 0.0), 5.0)
+    assert (one.tokens, one.pinned_tokens) == (10 * (MOST_FOLLOWED + 1), 10)
+
+
+def test_what_is_told_late_happened_at_the_latest_moment_known() -> None:
+    one = residency(1000)
+    serve(one, 400, 100.0)
+    one.follow(2, CacheUse(BEGUN, 1, 300, -50.0), 100.5)
+    one.follow(2, CacheUse(COMPUTED, 1, 0, -49.0), 100.5)
+    assert one.tokens == 700, "a clock set back would have emptied it"
+    serve(one, 400, 101.0)
+    assert one.resident_ratio(100.0) < 1.0
+
+
+def test_a_restart_is_not_told_of_and_ends_what_was_followed() -> None:
+    one = residency(1000)
+    one.told = []
+    one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
+    one.begin(100, [], [], 5.0)
+    one.clear()
+    assert one.told == []
+    one.follow(2, CacheUse(COMPUTED, 1, 0, 0.0), 6.0)
+    assert (one.tokens, one.pinned_tokens) == (0, 0)

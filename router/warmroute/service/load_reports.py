@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
+from warmroute.core.beliefs.cache_use import CacheUse
 from warmroute.core.fleet.fleet import Fleet, Replica
 from warmroute.core.fleet.peer_load import Load, Peers
 from warmroute.core.holding.queue import AGEING_RATIO
@@ -76,9 +77,9 @@ class LoadReports:
         self._members: list[Replica] = []
         self._by_key: dict[int, Replica] = {}
         self._keys: list[int] = []
-        self._said: dict[int, tuple[int, int, int, int]] = {}
+        self._said: dict[int, tuple[int, int, int]] = {}
         """What the others know of this router, if they heard everything."""
-        self._reuses: list[tuple[int, int, float]] = []
+        self._uses: list[tuple[int, CacheUse]] = []
         """What belongs to the last `_changes`, as `pack_notice` takes it."""
         self._said_held = 0, 0.0
         self._number = 0
@@ -202,7 +203,7 @@ class LoadReports:
         held, first_s = self._held()
         self._said_held = held, first_s
         first_ms = round((first_s - AGEING_RATIO * self._fleet_clock()) * 1000.0) if held else 0
-        return self._pack(changes, self._reuses, whole=whole, asking=asking, held=held, first_ms=first_ms)
+        return self._pack(changes, self._uses, whole=whole, asking=asking, held=held, first_ms=first_ms)
 
     def _held(self) -> tuple[int, float]:
         """How many are held here, and the key of the first."""
@@ -212,7 +213,7 @@ class LoadReports:
     def _pack(
         self,
         changes: list[Load],
-        reuses: Sequence[tuple[int, int, float]] = (),
+        uses: Sequence[tuple[int, CacheUse]] = (),
         *,
         whole: bool,
         asking: bool = False,
@@ -224,7 +225,8 @@ class LoadReports:
             self._router,
             self._number,
             changes,
-            reuses,
+            uses,
+            self._fleet_clock(),
             whole=whole,
             asking=asking,
             held=held,
@@ -235,19 +237,19 @@ class LoadReports:
         """Where the load differs from what was said."""
         said = self._said.get
         changes: list[Load] = []
-        self._reuses.clear()
+        self._uses.clear()
         fleet_now_s = self._fleet_clock()
         for key, replica in zip(self._keys, self._members, strict=True):
-            state = replica.in_flight, replica.waiting, replica.given_tokens, replica.added_tokens
+            state = replica.in_flight, replica.waiting, replica.given_tokens
             before = said(key)
-            if state != before and (before is not None or state[2] or state[0]):
+            told = replica.residency.told
+            if (state != before or told) and (before is not None or state[2] or state[0]):
                 self._said[key] = state
-                changes.append(Load(key, state[0], state[2], state[3], *replica.prefilling(fleet_now_s)))
-                reuses = replica.residency.reuses
-                if reuses:
+                changes.append(Load(key, state[0], state[2], *replica.prefilling(fleet_now_s)))
+                if told:
                     at = len(changes) - 1
-                    self._reuses += [(at, tokens, fleet_now_s - used_s) for tokens, used_s in reuses]
-                    reuses.clear()
+                    self._uses += [(at, use) for use in told]
+                    told.clear()
         return changes
 
     def _membership_changed(self, now_s: float) -> None:

@@ -2,13 +2,16 @@
 
 The header, big endian, has: format (1 byte), flags (1), the router's random id (8), the notice's number (4), the number
 of requests held at the router (2), the order's key of the first of them in ms as of now (4, signed; 0 without one), and
-the number of replicas that follow (2). Each replica has 28 bytes: xxh3 of its id (8), requests in flight (2), uncached
-tokens given and tokens added to its cache since the router's start (4 and 4, wrapping around), prompts that wait or are
-prefilled in tokens without context (4), the first of them (2, in steps of 64), for how many ms it has been under way
-(2), and uncached tokens of those whose first byte will be heard (2, in steps of 64). Then follow 8 bytes for each use
-of what was used before: which of the replicas (2), tokens (4), and the time since they were used before (2, in steps of
-a two-thousandth of an octave, from 1/16 s on). What is beyond its field is clamped. A notice of another format is
-nobody's: routers of different formats serve side by side and do not count each other's load.
+the number of replicas that follow (2). Each replica has 24 bytes: xxh3 of its id (8), requests in flight (2), uncached
+tokens given since the router's start (4, wrapping around), prompts that wait or are prefilled in tokens without context
+(4), the first of them (2, in steps of 64), for how many ms it has been under way (2), and uncached tokens of those
+whose first byte will be heard (2, in steps of 64).
+
+Then follow 11 bytes for each use of a cache, in their order: which of the replicas (2), the kind (1, see
+`core.beliefs.cache_use`), tokens (4, signed), how long ago (2, in steps of a two-thousandth of an octave, from 1/16 s
+on), and the request's serial (2). A use's parts stand behind it, each as a use of kind 255, whose time is when it was
+last used. What is beyond its field is clamped. A notice of another format is nobody's: routers of different formats
+serve side by side and do not count each other's load.
 """
 
 from __future__ import annotations
@@ -19,26 +22,29 @@ from math import log2
 
 from xxhash import xxh3_64_intdigest
 
+from warmroute.core.beliefs.cache_use import ADDED, KINDS, CacheUse
 from warmroute.core.fleet.peer_load import Load, Notice
 from warmroute.core.types import ReplicaId
 
-FORMAT = 4
+FORMAT = 5
 
 HEADER_BYTES = 22
-ENTRY_BYTES = 28
-REUSE_BYTES = 8
+ENTRY_BYTES = 24
+USE_BYTES = 11
 
 _WHOLE = 1
 _ASKING = 2
 _HEADER = struct.Struct(">BBQIHiH")
-_ENTRY = struct.Struct(">QHIIIHHH")
-_REUSE = struct.Struct(">HIH")
+_ENTRY = struct.Struct(">QHIIHHH")
+_USE = struct.Struct(">HBiHH")
+_PART = 255
 _MAX_ENTRIES = 2**16 - 1
 _AGE_UNIT_S = 1.0 / 16.0
 _AGE_STEPS = 2000.0
 """An octave."""
 _MAX_IN_FLIGHT = 2**16 - 1
 _MAX_WORK_TOKENS = 2**32 - 1
+_MAX_USE_TOKENS = 2**31 - 1
 _MAX_FIRST_MS = 2**31 - 1
 _STEP_TOKENS = 64
 _MAX_STEPS = _MAX_AGE_MS = 2**16 - 1
@@ -53,7 +59,8 @@ def pack_notice(
     router: int,
     number: int,
     loads: Sequence[Load],
-    reuses: Iterable[tuple[int, int, float]] = (),
+    uses: Iterable[tuple[int, CacheUse]] = (),
+    now_s: float = 0.0,
     *,
     whole: bool,
     asking: bool,
@@ -65,7 +72,8 @@ def pack_notice(
     Args:
         number: Counts the router's notices and wraps around.
         loads: At most 65,535; those beyond are left out.
-        reuses: Index in `loads`, tokens, and seconds since these were used before.
+        uses: Index in `loads`, and the use.
+        now_s: By the clock of the uses' times.
     """
     flags = (_WHOLE if whole else 0) | (_ASKING if asking else 0)
     first_ms = max(-_MAX_FIRST_MS, min(first_ms, _MAX_FIRST_MS))
@@ -78,19 +86,17 @@ def pack_notice(
             key,
             min(in_flight, _MAX_IN_FLIGHT),
             given_tokens & 0xFFFF_FFFF,
-            added_tokens & 0xFFFF_FFFF,
             min(work_tokens, _MAX_WORK_TOKENS),
             min(-(-head_tokens // _STEP_TOKENS), _MAX_STEPS),
             min(age_ms, _MAX_AGE_MS),
             min(-(-awaited_tokens // _STEP_TOKENS), _MAX_STEPS),
         )
-        for key, in_flight, given_tokens, added_tokens, work_tokens, head_tokens, age_ms, awaited_tokens in loads
+        for key, in_flight, given_tokens, work_tokens, head_tokens, age_ms, awaited_tokens in loads
     ]
-    parts += [
-        _REUSE.pack(index, min(tokens, _MAX_WORK_TOKENS), _age_code(age_s))
-        for index, tokens, age_s in reuses
-        if index < _MAX_ENTRIES
-    ]
+    for index, use in uses:
+        if index < len(loads):
+            parts.append(_pack_use(index, use.kind, use.tokens, now_s - use.at_s, use.serial))
+            parts += [_pack_use(index, _PART, tokens, now_s - used_s, 0) for tokens, used_s in use.parts]
     return b"".join(parts)
 
 
@@ -100,20 +106,41 @@ def unpack_notice(raw: bytes) -> Notice | None:
         return None
     _, flags, router, number, held, first_ms, entries = _HEADER.unpack_from(raw)
     end = HEADER_BYTES + entries * ENTRY_BYTES
-    if len(raw) < end or (len(raw) - end) % REUSE_BYTES:
+    if len(raw) < end or (len(raw) - end) % USE_BYTES:
         return None
     loads: list[Load] = [
-        Load(key, in_flight, given, added, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
-        for key, in_flight, given, added, work_tokens, head, age_ms, awaited in _ENTRY.iter_unpack(
+        Load(key, in_flight, given, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
+        for key, in_flight, given, work_tokens, head, age_ms, awaited in _ENTRY.iter_unpack(
             raw[HEADER_BYTES:end]
         )
     ]
-    reuses = [
-        (loads[index].key, tokens, _AGE_UNIT_S * (2.0 ** (code / _AGE_STEPS) - 1.0))
-        for index, tokens, code in _REUSE.iter_unpack(raw[end:])
-        if index < entries
-    ]
-    return Notice(router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads, held, first_ms, reuses)
+    uses = _unpack_uses(raw[end:], loads)
+    return Notice(router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads, held, first_ms, uses)
+
+
+def _pack_use(index: int, kind: int, tokens: int, age_s: float, serial: int) -> bytes:
+    tokens = max(-_MAX_USE_TOKENS, min(tokens, _MAX_USE_TOKENS))
+    return _USE.pack(index, kind, tokens, _age_code(age_s), serial)
+
+
+def _unpack_uses(raw: bytes, loads: Sequence[Load]) -> list[tuple[int, CacheUse]]:
+    """Times count from the notice. What names no replica, or is of an unknown kind, is left out with its parts."""
+    uses: list[tuple[int, CacheUse]] = []
+    known = False
+    parts: list[tuple[int, float]] = []
+    for index, kind, tokens, age_code, serial in _USE.iter_unpack(raw):
+        at_s = -_AGE_UNIT_S * (2.0 ** (age_code / _AGE_STEPS) - 1.0)
+        if kind == _PART:
+            if known:
+                parts.append((max(tokens, 0), at_s))
+            continue
+        known = kind < KINDS and index < len(loads)
+        if known:
+            parts = []
+            if kind != ADDED:
+                tokens = max(tokens, 0)
+            uses.append((loads[index].key, CacheUse(kind, serial, tokens, at_s, parts)))
+    return uses
 
 
 def _age_code(age_s: float) -> int:

@@ -8,24 +8,31 @@ closely as one that keeps an hour. The oldest moment that is still there, or a p
 used before the edge is evicted. Of the edge itself the ends of prompts go first, so that a part of each prompt is left.
 
 Each token counts once: while a request is under way (`begin`), or at its last end (`end`). Records know when a prompt
-was sent; this module remembers, moment by moment, when that was over. Other routers tell what they add and what they
-use again (`Fleet.note_peer_load`).
+was sent; this module remembers, moment by moment, when that was over. What this router's requests do is written down
+for other routers (`told`), and what theirs do is followed (`follow`), so that all have the picture that one router
+would have.
 
 The engine says how much fits. Where that is wrong, answers show it, by age (`survival`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Final
+
+from warmroute.core.beliefs.cache_use import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, REUSED, CacheUse
 
 MOMENTS_PER_S: Final = 16.0
 """Of the finest: no engine's step is much shorter."""
 MAX_BUCKETS: Final = 1024
 """Moments that are kept apart."""
 
-MOST_REUSES: Final = 256
-"""Uses to be told of that are kept until the next notice; those beyond are not told."""
+MOST_TOLD: Final = 4096
+"""Uses that are kept until the next notice; those beyond are not told."""
+
+MOST_FOLLOWED: Final = 4096
+"""Requests of one other router under way at once; where there are more, some ends were not heard."""
 
 MOST_ENDED: Final = 256
 """Moments whose ends are remembered though what was used then is evicted."""
@@ -42,13 +49,15 @@ class Residency:
         "_cut",
         "_edge",
         "_ended",
+        "_followed",
         "_newest",
         "_per_s",
+        "_serial",
         "_under_way",
         "cache_tokens",
         "horizon_s",
         "pinned_tokens",
-        "reuses",
+        "told",
         "tokens",
     )
 
@@ -61,9 +70,12 @@ class Residency:
         """Resident and not in use."""
         self.pinned_tokens = 0
         """In use."""
-        self.reuses: list[tuple[int, float]] | None = None
-        """What was used again here and is to be told to other routers: tokens, and when they were used before. None
-        while there is nobody to tell."""
+        self.told: list[CacheUse] | None = None
+        """What this router's requests did here and is to be told to other routers; None while there is nobody to
+        tell."""
+        self._serial = 0
+        self._followed: dict[int, dict[int, tuple[float, tuple[int, int, int]]]] = {}
+        """Other routers' requests under way, by router and serial: when they were sent, and what `end` wants."""
         self._per_s = MOMENTS_PER_S
         """Moments in a second: a bucket's number is the time times this."""
         self._buckets: dict[int, int] = {}
@@ -86,8 +98,9 @@ class Residency:
         self._buckets.clear()
         self._under_way.clear()
         self._ended.clear()
-        if self.reuses is not None:
-            self.reuses.clear()
+        self._followed.clear()
+        if self.told is not None:
+            self.told.clear()
         self.tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
         self._edge = -1
@@ -95,7 +108,7 @@ class Residency:
 
     def begin(
         self, tokens: int, depths_tokens: list[int], times_s: list[float], now_s: float
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, int]:
         """A prompt is sent.
 
         Args:
@@ -103,11 +116,12 @@ class Residency:
             times_s: Those times, of what lies between each depth and the next.
 
         Returns:
-            What `end` wants to know: how many tokens are counted for it, since nobody else under way does, and how
-            many of those were counted before.
+            What `end` wants to know: how many tokens are counted for it, since nobody else under way does, how
+            many of those were counted before, and what the request is called where it is told.
         """
+        serial = 0 if self.told is None else self._tell_begun(tokens, depths_tokens, times_s, now_s)
         if self.cache_tokens == inf:
-            return 0, 0
+            return 0, 0, serial
         second = int(now_s * self._per_s)
         if self._buckets and second < self._newest - self._stale:
             self.clear()  # a clock set back: nothing could be told apart until it has caught up
@@ -123,24 +137,25 @@ class Residency:
                     own_tokens -= part
                 else:
                     self._take(part, bucket)
-                    self._tell(part, times_s[index])
             reused_tokens = before - self.tokens
         self._under_way[second] = self._under_way.get(second, 0) + 1
         if second in self._ended:
             del self._ended[second]
         self.pinned_tokens += own_tokens
         self._evict()
-        return own_tokens, reused_tokens
+        return own_tokens, reused_tokens, serial
 
-    def end(self, counted: tuple[int, int], begun_s: float, now_s: float, computed: bool) -> None:
+    def end(self, counted: tuple[int, int, int], begun_s: float, now_s: float, computed: bool) -> None:
         """The request of a `begin` is over. `computed`: as far as is known, its prompt was."""
+        own_tokens, reused_tokens, serial = counted
+        if serial:
+            self._tell(COMPUTED if computed else ABANDONED, serial, 0, now_s)
         if self.cache_tokens == inf:
             return
         second = int(begun_s * self._per_s)
         left = self._under_way.get(second, 0) - 1
         if left < 0:
             return  # begun before the size was known
-        own_tokens, reused_tokens = counted
         self.pinned_tokens -= own_tokens
         if left:
             self._under_way[second] = left
@@ -150,7 +165,7 @@ class Residency:
                 self.pinned_tokens = 0  # what began before the size was known ended after
         if not computed:
             if reused_tokens:
-                self.touch(reused_tokens, now_s)
+                self._touch(reused_tokens, now_s)
             return
         ended = self._ended
         ended[second] = int(now_s * self._per_s)
@@ -158,10 +173,14 @@ class Residency:
             oldest = next(iter(ended))
             if ended[oldest] < self._edge or len(ended) > MAX_BUCKETS:
                 del ended[oldest]
-        self.touch(own_tokens, now_s)
+        self._touch(own_tokens, now_s)
 
     def touch(self, tokens: int, now_s: float) -> None:
         """So many tokens are now the last used; negative to take back part of an earlier count."""
+        self._tell(ADDED, 0, tokens, now_s)
+        self._touch(tokens, now_s)
+
+    def _touch(self, tokens: int, now_s: float) -> None:
         if self.cache_tokens == inf:
             return
         buckets = self._buckets
@@ -176,23 +195,70 @@ class Residency:
         self.tokens += tokens
         self._evict()
 
-    def reuse(self, tokens: int, used_s: float) -> None:
+    def reuse(self, tokens: int, used_s: float, now_s: float) -> None:
         """So many of the tokens last used at `used_s` are in use again, counted by who uses them."""
+        if self.told is not None:
+            self._tell(REUSED, 0, 0, now_s, [(tokens, used_s)])
         if self._buckets:
             self._take(tokens, int(used_s * self._per_s))
-            self._tell(tokens, used_s)
 
-    def heard(self, tokens: int, used_s: float, now_s: float) -> None:
-        """Another router has sent a request that uses so many of the tokens last used at `used_s`."""
-        bucket = int(used_s * self._per_s)
-        if self._buckets and bucket not in self._under_way:
-            self._take(tokens, bucket)
-            self.touch(tokens, now_s)
+    def follow(self, router: int, use: CacheUse, notice_s: float) -> None:
+        """Another router's request did this.
 
-    def _tell(self, tokens: int, used_s: float) -> None:
-        reuses = self.reuses
-        if reuses is not None and len(reuses) < MOST_REUSES:
-            reuses.append((tokens, used_s))
+        Args:
+            notice_s: When it was told; the use's times count from there. What is told too late happened at the latest
+                moment known.
+        """
+        kind, serial = use.kind, use.serial
+        at_s = max(notice_s + use.at_s, self._newest / self._per_s)
+        told, self.told = self.told, None
+        if kind == ADDED:
+            self._touch(use.tokens, at_s)
+        elif kind == REUSED:
+            for tokens, used_s in use.parts:
+                self.reuse(tokens, notice_s + used_s, at_s)
+        elif kind == LOST:
+            self._lose(router, at_s)
+        elif kind == BEGUN:
+            under_way = self._followed.setdefault(router, {})
+            if serial in under_way or len(under_way) >= MOST_FOLLOWED:
+                self._lose(router, at_s)
+                under_way = self._followed.setdefault(router, {})
+            times_s = [notice_s + used_s for _, used_s in use.parts]
+            depths_tokens: list[int] = []
+            depth_tokens = 0
+            for tokens, _ in reversed(use.parts):
+                depth_tokens += tokens
+                depths_tokens.append(depth_tokens)
+            depths_tokens.reverse()
+            under_way[serial] = at_s, self.begin(use.tokens, depths_tokens, times_s, at_s)
+        elif router in self._followed and serial in self._followed[router]:
+            begun_s, counted = self._followed[router].pop(serial)
+            self.end(counted, begun_s, at_s, kind == COMPUTED)
+        self.told = told
+
+    def _lose(self, router: int, now_s: float) -> None:
+        """Nobody knows what becomes of its requests: they are taken for over."""
+        for begun_s, counted in self._followed.pop(router, {}).values():
+            self.end(counted, begun_s, now_s, computed=True)
+
+    def _tell_begun(self, tokens: int, depths_tokens: list[int], times_s: list[float], now_s: float) -> int:
+        """Returns what the request is called."""
+        self._serial = self._serial % 0xFFFF + 1
+        count = len(depths_tokens)
+        parts = [
+            (depths_tokens[index] - (depths_tokens[index + 1] if index + 1 < count else 0), times_s[index])
+            for index in range(count)
+        ]
+        self._tell(BEGUN, self._serial, tokens, now_s, parts)
+        return self._serial
+
+    def _tell(
+        self, kind: int, serial: int, tokens: int, at_s: float, parts: Sequence[tuple[int, float]] = ()
+    ) -> None:
+        told = self.told
+        if told is not None and len(told) < MOST_TOLD:
+            told.append(CacheUse(kind, serial, tokens, at_s, parts))
 
     def _take(self, tokens: int, second: int) -> None:
         bucket = self._ended.get(second, second)

@@ -21,7 +21,6 @@ class Decision(Prefill):
     """Where one attempt of a request goes, and the reservation that it holds there until it is settled."""
 
     __slots__ = (
-        "added_tokens",
         "believed_s",
         "believed_tokens",
         "computed",
@@ -40,7 +39,6 @@ class Decision(Prefill):
         "replica",
         "started_s",
         "tells",
-        "tells_reuse",
         "trial",
     )
 
@@ -70,12 +68,8 @@ class Decision(Prefill):
         """Leading tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0
         """Leading tokens that the records say it holds; more than `predicted_tokens` where not all is counted on."""
-        self.counted: tuple[int, int] = (0, 0)
+        self.counted: tuple[int, int, int] = (0, 0, 0)
         """What the replica's `residency` counts for it."""
-        self.added_tokens = 0
-        """What it added to the replica's `added_tokens` when it was sent."""
-        self.tells_reuse = False
-        """Whether other routers are told what it uses again."""
         self.computed = True
         """False if its first byte came without a prefill."""
         self.gap_tokens = 0

@@ -305,10 +305,6 @@ class Fleet(Members):
         replica.waiting += 1
         replica.waiting_tokens += uncached_tokens
         replica.given_tokens += uncached_tokens
-        # What is told as used again is moved where it is heard, so that only the rest of the prompt is added there.
-        tells = residency.reuses is not None and counted[0] > 0
-        added_tokens = counted[0] - counted[1] if tells else uncached_tokens
-        replica.added_tokens += added_tokens
         replica.refresh()
         trial = replica.health.state is not ReplicaState.READY
         if trial:
@@ -321,8 +317,6 @@ class Fleet(Members):
         if replica.shared_tokens > 0.0 and shape.rungs:
             decision.first_rung = shape.rungs[0]
         decision.counted = counted
-        decision.added_tokens = added_tokens
-        decision.tells_reuse = tells
         if shape.rungs:
             for tokens in overlap.values():
                 if tokens > decision.known_tokens:
@@ -449,8 +443,6 @@ class Fleet(Members):
         replica = decision.replica
         replica.in_flight -= 1
         computed = phase != RESERVED and decision.computed
-        if not computed:
-            replica.added_tokens -= decision.added_tokens
         if decision.incarnation == replica.incarnation:
             replica.residency.end(decision.counted, decision.reserved_s, now_s, computed)
         if phase == RESERVED:
@@ -492,10 +484,8 @@ class Fleet(Members):
             self._add_recent_load(replica, given_tokens, given_tokens / mean_tokens)
         if given_tokens and replica.sample is not None:
             replica.sample.peer_sent(now_s)
-        for tokens, reused_age_s in peer_load.reuses:
-            replica.residency.heard(tokens, now_s - reused_age_s, now_s)
-        if peer_load.added_tokens:
-            replica.residency.touch(peer_load.added_tokens, now_s)
+        for router, use, heard_age_s in peer_load.uses:
+            replica.residency.follow(router, use, now_s - heard_age_s)
         replica.refresh()
 
     # -- requests that wait at routers ----------------------------------------------------------------------------
@@ -539,8 +529,8 @@ class Fleet(Members):
         self.peer_held = held if len(self._eligibility.models) <= 1 else 0
         self.rivals = sorted(rivals)
         for replica in self._replicas.values():
-            if (replica.residency.reuses is None) == (routers > 1):
-                replica.residency.reuses = [] if routers > 1 else None
+            if (replica.residency.told is None) == (routers > 1):
+                replica.residency.told = [] if routers > 1 else None
 
     # -- for people ---------------------------------------------------------------------------------------------
 

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
+from warmroute.core.beliefs.cache_use import LOST, CacheUse
+
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
-MAX_REUSES = 1024
-"""Of one replica, between two `collect`."""
-
 _WRAP = 2**32 - 1
-_HALF = 2**31
 
 
 class Load(NamedTuple):
@@ -29,8 +27,6 @@ class Load(NamedTuple):
     in_flight: int
     given_tokens: int
     """Uncached tokens ever given to it, modulo 2^32."""
-    added_tokens: int
-    """Tokens ever added to its cache, modulo 2^32."""
     work_tokens: int
     """Of its prompts that wait or are prefilled there."""
     head_tokens: int
@@ -49,8 +45,6 @@ class PeerLoad(NamedTuple):
     in_flight: int
     given_tokens: int
     """Uncached tokens given since last collected."""
-    added_tokens: int
-    """Tokens added to its cache since last collected."""
     work_tokens: int
     """Of prompts that wait or are prefilled there."""
     head_tokens: int
@@ -59,8 +53,9 @@ class PeerLoad(NamedTuple):
     """For how long the engine has been at one."""
     awaited_tokens: int
     """Uncached tokens of those whose first byte will be heard."""
-    reuses: Sequence[tuple[int, float]] = ()
-    """Tokens that were used again since last collected, and for how many seconds they had not been used before."""
+    uses: Sequence[tuple[int, CacheUse, float]] = ()
+    """What their requests did to its cache since last collected: the router, the use, and how long ago, in seconds, the
+    notice was heard that the use's times count from."""
 
 
 class Notice(NamedTuple):
@@ -78,9 +73,9 @@ class Notice(NamedTuple):
     """Requests held at the router."""
     first_ms: int = 0
     """The key of the first of them less what it will age until then, in ms: comparable between routers."""
-    reuses: Sequence[tuple[int, int, float]] = ()
-    """What its requests used again since its last notice: the replica's key, tokens, and for how many seconds these had
-    not been used before."""
+    uses: Sequence[tuple[int, CacheUse]] = ()
+    """What its requests did to caches since its last notice: the replica's key, and the use. Its times count from this
+    notice: none is above 0."""
 
 
 class _Peer:
@@ -99,13 +94,12 @@ class _Sum:
     """Of one replica over all peers."""
 
     __slots__ = (
-        "added_tokens",
         "awaited_tokens",
         "given_tokens",
         "heads",
         "in_flight",
-        "reuses",
         "since_s",
+        "uses",
         "work_tokens",
     )
 
@@ -113,16 +107,14 @@ class _Sum:
         self.in_flight = 0
         self.given_tokens = 0
         """Since the last `collect`."""
-        self.added_tokens = 0
-        """Since the last `collect`; negative where answers corrected what was said before."""
         self.work_tokens = 0
         self.awaited_tokens = 0
         self.heads: dict[int, int] = {}
         """By router, for those that have prompts there."""
         self.since_s = -inf
         """The latest that anybody told of."""
-        self.reuses: list[tuple[int, float]] = []
-        """Since the last `collect`: tokens, and when they were used before."""
+        self.uses: list[tuple[int, CacheUse, float]] = []
+        """Since the last `collect`: the router, the use, and when it was heard of."""
 
     def change(self, router: int, load: Load | None, before: Load | None) -> None:
         """Put what a router says in the place of what it said before."""
@@ -146,12 +138,11 @@ class _Sum:
             key,
             self.in_flight,
             self.given_tokens,
-            self.added_tokens,
             self.work_tokens,
             max(heads.values()) if heads else 0,
             now_s - self.since_s,
             self.awaited_tokens,
-            [(tokens, now_s - used_s) for tokens, used_s in self.reuses],
+            [(router, use, now_s - heard_s) for router, use, heard_s in self.uses],
         )
 
 
@@ -194,7 +185,9 @@ class Peers:
     def of(self, key: int, now_s: float) -> PeerLoad:
         """All other routers together on one replica; nothing counts as given or added since."""
         total = self._sums.get(key)
-        return PeerLoad(key, 0, 0, 0, 0, 0, inf, 0) if total is None else total.told(key, now_s)
+        if total is None:
+            return PeerLoad(key, 0, 0, 0, 0, inf, 0)
+        return total.told(key, now_s)._replace(given_tokens=0, uses=())
 
     def take(self, notice: Notice, now_s: float) -> None:
         """Believe a notice. Any that is well formed is taken, in whatever order they come."""
@@ -208,6 +201,8 @@ class Peers:
             peer = self._peers[router] = _Peer()
         elif notice.number != (peer.number + 1) & _WRAP:
             peer.complete = False
+            for key in peer.loads:
+                self._lose(router, key, now_s)
         peer.number = notice.number
         peer.heard_s = now_s
         peer.held = notice.held
@@ -217,7 +212,7 @@ class Peers:
         if notice.whole:
             peer.complete = True
             for key in loads.keys() - {load.key for load in notice.loads}:
-                self._take_back(router, loads.pop(key))
+                self._take_back(router, loads.pop(key), now_s)
         sums, changed = self._sums, self._changed
         for load in notice.loads:
             key = load.key
@@ -233,16 +228,17 @@ class Peers:
             if before is not None:
                 # What was given before this router was heard of was given at an unknown time.
                 total.given_tokens += (load.given_tokens - before.given_tokens) & _WRAP
-                total.added_tokens += ((load.added_tokens - before.added_tokens + _HALF) & _WRAP) - _HALF
             since_s = now_s - load.age_ms / 1000.0
             if since_s > total.since_s:
                 total.since_s = since_s
             loads[key] = load
             changed.add(key)
-        for key, tokens, age_s in notice.reuses:
-            total = sums.get(key)
-            if total is not None and len(total.reuses) < MAX_REUSES:
-                total.reuses.append((tokens, now_s - age_s))
+        for key, use in notice.uses:
+            if key in loads:
+                total = sums.get(key)
+                if total is None:
+                    total = sums[key] = _Sum()
+                total.uses.append((router, use, now_s))
                 changed.add(key)
 
     def expire(self, now_s: float) -> None:
@@ -251,7 +247,7 @@ class Peers:
             if now_s - peer.heard_s >= self._expire_s:
                 del self._peers[router]
                 for load in peer.loads.values():
-                    self._take_back(router, load)
+                    self._take_back(router, load, now_s)
 
     def collect(self, now_s: float) -> list[PeerLoad]:
         """Replicas of which something may have changed since the last call."""
@@ -261,8 +257,8 @@ class Peers:
             total = sums[key]
             changed.append(total.told(key, now_s))
             if total.in_flight or total.heads or total.awaited_tokens:
-                total.given_tokens = total.added_tokens = 0
-                total.reuses.clear()
+                total.given_tokens = 0
+                total.uses.clear()
             else:
                 del sums[key]
         self._changed.clear()
@@ -283,10 +279,17 @@ class Peers:
             if key in self._sums:
                 assert key in self._changed or kept.in_flight or kept.heads, key
 
-    def _take_back(self, router: int, load: Load) -> None:
+    def _lose(self, router: int, key: int, now_s: float) -> None:
+        """What it has under way there is not known any more."""
+        total = self._sums.get(key)
+        if total is not None:
+            total.uses.append((router, CacheUse(LOST, 0, 0, 0.0), now_s))
+            self._changed.add(key)
+
+    def _take_back(self, router: int, load: Load, now_s: float) -> None:
         key = load.key
         total = self._sums.get(key)
         if total is None:
             total = self._sums[key] = _Sum()
         total.change(router, None, load)
-        self._changed.add(key)
+        self._lose(router, key, now_s)

@@ -65,7 +65,6 @@ class Replica(PrefillQueue):
     """
 
     __slots__ = (
-        "added_tokens",
         "base_latency_s",
         "block_tokens",
         "cache_tokens",
@@ -129,8 +128,6 @@ class Replica(PrefillQueue):
         """Their uncached tokens."""
         self.given_tokens = 0
         """Uncached tokens of all requests ever sent to it."""
-        self.added_tokens = 0
-        """Tokens that all requests ever sent to it have added to its cache, as far as is known."""
         self.streamed = 0
         """Trust that streams begin before they end: one more for each that did, one less for each that did not. No
         request waits for a replica that has lost it."""

@@ -53,15 +53,9 @@ class Feedback:
         change = output_tokens or 0
         if cached_tokens is not None:
             beyond_tokens = cached_tokens - decision.believed_tokens
-            if not decision.tells_reuse:
-                replica.added_tokens += change + decision.predicted_tokens - cached_tokens
-            else:  # what was believed to be there is told as used again
-                replica.added_tokens += change - beyond_tokens if beyond_tokens > 0 else change
             if beyond_tokens > 0 and decision.believed_tokens:
-                residency.reuse(beyond_tokens, decision.believed_s)  # the way to the next rung
+                residency.reuse(beyond_tokens, decision.believed_s, now_s)  # the way to the next rung
             self._learn_survival(decision, cached_tokens)
-        else:
-            replica.added_tokens += change
         if change:
             residency.touch(change, now_s)
 
