@@ -15,8 +15,8 @@ from setuptools import setup
 COMPILED = [
     "router/warmroute/adapters/registry/memory.py",
     "router/warmroute/adapters/tenants/limits_memory.py",
+    "router/warmroute/core/beliefs/belief.py",
     "router/warmroute/core/beliefs/cache_use.py",
-    "router/warmroute/core/beliefs/overlap.py",
     "router/warmroute/core/beliefs/residency.py",
     "router/warmroute/core/beliefs/returns.py",
     "router/warmroute/core/beliefs/seen.py",
@@ -26,6 +26,7 @@ COMPILED = [
     "router/warmroute/core/choice/policies/prefix_cost.py",
     "router/warmroute/core/choice/ranking.py",
     "router/warmroute/core/choice/ring.py",
+    "router/warmroute/core/choice/view.py",
     "router/warmroute/core/fleet/decision.py",
     "router/warmroute/core/fleet/eligibility.py",
     "router/warmroute/core/fleet/events.py",

@@ -6,8 +6,8 @@ from random import Random
 
 from tests.support.replicas import lone_replica
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import View
 from warmroute.core.choice.ring import Ring
+from warmroute.core.choice.view import View
 
 
 def test_a_ranking_walks_the_ring_only_as_far_as_it_is_asked() -> None:

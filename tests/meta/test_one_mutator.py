@@ -26,7 +26,7 @@ OTHER_OBJECTS = {
     ("router/warmroute/core/fleet/peer_load.py", "peer"): "another router",
     ("router/warmroute/core/fleet/peer_load.py", "total"): "the ledger's sum",
     ("router/warmroute/core/learning/learner.py", "speed"): "a speed estimate",
-    ("router/warmroute/core/beliefs/overlap.py", "found"): "what was read of records",
+    ("router/warmroute/core/beliefs/belief.py", "found"): "what was read of records",
 }
 """Fields of the same names on objects of other classes: by file and variable, and what it is."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.replicas import lone_replica
-from warmroute.core.beliefs.overlap import overlaps
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.cost import CostParameters, CostTerms
+from warmroute.core.choice.view import Prices
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.fleet.report import cost_terms
@@ -29,8 +30,8 @@ def held(
 ) -> dict:
     one = replica()
     one.overlap_block_tokens = block
-    found = overlaps(shape(4, prompt_bytes, prompt_tokens), records, {Incarnation(1): one}, GRID, 0.0)
-    return {r.id: tokens for r, tokens in found.items()}
+    belief = Belief(shape(4, prompt_bytes, prompt_tokens), records, {Incarnation(1): one}, GRID, 0.0)
+    return {r.id: tokens for r, tokens in belief.overlap.items()}
 
 
 HOLDER: Record = ((Incarnation(1), 5.0),)
@@ -118,7 +119,7 @@ def test_the_quick_sum_is_the_explained_one() -> None:
     one.in_flight, one.waiting, one.waiting_tokens, one.recent_load_tokens = 7, 2, 4000, 9000.0
     one.eviction_ratio = 0.4
     one.set_rates(5000.0, 0.02, 0.001)
-    terms = cost_terms(one, 1234, 200, 3.0, queued_price=1.5, recent_load_scale=0.25)
+    terms = cost_terms(one, 1234, 200, 3.0, Prices(queued=1.5, recent_load_scale=0.25))
     price = one.price + 1.5
     total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.recent_load_s + price * one.prefill_s(1234, 200)
     assert total_s == pytest.approx(terms.total_s)
@@ -168,4 +169,5 @@ def test_holders_of_different_depths_are_told_apart_even_in_shared_record_object
     both: Record = ((Incarnation(1), 1.0), (Incarnation(2), 2.0))
     known = {Incarnation(1): a, Incarnation(2): b}
     deep: Record = ((Incarnation(2), 2.0),)
-    assert overlaps(shape(4, 2100, 525), [both, both, deep, deep], known, GRID, 0.0) == {b: 512, a: 256}
+    belief = Belief(shape(4, 2100, 525), [both, both, deep, deep], known, GRID, 0.0)
+    assert belief.overlap == {b: 512, a: 256}

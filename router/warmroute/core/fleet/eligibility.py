@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from warmroute.core.choice.ranking import View
 from warmroute.core.choice.ring import Ring
+from warmroute.core.choice.view import View
 from warmroute.core.errors import NotFoundError, OverloadError
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.health import ReplicaState

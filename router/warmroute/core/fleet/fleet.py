@@ -8,14 +8,15 @@ a decision or the fleet itself: the methods below are the only way (`tests/meta/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from warmroute.core.beliefs.overlap import Uses, gap_tokens, last_used_s, note_ages, overlaps, tokens_at, uses
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.beliefs.seen import Seen
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import Overlaps, Policy, View
+from warmroute.core.choice.ranking import Policy
+from warmroute.core.choice.view import Prices, View
 from warmroute.core.errors import NotFoundError, OverloadError
 from warmroute.core.fleet.decision import RESERVED, SETTLED, STARTED, Decision
 from warmroute.core.fleet.events import (
@@ -68,7 +69,8 @@ it takes to hear of the rest."""
 MOST_UNIT: Final = 1e6
 """At which the unit of crowding begins anew."""
 
-_NOTHING: Final[dict[Replica, int]] = {}
+_NO_DEPTHS: Final[list[int]] = []
+_NO_TIMES: Final[list[float]] = []
 
 
 class Fleet(Members):
@@ -135,31 +137,32 @@ class Fleet(Members):
             NotFoundError: No known replica serves the model (`model_not_found`).
             OverloadError: None that does may be sent a request (`no_replica`).
         """
-        view = self._view(shape.model, now_s, tried)
-        overlap = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
-        replica, kind = self._policy.choose(shape, overlap, view)
+        view, belief, prices = self._look(shape, records, now_s, tried)
+        replica, kind = self._policy.choose(belief, view, prices)
         view.turn += 1
-        return self._reserve(
-            replica,
-            DecisionKind.RETRY if tried else kind,
-            overlap.get(replica, 0),
-            shape,
-            now_s,
-            records,
-            overlap,
-        )
+        return self._reserve(replica, DecisionKind.RETRY if tried else kind, belief)
 
-    def _view(self, model: str, now_s: float, tried: Sequence[Replica] = ()) -> View:
-        """The view that a policy may choose from now."""
+    def _look(
+        self, shape: RequestShape, records: Records | None, now_s: float, tried: Sequence[Replica] = ()
+    ) -> tuple[View, Belief, Prices]:
+        """What a policy may choose by now."""
         if not self._ticked_s <= now_s < self._due_s:
             self._tick(now_s)
-        view = self._eligibility.view_without(model, tried) if tried else self._eligibility.view(model)
-        view.now_s = now_s
+        eligibility, model = self._eligibility, shape.model
+        view = eligibility.view_without(model, tried) if tried else eligibility.view(model)
+        belief = Belief(shape, records, view.by_incarnation, self._grid, now_s)
         # A retry costs the fleet what a first try does, however many were tried.
-        replicas = len(self._eligibility.view(model).members) if tried else len(view.members)
-        view.queued_price = self._queued_price(model, replicas)
-        view.recent_load_scale = 1.0 / self._recent_load_unit
-        return view
+        replicas = len(eligibility.view(model).members) if tried else len(view.members)
+        return view, belief, Prices(self._queued_price(model, replicas), 1.0 / self._recent_load_unit)
+
+    def believe(self, shape: RequestShape, records: Records | None) -> Belief:
+        """What is believed of a prompt, as of the last tick.
+
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        known = self._eligibility.view(shape.model).by_incarnation
+        return Belief(shape, records, known, self._grid, self._ticked_s)
 
     def _queued_price(self, model: str, replicas: int) -> float:
         count = self.peer_held + (self.held.get(model, 0) if self.held else 0)
@@ -170,8 +173,8 @@ class Fleet(Members):
         shape: RequestShape,
         records: Records | None,
         terms: HoldTerms,
-    ) -> Decision | None:
-        """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it.
+    ) -> Decision | Belief:
+        """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it, and say what is believed.
 
         Planning counts the prompt at the choice, so that the next request looked at sees it; the caller calls
         `end_plan` before anything else happens.
@@ -179,25 +182,23 @@ class Fleet(Members):
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
-        now_s = terms.now_s
-        view = self._view(shape.model, now_s)
-        overlap = overlaps(shape, records, view.by_incarnation, self._grid, now_s) if records else _NOTHING
-        replica, kind = self._policy.choose(shape, overlap, view)
-        tokens = overlap.get(replica, 0)
+        view, belief, prices = self._look(shape, records, terms.now_s)
+        replica, kind = self._policy.choose(belief, view, prices)
+        tokens = belief.overlap.get(replica, 0)
         if replica.free_in_s(terms) <= 0.0 or (
             replica.shared_tokens > 0.0
             and replica.lets_pass(
                 terms,
                 replica.prefill_s(shape.prompt_tokens, tokens),
-                last_used_s(records, replica.incarnation) if tokens else -inf,
+                belief.last_used_s(replica) if tokens else -inf,
                 shape.rungs[0] if shape.rungs else 0,
             )
         ):
             view.turn += 1
-            return self._reserve(replica, kind, tokens, shape, now_s, records, overlap)
+            return self._reserve(replica, kind, belief)
         replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
         self.planned.append(replica)
-        return None
+        return belief
 
     def end_plan(self) -> None:
         """Forget what `reserve_if_free` planned."""
@@ -233,18 +234,16 @@ class Fleet(Members):
         """
         return self.work_tokens * self._eligibility.view(model).members[0].wait_token_s
 
-    def prefill_s(self, shape: RequestShape, records: Records | None) -> float:
+    def prefill_s(self, belief: Belief) -> float:
         """Expected prefill time on the replica that holds most of the prompt: how short a request is.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
-        view = self._eligibility.view(shape.model)
-        overlap = (
-            overlaps(shape, records, view.by_incarnation, self._grid, self._ticked_s) if records else _NOTHING
-        )
-        tokens = shape.prompt_tokens
-        least_s = view.members[0].prefill_s(tokens, overlap.get(view.members[0], 0))
+        overlap = belief.overlap
+        tokens = belief.shape.prompt_tokens
+        first = self._eligibility.view(belief.shape.model).members[0]
+        least_s = first.prefill_s(tokens, overlap.get(first, 0))
         for replica, overlap_tokens in overlap.items():
             least_s = min(least_s, replica.prefill_s(tokens, overlap_tokens))
         return least_s
@@ -270,35 +269,25 @@ class Fleet(Members):
             )
         if replica.state is ReplicaState.STARTING:
             raise OverloadError("The replica that keeps this object is starting; try again shortly.")
-        return self._reserve(replica, DecisionKind.PINNED, 0, shape, now_s, None, _NOTHING)
+        return self._reserve(replica, DecisionKind.PINNED, Belief(shape, None, {}, self._grid, now_s))
 
-    def _reserve(
-        self,
-        replica: Replica,
-        kind: DecisionKind,
-        predicted_tokens: int,
-        shape: RequestShape,
-        now_s: float,
-        records: Records | None,
-        overlap: Mapping[Replica, int],
-    ) -> Decision:
+    def _reserve(self, replica: Replica, kind: DecisionKind, belief: Belief) -> Decision:
+        shape, now_s = belief.shape, belief.now_s
         prompt_tokens = shape.prompt_tokens
+        predicted_tokens = belief.overlap.get(replica, 0)
         residency = replica.residency
-        used: Uses | None = None
-        depths_tokens: list[int] = []
-        times_s: list[float] = []
-        if records and shape.reads_cache:
-            used = uses(records, replica.incarnation, residency, now_s)
-            times_s = used.times_s
-            grid = self._grid
-            depths_tokens = [tokens_at(shape, grid[depth]) for depth in used.depths]
-        counted = residency.begin(prompt_tokens, depths_tokens, times_s, now_s)
+        uses = belief.uses(replica) if belief.deepest >= 0 and shape.reads_cache else None
+        counted = residency.begin(
+            prompt_tokens,
+            _NO_DEPTHS if uses is None else uses.depths_tokens,
+            _NO_TIMES if uses is None else uses.times_s,
+            now_s,
+        )
         if prompt_tokens > 0:
             self._note_work(replica.work_tokens(prompt_tokens, predicted_tokens))
             self._add_recent_load(replica, prompt_tokens - predicted_tokens, 1.0)
             self.returns.used(prompt_tokens)
-            if records:
-                note_ages(shape, records, self._grid, now_s, self.returns)
+            belief.note_ages(self.returns)
         replica.eviction_ratio = self._eviction_ratio(replica, now_s)
         uncached_tokens = prompt_tokens - predicted_tokens
         replica.in_flight += 1
@@ -318,15 +307,15 @@ class Fleet(Members):
             decision.first_rung = shape.rungs[0]
         decision.counted = counted
         if shape.rungs:
-            for tokens in overlap.values():
-                if tokens > decision.known_tokens:
-                    decision.known_tokens = tokens
+            known_tokens = belief.known_tokens()
+            if known_tokens > decision.known_tokens:
+                decision.known_tokens = known_tokens
             if not shape.reads_cache:
                 self._seen.depth(shape.rungs, now_s)
             elif shape.reusable_tokens < 0:
-                shape.reusable_tokens = self._reusable_tokens(shape, records, now_s)
-        if used is not None:
-            self._note_uses(decision, used, shape)
+                shape.reusable_tokens = self._reusable_tokens(belief)
+        if uses is not None:
+            self._feedback.expect(decision, belief, uses)
         if uncached_tokens > MOVED_TOKENS and self.moved is not None:
             self.moved()
         if uncached_tokens > 0:
@@ -351,30 +340,12 @@ class Fleet(Members):
         weight = 1.0 / (self._work_count if self._work_count < MEMORY else MEMORY)
         self.work_tokens += (work_tokens - self.work_tokens) * weight
 
-    def _reusable_tokens(self, shape: RequestShape, records: Records | None, now_s: float) -> int:
+    def _reusable_tokens(self, belief: Belief) -> int:
         """How many leading tokens of the prompt were sent before, wherever they went."""
-        depth = self._seen.depth(shape.rungs, now_s)
-        if records:
-            deepest = len(records) - 1
-            while deepest > depth and records[deepest] is None:
-                deepest -= 1
-            depth = deepest
-        return tokens_at(shape, self._grid[depth]) if depth >= 0 else 0
-
-    def _note_uses(self, decision: Decision, used: Uses, shape: RequestShape) -> None:
-        grid = self._grid
-        if used.remembered >= 0:
-            decision.remembered_tokens = tokens_at(shape, grid[used.remembered])
-            decision.remembered_s = used.remembered_s
-        if used.believed >= 0:
-            decision.believed_tokens = tokens_at(shape, grid[used.believed])
-            decision.believed_s = used.believed_s
-            decision.doubtful = decision.replica.residency.resident_ratio(used.believed_s) < 1.0
-            if used.remembered < 0:
-                self._feedback.expect(decision, gap_tokens(shape, used.believed, grid), shape.prompt_tokens)
-        if used.fresh >= 0:
-            decision.fresh_tokens = tokens_at(shape, grid[used.fresh])
-            decision.fresh_s = used.fresh_s
+        depth = self._seen.depth(belief.shape.rungs, belief.now_s)
+        if belief.deepest > depth:
+            depth = belief.deepest
+        return belief.tokens_at(depth) if depth >= 0 else 0
 
     def started(self, decision: Decision, now_s: float, computed: bool = True, heard: bool = True) -> None:
         """The first byte of the answer is there. Only the first call, and only before `settle`, changes anything.
@@ -543,11 +514,8 @@ class Fleet(Members):
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
-        whole = self._view(shape.model, now_s)
-        overlap: Overlaps = (
-            overlaps(shape, records, whole.by_incarnation, self._grid, now_s) if records else _NOTHING
-        )
-        return ranked(self._policy, shape, overlap, whole, self._rng)
+        view, belief, prices = self._look(shape, records, now_s)
+        return ranked(self._policy, belief, view, prices, self._rng)
 
     def validate(self) -> None:
         """Derive anew everything that is kept twice. Raises AssertionError where it differs."""

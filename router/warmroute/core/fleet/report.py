@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from math import inf, isclose
 from typing import TYPE_CHECKING, Final
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.cost import CostTerms
-from warmroute.core.choice.ranking import Overlaps, Policy, Tie, View
+from warmroute.core.choice.ranking import Policy, Tie
+from warmroute.core.choice.view import Prices, View
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.health import ReplicaState
-from warmroute.core.types import DecisionKind, RequestShape
+from warmroute.core.types import DecisionKind
 
 if TYPE_CHECKING:
     from random import Random
 
 RANKED_BY_POLICY: Final = 8
 """How much of a ranking is asked of the policy, call by call, as retries would; the rest is put in order of cost."""
+
+_ALONE: Final = Prices()
+"""Nobody is held, and nothing was given lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +53,11 @@ class Candidate:
         }
 
 
-def candidate(
-    replica: Replica, kind: DecisionKind, shape: RequestShape, overlaps: Overlaps, view: View
-) -> Candidate:
+def candidate(replica: Replica, kind: DecisionKind, belief: Belief, prices: Prices) -> Candidate:
     """The row of one replica."""
-    predicted_tokens = overlaps.get(replica, 0)
-    prompt_tokens = shape.prompt_tokens
-    terms = cost_terms(
-        replica, prompt_tokens, predicted_tokens, view.now_s, view.queued_price, view.recent_load_scale
-    )
+    predicted_tokens = belief.overlap.get(replica, 0)
+    prompt_tokens = belief.shape.prompt_tokens
+    terms = cost_terms(replica, prompt_tokens, predicted_tokens, belief.now_s, prices)
     return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
 
 
@@ -85,20 +86,19 @@ class Ranking:
         }
 
 
-def ranked(policy: Policy, shape: RequestShape, overlap: Overlaps, whole: View, rng: Random) -> Ranking:
+def ranked(policy: Policy, belief: Belief, whole: View, prices: Prices, rng: Random) -> Ranking:
     """Every replica of the view, in the order in which the policy would choose them; dice are as before afterwards."""
     chosen: dict[Replica, DecisionKind] = {}
     rest: View | None = whole
-    tie = policy.tie(shape, overlap, whole)
+    tie = policy.tie(belief, whole, prices)
     dice = rng.getstate()
     while rest is not None and len(chosen) < RANKED_BY_POLICY:
-        left = {r: tokens for r, tokens in overlap.items() if r not in chosen}
-        replica, kind = policy.choose(shape, left, rest)
+        replica, kind = policy.choose(belief.without(chosen), rest, prices)
         chosen[replica] = DecisionKind.RETRY if chosen else kind
         rest = whole.without(chosen)
     rng.setstate(dice)
-    head = [candidate(r, kind, shape, overlap, whole) for r, kind in chosen.items()]
-    tail = [candidate(r, DecisionKind.RETRY, shape, overlap, whole) for r in whole.members if r not in chosen]
+    head = [candidate(r, kind, belief, prices) for r, kind in chosen.items()]
+    tail = [candidate(r, DecisionKind.RETRY, belief, prices) for r in whole.members if r not in chosen]
     tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
     return Ranking((*head, *tail), tie)
 
@@ -108,23 +108,18 @@ def cost_terms(
     prompt_tokens: int,
     overlap_tokens: int,
     now_s: float,
-    queued_price: float = 0.0,
-    recent_load_scale: float = 1.0,
+    prices: Prices = _ALONE,
 ) -> CostTerms:
-    """The cost of a request of which so many leading tokens are held, taken apart.
-
-    Args:
-        queued_price, recent_load_scale: As in `View`.
-    """
+    """The cost of a request of which the replica is believed to hold so many leading tokens, taken apart."""
     prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
     return CostTerms(
         base_s=replica.base_latency_s,
         wait_s=replica.wait_for_s(now_s, prefill_s),
         running_s=replica.running * replica.interference_s,
-        crowding_s=replica.recent_load_s * recent_load_scale,
+        crowding_s=replica.recent_load_s * prices.recent_load_scale,
         prefill_s=prefill_s,
         miss_s=prefill_s,
-        queued_s=prefill_s * queued_price,
+        queued_s=prefill_s * prices.queued,
         eviction_s=prefill_s * (replica.price - 2.0),
     )
 

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.fleet import Fleet
@@ -115,14 +116,17 @@ class HoldQueue:
         if shape.prompt_tokens <= 0 or len(self._tickets) >= self._max_held:
             return fleet.choose_and_reserve(shape, records, now_s)
         if not self._tickets:
-            rank_s = self._rank_s(shape, records, now_s) if fleet.rivals else 0.0
-            terms = self._terms_for(rank_s, now_s)
-            decision = fleet.reserve_if_free(shape, records, terms)
-            if decision is not None:
-                return decision
+            rank_s = 0.0
+            if fleet.rivals:
+                rank_s = self._rank_s(fleet.believe(shape, records), now_s)
+            answer = fleet.reserve_if_free(shape, records, self._terms_for(rank_s, now_s))
+            if isinstance(answer, Decision):
+                return answer
             fleet.end_plan()
+            rank_s = self._rank_s(answer, now_s)
+        else:
+            rank_s = self._rank_s(fleet.believe(shape, records), now_s)
         self._arrivals += 1
-        rank_s = self._rank_s(shape, records, now_s)
         own = None if records is None else list(records)
         ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
         insort(self._tickets, ticket)
@@ -131,10 +135,10 @@ class HoldQueue:
             fleet.note_first_held(rank_s, urgent=True)
         return ticket
 
-    def _rank_s(self, shape: RequestShape, records: Records | None, arrival_s: float) -> float:
+    def _rank_s(self, belief: Belief, arrival_s: float) -> float:
         """The order's key, smallest first: comparable between routers, whose clocks and estimates agree about."""
-        most_s = MOST_LENGTH_RATIO * self._fleet.mean_prefill_s(shape.model)
-        return min(self._fleet.prefill_s(shape, records), most_s) + AGEING_RATIO * arrival_s
+        most_s = MOST_LENGTH_RATIO * self._fleet.mean_prefill_s(belief.shape.model)
+        return min(self._fleet.prefill_s(belief), most_s) + AGEING_RATIO * arrival_s
 
     def _behind_s(self, rank_s: float) -> float:
         """How much later than at once a request with this key goes, to let other routers' requests go first."""
@@ -235,13 +239,13 @@ class HoldQueue:
                             busy += 1
                     if not known:
                         continue
-                decision = fleet.reserve_if_free(ticket.shape, ticket.records, terms)
+                answer = fleet.reserve_if_free(ticket.shape, ticket.records, terms)
             except RouterError as error:
                 answers.append((ticket, error))
                 continue
-            if decision is not None:
-                answers.append((ticket, decision))
-                self._note(ticket, decision.replica, now_s)
+            if isinstance(answer, Decision):
+                answers.append((ticket, answer))
+                self._note(ticket, answer.replica, now_s)
                 free.clear()
                 busy = 0
         fleet.end_plan()
@@ -267,4 +271,7 @@ class HoldQueue:
                 depth -= 1
             record = records[depth - 1] or ()
             records[depth - 1] = (*(h for h in record if h[0] != incarnation), (incarnation, now_s))
-            ticket.key = (self._rank_s(ticket.shape, records, ticket.arrival_s), ticket.key[1])
+            ticket.key = (
+                self._rank_s(self._fleet.believe(ticket.shape, records), ticket.arrival_s),
+                ticket.key[1],
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from warmroute.core.beliefs.belief import Belief, Uses
 from warmroute.core.fleet.decision import Decision
 
 KEPT_RATIO: Final = 0.75
@@ -28,7 +29,22 @@ class Feedback:
         by it: agent loops whose contexts just fit all caches took up to half as long again with it."""
         self._beyond_count = 0
 
-    def expect(self, decision: Decision, gap_tokens: int, prompt_tokens: int) -> None:
+    def expect(self, decision: Decision, belief: Belief, uses: Uses) -> None:
+        """Note what the answer will be compared with: what the records say of the replica that was chosen."""
+        if uses.remembered >= 0:
+            decision.remembered_tokens = belief.tokens_at(uses.remembered)
+            decision.remembered_s = uses.remembered_s
+        if uses.believed >= 0:
+            decision.believed_tokens = belief.tokens_at(uses.believed)
+            decision.believed_s = uses.believed_s
+            decision.doubtful = decision.replica.residency.resident_ratio(uses.believed_s) < 1.0
+            if uses.remembered < 0:
+                self._expect_beyond(decision, belief.gap_tokens(uses.believed), belief.shape.prompt_tokens)
+        if uses.fresh >= 0:
+            decision.fresh_tokens = belief.tokens_at(uses.fresh)
+            decision.fresh_s = uses.fresh_s
+
+    def _expect_beyond(self, decision: Decision, gap_tokens: int, prompt_tokens: int) -> None:
         """Prompts part somewhere between the deepest rung that they share and the next."""
         decision.gap_tokens = gap_tokens
         beyond = self._beyond

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import Overlaps, Tie, View
-from warmroute.core.types import RequestShape
+from warmroute.core.choice.ranking import Tie
+from warmroute.core.choice.view import Prices, View
 
 
 class Baseline:
@@ -15,6 +16,6 @@ class Baseline:
     def __init__(self, parameters: CostParameters) -> None:
         pass
 
-    def tie(self, shape: RequestShape, overlaps: Overlaps, view: View) -> Tie | None:
+    def tie(self, belief: Belief, view: View, prices: Prices) -> Tie | None:
         """None: no costs are compared."""
         return None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from operator import attrgetter
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.policies.baseline import Baseline
-from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.choice.view import Prices, View
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import DecisionKind, RequestShape
+from warmroute.core.types import DecisionKind
 
 _load = attrgetter("load")
 
@@ -19,7 +20,7 @@ _load = attrgetter("load")
 class LeastLoaded(Baseline):
     """See the module."""
 
-    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+    def choose(self, belief: Belief, view: View, prices: Prices) -> tuple[Replica, DecisionKind]:
         """One of those with the fewest under way."""
         loads = list(map(_load, view.members))
         least = min(loads)

@@ -7,16 +7,17 @@ Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2
 
 from __future__ import annotations
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.policies.baseline import Baseline
-from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.choice.view import Prices, View
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import DecisionKind, RequestShape
+from warmroute.core.types import DecisionKind
 
 
 class PowerOfTwo(Baseline):
     """See the module."""
 
-    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+    def choose(self, belief: Belief, view: View, prices: Prices) -> tuple[Replica, DecisionKind]:
         """The less loaded of two different members; the first drawn if they are even."""
         members = view.members
         count = len(members)

@@ -24,11 +24,13 @@ from itertools import islice
 from math import inf
 from typing import Final
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.bounded_load import capacity
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.choice.ranking import Overlaps, Tie, View
+from warmroute.core.choice.ranking import Tie
+from warmroute.core.choice.view import Prices, View
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import DecidedBy, DecisionKind, RequestShape
+from warmroute.core.types import DecidedBy, DecisionKind
 
 _WARM: Final = DecisionKind.WARM
 _RING: Final = DecisionKind.RING
@@ -47,15 +49,14 @@ class PrefixCost:
         self._tie_ratio = parameters.tie_ratio
         self._factor = parameters.bounded_load_factor
 
-    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+    def choose(self, belief: Belief, view: View, prices: Prices) -> tuple[Replica, DecisionKind]:
         """`WARM` if the choice holds part of the prompt; `SPILL` if others do, or the ring's first choice lost."""
         members = view.members
         large = len(members) > LOOKED_AT
-        pool = self._pool(shape, overlaps, view) if large else members
+        pool = self._pool(belief, view) if large else members
+        shape, overlaps, now_s = belief.shape, belief.overlap, belief.now_s
         tokens = shape.prompt_tokens
-        now_s = view.now_s
-        queued = view.queued_price
-        recent_load_scale = view.recent_load_scale
+        queued, recent_load_scale = prices.queued, prices.recent_load_scale
         costs: list[float] = []
         best = pool[0]
         least = second = inf
@@ -98,16 +99,17 @@ class PrefixCost:
         best = near[0] if large or len(near) == 1 else (view.ring.first_of(key, near) or best)
         return best, _RING if best is first else _SPILL
 
-    def tie(self, shape: RequestShape, overlaps: Overlaps, view: View) -> Tie | None:
+    def tie(self, belief: Belief, view: View, prices: Prices) -> Tie | None:
         """What `choose` goes by, told for people."""
         large = len(view.members) > LOOKED_AT
-        pool = self._pool(shape, overlaps, view) if large else view.members
+        pool = self._pool(belief, view) if large else view.members
+        shape, overlaps = belief.shape, belief.overlap
         rows = sorted(
-            [(_cost(r, shape, overlaps, view), place, r) for place, r in enumerate(pool)],
+            [(_cost(r, belief, prices), place, r) for place, r in enumerate(pool)],
             key=lambda row: row[:2],
         )
         least, _, best = rows[0]
-        own_s = (best.price + view.queued_price) * best.prefill_s(shape.prompt_tokens, overlaps.get(best, 0))
+        own_s = (best.price + prices.queued) * best.prefill_s(shape.prompt_tokens, overlaps.get(best, 0))
         limit = least + self._tie_ratio * (best.base_latency_s + own_s)
         near = [r for cost, _, r in rows if cost <= limit]
         if len(pool) == 1:
@@ -120,21 +122,21 @@ class PrefixCost:
             decided_by, why = _between_cold(near, first, most)
         return Tie(least, limit, tuple(near), decided_by, why)
 
-    def _pool(self, shape: RequestShape, overlaps: Overlaps, view: View) -> list[Replica]:
+    def _pool(self, belief: Belief, view: View) -> list[Replica]:
         """Candidates in a large fleet, most preferred first: the ring's first, then holders, deepest first."""
-        pool = dict.fromkeys(islice(view.rank(view.key(shape)), LOOKED_AT))
-        pool.update(dict.fromkeys(overlaps))
+        pool = dict.fromkeys(islice(view.rank(view.key(belief.shape)), LOOKED_AT))
+        pool.update(dict.fromkeys(belief.overlap))
         return list(pool)
 
 
-def _cost(replica: Replica, shape: RequestShape, overlaps: Overlaps, view: View) -> float:
+def _cost(replica: Replica, belief: Belief, prices: Prices) -> float:
     """The sum that `choose` compares, to the last digit."""
-    own_s = replica.prefill_s(shape.prompt_tokens, overlaps.get(replica, 0))
+    own_s = replica.prefill_s(belief.shape.prompt_tokens, belief.overlap.get(replica, 0))
     return (
         replica.delay_s
-        + replica.wait_for_s(view.now_s, own_s)
-        + replica.recent_load_s * view.recent_load_scale
-        + (replica.price + view.queued_price) * own_s
+        + replica.wait_for_s(belief.now_s, own_s)
+        + replica.recent_load_s * prices.recent_load_scale
+        + (replica.price + prices.queued) * own_s
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from operator import attrgetter
 
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.bounded_load import BoundedLoad
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies.baseline import Baseline
-from warmroute.core.choice.ranking import Overlaps, View
+from warmroute.core.choice.view import Prices, View
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import DecisionKind, RequestShape
+from warmroute.core.types import DecisionKind
 
 _load = attrgetter("load")
 
@@ -25,8 +26,8 @@ class PrefixHash(Baseline):
         super().__init__(parameters)
         self._factor = parameters.bounded_load_factor
 
-    def choose(self, shape: RequestShape, overlaps: Overlaps, view: View) -> tuple[Replica, DecisionKind]:
+    def choose(self, belief: Belief, view: View, prices: Prices) -> tuple[Replica, DecisionKind]:
         """`RING` where the ring's first choice has room, else `SPILL` to the next that has."""
-        key = shape.head_key or view.key(shape)
+        key = belief.shape.head_key or view.key(belief.shape)
         replica: Replica = BoundedLoad(view, self._factor, _load).first(key)
         return replica, DecisionKind.RING if replica is view.first(key) else DecisionKind.SPILL
