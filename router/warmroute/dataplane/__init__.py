@@ -9,6 +9,8 @@
 - `retries`        says what a failed try means, and tries the next replica.
 - `attempt`        is one try on one replica; `attempt_hooks` has what it asks of the two above.
 - `states`         names the states of a try's answer.
+- `second`         is a second try beside one that is late.
+- `failover`       goes on with a stream that broke, at another replica.
 - `relay`          is the way back: a replica's answer to the client, byte for byte.
 - `accounts`       counts what has ended, by its `outcome`.
 - `local`          writes what the router answers itself; `own_answers` says what that is.

@@ -25,9 +25,9 @@ from warmroute.dataplane import local
 from warmroute.dataplane.answer import AnswerHead, at_the_router
 from warmroute.dataplane.attempt_hooks import AttemptHooks
 from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.failover.recorded import RecordedRelay
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.pool import Pool
-from warmroute.dataplane.recorded import RecordedRelay
 from warmroute.dataplane.relay import TAIL_BYTES, Relay, write_whole
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.second import Second

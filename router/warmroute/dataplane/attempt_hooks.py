@@ -9,7 +9,7 @@ from __future__ import annotations
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.health.health import FailureReason
 from warmroute.dataplane.answer import AnswerHead
-from warmroute.dataplane.failover import FailoverOwner
+from warmroute.dataplane.failover.rest import FailoverOwner
 from warmroute.dataplane.relay import Relay
 from warmroute.dataplane.states import Recording
 

@@ -25,9 +25,9 @@ from warmroute.core.holding.queue import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
 from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.failover.resuming import Resuming
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
-from warmroute.dataplane.resuming import Resuming
 from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
 from warmroute.dialects.reading import invoked_api, parse
 from warmroute.dialects.routes import Route, RouteKind, stored_response_id

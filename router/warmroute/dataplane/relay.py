@@ -84,7 +84,7 @@ class Relay:
             first: The first piece of the body, possibly empty.
             watch: What hides that the router asked for usage, or learns the engine's support; event streams only.
             api: Tells how the answer's own end is named.
-            transcript: What keeps what was passed on (`recorded`); None: nothing does.
+            transcript: What keeps what was passed on (`failover.recorded`); None: nothing does.
         """
         self._client = client
         self._api = api

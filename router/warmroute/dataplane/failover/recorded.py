@@ -1,7 +1,8 @@
-"""A stream of which is kept what was passed on, so that another replica can go on with it.
+"""A recorded relay keeps what it passed on of a stream, so that another replica can go on with it.
 
-Decides which of an engine's events say that it failed: those are not passed on but left in `broken`, for whoever tries
-another replica first (`let_through` gives them to the client if nobody goes on).
+This module decides which of an engine's events say that it failed. It does not pass these on but leaves them in
+`broken`: `attempt` reads that and calls `resuming`, which tries another replica first. `let_through` gives them to the
+client if nobody goes on.
 """
 
 from __future__ import annotations

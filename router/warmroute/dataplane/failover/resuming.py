@@ -1,8 +1,8 @@
-"""Streams that break in the middle and go on at another replica (`failover: true`).
+"""A request whose stream broke in the middle is resumed at another replica, if that may be.
 
-Decides whether a stream may be gone on with: by what was asked and said (`dialects.continuation`), by what is
-remembered of requests that replicas died with (`health.deaths`), and within the budget of all tries made again. How the
-rest becomes the rest of the same stream is `failover`'s.
+This module decides it: by what was asked and said (`dialects.continuation`), by what is remembered of requests that
+replicas died with (`health.deaths`), and within the budget of all tries made again. `attempt` and `retries` call it
+when a stream breaks; it calls `rest`, which makes what comes the rest of the same stream.
 
 The rule it keeps: where a stream cannot go on it ends with its API's error event, as it would without this.
 """
@@ -17,9 +17,9 @@ from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.client_side import ClientSide
-from warmroute.dataplane.failover import Continuation
+from warmroute.dataplane.failover.recorded import RecordedRelay
+from warmroute.dataplane.failover.rest import Continuation
 from warmroute.dataplane.gateway import Gateway
-from warmroute.dataplane.recorded import RecordedRelay
 from warmroute.dataplane.relay import Relay
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.retries import Retrying

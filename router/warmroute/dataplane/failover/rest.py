@@ -1,7 +1,7 @@
-"""The rest of a stream that broke, asked of another replica.
+"""A continuation asks another replica for the rest of a stream that broke, and passes it on.
 
-Decides whether what comes can follow what the client has (`dialects.continuation` says how). Does not choose the
-replica, and does not end the client's answer: its owner (`resuming`) does.
+This module decides whether what comes can follow what the client has (`dialects.continuation` says how). It does not
+choose the replica, and it does not end the client's answer: its owner (`resuming`) does both.
 
 The rule it keeps: its owner hears of one end only, `rest_ended` or `rest_lost`.
 """
@@ -27,7 +27,7 @@ monotonic: Final = time.monotonic
 
 
 class FailoverOwner(SecondOwner):
-    """Whose stream it is."""
+    """Whose stream it is: `resuming` implements this."""
 
     __slots__ = ("connection", "progress_s")
 
