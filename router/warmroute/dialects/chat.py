@@ -47,7 +47,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     out: list[bytes] = []
     rare = fields[_RARE:] != _NOTHING_RARE
     if rare:
-        _add_header(out, request)
+        add_header(out, request)
     for index, message in enumerate(messages):
         of_message = _fields_of(message)
         content = of_message[1]
@@ -60,7 +60,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
             out.append(start)
             out.append(content.encode())
         else:
-            _add_message(out, message, body, index)
+            add_message(out, message, body, index)
     if rare and (request.add_generation_prompt is False or request.continue_final_message):
         out.append(prompt.ENDING)
         out.append(b"continue" if request.continue_final_message else b"none")
@@ -77,6 +77,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         None,
         stream and options is _unset and bytes(n) in ONE,
         not rare or _reads_cache(request),
+        request,
     )
 
 
@@ -89,7 +90,8 @@ def _reads_cache(request: ChatRequest) -> bool:
     return bytes(request.echo) in FALSE or bytes(request.top_logprobs) == b"null"
 
 
-def _add_header(out: list[bytes], request: ChatRequest) -> None:
+def add_header(out: list[bytes], request: ChatRequest) -> None:
+    """Add what stands before the messages."""
     if request.tools is not ABSENT:
         add_json(out, prompt.TOOLS, bytes(request.tools))
     if request.chat_template:
@@ -111,9 +113,8 @@ def _add_header(out: list[bytes], request: ChatRequest) -> None:
         out.append(prompt.TRUNCATION + f"{request.truncate_prompt_tokens} {side}".encode())
 
 
-def _add_message(
-    out: list[bytes], message: Message, body: bytes | bytearray | memoryview, index: int
-) -> None:
+def add_message(out: list[bytes], message: Message, body: bytes | bytearray | memoryview, index: int) -> None:
+    """Add one message, of whatever form."""
     reasoning = message.reasoning or message.reasoning_content
     prompt.start_message(out, message.role, message.name, message.tool_call_id, reasoning)
     content = message.content

@@ -70,6 +70,8 @@ class ChatRequest(SessionFields, gc=False):
     prompt_logprobs: msgspec.Raw = ABSENT
     echo: msgspec.Raw = ABSENT
     top_logprobs: msgspec.Raw = ABSENT
+    prompt_cache_retention: msgspec.Raw = ABSENT
+    prompt_cache_options: msgspec.Raw = ABSENT
 
 
 SESSION: Final = len(SessionFields.__struct_fields__)

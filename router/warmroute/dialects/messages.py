@@ -16,9 +16,9 @@ from warmroute.core.prompt.prompt import MESSAGE, TEXT, TEXT_MESSAGES, add_json,
 from warmroute.dialects.fields import ABSENT, SessionFields
 from warmroute.dialects.parsed import Parsed, messages_required
 
-_BILLING = "x-anthropic-billing-header"
+BILLING = "x-anthropic-billing-header"
 """Claude Code's attribution block: differs in every request, and engines drop it from the prompt."""
-_ROLES = {"ctx": "user", "msg": "user"}
+ROLES = {"ctx": "user", "msg": "user"}
 """Roles that newer clients send, and what engines take them for."""
 
 
@@ -29,7 +29,9 @@ class _Source(msgspec.Struct, gc=False):
     url: str | None = None
 
 
-class _Block(msgspec.Struct, gc=False):
+class Block(msgspec.Struct, gc=False):
+    """One content block."""
+
     type: str
     text: str | None = None
     source: _Source | str | None = None
@@ -37,15 +39,16 @@ class _Block(msgspec.Struct, gc=False):
     tool_use_id: str | None = None
     name: str | None = None
     input: msgspec.Raw = ABSENT
-    content: str | list[_Block] | dict[str, Any] | None = None
+    content: str | list[Block] | dict[str, Any] | None = None
     thinking: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class Message(msgspec.Struct, gc=False):
     """One message."""
 
     role: str
-    content: str | list[_Block] = ""
+    content: str | list[Block] = ""
 
 
 class _Thinking(msgspec.Struct, gc=False):
@@ -61,13 +64,15 @@ class MessagesRequest(SessionFields, gc=False):
 
     model: str | None = None
     messages: list[Message] | None = None
-    system: str | list[_Block] | None = None
+    system: str | list[Block] | None = None
     stream: bool | None = None
     tools: msgspec.Raw = ABSENT
     thinking: _Thinking | None = None
     output_config: _OutputConfig | None = None
     chat_template_kwargs: msgspec.Raw = ABSENT
     cache_salt: str | None = None
+    cache_control: msgspec.Raw = ABSENT
+    max_tokens: msgspec.Raw = ABSENT
 
 
 class _RawMessage(msgspec.Struct, gc=False):
@@ -94,7 +99,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     if messages is None:
         raise messages_required()
     out: list[bytes] = []
-    _add_header(out, request)
+    add_header(out, request)
     system = request.system
     if system:
         text = system if isinstance(system, str) else _joined(system)
@@ -102,20 +107,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
             out.append(TEXT_MESSAGES["system"])
             out.append(text.encode())
     for index, message in enumerate(messages):
-        content = message.content
-        role = _ROLES.get(message.role, message.role)
-        if role == "system":
-            _add_inline_system(out, content)
-        elif isinstance(content, str):
-            prompt.start_message(out, role)
-            if content:
-                add_text(out, content)
-        else:
-            before = len(out)
-            if not (_add_user(out, content) if role == "user" else _add_other(out, role, content)):
-                del out[before:]
-                prompt.start_message(out, role)
-                add_json(out, prompt.RAW, bytes(_decode_raw(body).messages[index].content))
+        add_message(out, message, body, index)
     canonical = b"".join(out)
     return Parsed(
         request.model or "",
@@ -124,10 +116,30 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         len(canonical),
         request.stream is True,
         request,
+        request=request,
     )
 
 
-def _add_header(out: list[bytes], request: MessagesRequest) -> None:
+def add_message(out: list[bytes], message: Message, body: bytes | bytearray | memoryview, index: int) -> None:
+    """Add one message, of whatever form."""
+    content = message.content
+    role = ROLES.get(message.role, message.role)
+    if role == "system":
+        _add_inline_system(out, content)
+    elif isinstance(content, str):
+        prompt.start_message(out, role)
+        if content:
+            add_text(out, content)
+    else:
+        before = len(out)
+        if not (_add_user(out, content) if role == "user" else _add_other(out, role, content)):
+            del out[before:]
+            prompt.start_message(out, role)
+            add_json(out, prompt.RAW, bytes(_decode_raw(body).messages[index].content))
+
+
+def add_header(out: list[bytes], request: MessagesRequest) -> None:
+    """Add what stands before the system prompt."""
     if request.tools is not ABSENT:
         add_json(out, prompt.TOOLS, bytes(request.tools))
     if request.chat_template_kwargs is not ABSENT:
@@ -138,31 +150,27 @@ def _add_header(out: list[bytes], request: MessagesRequest) -> None:
         out.append(prompt.THINKING + request.thinking.type.encode())
 
 
-def _joined(blocks: list[_Block]) -> str:
+def _joined(blocks: list[Block]) -> str:
     return "".join(
-        [
-            block.text
-            for block in blocks
-            if block.type == "text" and block.text and block.text[:26] != _BILLING
-        ]
+        [block.text for block in blocks if block.type == "text" and block.text and block.text[:26] != BILLING]
     )
 
 
-def _add_inline_system(out: list[bytes], content: str | list[_Block]) -> None:
+def _add_inline_system(out: list[bytes], content: str | list[Block]) -> None:
     text = content if isinstance(content, str) else _joined(content)
-    if text and text[:26] != _BILLING:
+    if text and text[:26] != BILLING:
         out.append(TEXT_MESSAGES["system"])
         out.append(text.encode())
 
 
-def _add_user(out: list[bytes], blocks: list[_Block]) -> bool:
+def _add_user(out: list[bytes], blocks: list[Block]) -> bool:
     """Tool results become tool messages in front of what the user says."""
     own: list[bytes] = []
     for block in blocks:
         if block.type == "tool_result":
-            if not _add_tool_result(out, block):
+            if not add_tool_result(out, block):
                 return False
-        elif not _add_plain(own, block):
+        elif not add_plain(own, block):
             return False
     if own:
         prompt.start_message(out, "user")
@@ -170,7 +178,7 @@ def _add_user(out: list[bytes], blocks: list[_Block]) -> bool:
     return True
 
 
-def _add_other(out: list[bytes], role: str, blocks: list[_Block]) -> bool:
+def _add_other(out: list[bytes], role: str, blocks: list[Block]) -> bool:
     """An assistant's reasoning, then what it says, then its calls, in whatever order they were sent."""
     own: list[bytes] = []
     calls: list[bytes] = []
@@ -184,7 +192,7 @@ def _add_other(out: list[bytes], role: str, blocks: list[_Block]) -> bool:
             prompt.add_call(calls, block.name, block.id, b"{}" if arguments in (b"", b"null") else arguments)
         elif kind == "thinking":
             reasoning.append(block.thinking or "")
-        elif not _add_plain(own, block):
+        elif not add_plain(own, block):
             return False
     prompt.start_message(out, role, reasoning="".join(reasoning))
     out += own
@@ -192,7 +200,8 @@ def _add_other(out: list[bytes], role: str, blocks: list[_Block]) -> bool:
     return True
 
 
-def _add_plain(out: list[bytes], block: _Block) -> bool:
+def add_plain(out: list[bytes], block: Block) -> bool:
+    """Add a block that stands for itself. False: it is of no type known here."""
     kind = block.type
     if kind == "text":
         if block.text:
@@ -216,7 +225,8 @@ def _add_image(out: list[bytes], source: _Source | str | None) -> bool:
     return True
 
 
-def _add_tool_result(out: list[bytes], block: _Block) -> bool:
+def add_tool_result(out: list[bytes], block: Block) -> bool:
+    """Add what a tool answered. False: a part of it is of no type known here."""
     content = block.content
     images: list[bytes] = []
     if isinstance(content, list):

@@ -24,6 +24,7 @@ class Parsed:
         "previous_response_id",
         "prompt_bytes",
         "reads_cache",
+        "request",
         "scope_salt",
         "stream",
         "told",
@@ -42,6 +43,7 @@ class Parsed:
         tokens_known: int | None = None,
         may_ask_usage: bool = False,
         reads_cache: bool = True,
+        request: object = None,
     ) -> None:
         self.model = model
         """Model or adapter; empty where the body names none."""
@@ -61,6 +63,8 @@ class Parsed:
         """A stream of one answer whose client says nothing of usage, neither yes nor no."""
         self.reads_cache = reads_cache
         """False if it asks for the prompt's log probabilities: engines then compute all of it, whatever they hold."""
+        self.request = request
+        """The fields as decoded, for what reads more of them than routing does; None where they could not be."""
 
 
 def model_required() -> ClientError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from warmroute.core.prompt.prompt import add_media, add_media_data, add_text
+from warmroute.dialects.fields import ABSENT
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "reasoning_text", "summary_text"})
 _IMAGES = frozenset({"image_url", "input_image"})
@@ -37,6 +38,7 @@ class Part(msgspec.Struct, gc=False):
     video_url: str | Link | None = None
     input_audio: Sound | None = None
     uuid: str | None = None
+    prompt_cache_breakpoint: msgspec.Raw = ABSENT
 
 
 def add_content(out: list[bytes], content: list[str | Part]) -> bool:

@@ -57,6 +57,8 @@ class ResponsesRequest(SessionFields, gc=False):
     chat_template_kwargs: msgspec.Raw = ABSENT
     mm_processor_kwargs: msgspec.Raw = ABSENT
     cache_salt: str | None = None
+    prompt_cache_retention: msgspec.Raw = ABSENT
+    prompt_cache_options: msgspec.Raw = ABSENT
 
 
 class _RawRequest(msgspec.Struct, gc=False):
@@ -83,7 +85,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     if value is None and not request.previous_response_id and bytes(request.prompt) in (b"", b"null"):
         raise ClientError("input: an input is required", code="prompt_required", param="input")
     out: list[bytes] = []
-    _add_header(out, request)
+    add_header(out, request)
     if request.instructions:
         out.append(TEXT_MESSAGES["system"])
         out.append(request.instructions.encode())
@@ -91,7 +93,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         out.append(TEXT_MESSAGES["user"])
         out.append(value.encode())
     elif value:
-        _add_items(out, value, body)
+        add_items(out, value, body)
     canonical = b"".join(out)
     return Parsed(
         request.model or "",
@@ -101,10 +103,12 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         request.stream is True,
         request,
         request.previous_response_id or None,
+        request=request,
     )
 
 
-def _add_header(out: list[bytes], request: ResponsesRequest) -> None:
+def add_header(out: list[bytes], request: ResponsesRequest) -> None:
+    """Add what stands before the messages."""
     if request.tools is not ABSENT:
         add_json(out, prompt.TOOLS, bytes(request.tools))
     if request.chat_template:
@@ -125,7 +129,13 @@ def _add_header(out: list[bytes], request: ResponsesRequest) -> None:
         add_json(out, prompt.HISTORY + b"prompt ", bytes(request.prompt))
 
 
-def _add_items(out: list[bytes], items: list[Item], body: bytes | bytearray | memoryview) -> None:
+def add_items(
+    out: list[bytes],
+    items: list[Item],
+    body: bytes | bytearray | memoryview,
+    ends: list[int] | None = None,
+) -> None:
+    """Add all items. `ends` gets the length of `out` after each."""
     state = _CLOSED
     for index, item in enumerate(items):
         before = len(out)
@@ -152,6 +162,8 @@ def _add_items(out: list[bytes], items: list[Item], body: bytes | bytearray | me
             add_json(out, prompt.RAW, bytes(_decode_raw(body).input[index]))
             after = _CLOSED
         state = after
+        if ends is not None:
+            ends.append(len(out))
 
 
 def _add_message(out: list[bytes], role: str, content: _Content, state: int) -> int | None:
