@@ -60,6 +60,13 @@ class Registry(Protocol):
     def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
         """Note that this replica was sent a prompt with these rungs. Called when a request is dispatched."""
 
+    def keep(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, until_s: float
+    ) -> None:
+        """Note it as `touch` does, and keep what is known of these rungs until then at least, however short the idle
+        time. A shared backend has to be told at its making that records may be kept so (`keeps_s`): it then shows what
+        it still has, also where the idle time has become shorter since that was noted."""
+
     def forget(
         self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = inf
     ) -> None:

@@ -57,7 +57,7 @@ async def started(registry: Registry, *, away: bool = False) -> AsyncIterator[An
 def opened(request: pytest.FixtureRequest) -> Opener:
     """Opens a fresh registry of each backend; the third one's server does not exist."""
     if request.param == "memory":
-        return lambda **settings: started(MemoryRegistry(**settings))
+        return lambda **settings: started(MemoryRegistry(**_alone(settings)))
     if request.param == "redis":
         running: RedisServer = request.getfixturevalue("server")
         return lambda **settings: started(
@@ -76,6 +76,11 @@ def opened(request: pytest.FixtureRequest) -> Opener:
 def _local(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with the bound under the name that it has beside a Redis, which has its own."""
     return {"local_entries" if name == "max_entries" else name: value for name, value in settings.items()}
+
+
+def _alone(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without what only a shared backend has to be told."""
+    return {name: value for name, value in settings.items() if name != "keeps_s"}
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -251,6 +256,51 @@ def test_responses_are_kept_whatever_becomes_of_records(opened: Opener) -> None:
             registry.touch(rungs_of(1), life(7), time.time())
             await shows(registry, rungs_of(1), [None])
             assert await find(registry, "resp_1") == "a"
+
+    run(main())
+
+
+def test_what_is_kept_outlives_the_idle_time_whoever_touches_it(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=0.5, keeps_s=3600.0) as registry:
+            now_s = time.time()
+            registry.touch(rungs_of(4), life(7), now_s)
+            registry.keep(rungs_of(1, 2), life(7), now_s - 60.0, now_s + 3000.0)
+            await settled(registry)
+            registry.touch(rungs_of(1), life(8), now_s - 50.0)
+            await settled(registry)
+            await shows(registry, rungs_of(4), [None])
+            assert await holders(registry, rungs_of(2)) == [[7]]
+            (both,) = await holders(registry, rungs_of(1))
+            assert both is not None
+            assert both[-1] == 8
+
+    run(main())
+
+
+def test_what_is_kept_is_forgotten_when_its_time_has_come(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=0.1, keeps_s=3600.0) as registry:
+            now_s = time.time()
+            registry.keep(rungs_of(1), life(7), now_s, now_s + 1.0)
+            while time.time() < now_s + 0.7:
+                assert await holders(registry, rungs_of(1)) == [[7]]
+                await asyncio.sleep(0.05)
+            await shows(registry, rungs_of(1), [None])
+
+    run(main())
+
+
+def test_what_is_kept_can_be_withdrawn(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=600.0, keeps_s=3600.0) as registry:
+            now_s = time.time()
+            registry.keep(rungs_of(1, 2), life(7), now_s, now_s + 3000.0)
+            await settled(registry)
+            registry.forget(rungs_of(1), life(7))
+            assert await holders(registry, rungs_of(1, 2)) == [None, [7]]
+            await settled(registry)
+            assert await holders(registry, rungs_of(1, 2)) == [None, [7]]
 
     run(main())
 

@@ -162,3 +162,32 @@ def test_response_homes_are_bounded_the_oldest_goes_first() -> None:
     assert homes.find("r15", 125.0) == "a"
     homes.remember("late", ReplicaId("b"), 100.0 + 25 + IDLE_S + 10)
     assert len(homes) == 9, "two expired ones went for the new one"
+
+
+def test_what_is_kept_outlives_both_generations_and_goes_when_its_time_has_come() -> None:
+    clock = Clock()
+    registry = registry_of(clock, max_entries=40)
+    registry.keep(fingerprints(1, 2), Incarnation(7), clock.now_s, clock.now_s + 1000.0)
+    registry.touch(fingerprints(3), Incarnation(7), clock.now_s)
+    for number in range(100, 900, 10):
+        registry.touch(fingerprints(*range(number, number + 10)), Incarnation(8), clock.now_s)
+        clock.now_s += 10.0
+    held = registry.read(fingerprints(1, 2, 3))
+    assert [record and record[0][0] for record in held] == [7, 7, None]
+    assert registry.statistics()["entries"] <= 40
+    clock.now_s += 300.0
+    registry.touch(fingerprints(4), Incarnation(8), clock.now_s)
+    assert registry.read(fingerprints(1, 2)) == [None, None]
+
+
+def test_what_is_kept_is_bounded_and_never_for_a_shorter_time_than_it_was_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("warmroute.adapters.registry.memory.MAX_KEPT", 2)
+    clock = Clock()
+    registry = registry_of(clock)
+    registry.keep(fingerprints(1, 2), Incarnation(7), clock.now_s, clock.now_s + 1000.0)
+    registry.keep(fingerprints(2), Incarnation(7), clock.now_s, clock.now_s + 10.0)
+    registry.keep(fingerprints(3), Incarnation(7), clock.now_s, clock.now_s + 1000.0)
+    clock.now_s += 500.0
+    assert [record is not None for record in registry.read(fingerprints(1, 2, 3))] == [False, True, True]

@@ -41,6 +41,9 @@ _GIVE_UP_PER_RUNG: Final = 3
 _GIVE_UP_PER_TOUCH: Final = 16
 _SAMPLE_MASK: Final = 63
 _MAX_RESPONSES: Final = 100_000
+MAX_KEPT: Final = 100_000
+"""Rungs that are kept beyond the idle time; of more, those that were named first are forgotten as any. Carrying them
+all over to the next generation takes some 15 ms."""
 
 
 class MemoryRegistry:
@@ -76,6 +79,8 @@ class MemoryRegistry:
         self._young: dict[FingerprintHash, Record] = {}
         self._old: dict[FingerprintHash, Record] = {}
         self._dying: dict[FingerprintHash, Record] = {}
+        self._kept: dict[FingerprintHash, float] = {}
+        """Until when records of these rungs are kept whatever the idle time, Unix seconds."""
         self._young_record_bytes = 0
         self._old_record_bytes = 0
         self._turned_s: float | None = None
@@ -131,7 +136,32 @@ class MemoryRegistry:
             if record is not last and record is not None and record[0][1] < oldest_s:
                 expired = True
             last = record
-        return _without_expired(records, oldest_s) if expired else records
+        if not expired:
+            return records
+        if self._kept:
+            return self._but_kept(rungs, records, oldest_s)
+        return _without_expired(records, oldest_s)
+
+    def _but_kept(self, rungs: Sequence[FingerprintHash], records: Records, oldest_s: float) -> Records:
+        """The same records less expired holders, except where the rung is kept."""
+        kept = self._kept
+        now_s = oldest_s + self._idle_s
+        answer: Records = []
+        for rung, record, left in zip(rungs, records, _without_expired(records, oldest_s), strict=True):
+            answer.append(record if kept.get(rung, 0.0) > now_s else left)
+        return answer
+
+    def keep(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, until_s: float
+    ) -> None:
+        """Note the holder, and carry these rungs over from generation to generation until then."""
+        self.touch(rungs, incarnation, now_s)
+        kept = self._kept
+        for rung in rungs:
+            known_s = kept.pop(rung, 0.0)
+            kept[rung] = until_s if until_s > known_s else known_s
+        while len(kept) > MAX_KEPT:
+            del kept[next(iter(kept))]
 
     def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
         """Note the holder where it is not known fresh."""
@@ -243,6 +273,20 @@ class MemoryRegistry:
             self._dying = self._old
         self._old, self._old_record_bytes = self._young, self._young_record_bytes
         self._young, self._young_record_bytes = {}, 0
+        if self._kept:
+            self._carry_kept(now_s)
+
+    def _carry_kept(self, now_s: float) -> None:
+        """Take what is kept from the generation given up into the young one."""
+        dying, young, kept = self._dying, self._young, self._kept
+        for rung, until_s in list(kept.items()):
+            if until_s <= now_s:
+                del kept[rung]
+                continue
+            record = dying.pop(rung, None)
+            if record is not None:
+                young[rung] = record
+                self._young_record_bytes += _RECORD_BYTES + _HOLDER_BYTES * len(record)
 
     def _give_up(self, count: int) -> None:
         dying = self._dying

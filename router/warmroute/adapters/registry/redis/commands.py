@@ -25,9 +25,10 @@ class Commands:
     Args:
         namespace: Prefix of every key, so that deployments can share a Redis.
         script: Source of `merge.lua`.
+        keeps: A note never shortens a record's lifetime.
     """
 
-    def __init__(self, namespace: str, script: bytes) -> None:
+    def __init__(self, namespace: str, script: bytes, keeps: bool = False) -> None:
         prefix = namespace.encode() + b":"
         key_bytes = len(prefix) + 8
         self.script = script
@@ -37,6 +38,7 @@ class Commands:
         self._response_prefix = prefix + b"r:"
         self._join = b"\r\n$%d\r\n%b" % (key_bytes, prefix)
         self._get_join = b"\r\n*2\r\n$3\r\nGET" + self._join
+        self._keeps = keeps
         self._packers: dict[int, tuple[struct.Struct, struct.Struct]] = {}
 
     def mget(self, rungs: Sequence[FingerprintHash]) -> bytes:
@@ -52,14 +54,15 @@ class Commands:
     ) -> bytes:
         """Note a holder on each rung: one command, one reply."""
         lifetime = b"%d" % idle_ms
-        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b\r\n$10\r\n%b\r\n$%d\r\n%b\r\n" % (
-            len(rungs) + 5,
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b\r\n$10\r\n%b\r\n$%d\r\n%b\r\n%b" % (
+            len(rungs) + (6 if self._keeps else 5),
             self.sha,
             _bulk(b"%d" % len(rungs)),
             self._keys(rungs, self._join),
             pack_entry(incarnation, at_s),
             len(lifetime),
             lifetime,
+            b"$1\r\n1\r\n" if self._keeps else b"",
         )
 
     def withdraw(

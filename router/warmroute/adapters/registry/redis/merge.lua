@@ -1,6 +1,7 @@
 -- Notes or withdraws one holder in the records KEYS, atomically per record. Format: router/warmroute/wire/registry_record.py.
 --
--- ARGV[1] with 10 bytes is an entry to note; ARGV[2] is then the record's new lifetime in milliseconds.
+-- ARGV[1] with 10 bytes is an entry to note; ARGV[2] is then the record's new lifetime in milliseconds. With ARGV[3] a
+-- lifetime that is longer already stays.
 -- ARGV[1] with 6 bytes is an incarnation to withdraw where it was not noted later than the 4 bytes of ARGV[2]; a record
 -- without holders is deleted.
 local sub, call = string.sub, redis.call
@@ -50,6 +51,10 @@ for i, key in ipairs(KEYS) do
     end
     new = sub(old, -150) .. new
   end
-  call('SET', key, new, 'PX', lifetime)
+  if ARGV[3] and old and call('PTTL', key) > tonumber(lifetime) then
+    call('SET', key, new, 'KEEPTTL')
+  else
+    call('SET', key, new, 'PX', lifetime)
+  end
 end
 return #KEYS

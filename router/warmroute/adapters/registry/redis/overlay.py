@@ -29,6 +29,7 @@ class Overlay:
     Args:
         local: This process's own placements.
         idle_s: Holders older than this are not shown.
+        keeps_s: But up to this age they are where Redis still has their record, which it then was told to keep.
         unwritten_s: Tells the time of the oldest of our placements that Redis has not confirmed; infinity for none.
             Confirmations and lookups come back in order, so this is exact.
         clock: Unix seconds.
@@ -40,11 +41,13 @@ class Overlay:
         idle_s: float,
         unwritten_s: Callable[[], float],
         clock: Callable[[], float],
+        keeps_s: float = 0.0,
     ) -> None:
         self.trusted_s = 0.0
         """Unix seconds: our placements noted before may be missing in Redis."""
         self._local = local
-        self._idle_s = idle_s
+        self._keeps_s = keeps_s
+        self._idle_s = max(idle_s, keeps_s)
         self._unwritten_s = unwritten_s
         self._clock = clock
         self._decoded: dict[bytes, Record] = {}
@@ -54,7 +57,7 @@ class Overlay:
 
     def expire_after(self, idle_s: float) -> None:
         """Show holders up to this age from now on."""
-        self._idle_s = idle_s
+        self._idle_s = max(idle_s, self._keeps_s)
         self._decoded = {}
 
     def merge(self, rungs: Sequence[FingerprintHash], raws: Sequence[bytes | None]) -> Records:

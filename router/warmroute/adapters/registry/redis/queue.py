@@ -24,6 +24,8 @@ class Write(NamedTuple):
     retries: int = 0
     until_s: float = math.inf
     """A withdrawal leaves what was noted later."""
+    kept_s: float = 0.0
+    """Lifetime of the records where that is longer than the usual one."""
 
 
 class Queue:

@@ -3,7 +3,8 @@
 This module puts the parts together. A failing Redis never shows on the request path: while it is away every lookup is
 answered from this process's own placements at once, and so it is while it is slow; what was noted meanwhile is written
 when it is back. The server needs the commands AUTH, SELECT, SCRIPT, EVALSHA, GET, MGET, SET, DEL, ROLE, DBSIZE, INFO
-and, in a Cluster, CLUSTER, on keys `<namespace>:*`; `load_board` needs XADD, XREAD and PEXPIRE.
+and, in a Cluster, CLUSTER, on keys `<namespace>:*`; PTTL where records are kept beyond the idle time; `load_board`
+needs XADD, XREAD and PEXPIRE.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class RedisRegistry:
         lookup_deadline_s: After this a lookup is answered without Redis.
         namespace: Prefix of all keys.
         local_entries: Bound of own placements kept in this process.
+        keeps_s: The longest that `keep` may be asked for; the same in all routers. 0: it does no more than `touch`.
         rng: Jitter of reconnects.
         clock: Unix seconds.
 
@@ -62,6 +64,7 @@ class RedisRegistry:
         lookup_deadline_s: float = 0.005,
         namespace: str = "w",
         local_entries: int = LOCAL_ENTRIES,
+        keeps_s: float = 0.0,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -72,8 +75,10 @@ class RedisRegistry:
         self._deadline_s = lookup_deadline_s
         self._clock = clock
         self._local = MemoryRegistry(idle_s=idle_s, max_entries=local_entries, clock=clock)
-        self._overlay = Overlay(self._local, idle_s, lambda: self._writes.unwritten_s(), clock)
-        self._commands = Commands(namespace, resources.files(__package__).joinpath("merge.lua").read_bytes())
+        self._keeps_s = keeps_s
+        self._overlay = Overlay(self._local, idle_s, lambda: self._writes.unwritten_s(), clock, keeps_s)
+        script = resources.files(__package__).joinpath("merge.lua").read_bytes()
+        self._commands = Commands(namespace, script, keeps_s > 0.0)
         self._lookups = Lookups(
             self._commands,
             lookup_deadline_s,
@@ -151,6 +156,19 @@ class RedisRegistry:
             self._overlay.withdrawal_ended(changed, incarnation)
             if self._lookups.nodes is not None:
                 self._writes.add(Write(changed, incarnation, now_s))
+
+    def keep(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, until_s: float
+    ) -> None:
+        """Note it, and have Redis keep the records until then: for `keeps_s` at most."""
+        kept_s = min(until_s - now_s, self._keeps_s)
+        if kept_s <= 0.0:
+            self.touch(rungs, incarnation, now_s)
+            return
+        self._local.keep(rungs, incarnation, now_s, now_s + kept_s)
+        self._overlay.withdrawal_ended(rungs, incarnation)
+        if self._lookups.nodes is not None:
+            self._writes.add(Write(tuple(rungs), incarnation, now_s, kept_s=kept_s))
 
     def forget(
         self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float = math.inf

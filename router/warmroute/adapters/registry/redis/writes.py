@@ -181,7 +181,8 @@ class Writes:
             if write.at_s is None:
                 data.append(commands.withdraw(write.rungs, write.incarnation, write.until_s))
             else:
-                data.append(commands.note(write.rungs, write.incarnation, write.at_s, self._lifetime_ms))
+                lifetime_ms = max(self._lifetime_ms, int(write.kept_s * 1000))
+                data.append(commands.note(write.rungs, write.incarnation, write.at_s, lifetime_ms))
             self.count += 1
         if not pipe.open:
             for write in writes:
@@ -246,8 +247,8 @@ def _grouped(writes: list[Write]) -> list[Write]:
         notes.clear()
 
     for write in writes:
-        # A retry keeps its count, a withdrawal its place in the order.
-        if write.at_s is None or write.retries:
+        # A retry keeps its count, a withdrawal its place in the order, what is kept longer its lifetime.
+        if write.at_s is None or write.retries or write.kept_s:
             settle()
             grouped.append(write)
             continue
