@@ -47,6 +47,7 @@ from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import ReplicaId
+from warmroute.dataplane.caching import LONGEST_S
 from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.server import DataPlane
@@ -180,6 +181,7 @@ class Worker:
             questions=self._questions,
             metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
             admission=self.tenancy.admission,
+            caching=parts.caching(config, self.registry),
         )
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
@@ -561,6 +563,7 @@ def _registry(config: Config, clock: Callable[[], float]) -> Registry:
             lookup_deadline_s=settings.lookup_deadline_s,
             namespace=settings.namespace,
             local_entries=settings.max_entries or LOCAL_ENTRIES,
+            keeps_s=LONGEST_S if config.caching.openai or config.caching.anthropic else 0.0,
             clock=clock,
         )
     except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read

@@ -20,8 +20,9 @@ from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.ranks import MOST_RANKS
 from warmroute.core.types import ReplicaId
+from warmroute.dataplane.caching import Caching
 from warmroute.dataplane.hold import Hold
-from warmroute.ports import Member
+from warmroute.ports import Member, Registry
 from warmroute.service.operated import Addition
 
 
@@ -76,6 +77,14 @@ def learner(config: Config) -> Learner | None:
 def cost_parameters(policy: PolicyConfig) -> CostParameters:
     """The weights of the cost."""
     return CostParameters(**{each.name: getattr(policy, each.name) for each in fields_of(CostParameters)})
+
+
+def caching(config: Config, registry: Registry) -> Caching | None:
+    """The providers' caching interfaces; None where none is switched on."""
+    settings = config.caching
+    if not (settings.openai or settings.anthropic or settings.deepseek):
+        return None
+    return Caching(settings, registry)
 
 
 def hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | None:

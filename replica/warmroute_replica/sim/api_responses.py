@@ -199,6 +199,7 @@ class ResponsesFormat:
             "input_tokens": generation.total_prompt_tokens,
             "input_tokens_details": {
                 "cached_tokens": generation.cached_tokens,
+                "cache_write_tokens": generation.created_tokens,
                 "input_tokens_per_turn": [],
                 "cached_tokens_per_turn": [],
             },

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from warmroute.config.bounds import Range
 from warmroute.config.errors import ConfigError, Faults, suggestion
-from warmroute.config.schema import Address, Range, split_address
+from warmroute.config.schema import Address, split_address
 from warmroute.config.schema_walk import fields_of, is_section, shorthand_of, shown
 from warmroute.config.sources import keys_of, where
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from warmroute.config.bounds import Range
 from warmroute.config.reload import RELOADABLE
 from warmroute.config.rules import redacted
 from warmroute.config.schema import (
@@ -22,7 +23,6 @@ from warmroute.config.schema import (
     Config,
     ModelAllowanceConfig,
     PriceConfig,
-    Range,
     ReplicaConfig,
     TenantConfig,
 )

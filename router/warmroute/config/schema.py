@@ -10,27 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, NewType
 
+from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range, Rate, Seconds
+from warmroute.config.provider_caching import CachingConfig
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.holding.parameters import HoldParameters
 
 Address = NewType("Address", str)
 """`HOST:PORT`, or `[IPV6]:PORT`; see `split_address`. Port 0 takes any free port."""
 
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Bounds of a number, both included."""
-
-    low: float
-    high: float
-
-
-PositiveSeconds = Annotated[float, Range(0.001, 86_400.0)]
-Seconds = Annotated[float, Range(0.0, 86_400.0)]
-PositiveCount = Annotated[int, Range(1, 1_000_000_000)]
-Count = Annotated[int, Range(0, 1_000_000_000)]
-Bytes = Annotated[int, Range(1, 1 << 40)]
-Rate = Annotated[float, Range(0.001, 1e9)]
 
 PolicyName = Literal["prefix-cost", "prefix-hash", "round-robin", "random", "least-loaded", "power-of-two"]
 _COST: Final = CostParameters()
@@ -570,6 +557,7 @@ class Config:
     admin_auth: AdminAuthConfig = field(default_factory=AdminAuthConfig)
     usage: UsageConfig = field(default_factory=UsageConfig)
     isolation: IsolationConfig = field(default_factory=IsolationConfig)
+    caching: CachingConfig = field(default_factory=CachingConfig)
 
 
 def split_address(address: str) -> tuple[str, int]:

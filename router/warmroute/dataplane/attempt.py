@@ -22,8 +22,10 @@ from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api
 from warmroute.dataplane import local
-from warmroute.dataplane.answer import AnswerHead, at_the_router
+from warmroute.dataplane.answer import AnswerHead
+from warmroute.dataplane.answer_lines import added_lines
 from warmroute.dataplane.attempt_hooks import AttemptHooks
+from warmroute.dataplane.caching import CacheUse
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.failover.recorded import RecordedRelay
 from warmroute.dataplane.gateway import Gateway
@@ -44,7 +46,6 @@ from warmroute.dialects.sse import MAX_KEPT_BACK_BYTES, first_data, unfinished_l
 from warmroute.dialects.terminal import opening_end
 from warmroute.dialects.usage import response_id
 from warmroute.dialects.usage_request import ASKING, ASKS, UNSEEN, StreamWatch, UsageSupport
-from warmroute.tenants.limits import Grant
 
 monotonic: Final = time.monotonic
 """The module's own: a name of another module is looked up at every use."""
@@ -66,6 +67,7 @@ _OPENING: Final = AnswerState.OPENING
 _ERROR: Final = AnswerState.ERROR
 _ERROR_EVENT: Final = AnswerState.ERROR_EVENT
 _CODED: Final = AnswerState.CODED
+_WHOLE: Final = AnswerState.WHOLE
 _UNDECIDED: Final = Recording.UNDECIDED
 _RECORDED: Final = Recording.RECORDED
 
@@ -89,6 +91,7 @@ class Attempt(AttemptHooks):
         "_joined",
         "_lead",
         "_support",
+        "_use",
         "_opened",
         "_recording",
         "_refusal",
@@ -134,6 +137,8 @@ class Attempt(AttemptHooks):
         """The beginning of a response whose id has not come yet."""
         self._state = _EXPECTED
         self._status = 0
+        self._use: CacheUse | None = None
+        """What it asks of caches, and how its answer is told; None: nothing, and as it is."""
         self.connection = None
         self.decision: Decision | None = None
         self.progress_s = request.received_s
@@ -234,18 +239,23 @@ class Attempt(AttemptHooks):
             if self._asked:
                 self._ask_plainly()
             else:
-                self._answer_coded(head, body)
-            return
-        self._begin(body)
-        self.body_bytes = len(body)
-        added = self._added_lines(head)
-        keep_alive = write_whole(self.client, self._request.head, head, added, body)
-        self._computed()
-        self._finish(keep_alive=keep_alive, seen=body[-TAIL_BYTES:])
+                # Passed on as it is, decoded only to be read here.
+                self._answer_whole(head, body, plain_of(head.coding, body, READ_CODED_BYTES))
+        else:
+            self._answer_whole(head, self._retold(head, body), body)
 
-    def _answer_coded(self, head: AnswerHead, body: bytes) -> None:
-        """The complete answer at once, in a content coding: passed on as it is, decoded only to be read here."""
-        plain = plain_of(head.coding, body, READ_CODED_BYTES)
+    def _retells(self, head: AnswerHead) -> bool:
+        """Whether this answer is told to the client otherwise, once it is whole."""
+        use = self._use
+        return use is not None and use.told is not None and not (head.event_stream or head.coding)
+
+    def _retold(self, head: AnswerHead, body: bytes) -> bytes:
+        """A complete answer as the client gets it."""
+        use = self._use
+        return body if use is None or use.told is None or head.status != 200 else use.told.whole(body)
+
+    def _answer_whole(self, head: AnswerHead, body: bytes, plain: bytes) -> None:
+        """The complete answer at once: what the client gets, and what it says."""
         self._begin(plain)
         self.body_bytes = len(body)
         added = self._added_lines(head)
@@ -264,8 +274,8 @@ class Attempt(AttemptHooks):
             self._state = _CODED if coded and status == 200 else _ERROR
             self._kept_back = b""
             return
-        self._state = _EXPECTED
-        if relay is None and self._gateway.early_heads:
+        self._state = state = _WHOLE if self._use is not None and self._retells(head) else _EXPECTED
+        if relay is None and state is _EXPECTED and self._gateway.early_heads:
             self._open_relay(b"")
 
     def on_body(self, piece: bytes) -> None:
@@ -292,7 +302,7 @@ class Attempt(AttemptHooks):
             self._ask_plainly()
         else:
             self._kept_back += piece
-            if len(self._kept_back) > KEPT_BACK_BYTES:
+            if len(self._kept_back) > (READ_CODED_BYTES if state is _WHOLE else KEPT_BACK_BYTES):
                 self._begin_relay(self._kept_back)
 
     def _first_events(self, head: AnswerHead, piece: bytes) -> None:
@@ -350,7 +360,15 @@ class Attempt(AttemptHooks):
         self.connection = None
         if not self.begun:
             kept_back, state = self._kept_back, self._state
-            if state is not _EXPECTED and state is not _OPENING and self._taken_over(kept_back):
+            if (
+                state is not _EXPECTED
+                and state is not _OPENING
+                and state is not _WHOLE
+                and self._taken_over(kept_back)
+            ):
+                return
+            if state is _WHOLE and kept_back and self._head is not None:
+                self._answer_whole(self._head, self._retold(self._head, kept_back), kept_back)
                 return
             if not self._begin_relay(kept_back):
                 return
@@ -448,12 +466,14 @@ class Attempt(AttemptHooks):
         self._joined = True
         watch = self._make_watch()
         asked, added = self._request.head, self._added_lines(head)
+        use = self._use
+        told = use.told if use is not None and head.event_stream and not head.coding else None
         if self._recording is _UNDECIDED and self._gateway.failover:
             self._recording = self._may_go_on(head)
         if self._recording is not _RECORDED:
-            self._relay = Relay(self.client, asked, head, added, first, watch, self._api)
+            self._relay = Relay(self.client, asked, head, added, first, watch, self._api, told=told)
             return
-        relay = RecordedRelay(self.client, asked, head, added, first, watch, self._api, Transcript())
+        relay = RecordedRelay(self.client, asked, head, added, first, watch, self._api, Transcript(), told)
         self._relay = relay
         if relay.broken:
             self._engine_failed(relay)
@@ -500,40 +520,10 @@ class Attempt(AttemptHooks):
             gateway.plain_s = took_s
 
     def _added_lines(self, head: AnswerHead) -> bytes:
-        """Header lines of the router's own; a Location of the replica itself becomes the router's."""
-        gateway = self._gateway
-        decision = self.decision
-        assert decision is not None
-        if head.status != 200:
-            at_the_router(head, gateway.pool(decision.replica).host_header)
-        grant = self.grant
-        if grant is not None:
-            return self._limited_lines(head, decision, grant)
-        if gateway.cors is not None:
-            return gateway.cors.added(self._request.head, head.lines) + self._own_lines(head, decision)
-        return self._own_lines(head, decision)
-
-    def _limited_lines(self, head: AnswerHead, decision: Decision, grant: Grant) -> bytes:
-        """The same, and what is left of the tenant's limits."""
-        gateway = self._gateway
-        asked = self._request.head
-        lines = self._own_lines(head, decision)
-        if gateway.admission is not None:
-            lines += gateway.admission.limit_lines(grant, asked.anthropic)
-        return lines if gateway.cors is None else gateway.cors.added(asked, head.lines) + lines
-
-    def _own_lines(self, head: AnswerHead, decision: Decision) -> bytes:
-        """Header lines that say who answered and why."""
-        ids = self.request_id
-        if self._request.head.anthropic and not head.names_request():
-            ids = b"%b\r\nrequest-id: %b" % (ids, ids)
-        if not self._gateway.explain_headers:
-            return b"x-request-id: %b\r\n" % ids
-        replica = decision.replica
-        return (
-            b"x-request-id: %b\r\nx-warmroute-replica: %b\r\nx-warmroute-decision: %b\r\n"
-            b"x-warmroute-predicted-cached-tokens: %d\r\n"
-            % (ids, replica.id.encode(), decision.kind.encode(), decision.expected_tokens)
+        """Header lines of the router's own."""
+        assert self.decision is not None
+        return added_lines(
+            self._gateway, self._request.head, head, self.decision, self.request_id, self.grant
         )
 
     def _find_id(self, seen: bytes) -> None:

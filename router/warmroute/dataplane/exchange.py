@@ -179,12 +179,18 @@ class Exchange(Resuming):
         request = self._request
         gateway = self._gateway
         coded = request.head.coding
-        parsed = parse(self._api, request.body if not coded else readable(gateway, request))
+        body = request.body if not coded else readable(gateway, request)
+        parsed = parse(self._api, body)
         caller = self.caller
+        caching = gateway.caching
+        if caching is not None:
+            self._use = caching.read(self._api, parsed, body, request, caller)
         if caller is not None:
             assert gateway.admission is not None
             gateway.admission.set_apart(caller, request, parsed)
         shape = self.shape = prefix_shape(gateway, parsed, request.head)
+        if caching is not None and self._use is not None:
+            caching.bind(self._api, self._use, parsed, shape, gateway.fingerprinter)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, request, self.request_id)
         if parsed.may_ask_usage and gateway.ask_usage and not coded:

@@ -25,6 +25,7 @@ from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from warmroute.dataplane.accounts import Accounts
 from warmroute.dataplane.admission import Admission
+from warmroute.dataplane.caching import Caching
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.cors import Cors
 from warmroute.dataplane.head_cache import HeadCache
@@ -78,7 +79,10 @@ class Gateway:
         questions: Questions,
         metrics_text: Callable[[str], tuple[bytes, str]] | None = None,
         admission: Admission | None = None,
+        caching: Caching | None = None,
     ) -> None:
+        self.caching = caching
+        """The providers' caching interfaces; None: none is served, and no request is looked at for one."""
         self.admission = admission
         """Who lets requests in; None: everybody is, and nothing is counted by tenant."""
         self.upstream_authorization = None if admission is None else admission.upstream

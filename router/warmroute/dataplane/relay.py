@@ -21,6 +21,7 @@ from warmroute.dialects.continuation import Transcript
 from warmroute.dialects.sse import EventGate, first_data
 from warmroute.dialects.terminal import ends_answer
 from warmroute.dialects.usage_request import FINISH, USAGE, StreamWatch
+from warmroute.dialects.usage_told import UsageTold
 
 SIZES: Final = [b"%x" % size for size in range(4096)]
 """Sizes of chunks, as written."""
@@ -57,6 +58,7 @@ class Relay:
         "_open",
         "_swept_bytes",
         "_tail",
+        "_told",
         "_watch",
         "body_bytes",
         "broken",
@@ -76,6 +78,7 @@ class Relay:
         watch: StreamWatch | None = None,
         api: Api = Api.OTHER,
         transcript: Transcript | None = None,
+        told: UsageTold | None = None,
     ) -> None:
         """Write the head and what is there of the body, in one write.
 
@@ -85,6 +88,7 @@ class Relay:
             watch: What hides that the router asked for usage, or learns the engine's support; event streams only.
             api: Tells how the answer's own end is named.
             transcript: What keeps what was passed on (`failover.recorded`); None: nothing does.
+            told: How usage is told to the client; event streams only. None: as the engine does.
         """
         self._client = client
         self._api = api
@@ -101,8 +105,10 @@ class Relay:
         """Events that say that the engine failed, not passed on; only where a transcript is kept."""
         self.streaming = head.event_stream
         self._watch = watch
-        # What is hidden changes the body's length.
-        length_bytes = None if watch is not None and watch.asked else head.length_bytes
+        self._told = told
+        # What is hidden or told otherwise changes the body's length.
+        changes = told is not None or (watch is not None and watch.asked)
+        length_bytes = None if changes else head.length_bytes
         has_end = length_bytes is not None or head.status in BODILESS or asked.method == b"HEAD"
         self._has_end = has_end
         self._chunked = not has_end and asked.minor_version == 1
@@ -175,6 +181,8 @@ class Relay:
             rest = self._gate.flush()
             if self._watch is not None:
                 rest = self._watch.end(rest)
+            if self._told is not None:
+                rest = self._told.events(rest)
         if self._chunked:
             self._client.transport.write(
                 b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n"
@@ -246,4 +254,4 @@ class Relay:
             return piece
         if watch is not None:
             piece = watch.feed(piece)
-        return piece
+        return piece if self._told is None else self._told.events(piece)

@@ -71,6 +71,7 @@ class RequestHead:
         "route",
         "said",
         "target",
+        "usage_words",
     )
 
     def __init__(
@@ -125,6 +126,8 @@ class RequestHead:
         self.forwarded_for = b""
         """The client's X-Forwarded-For and a comma, or empty."""
         self.expects_continue = False
+        self.usage_words = b""
+        """Whose words usage is to be told in besides, where that is served (`X-Warmroute-Usage`); lower case."""
         dropped = KEPT_BACK if upstream is None else KEPT_BACK | CREDENTIALS
         lines = [b"%b %b HTTP/1.1\r\n" % (method, self.target)]
         for name, value in fields:
@@ -168,6 +171,8 @@ class RequestHead:
             self.cors_method = value
         elif name == b"access-control-request-headers":
             self.cors_headers = value
+        elif name == b"x-warmroute-usage":
+            self.usage_words = value.strip().lower()
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
 

@@ -24,6 +24,7 @@ from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Record, Records, ReplicaId, RequestShape
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt
+from warmroute.dataplane.caching import CacheUse
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
@@ -101,6 +102,9 @@ class Retrying(Attempt):
     def _answers(self, decision: Decision, computed: bool) -> None:
         """The first byte is there: what was taken back meanwhile is noted again, and suspects are judged."""
         if computed:
+            use = self._use
+            if use is not None and use.points:
+                self._promise(use, decision)
             if self._withdrawals != self._gateway.withdrawals:
                 self._note_again(decision)
             if decision.replica.waiting:
@@ -112,6 +116,12 @@ class Retrying(Attempt):
             self._verdict(self._suspects, decision.replica, computed)
         if self.second is not None:
             self._drop_second()
+
+    def _promise(self, use: CacheUse, decision: Decision) -> None:
+        """The prompt is computed: what was asked to be kept is promised."""
+        caching, incarnation = self._gateway.caching, decision.incarnation
+        if caching is not None and incarnation is not None and self.shape is not None:
+            caching.computed(use, self.shape, incarnation, decision.reserved_s)
 
     # -- errors that a replica answers ------------------------------------------------------------------------------
 

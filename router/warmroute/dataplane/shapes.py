@@ -25,6 +25,8 @@ def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> Request
     model = parsed.model or default_model(gateway)
     bytes_per_token = gateway.fleet.bytes_per_token(model) or gateway.bytes_per_token
     session = gateway.sessions.find(head.said, parsed.told)
+    if gateway.caching is not None:
+        session = gateway.caching.session(session, parsed)
     shape = gateway.fingerprinter.shape(
         model,
         parsed.scope_salt,

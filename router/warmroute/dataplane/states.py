@@ -25,6 +25,10 @@ class AnswerState(Enum):
     """The answer comes in a content coding, though the engine was asked to add usage that would have to be taken out
     again: the engine is asked anew, without that."""
 
+    WHOLE = "whole"
+    """It belongs to an answer that the client is told otherwise than the engine tells it (`caching`): all of it is kept
+    back until its end."""
+
 
 class Recording(Enum):
     """Whether what is passed on of a stream is recorded, so that another replica can go on with it."""

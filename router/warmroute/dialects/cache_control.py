@@ -15,6 +15,7 @@ import msgspec
 
 from warmroute.core.errors import ClientError
 from warmroute.dialects.cache_asked import Asked, Breakpoint, decoded
+from warmroute.dialects.fields import ABSENT
 from warmroute.dialects.messages import MessagesRequest
 from warmroute.dialects.prompt_blocks import Body, PromptBlock, marked, marks_messages, of_messages
 
@@ -24,6 +25,18 @@ LOOKBACK_BLOCKS: Final = 20
 
 TTL_S: Final = {"5m": 300.0, "1h": 3600.0}
 DEFAULT_TTL: Final = "5m"
+
+
+class _Output(msgspec.Struct, gc=False):
+    format: msgspec.Raw = ABSENT
+
+
+class _Answer(msgspec.Struct, gc=False):
+    tool_choice: msgspec.Raw = ABSENT
+    output_config: _Output | None = None
+
+
+_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
 
 _UNMARKABLE: Final = frozenset(("thinking", "redacted_thinking"))
 _RUNS: Final = frozenset(("tool_use", "tool_result"))
@@ -65,6 +78,42 @@ def read(request: MessagesRequest, body: Body) -> Asked | None:
                 " `tools`, `system`, `messages`."
             )
     return _asked(blocks, ordered)
+
+
+def prewarms(request: MessagesRequest, body: Body) -> bool:
+    """Whether a request wants no answer, but that its prompt is computed.
+
+    Raises:
+        ClientError: 400, where Anthropic's API does not let both be asked for.
+    """
+    if bytes(request.max_tokens) != b"0":
+        return False
+    asked = _decode_answer(body)
+    if request.stream:
+        raise refusal("max_tokens: 0 is not supported with `stream: true`", "max_tokens")
+    if request.thinking is not None and request.thinking.type == "enabled":
+        raise refusal("max_tokens: 0 is not supported with `thinking.type: enabled`", "max_tokens")
+    if marked(asked.tool_choice):
+        choice = decoded(asked.tool_choice)
+        if isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
+            raise refusal(
+                "max_tokens: 0 is not supported with a tool_choice that forces a tool", "max_tokens"
+            )
+    if asked.output_config is not None and marked(asked.output_config.format):
+        raise refusal("max_tokens: 0 is not supported with `output_config.format`", "max_tokens")
+    return True
+
+
+def with_one_token(body: bytes | bytearray) -> bytes | bytearray:
+    """The body with a `max_tokens` that engines take: of two equal keys they take the last (`tenants.salts`).
+
+    Raises:
+        ClientError: It does not end as an object does.
+    """
+    end = body.rfind(b"}")
+    if end < 0 or body[end + 1 :].strip():
+        raise ClientError("the body must be a JSON object", code="invalid_json")
+    return body[:end] + b',"max_tokens":1}'
 
 
 def _asked(blocks: list[PromptBlock], marks: list[tuple[int, str]]) -> Asked:

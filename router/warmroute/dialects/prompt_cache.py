@@ -27,6 +27,7 @@ TTL_S: Final = {"30m": 1800.0, "12h": 43_200.0}
 RETENTION_S: Final = {"in_memory": 0.0, "in-memory": 0.0, "24h": 86_400.0}
 """What is kept besides; `in_memory` is what any prompt gets. Older SDKs write it with a hyphen."""
 
+_decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _MODES: Final = ("implicit", "explicit")
 
 
@@ -60,6 +61,28 @@ def read(request: ChatRequest | ResponsesRequest, body: Body) -> Asked | None:
         implicit_s = default_s if chosen or marks else 0.0
         latest.append((len(blocks) - 1, implicit_s))
     return _asked(blocks, [(index, max(ttl_s, retention_s)) for index, ttl_s in latest])
+
+
+def stripped(body: Body) -> bytes:
+    """The body without the fields, for engines that refuse what they do not know; written anew.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeError, RecursionError: It cannot be read; the strict readers of requests could.
+    """
+    fields: dict[str, msgspec.Raw] = _decode_fields(body)
+    for name in ("prompt_cache_retention", "prompt_cache_options"):
+        fields.pop(name, None)
+    for name in ("messages", "input"):
+        raw = fields.get(name)
+        if raw is not None and b'"prompt_cache_breakpoint"' in bytes(raw):
+            entries = msgspec.json.decode(raw)
+            for entry in entries if isinstance(entries, list) else ():
+                content = entry.get("content") if isinstance(entry, dict) else None
+                for part in content if isinstance(content, list) else ():
+                    if isinstance(part, dict):
+                        part.pop("prompt_cache_breakpoint", None)
+            fields[name] = msgspec.Raw(msgspec.json.encode(entries))
+    return msgspec.json.encode(fields)
 
 
 def _asked(blocks: list[PromptBlock], marks: list[tuple[int, float]]) -> Asked:

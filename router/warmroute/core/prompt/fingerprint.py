@@ -76,6 +76,10 @@ class Fingerprinter:
             self._spaces[model, scope] = space
         return space
 
+    def space(self, model: str, scope: str) -> int:
+        """Stands for deployment, model and scope: what chains of hashes of a prompt begin with."""
+        return (self._spaces.get((model, scope)) or self._space(model, scope))[0]
+
     def shape(
         self,
         model: str,
