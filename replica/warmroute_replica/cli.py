@@ -1,6 +1,6 @@
-"""The command `warmroute-replica`: parses arguments and hands over to a subcommand's module.
+"""The command `warmroute-replica` parses arguments and hands over to a subcommand's module.
 
-Decides nothing. Each subcommand module provides `add_parser(subparsers)` and `run(args) -> int`.
+This module decides nothing. Each subcommand module provides `add_parser(subparsers)` and `run(args) -> int`.
 """
 
 from __future__ import annotations

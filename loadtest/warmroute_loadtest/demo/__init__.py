@@ -1,7 +1,7 @@
-"""`make demo`: the router beside round robin over the same fleet, seen from outside only.
+"""`make demo` runs the router beside round robin over the same fleet, and sees both from outside only.
 
-Imports neither the router nor the replicas: both are started by their commands and spoken to by HTTP, so that what is
-measured is what a user would get.
+It imports neither the router nor the replicas: both are started by their commands and spoken to by HTTP, so that what
+is measured is what a user would get.
 
 - `workload`   who asks what and when; the same for both sides.
 - `client`     sends it, and measures each answer.

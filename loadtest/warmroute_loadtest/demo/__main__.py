@@ -1,4 +1,4 @@
-"""`python -m warmroute_loadtest.demo --engine sim|vllm [--once]`: parses arguments, runs the demo, ends with a status.
+"""`python -m warmroute_loadtest.demo --engine sim|vllm [--once]` runs the demo and ends with a status.
 
 Exit status: 0 when the comparison was made and nothing failed, 1 with the reason on standard error, 130 when
 interrupted before the table.

@@ -1,6 +1,6 @@
-"""Child processes that cannot outlive the demo: ended in reverse order of their start, also when it is killed.
+"""Child processes cannot outlive the demo: they are ended in reverse order of their start, also when it is killed.
 
-Decides how a process is started, watched and ended; not what it is for.
+This module decides how a process is started, watched and ended; not what it is for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Sends a workload to one URL and measures each answer; decides nothing about what is sent or what it means.
+"""The client sends a workload to one URL and measures each answer.
 
-Every request is a stream, as chat clients send them. The time to first token is taken at the first byte of the body.
+It decides nothing about what is sent or what it means. Every request is a stream, as chat clients send them. The time
+to first token is taken at the first byte of the body.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What the demo prints: progress on one line of a terminal or now and then in a log, the table, the closing lines.
+"""The display prints what the demo shows: progress, the table, and the closing lines.
 
-Decides wording only. A terminal gets colours and a line that is written over; anything else gets plain lines.
+This module decides wording only. A terminal gets colours, and progress on one line that is written over; anything else
+gets plain lines now and then.
 """
 
 from __future__ import annotations

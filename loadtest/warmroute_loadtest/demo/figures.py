@@ -1,6 +1,6 @@
-"""What measurements amount to: shares, percentiles, balance, and how much cache the workload needs.
+"""This module makes figures of measurements: shares, percentiles, balance, and how much cache the workload needs.
 
-Pure arithmetic over `client.Sample`s. Token counts are those that the engines report in `usage`.
+It is pure arithmetic over `client.Sample`s. Token counts are those that the engines report in `usage`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The replicas of the demo: simulated ones, or real vLLM on this machine's CPU.
+"""The demo's replicas are simulated ones, or real vLLM on this machine's CPU.
 
-Decides their number and size. Everything is asked over HTTP as it would be of any vLLM.
+This module decides their number and size. Everything is asked over HTTP as it would be of any vLLM.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Router processes: started with a policy over a fleet, ready when every replica is routable."""
+"""The demo starts router processes with a policy over a fleet, and waits until every replica is routable."""
 
 from __future__ import annotations
 

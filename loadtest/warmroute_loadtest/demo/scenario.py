@@ -1,7 +1,8 @@
-"""One demo from nothing to its table: replicas, round robin over them, caches emptied, the router over them.
+"""One demo runs from nothing to its table: replicas, round robin over them, emptied caches, the router over them.
 
-Decides the order and what is compared: the same conversations at the same times over the same replicas, from empty
-caches; only `--policy` differs. Round robin goes first, so that the router's caches are warm for whoever tries it.
+This module decides the order and what is compared: the same conversations at the same times over the same replicas,
+from empty caches; only `--policy` differs. Round robin goes first, so that the router's caches are warm for whoever
+tries it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who asks what, and when: conversations of several turns, some of which share a system prompt.
+"""The workload says who asks what, and when: conversations of several turns, some of which share a system prompt.
 
-Decides texts and times; sends nothing. The rule it keeps: equal parameters give equal conversations, so both sides of
-a comparison are asked the same at the same times.
+This module decides texts and times; it sends nothing. The rule it keeps: equal parameters give equal conversations, so
+both sides of a comparison are asked the same at the same times.
 
 A conversation is what an assistant with documents sees: an application's system prompt, a first question with a
 document in it, then shorter turns, each of which sends the whole conversation so far. Times are those of the modelled

@@ -1,7 +1,7 @@
-"""Load tests that locust runs: what is asked when, how answers are read, what they amount to.
+"""This package holds the load tests that locust runs: what is asked when, how answers are read, what they amount to.
 
-A black box: routers and replicas are spoken to over HTTP only. `locustfile`, `watched` and `web` import locust,
-gevent and Flask, and `launch` starts processes; all others are plain Python, so that they can be tested where
+They are a black box: routers and replicas are spoken to over HTTP only. `locustfile`, `watched` and `web` import
+locust, gevent and Flask, and `launch` starts processes; all others are plain Python, so that they can be tested where
 none of that is installed. From the bottom up:
 
     talks, tape                    conversations, and their texts

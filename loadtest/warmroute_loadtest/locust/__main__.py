@@ -1,7 +1,8 @@
 """`python -m warmroute_loadtest.locust NAME=VALUE …` is `make loadtest`: it reads settings, runs, ends with a status.
 
-Exit status: 0; 1 where a threshold was missed, nothing was answered or a run broke; 2 where a setting is wrong
-or a router cannot be tested; 130 when interrupted before there was anything to report."""
+Exit status: 0; 1 where a threshold was missed, nothing was answered or a run broke; 2 where a setting is wrong or a
+router cannot be tested; 130 when interrupted before there was anything to report.
+"""
 
 from __future__ import annotations
 

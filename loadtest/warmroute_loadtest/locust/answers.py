@@ -1,8 +1,9 @@
-"""What an answer's events say: when its tokens came, its text, and the tokens that the engine counted.
+"""An answer reads from its events when its tokens came, its text, and the tokens that the engine counted.
 
-Decides what a first token is: the first event with text, reasoning or a tool call's arguments in it; roles and
-other openings are none. Counts of tokens are the engine's `usage`, never a count of events, since an event may
-carry several tokens. Events after the first token are only decoded where something in them matters."""
+This module decides what a first token is: the first event with text, reasoning or a tool call's arguments in it;
+roles and other openings are none. Counts of tokens are the engine's `usage`, never a count of events, since an event
+may carry several tokens. Events after the first token are only decoded where something in them matters.
+"""
 
 from __future__ import annotations
 

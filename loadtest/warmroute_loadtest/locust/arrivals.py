@@ -1,9 +1,10 @@
-"""When talks start, and which worker plays which.
+"""Arrivals say when talks start, and which worker plays which.
 
 Open loop: starts are a Poisson process of its own dice, the same in every worker and for every router compared;
-worker `index` of `count` plays talks `index`, `index + count` and so on. A talk's later requests come at
-planned times too, whatever the answers took, unless the answer before is not complete. What is planned after
-the end is not asked."""
+worker `index` of `count` plays talks `index`, `index + count` and so on. A talk's later requests come at planned
+times too, whatever the answers took, unless the answer before is not complete. What is planned after the end is not
+asked.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Figures of a run as a file, to compare a later run with.
+"""A baseline is the figures of a run as a file, to compare a later run with.
 
-Decides what must be alike for a comparison to mean something, and says what is not.
+This module decides what must be alike for a comparison to mean something, and says what is not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Requests as bytes, for each API; a dialogue keeps what was said, encoded once.
+"""This module makes requests as bytes, for each API; a dialogue keeps what was said, encoded once.
 
-Decides which fields are sent. A context of 100,000 tokens is joined from encoded messages at every turn, not encoded
-anew, so that a long dialogue costs its process microseconds a request.
+It decides which fields are sent. A context of 100,000 tokens is joined from encoded messages at every turn, not
+encoded anew, so that a long dialogue costs its process microseconds a request.
 """
 
 from __future__ import annotations

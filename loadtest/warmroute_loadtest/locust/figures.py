@@ -1,7 +1,8 @@
-"""What samples amount to: percentiles, shares, goodput, and whether the generator itself was late.
+"""This module makes figures of samples: percentiles, shares, goodput, and whether the generator itself was late.
 
-Pure arithmetic over `samples.Sample`; token counts are those that the engines report. Hostile clients' own
-requests have rows and are in no total."""
+It is pure arithmetic over `samples.Sample`; token counts are those that the engines report. Hostile clients' own
+requests have rows and are in no total.
+"""
 
 from __future__ import annotations
 

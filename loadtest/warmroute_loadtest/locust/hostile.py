@@ -1,7 +1,8 @@
-"""Clients that mean ill or are broken: what they do, and which answer to it is right.
+"""Hostile clients mean ill or are broken: this module says what they do, and which answer to it is right.
 
 The rule: whatever such a client does costs itself only. A status of 4xx is the right answer to a bad request;
-5xx, or a connection cut without a word where the request was whole, is a failure of the router's."""
+5xx, or a connection cut without a word where the request was whole, is a failure of the router's.
+"""
 
 from __future__ import annotations
 

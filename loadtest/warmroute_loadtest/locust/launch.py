@@ -1,8 +1,9 @@
-"""Runs locust against one router or several, and makes the report: all of `make loadtest` but its arguments.
+"""The launcher runs locust against one router or several, and makes the report: all of `make loadtest` but arguments.
 
-Decides the order: what can be wrong is looked at before anything is started; without a URL a router and
-simulated replicas are started; routers are compared one after the other unless they are to be compared at the
-same moments, each with texts that are new to its caches, or from emptied ones."""
+This module decides the order: what can be wrong is looked at before anything is started; without a URL a router and
+simulated replicas are started; routers are compared one after the other unless they are to be compared at the same
+moments, each with texts that are new to its caches, or from emptied ones.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""locust's side: user classes, statistics, the web interface's tab, and what master and workers tell each other.
+"""This is locust's side: user classes, statistics, the web interface's tab, and what master and workers tell.
 
     locust -f loadtest/warmroute_loadtest/locust/locustfile.py AgentLoops --host http://127.0.0.1:8000
 
-Decides nothing about what is asked or what it amounts to. With `--rate` requests come by the clock: the first
-user of each process plays that process's share of the arrivals, and further users stay idle. Without it every
-user is one client that waits for its answers. Each request counts in three of locust's rows: its API (end to
-end), `TTFT` and `ITL`."""
+This module decides nothing about what is asked or what it amounts to. With `--rate` requests come by the clock: the
+first user of each process plays that process's share of the arrivals, and further users stay idle. Without it every
+user is one client that waits for its answers. Each request counts in three of locust's rows: its API (end to end),
+`TTFT` and `ITL`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model is asked for: the one that was named, if the router lists it, or the first that it lists."""
+"""The model asked for is the one that was named, if the router lists it, or the first that it lists."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Plays one request: sends it, reads its answer, returns the sample. Waits nowhere for a time; that is its caller's.
+"""The player plays one request: it sends it, reads its answer, and returns the sample.
 
-Decides what a failure is: another status than 200, a broken connection, an error in the stream, a stream that
-ends before its API's own end. Clients of bad manners are played here too, and judged by `hostile`."""
+This module decides what a failure is: another status than 200, a broken connection, an error in the stream, a stream
+that ends before its API's own end. It waits nowhere for a time: its caller does. Clients of bad manners are played
+here too, and judged by `hostile`.
+"""
 
 from __future__ import annotations
 

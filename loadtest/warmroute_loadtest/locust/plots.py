@@ -1,8 +1,7 @@
-"""Charts as SVG, made by hand so that a report needs no plotting library: lines over a linear or logarithmic
-axis, bars.
+"""Charts are SVG, made by hand so that a report needs no plotting library: lines, and bars.
 
-Decides how figures look; computes none but the windows of a course over time. An SVG stands alone (a Markdown report
-links it) and inside a page alike.
+The axis of lines is linear or logarithmic. This module decides how figures look; it computes none but the windows of
+a course over time. An SVG stands alone (a Markdown report links it) and inside a page alike.
 """
 
 from __future__ import annotations

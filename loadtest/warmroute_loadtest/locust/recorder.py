@@ -1,7 +1,8 @@
-"""Keeps what one process measures, sums it up as it comes, and hands on to a master what is new.
+"""The recorder keeps what one process measures, sums it up as it comes, and hands on to a master what is new.
 
-Decides how live figures are kept: in histograms of 2 % steps, since sorting all samples for a web page would
-hold up the clients of the same process. Final figures come from the samples themselves (`figures`)."""
+This module decides how live figures are kept: in histograms of 2 % steps, since sorting all samples for a web page
+would hold up the clients of the same process. Final figures come from the samples themselves (`figures`).
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Talks out of a trace or the router's own access log, with the times at which they came.
+"""A replay takes talks from a trace or from the router's own access log, with the times at which they came.
 
-Decides how blocks known by key become a prompt: a text a key, so that two prompts agree exactly as far as their
-keys do, then a rest that nobody else has. Each request carries its whole prompt as recorded; what the engine
-answers is not put into the next one, since the record says how long answers were, not what they said. Reading,
-and what a key stands for, is that of `warmroute_loadtest.simulate`."""
+This module decides how blocks known by key become a prompt: a text a key, so that two prompts agree exactly as far as
+their keys do, then a rest that nobody else has. Each request carries its whole prompt as recorded; what the engine
+answers is not put into the next one, since the record says how long answers were, not what they said. Reading, and
+what a key stands for, is that of `warmroute_loadtest.simulate`.
+"""
 
 from __future__ import annotations
 

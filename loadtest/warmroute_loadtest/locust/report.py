@@ -1,7 +1,8 @@
-"""The reports of a run: an HTML page that stands alone, and Markdown with its plots beside it.
+"""This module makes the reports of a run: an HTML page that stands alone, and Markdown with its plots beside it.
 
-Decides which figures are shown and how they are compared; computes none. One side is one router; several are
-shown side by side, and a baseline is one more column."""
+It decides which figures are shown and how they are compared; it computes none. One side is one router; several are
+shown side by side, and a baseline is one more column.
+"""
 
 from __future__ import annotations
 

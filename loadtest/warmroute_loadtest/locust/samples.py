@@ -1,4 +1,4 @@
-"""One answered or failed request, as it is measured, sent to a master and written to a file."""
+"""A sample is one answered or failed request, as it is measured, sent to a master and written to a file."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The generated scenarios: talk number `n` of each, drawn from stated distributions, alone and in any order.
+"""A scenario generates talk number `n`, drawn from stated distributions, alone and in any order.
 
-Decides what is asked; when talks start is `arrivals`'. Every talk has dice of its own, seeded by scenario, seed and
-number, so that workers make only what they play and all runs with one seed ask the same.
+This module decides what is asked; when talks start is `arrivals`'. Every talk has dice of its own, seeded by
+scenario, seed and number, so that workers make only what they play and all runs with one seed ask the same.
 
-Lengths are log-normal (mean, shape, cut at both ends) and those of `warmroute simulate`'s generators where both
-have a scenario of one name; `lengths` multiplies all of them, for models with short contexts."""
+Lengths are log-normal (mean, shape, cut at both ends) and those of `warmroute simulate`'s generators where both have
+a scenario of one name; `lengths` multiplies all of them, for models with short contexts.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What `make loadtest` was asked for: `NAME=VALUE` words, as make passes them and a container's arguments are.
+"""Settings are what `make loadtest` was asked for: `NAME=VALUE` words, as make or a container passes them.
 
-Decides which names there are, their defaults and what may stand together. A name that nobody knows is an error,
-since a misspelt threshold would otherwise pass every run."""
+This module decides which names there are, their defaults and what may stand together. A name that nobody knows is an
+error, since a misspelt threshold would otherwise pass every run.
+"""
 
 from __future__ import annotations
 

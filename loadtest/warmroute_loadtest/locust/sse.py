@@ -1,6 +1,6 @@
-"""Server-sent events out of bytes that come in any pieces.
+"""This module reads server-sent events out of bytes that come in any pieces.
 
-Decides what an event is (WHATWG HTML, section 9.2.6): lines end in LF, CR LF or CR, an empty line ends an event,
+It decides what an event is (WHATWG HTML, section 9.2.6): lines end in LF, CR LF or CR, an empty line ends an event,
 comments are no events. Names of events are not kept: the data of both APIs says its type.
 """
 

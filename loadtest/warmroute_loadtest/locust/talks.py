@@ -1,6 +1,7 @@
-"""What is asked: conversations of one or more requests, their lengths in tokens, their pauses.
+"""A talk is what is asked: a conversation of one or more requests, with their lengths in tokens and their pauses.
 
-Decides how planned times follow from pauses and answers of usual speed. Texts are `tape`'s, bodies `bodies`'.
+This module decides how planned times follow from pauses and answers of usual speed. Texts are `tape`'s, bodies
+`bodies`'.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts of a wished length, the same for the same key, different from the first bytes on for another.
+"""The tape gives texts of a wished length: the same for one key, different from the first bytes on for another.
 
 A text is a stretch cut from one long tape of words, behind a few characters of its own: making 100,000 tokens takes
 microseconds, where drawing words would hold up every other client of the process. The salt is of a run: with another

@@ -1,8 +1,9 @@
-"""Which figures a run must reach: read from `NAME=VALUE`, judged against a run's figures.
+"""Thresholds are figures that a run must reach: read from `NAME=VALUE`, and judged against the run's figures.
 
-A name says the unit and so the side: times and failures must not be above, shares and rates not below. A figure
-that cannot be had (no answer, an engine that does not report cached tokens) misses its threshold, since nothing
-shows that it was reached."""
+A name says the unit and so the side: times and failures must not be above, shares and rates not below. A figure that
+cannot be had (no answer, an engine that does not report cached tokens) misses its threshold, since nothing shows that
+it was reached.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Reads plain connections from gevent's event loop itself, without waking a greenlet for every piece.
+"""This module reads plain connections from gevent's event loop itself, without waking a greenlet for every piece.
 
-Decides nothing about what is read. Waking one for each event of a stream costs an exception, a second `recv`
-and two switches; here the loop calls the reader, and the greenlet is woken once, when its answer has ended. TLS
-connections are read as everywhere else."""
+It decides nothing about what is read. Waking one for each event of a stream costs an exception, a second `recv` and
+two switches; here the loop calls the reader, and the greenlet is woken once, when its answer has ended. TLS
+connections are read as everywhere else.
+"""
 
 from __future__ import annotations
 

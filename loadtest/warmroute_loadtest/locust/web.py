@@ -1,7 +1,8 @@
-"""What locust's web interface shows besides its own: a tab with a row a scenario, the report so far, the samples.
+"""The web interface shows a tab besides locust's own: a row a scenario, the report so far, and the samples.
 
-Decides which columns there are. The tab is read every 2 s and costs nothing that grows with the run; the report
-is made from all samples when somebody opens it."""
+This module decides which columns there are. The tab is read every 2 s and costs nothing that grows with the run; the
+report is made from all samples when somebody opens it.
+"""
 
 from __future__ import annotations
 

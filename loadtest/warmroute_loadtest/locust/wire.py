@@ -1,8 +1,9 @@
-"""HTTP/1.1 to one server, a connection a request at a time, with the clock read at every arrival.
+"""The wire speaks HTTP/1.1 to one server, one connection a request at a time, and reads the clock at every arrival.
 
-Decides nothing about what is sent. It uses Python's own sockets, which wait cooperatively once gevent has
-patched them, and block as usual without it. A connection that the server had closed while it was idle costs a
-fresh one, not a failure; anything else that breaks is told."""
+This module decides nothing about what is sent. It uses Python's own sockets, which wait cooperatively once gevent has
+patched them, and block as usual without it. A connection that the server had closed while it was idle costs a fresh
+one, not a failure; anything else that breaks is told.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m warmroute_loadtest.simulate`."""
+"""`python -m warmroute_loadtest.simulate` runs the simulator."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""Reads the router's own access log, written with `access_log.fingerprints: true`, as a workload.
+"""This module reads the router's own access log, written with `access_log.fingerprints: true`, as a workload.
 
-Decides how far two prompts of which only some depths are known agree. A rung says that they agree at least so far; the
-next one, that they differ somewhere before it: up to an eighth of the depth stays open. Three things narrow it, in
-this order:
+It decides how far two prompts of which only some depths are known agree. A rung says that they agree at least so far;
+the next one, that they differ somewhere before it: up to an eighth of the depth stays open. Three things narrow it,
+in this order:
 
 1. A request that goes on with its session's last one (all rungs of that, none shorter) has its whole prompt and answer.
 2. Cached tokens that an engine reported were held by somebody: the latest prompt with the same deepest rung.

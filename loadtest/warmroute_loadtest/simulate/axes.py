@@ -1,9 +1,9 @@
-"""The axes on which a rule must hold: a designed set of cells, one thing changed at a time.
+"""The axes are what a rule must hold on: a designed set of cells, with one thing changed at a time.
 
-Decides which cells those are, which workloads a rule may be chosen on and which are reported apart, and which rivals
-are worth their time where. Everything is held against `KNEE_POLICY` in the same case, and that against the plain case:
-8 replicas of 400,000 tokens, right priors, caches told, one router. A rate is a share of the plain fleet's knee, times
-what the fleet has of its speed. Runs nothing: `grid` does.
+This module decides which cells those are, which workloads a rule may be chosen on and which are reported apart, and
+which rivals are worth their time where. Everything is held against `KNEE_POLICY` in the same case, and that against
+the plain case: 8 replicas of 400,000 tokens, right priors, caches told, one router. A rate is a share of the plain
+fleet's knee, times what the fleet has of its speed. It runs nothing: `grid` does.
 """
 
 from __future__ import annotations

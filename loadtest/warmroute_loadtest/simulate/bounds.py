@@ -1,4 +1,4 @@
-"""What no router can beat: cached tokens of one pooled cache, and of one that knows the future.
+"""The bounds are what no router can beat: cached tokens of one pooled cache, and of one that knows the future.
 
 Both replay prompts in order of arrival without time, at the engine's own granularity: full blocks only, never a
 prompt's last token. Sessions' later turns are put where an answer without queueing would let them start.

@@ -1,8 +1,8 @@
-"""The grid of cells that a policy must not lose: workloads, cache sizes and loads, every rival in each.
+"""The cells are the grid that a policy must not lose: workloads, cache sizes and loads, with every rival in each.
 
-Decides which cells there are and what is compared: TTFT mean, p90 and p99 against the best rival of the cell, and the
-geometric mean of TTFT means against each single rival. A cell's load is a share of the knee of `KNEE_POLICY`, a rival,
-so that the loads do not depend on the policy under test. Runs nothing: `grid` does.
+This module decides which cells there are and what is compared: TTFT mean, p90 and p99 against the best rival of the
+cell, and the geometric mean of TTFT means against each single rival. A cell's load is a share of the knee of
+`KNEE_POLICY`, a rival, so that the loads do not depend on the policy under test. It runs nothing: `grid` does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a router is to the simulation: something that places turns and hears what a router would hear.
+"""A chooser is what a router is to the simulation: it places turns, and hears what a router would hear.
 
-Decides the contract and keeps the counts that every router has (requests in flight, tokens sent and not yet
-answered); the rules are `rivals` and `warm` (ours).
+This module decides the contract and keeps the counts that every router has (requests in flight, tokens sent and not
+yet answered); the rules are `rivals` and `warm` (ours).
 """
 
 from __future__ import annotations

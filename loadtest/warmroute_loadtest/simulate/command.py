@@ -1,6 +1,7 @@
-"""The command line: `warmroute simulate`, or `python -m warmroute_loadtest.simulate` where there is no such command.
+"""This is the command line: `warmroute simulate`, or `python -m warmroute_loadtest.simulate` where that is missing.
 
-Decides what is read and what is shown. Three things to do: compare policies at one rate, find knees, play the grid.
+It decides what is read and what is shown. There are three things to do: compare policies at one rate, find knees,
+play the grid.
 """
 
 from __future__ import annotations

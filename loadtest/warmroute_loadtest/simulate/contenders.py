@@ -1,4 +1,4 @@
-"""Every policy that can be simulated, by name: the router's own, and the rivals.
+"""The contenders are every policy that can be simulated, by name: the router's own, and the rivals.
 
 A name, unlike a maker, can be sent to another process.
 """

@@ -1,7 +1,7 @@
-"""The demo's conversations as a workload of the simulation: the same questions at the same times, in virtual time.
+"""The demo's conversations are a workload of the simulation too: the same questions at the same times.
 
-Decides only how they are laid out: a token is four bytes, as the simulated engine counts, and each turn comes when the
-demo sends it, whether the turn before has been answered or not.
+This module decides only how they are laid out: a token is four bytes, as the simulated engine counts, and each turn
+comes when the demo sends it, whether the turn before has been answered or not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Shows why one request of a workload would go where it goes: the tie, and every candidate's terms, at that moment.
+"""This module shows why one request of a workload goes where it goes: the tie, and every candidate's terms then.
 
-Decides nothing: it plays the workload up to the request under our policy, and asks the core's own ranking.
+It decides nothing: it plays the workload up to the request under our policy, and asks the core's own ranking.
 """
 
 from __future__ import annotations

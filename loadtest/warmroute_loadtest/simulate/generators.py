@@ -1,7 +1,7 @@
-"""Makes workloads that no public trace covers, each from stated distributions and one seed.
+"""The generators make workloads that no public trace covers, each from stated distributions and one seed.
 
-Decides what is asked; the rates given are a starting point, since the harness moves them. Lengths are log-normal,
-given by mean and shape, cut at both ends; starts are Poisson.
+This module decides what is asked; the rates given are a starting point, since the harness moves them. Lengths are
+log-normal, given by mean and shape, cut at both ends; starts are Poisson.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Plays the grid of `cells` or the set of `axes`: finds missing knees, runs all policies, keeps what is done.
+"""The grid plays the `cells` or the `axes`: it finds missing knees, runs all policies, and keeps what is done.
 
-Decides the order of work and what is not computed again. A run is kept in the JSON file with the identity of its inputs
-and of the code that made it, so that an interrupted grid goes on, and a changed policy is computed anew beside its
-unchanged rivals.
+This module decides the order of work and what is not computed again. A run is kept in the JSON file with the identity
+of its inputs and of the code that made it, so that an interrupted grid goes on, and a changed policy is computed anew
+beside its unchanged rivals.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which prefixes each replica was sent: the approximate index that routers without engine events keep.
+"""A history knows which prefixes each replica was sent: the approximate index that routers without engine events keep.
 
-One LRU of block keys a replica, bounded in tokens. Decides what is remembered; what to make of it is the rivals'.
+It is one LRU of block keys a replica, bounded in tokens. It decides what is remembered; the rivals make something of
+it.
 """
 
 from __future__ import annotations

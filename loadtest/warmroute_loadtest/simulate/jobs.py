@@ -1,7 +1,7 @@
-"""Runs simulations in worker processes: one policy on one workload at one rate is a job.
+"""Simulations run in worker processes: one policy on one workload at one rate is a job.
 
-Decides how work is spread; what a job computes is `simulation`'s and `metrics`'. A job's result depends on nothing but
-the job, so that the number of processes changes no figure.
+This module decides how work is spread; what a job computes is `simulation`'s and `metrics`'. A job's result depends
+on nothing but the job, so that the number of processes changes no figure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Finds the knee: the highest rate that a policy carries with at least 90 % of requests within their TTFT target.
+"""The knee is the highest rate that a policy carries with at least 90 % of requests within their TTFT target.
 
-Decides by bisection on the logarithm of the rate; goodput need not fall monotonically, so the answer is a crossing,
-exact to `PRECISION_RATIO`. The target is `metrics`'.
+This module finds it by bisection on the logarithm of the rate; goodput need not fall monotonically, so the answer is a
+crossing, exact to `PRECISION_RATIO`. The target is `metrics`'.
 """
 
 from __future__ import annotations

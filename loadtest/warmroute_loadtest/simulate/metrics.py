@@ -1,4 +1,4 @@
-"""Figures of one run. Decides how they are defined; prints nothing."""
+"""This module decides how the figures of one run are defined; it prints nothing."""
 
 from __future__ import annotations
 

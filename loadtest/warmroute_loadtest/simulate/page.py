@@ -1,6 +1,7 @@
-"""Renders one comparison as a self-contained HTML page: facts, table, distribution of TTFT, cached share and bounds.
+"""The page renders one comparison as self-contained HTML: facts, table, distribution of TTFT, cached share, bounds.
 
-Decides how figures look in a browser; computes none. Nothing is loaded from anywhere, and nothing is scripted.
+This module decides how figures look in a browser; it computes none. Nothing is loaded from anywhere, and nothing is
+scripted.
 """
 
 from __future__ import annotations

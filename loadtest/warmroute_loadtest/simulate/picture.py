@@ -1,6 +1,6 @@
-"""Draws one comparison as a PNG, where matplotlib is installed: cached share against the bounds, and TTFT.
+"""The picture draws one comparison as a PNG, where matplotlib is there: cached share against the bounds, and TTFT.
 
-Decides how the picture looks; computes no figure.
+This module decides how the picture looks; it computes no figure.
 """
 
 from __future__ import annotations

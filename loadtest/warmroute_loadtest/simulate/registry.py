@@ -1,8 +1,8 @@
-"""What simulated routers remember of placements: the product's embedded registry, on the simulation's clock.
+"""Simulated routers remember placements in the product's embedded registry, on the simulation's clock.
 
-Decides when what is known: a router's own placements at once, those of others `VISIBLE_S` after they were made. What is
-kept, noted anew and forgotten is `MemoryRegistry`'s, and for how long `warmroute.service.expiry`'s, as in production,
-with the settings' defaults and from what this router's own answers taught.
+This module decides when what is known: a router's own placements at once, those of others `VISIBLE_S` after they were
+made. What is kept, noted anew and forgotten is `MemoryRegistry`'s, and for how long `warmroute.service.expiry`'s, as
+in production, with the settings' defaults and from what this router's own answers taught.
 """
 
 from __future__ import annotations

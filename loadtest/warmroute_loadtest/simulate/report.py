@@ -1,7 +1,7 @@
-"""Renders figures as tables for a terminal.
+"""The report renders figures as tables for a terminal.
 
-Decides which figures are shown, and how they are written; computes none. The page and the picture are `page`'s and
-`picture`'s.
+This module decides which figures are shown, and how they are written; it computes none. The page and the picture are
+`page`'s and `picture`'s.
 """
 
 from __future__ import annotations

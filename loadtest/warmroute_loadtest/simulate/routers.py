@@ -1,9 +1,9 @@
-"""Several routers before one simulated fleet: each decides for itself, and hears of the others as in production.
+"""Several routers stand before one simulated fleet: each decides for itself, and hears of the others as in production.
 
-Decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of each other; what
-they make of it is the core's and `warmroute.service.load_reports`' own code. Placements reach the others' registries
-after `registry.VISIBLE_S`. Load notices are posted and read in steps, when and as often as in production and at each
-router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
+This module decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of
+each other; what they make of it is the core's and `warmroute.service.load_reports`' own code. Placements reach the
+others' registries after `registry.VISIBLE_S`. Load notices are posted and read in steps, when and as often as in
+production and at each router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The clockwork: sessions, a router and engines in virtual time.
+"""The simulation is the clockwork: it runs sessions, a router and engines in virtual time.
 
-Decides the order of events and nothing else. A request takes `FleetConfig.hop_s` from the router to the engine, a
-first byte and an end as long back, and both are made at the end of an engine's step.
+This module decides the order of events and nothing else. A request takes `FleetConfig.hop_s` from the router to the
+engine, a first byte and an end as long back, and both are made at the end of an engine's step.
 
 Engines run ahead of each other as far as nothing can reach them: to the next event that is known, or to the earliest
-that a step under way can cause (two hops after its end where the router may be holding requests, a hop and the shortest
-pause after it where only sessions' next turns can follow).
+that a step under way can cause (two hops after its end where the router may be holding requests, a hop and the
+shortest pause after it where only sessions' next turns can follow).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a workload comes from, as a recipe small enough to be sent to another process.
+"""A source says where a workload comes from, as a recipe small enough to be sent to another process.
 
-Decides which part of a trace is meant, and what another seed means: other draws of a generator, the next slice of a
-trace. Reading is `traces`', generating `generators`'.
+This module decides which part of a trace is meant, and what another seed means: other draws of a generator, the next
+slice of a trace. Reading is `traces`', generating `generators`'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads public traces as workloads; the router's own log is `access_log`'s.
+"""This module reads public traces as workloads; `access_log` reads the router's own log.
 
-Decides how a trace's ids become block keys; generates nothing (`generators`). A record that makes no sense is an
-error that names the line.
+It decides how a trace's ids become block keys; it generates nothing (`generators` does). A record that makes no sense
+is an error that names the line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What requests that cannot read the cache cost the others: a workload with some of them beside the same without.
+"""This module shows what requests that cannot read the cache cost the others: it plays a workload with and without.
 
 A request that asks for `prompt_logprobs` is computed whole, whatever the engine holds, and its answer reports nothing
-cached. Decides how that is shown: the cached share of all prompts, which falls by what those requests themselves would
-have found, and that of the other requests, which is what a router could spoil.
+cached. This module decides how that is shown: the cached share of all prompts, which falls by what those requests
+themselves would have found, and that of the other requests, which is what a router could spoil.
 """
 
 from __future__ import annotations

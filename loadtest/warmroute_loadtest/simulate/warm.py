@@ -1,7 +1,7 @@
-"""Our router in the simulation: the real `warmroute.core` fleet and policies, and the product's embedded registry.
+"""This is our router in the simulation: the real `warmroute.core` fleet and policies, and the embedded registry.
 
-Decides nothing that the core decides. It knows what a router knows: records that it wrote itself at dispatch, counts,
-first-byte times, and the cached tokens that an answer reports at its end.
+This module decides nothing that the core decides. It knows what a router knows: records that it wrote itself at
+dispatch, counts, first-byte times, and the cached tokens that an answer reports at its end.
 """
 
 from __future__ import annotations

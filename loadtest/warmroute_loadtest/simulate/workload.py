@@ -1,9 +1,9 @@
-"""What is asked of a simulated fleet: sessions of turns, each turn a prompt known by its blocks.
+"""A workload is what is asked of a simulated fleet: sessions of turns, each turn a prompt known by its blocks.
 
-Decides nothing about routing. A prompt is a tuple of keys, one a full block; a key stands for its block and
-everything before it, so equal keys mean equal prefixes, for the engine's cache and for every policy alike. Sessions
-start by the trace's clock (open loop); a session's next turn is sent a pause after the answer to the one before
-(closed loop).
+This module decides nothing about routing. A prompt is a tuple of keys, one a full block; a key stands for its block
+and everything before it, so equal keys mean equal prefixes, for the engine's cache and for every policy alike.
+Sessions start by the trace's clock (open loop); a session's next turn is sent a pause after the answer to the one
+before (closed loop).
 """
 
 from __future__ import annotations

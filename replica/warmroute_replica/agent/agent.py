@@ -1,4 +1,4 @@
-"""What an agent knows of its engine, and which state follows: starting, ready, draining, gone.
+"""The agent holds what is known of its engine, and decides which state follows: starting, ready, draining or gone.
 
 A replica is ready once its engine is well, names its models and, where asked for, has answered a request. It is no
 longer ready when the engine says so or nobody listens there any more; an engine that is merely silent is busy, and

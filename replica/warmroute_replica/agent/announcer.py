@@ -1,13 +1,15 @@
-"""Keeps a replica's record in Redis alive, publishes what changes, and withdraws it: the agent's whole part in Redis.
+"""The announcer keeps a replica's record in Redis alive, publishes what changes, and withdraws it.
+
+This is the agent's whole part in Redis:
 
     {namespace}:member:{id}   the record, kept four heartbeats long
     {namespace}:members       sorted set: ids, each with the time of Redis until which its record stands, milliseconds
     {namespace}:members       channel: records as they change; the load alone too, up to four times a second
 
-Each command is about one key, so that a Cluster needs nothing special. Times are those of Redis: agents' clocks do not
-take part. Redis that is away is tried again for as long as the agent runs, and said once. Of two agents that speak for
-one id the one whose engine began later is kept, and of two before one engine the one that began later itself: the other
-is told, stays silent, and comes back if the id becomes free.
+Each command is about one key, so that a Cluster needs nothing special. Times are those of Redis: agents' clocks do
+not take part. Redis that is away is tried again for as long as the agent runs, and said once. Of two agents that
+speak for one id the one whose engine began later is kept, and of two before one engine the one that began later
+itself: the other is told, stays silent, and comes back if the id becomes free.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""An engine as this process's child: started with our output, told to end, killed with all it started if it does not.
+"""A child is an engine that this process started: it is told to end, and killed with all it started if it does not.
 
-It leads a session of its own, so that Ctrl-C reaches the agent alone, which drains first. Should the agent be killed,
-the engine is told to end by the kernel: an engine that nobody speaks for would keep its GPU for nothing. Linux only.
+It writes to our output, and leads a session of its own, so that Ctrl-C reaches the agent alone, which drains first.
+Should the agent be killed, the engine is told to end by the kernel: an engine that nobody speaks for would keep its
+GPU for nothing. Linux only.
 """
 
 from __future__ import annotations

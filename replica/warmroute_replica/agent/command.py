@@ -1,6 +1,6 @@
-"""`warmroute-replica agent` and `warmroute-replica serve`: reads what was asked for, and runs it.
+"""This module reads what `warmroute-replica agent` and `warmroute-replica serve` were asked for, and runs it.
 
-Decides nothing but messages: settings are `settings`', an engine's flags `engine_command`'s.
+It decides nothing but messages: settings are `settings`', an engine's flags `engine_command`'s.
 """
 
 from __future__ import annotations

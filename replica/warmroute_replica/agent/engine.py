@@ -1,7 +1,8 @@
-"""Asks one engine how it is: health, models, figures, and a request of one token if wanted.
+"""This module asks one engine how it is: health, models, figures, and a request of one token if wanted.
 
-Speaks HTTP as vLLM does, and reads no meaning into what it hears but whether the engine is there. Every question has a
-deadline. On the loopback device no certificate is checked: nobody else listens there, and none is made out to it.
+It speaks HTTP as vLLM does, and reads no meaning into what it hears but whether the engine is there. Every question
+has a deadline. On the loopback device no certificate is checked: nobody else listens there, and none is made out to
+it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An engine's command line: what it says of its port and key, and which flags routing wants added to it.
+"""This module reads an engine's command line: its port, its key, and which flags routing wants added to it.
 
-A flag is added unless the command (or the file that its `--config` names) sets it, either way, or the installed engine
-does not know it. What an engine knows is read in its package's own text, in a tenth of a second; where that is not to
-be found the command is asked for its help, which takes vLLM as long as importing it. Runs no engine.
+A flag is added unless the command (or the file that its `--config` names) sets it, either way, or the installed
+engine does not know it. What an engine knows is read in its package's own text, in a tenth of a second; where that is
+not to be found the command is asked for its help, which takes vLLM as long as importing it. It runs no engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The few figures an agent needs of an engine's `/metrics`, in Prometheus' text format.
+"""This module reads the few figures that an agent needs of an engine's `/metrics`, in Prometheus' text format.
 
 Source: vLLM 0.32: `vllm:cache_config_info` one line an engine (data-parallel rank), request gauges one line an engine
 and model, `process_start_time_seconds` (absent with several API servers), `vllm:engine_sleep_state`.

@@ -1,4 +1,4 @@
-"""The agent's log: one line an event on standard error, `time level event key=value …`."""
+"""The agent's log has one line an event on standard error: `time level event key=value …`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What routers are told of a replica: one JSON object, kept under its key and published when it changes.
+"""A record is what routers are told of a replica: one JSON object, kept under its key and published when it changes.
 
-The contract between agents and routers, format 1. A field that is null is not known, which says nothing against the
-replica. Readers leave out fields that they do not know.
+It is the contract between agents and routers, format 1. A field that is null is not known, which says nothing against
+the replica. Readers leave out fields that they do not know.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Clients of redis-py for the servers that a URL names. Connects to nobody; deadlines are short, no retries."""
+"""This module makes clients of redis-py for the servers that a URL names, with short deadlines and without retries.
+
+It connects to nobody.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which Redis an agent speaks to: the URL in the same forms as the router's `registry.url`.
+"""This module reads which Redis an agent speaks to: the URL has the same forms as the router's `registry.url`.
 
     redis://[user:password@]host[:port][/db]          one server; rediss:// with TLS
     unix://[user:password@]/path[?db=N]               one server, by socket file

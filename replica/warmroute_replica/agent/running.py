@@ -1,8 +1,8 @@
-"""Runs an agent, alone or around an engine that it started, from start to withdrawal.
+"""This module runs an agent, alone or around an engine that it started, from start to withdrawal.
 
 The order of an end: routers are told (`draining`), what is under way finishes or the grace is over, the engine is
-stopped if it is ours, the replica is withdrawn (`gone`). A second signal ends the waiting. An engine of ours that ends
-by itself ends the agent, with its status.
+stopped if it is ours, the replica is withdrawn (`gone`). A second signal ends the waiting. An engine of ours that
+ends by itself ends the agent, with its status.
 """
 
 from __future__ import annotations

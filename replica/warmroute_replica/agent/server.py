@@ -1,6 +1,6 @@
-"""The agent's own port: whether it lives, whether its replica is ready, figures, and the drain.
+"""The agent's own port tells whether it lives, whether its replica is ready, and figures; and it takes the drain.
 
-`/prestop` is the drain for Kubernetes' `httpGet` hooks, which cannot post. Decides nothing.
+`/prestop` is the drain for Kubernetes' `httpGet` hooks, which cannot post. This module decides nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an agent is told: flags, or environment variables of the same names, and what follows from them.
+"""Settings are what an agent is told: flags, or environment variables of the same names, and what follows from them.
 
-Decides defaults and refuses what cannot work. Opens nothing.
+This module decides defaults and refuses what cannot work. It opens nothing.
 """
 
 from __future__ import annotations

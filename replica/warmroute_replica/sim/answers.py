@@ -1,7 +1,7 @@
-"""What one sequence will generate, decided before it starts: the simulated model's whole mind.
+"""This module decides what one sequence will generate before it starts: it is the simulated model's whole mind.
 
-Decides text or tool call, length, and why it ends. Depends on the prompt and the seed only, so that every replica gives
-the same answer and a conversation goes the same way wherever its turns are served.
+It decides text or tool call, length, and why it ends. All of it depends on the prompt and the seed only, so that
+every replica gives the same answer and a conversation goes the same way wherever its turns are served.
 """
 
 from __future__ import annotations

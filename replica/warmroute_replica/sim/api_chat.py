@@ -1,6 +1,6 @@
-"""`/v1/chat/completions`: reads a chat request and renders its answer, byte for byte as vLLM 0.32 does.
+"""This module reads requests of `/v1/chat/completions` and renders their answers, byte for byte as vLLM 0.32 does.
 
-Decides nothing the engine sees but the prompt's text and the answer's limits.
+It decides nothing the engine sees but the prompt's text and the answer's limits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`/v1/completions`: prompts as text, lists of texts, token ids, or lists of those.
+"""This module serves `/v1/completions`: prompts are text, lists of texts, token ids, or lists of those.
 
-Decides nothing the engine sees but the prompts' streams and the answers' limits.
+It decides nothing the engine sees but the prompts' streams and the answers' limits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`/v1/messages`, Anthropic's API as vLLM serves it: converted to a chat, rendered back.
+"""This module serves `/v1/messages`, Anthropic's API as vLLM has it: it is converted to a chat, and rendered back.
 
-Decides nothing the engine sees but the conversion. Not reproduced: thinking blocks (read as text of the turn they are
-in), citations, server-side tools.
+It decides nothing the engine sees but the conversion. It does not reproduce thinking blocks (read as text of the turn
+they are in), citations and server-side tools.
 """
 
 from __future__ import annotations

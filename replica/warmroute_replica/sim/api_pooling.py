@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`, `/tokenize` and `/detokenize`: what needs no generated text.
+"""It serves what needs no generated text: `/v1/embeddings`, `/v1/rerank`, `/v1/score`, `/tokenize`, `/detokenize`.
 
 Vectors and scores are made up from the texts' hashes, the same every time. Embeddings and scores pass through the
 engine (their prompts take prefill time) but read no prefix cache.

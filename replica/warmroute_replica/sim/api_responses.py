@@ -1,6 +1,7 @@
-"""`/v1/responses`: converted to a chat, rendered back as items or as the event sequence; keeps answers for later turns.
+"""This module serves `/v1/responses`: a chat, rendered back as items or as the event sequence.
 
-Decides what a stored answer holds. Not reproduced: reasoning items, built-in tools, conversations.
+It keeps answers for later turns, and decides what a stored answer holds. It does not reproduce reasoning items,
+built-in tools and conversations.
 """
 
 from __future__ import annotations

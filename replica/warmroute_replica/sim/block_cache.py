@@ -1,7 +1,7 @@
-"""Which prompt prefixes an engine still holds: vLLM's block pool with prefix caching.
+"""The block cache knows which prompt prefixes an engine still holds: it is vLLM's block pool with prefix caching.
 
-Decides which block is reused, evicted and handed out. It does not hash: a key stands for a block's content *and*
-everything before it, so equal keys mean equal prefixes. It does not schedule.
+This module decides which block is reused, evicted and handed out. It does not hash: a key stands for a block's
+content *and* everything before it, so equal keys mean equal prefixes. It does not schedule.
 
 The rules, as in vLLM (`v1/core/block_pool.py`, `v1/core/kv_cache_utils.py`):
 

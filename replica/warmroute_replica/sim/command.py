@@ -1,6 +1,6 @@
-"""`warmroute-replica sim`: one or more simulated replicas in one process.
+"""`warmroute-replica sim` runs one or more simulated replicas in one process.
 
-Decides nothing but defaults of the command line; they are those of the configuration classes.
+This module decides nothing but defaults of the command line; they are those of the configuration classes.
 """
 
 from __future__ import annotations

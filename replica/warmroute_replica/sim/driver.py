@@ -1,8 +1,8 @@
-"""Runs an engine in real time on an event loop: starts its steps when they are due, hands out tokens when they exist.
+"""The driver runs an engine in real time on an event loop: it starts steps when due, hands out tokens when made.
 
-Decides when a step starts; what it computes is the engine's. No task: one timer, set for the end of the step under
-way. Steps shorter than `WAKE_UP_S` are run several a wake-up, so that a fast simulation costs no more wake-ups than
-that.
+This module decides when a step starts; what it computes is the engine's. It has no task, only one timer, set for the
+end of the step under way. Steps shorter than `WAKE_UP_S` are run several a wake-up, so that a fast simulation costs
+no more wake-ups than that.
 """
 
 from __future__ import annotations

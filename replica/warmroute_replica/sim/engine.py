@@ -1,8 +1,9 @@
-"""A vLLM engine as a step machine: what each step computes, how long it takes, who gets a token.
+"""The engine is vLLM as a step machine: what each step computes, how long it takes, and who gets a token.
 
-Decides the schedule: continuous batching, prompts chunked under a token budget shared with decoding, first come first
-served or by priority, preemption by recomputation. Holds no clock, no sockets, no text: the driver passes `now_s`, and
-delivers a step's tokens when the step ends. Prefix reuse is `block_cache`'s, durations are `step_time`'s.
+This module decides the schedule: continuous batching, prompts chunked under a token budget shared with decoding,
+first come first served or by priority, preemption by recomputation. It holds no clock, no sockets, no text: the
+driver passes `now_s`, and delivers a step's tokens when the step ends. Prefix reuse is `block_cache`'s, durations are
+`step_time`'s.
 
 The rules, as in vLLM V1 (`v1/core/sched/scheduler.py`), in the order in which a step applies them:
 

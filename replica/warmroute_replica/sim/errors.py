@@ -1,6 +1,7 @@
-"""Errors of the simulated server in vLLM's words and shapes.
+"""This module has the errors of the simulated server, in vLLM's words and shapes.
 
-Decides no status: raisers do. OpenAI's shape everywhere but on `/v1/messages`, which has Anthropic's.
+It decides no status: whoever raises them does. They have OpenAI's shape everywhere but on `/v1/messages`, which has
+Anthropic's.
 """
 
 from __future__ import annotations

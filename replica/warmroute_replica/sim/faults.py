@@ -1,6 +1,6 @@
-"""Failures on demand: which request fails next, and how.
+"""Faults are failures on demand: which request fails next, and how.
 
-Decides only the matching and counting; `generation` and `server` carry a fault out. Bounded: at most `MAX_FAULTS`
+This module decides only the matching and counting; `generation` and `server` carry a fault out. At most `MAX_FAULTS`
 wait at once.
 """
 

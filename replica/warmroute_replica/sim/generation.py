@@ -1,6 +1,7 @@
-"""One API request's life in the engine: its sequences are queued, make progress, finish or are dropped.
+"""A generation is one API request's life in the engine: its sequences are queued, progress, finish or are dropped.
 
-Decides when a request is done and what it used. Rendering is a `Format`'s, one an API; transport is `streaming`'s.
+This module decides when a request is done and what it used. Rendering is a `Format`'s, one an API; transport is
+`streaming`'s.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What operators and trainers do to an engine over HTTP: adapters, pause and sleep, under vLLM's names.
+"""This module serves what operators and trainers do to an engine over HTTP: adapters, pause, sleep, as vLLM names them.
 
-Decides how requests are read; what happens is the replica's. vLLM has sleep and pause only with `VLLM_SERVER_DEV_MODE`,
-adapters only with `VLLM_ALLOW_RUNTIME_LORA_UPDATING`; here they are always there. Source: vLLM 0.32.0,
-`entrypoints/serve/lora`, `entrypoints/serve/dev/sleep`, `entrypoints/rl/online`.
+It decides how requests are read; what happens is the replica's. vLLM has sleep and pause only with
+`VLLM_SERVER_DEV_MODE`, and adapters only with `VLLM_ALLOW_RUNTIME_LORA_UPDATING`; here they are always there. Source:
+vLLM 0.32.0, `entrypoints/serve/lora`, `entrypoints/serve/dev/sleep`, `entrypoints/rl/online`.
 """
 
 from __future__ import annotations

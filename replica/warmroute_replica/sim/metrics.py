@@ -1,7 +1,7 @@
-"""`/metrics` of the simulated replica, under vLLM's names, labels and buckets.
+"""This module renders `/metrics` of the simulated replica, under vLLM's names, labels and buckets.
 
-Decides the text format only; the figures are the engine's and what `Metrics` is told. One instance a life of the
-replica: a restart begins at zero with a new start time.
+It decides the text format only; the figures are the engine's and what `Metrics` is told. There is one instance a life
+of the replica: a restart begins at zero with a new start time.
 """
 
 from __future__ import annotations

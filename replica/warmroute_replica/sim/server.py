@@ -1,6 +1,6 @@
-"""The HTTP server of one simulated replica: vLLM's endpoints, and `/sim` to make it fail and to look inside.
+"""This is the HTTP server of one simulated replica: vLLM's endpoints, and `/sim` to make it fail and to look inside.
 
-Decides routes, request ids, where faults strike before an answer begins, and the listening socket's life.
+This module decides routes, request ids, where faults strike before an answer begins, and the listening socket's life.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One simulated replica: its engine and clock, what it remembers, and what happens to it.
+"""A simulated replica is its engine and clock, what it remembers, and what happens to it.
 
-Decides admission (model, length, queue) and what a restart forgets. Speaks no HTTP: `server` does.
+This module decides admission (model, length, queue) and what a restart forgets. It speaks no HTTP: `server` does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How long one engine step takes: the simulator's only model of hardware.
+"""The step time says how long one engine step takes: it is the simulator's only model of hardware.
 
-Decides nothing else. Pure arithmetic, so that a schedule can be computed by hand:
+This module decides nothing else. It is pure arithmetic, so that a schedule can be computed by hand:
 
     step = base + max(decode_step, prefill_tokens / rate) + attention + sequences * per_sequence + context * per_token
 

@@ -1,6 +1,6 @@
-"""Writes a generation to a client: server-sent events as tokens come, or one JSON body, and fails on demand.
+"""This module writes a generation to a client: events as tokens come, or one JSON body; it fails on demand.
 
-Decides framing, flow control and where a fault strikes. The events' content is a `Format`'s.
+It decides framing, flow control and where a fault strikes. The events' content is a `Format`'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The chat template, ChatML with tools: from messages to the bytes an engine computes KV for.
+"""The chat template, ChatML with tools, makes of messages the bytes for which an engine computes KV.
 
-Decides the prompt's order and framing. `Turn` is the one form that the chat, messages and responses APIs are converted
-to (their modules do so), as vLLM converts them to chat messages.
+This module decides the prompt's order and framing. `Turn` is the one form that the chat, messages and responses APIs
+are converted to (their modules do so), as vLLM converts them to chat messages.
 """
 
 from __future__ import annotations

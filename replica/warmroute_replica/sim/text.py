@@ -1,7 +1,8 @@
-"""What the simulated model says: English-like words, each token exactly 4 bytes of UTF-8, the same for the same seed.
+"""This module makes what the simulated model says: English-like words, each token exactly 4 bytes of UTF-8.
 
-Decides output text, its length where the client leaves it open, and tool-call arguments. Token borders fall inside
-words, never inside a character; some words hold multi-byte characters so that clients meet them.
+The same seed gives the same words. This module decides output text, its length where the client leaves it open, and
+tool-call arguments. Token borders fall inside words, never inside a character; some words hold multi-byte characters
+so that clients meet them.
 """
 
 from __future__ import annotations

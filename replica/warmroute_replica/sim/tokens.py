@@ -1,7 +1,7 @@
-"""Tokens without a tokenizer: every 4 bytes of the rendered prompt are one token, the last one possibly shorter.
+"""Tokens need no tokenizer here: every 4 bytes of the rendered prompt are one token, and the last may be shorter.
 
-Decides what a token and a block are. The *stream* of a sequence is its prompt's bytes followed by its output's; text
-prompts and token-id prompts give the same stream for the same tokens, so common prefixes stay common.
+This module decides what a token and a block are. The *stream* of a sequence is its prompt's bytes followed by its
+output's; text prompts and token-id prompts give the same stream for the same tokens, so common prefixes stay common.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Real vLLM replicas on this machine's CPU: install the engine, make a tiny model, run and end replicas.
+"""Real vLLM replicas run on this machine's CPU: this package installs the engine, makes a tiny model, runs replicas.
 
-Decides how a local vLLM is set up for demos, tests and experiments. Not for production, which brings its own
-replicas. Standard library only, outside the engine's own virtual environment.
+This module decides how a local vLLM is set up for demos, tests and experiments. It is not for production, which
+brings its own replicas. It uses the standard library only, outside the engine's own virtual environment.
 
     install             the CPU build, without a single CUDA package
     wheel_requirements  what a wheel asks for (run inside the environment)

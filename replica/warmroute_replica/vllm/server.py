@@ -1,7 +1,7 @@
-"""Runs one vLLM server on this machine: how it starts, whether it is healthy, how all of it ends.
+"""This module runs one vLLM server on this machine: it starts it, asks whether it is healthy, and ends all of it.
 
-What runs is written down in the cache's `run`, one file a replica, so that another command can list and stop
-it, and a later fleet can end what a killed program left behind. Decides nothing about routing.
+What runs is written down in the cache's `run`, one file a replica, so that another command can list and stop it, and
+a later fleet can end what a killed program left behind. This module decides nothing about routing.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Makes a tiny random-weight chat model, or LoRA adapters for one, that vLLM loads offline.
+"""This script makes a tiny random-weight chat model, or LoRA adapters for one, that vLLM loads offline.
 
-A script for the engine's environment (it needs torch and transformers). Qwen2 architecture, a byte-level BPE
-tokenizer trained on the Python standard library's text, a ChatML template that renders tools (Hermes
-style), and safetensors. What the model says is noise; what is real is everything a router sees:
-tokenisation, templates, prefill cost, block hashing, prefix caching. The same arguments under the same
-Python give the same files.
+It is for the engine's environment (it needs torch and transformers). The model has Qwen2's architecture, a byte-level
+BPE tokenizer trained on the Python standard library's text, a ChatML template that renders tools (Hermes style), and
+safetensors. What the model says is noise; what is real is everything a router sees: tokenisation, templates, prefill
+cost, block hashing, prefix caching. The same arguments under the same Python give the same files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Prints what a wheel asks for, as JSON: `plain` requirements, and `bare` ones to install without their own.
+"""This script prints what a wheel asks for, as JSON: `plain` requirements, and `bare` ones to install without more.
 
-A script for the engine's environment (it needs `packaging`); leaves out torch's family and triton, which
+It is for the engine's environment (it needs `packaging`); it leaves out torch's family and triton, which
 `warmroute_replica.vllm.install` decides about.
 """
 

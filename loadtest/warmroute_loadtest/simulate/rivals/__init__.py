@@ -1,4 +1,4 @@
-"""Routers to compare with, each from its published rule, one file each; the source is named where the rule is.
+"""The rivals are routers to compare with, each from its published rule, one file each, which names its source.
 
 They get what their originals have: their own counts, their own history of what they sent where, engine metrics or
 exact cache contents where the original reads those (here without delay or loss, which flatters them).

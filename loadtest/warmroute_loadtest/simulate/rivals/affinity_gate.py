@@ -1,4 +1,4 @@
-"""Affinity gate: among replicas with at least 0.8 of the best match, the least tokens not yet prefilled.
+"""The affinity gate takes, among replicas with at least 0.8 of the best match, the least tokens not yet prefilled.
 
 With the release: if the gate's best would wait 18 s longer than the fleet's least (at the published 15,928 tokens a
 second), all replicas are considered.

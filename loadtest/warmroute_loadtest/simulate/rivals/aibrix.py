@@ -1,4 +1,4 @@
-"""AIBrix `prefix-cache`: longest match among the replicas that are not too busy.
+"""AIBrix's `prefix-cache` takes the longest match among the replicas that are not too busy.
 
 Most - least running > 8: only the least loaded are considered. Then by match ratio, largest first, then by running
 requests; the first with running <= mean + 1 standard deviation; none: least request. The index forgets after 20

@@ -1,4 +1,4 @@
-"""KubeAI: consistent hashing with bounded loads on the first 100 characters.
+"""KubeAI hashes consistently, with bounded loads, on the first 100 characters.
 
 For chat, the characters are the first *user* message's, the system prompt is ignored; 256 virtual nodes; a replica
 takes at most 1.25 times the mean in flight, the ring's next one otherwise.

@@ -1,4 +1,4 @@
-"""NVIDIA Dynamo's KV router: smallest cost in blocks, chance among equals, temperature 0.
+"""NVIDIA Dynamo's KV router takes the smallest cost in blocks, by chance among equals, at temperature 0.
 
 cost = 1.0 x (active prefill blocks + prompt blocks - overlap blocks) + decode blocks, where active prefill blocks
 are the uncached blocks of requests without a first token, and decode blocks all blocks of requests under way.

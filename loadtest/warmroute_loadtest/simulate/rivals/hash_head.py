@@ -1,4 +1,4 @@
-"""Hash of the first 1,024 tokens: stateless affinity without load.
+"""This rival hashes the first 1,024 tokens: affinity without state and without regard to load.
 
 Source: the strongest stateless baseline of cache-only replays of Mooncake's traces; LiteLLM's
 `prompt_prefix_affinity` (rendezvous on the first 2,048 tokens, no load bound) and SGLang's `prefix_hash` (first

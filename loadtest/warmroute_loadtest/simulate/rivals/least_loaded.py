@@ -1,4 +1,4 @@
-"""Least loaded: fewest requests in flight, chance among equals.
+"""Least loaded takes the fewest requests in flight, by chance among equals.
 
 Source: nginx `least_conn`, Envoy `LEAST_REQUEST` over all hosts, AIBrix `least-request`.
 """

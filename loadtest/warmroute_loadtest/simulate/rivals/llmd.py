@@ -1,4 +1,4 @@
-"""llm-d's endpoint picker: weighted scorers, each 0 to 1, largest sum wins, chance among equals.
+"""llm-d's endpoint picker adds up weighted scorers, each 0 to 1; the largest sum wins, by chance among equals.
 
 Weights: queue 2, KV-cache utilisation 2, prefix 3. Queue = (most - own) / (most - least) of the engines' waiting
 requests; KV = 1 - utilisation; prefix = matched / total of the approximate index (per-replica LRU of the engine's

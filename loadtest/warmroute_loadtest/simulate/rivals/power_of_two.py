@@ -1,4 +1,4 @@
-"""Power of two choices: the less loaded of two replicas drawn by lot.
+"""Power of two choices takes the less loaded of two replicas drawn by lot.
 
 Source: Mitzenmacher 1996; SGLang gateway `power_of_two`.
 """

@@ -1,4 +1,4 @@
-"""Preble E2: exploit where more is cached than new, explore by cost otherwise, rebalance where one is overloaded.
+"""Preble E2 exploits where more is cached than new, explores by cost otherwise, and rebalances where one is overloaded.
 
 Exploit if the cached part is longer than the new part, on the holder with the smaller cost. Else the smallest of
 load of the last 3 minutes + cost of evicting + cost of the own prefill, all in prefill seconds. If the largest

@@ -1,4 +1,4 @@
-"""Round robin: replicas in turn.
+"""Round robin takes the replicas in turn.
 
 Source: every load balancer; vLLM production-stack `roundrobin`.
 """

@@ -1,4 +1,4 @@
-"""SGLang model gateway `cache_aware` over HTTP: approximate tree, with an escape to the shortest queue.
+"""SGLang's model gateway `cache_aware` over HTTP keeps an approximate tree, and escapes to the shortest queue.
 
 Imbalanced (most - least in flight > 64 and most > 1.5 x least): the shortest queue, affinity ignored. Else the
 replica of the longest match if that covers more than 0.3 of the prompt, else the replica with the smallest tree.

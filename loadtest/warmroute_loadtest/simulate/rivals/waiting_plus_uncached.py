@@ -1,4 +1,4 @@
-"""The two-line cost: uncached tokens waiting for a first byte, plus twice the request's own uncached tokens.
+"""The two-line cost adds the uncached tokens that wait for a first byte and twice the request's own uncached tokens.
 
 Source: none; the simplest cost that prices a miss to others, and the best of the simple rules on live routers over
 simulated replicas. History bounded by the replica's cache size, in-flight requests break ties.
