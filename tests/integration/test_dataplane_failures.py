@@ -1,21 +1,18 @@
-"""What replicas and clients do wrong: who hears of it, who takes over, and that nothing stays behind."""
+"""What replicas do wrong: who hears of it, who takes over, and that nothing stays behind."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from tests.support.recorded import RECORDED
-from tests.support.router_thread import RouterThread, read_answer, running, wait_until
+from tests.support.replica_pair import ANY, BODIES, BODY, HALF_EVENT, Pair, paired, raw_request, sends
+from tests.support.router_thread import read_answer, running, wait_until
 from tests.support.scripted_upstream import (
     SSE_HEAD,
     Connection,
@@ -27,93 +24,12 @@ from tests.support.scripted_upstream import (
     plain,
 )
 from warmroute.config.schema import (
-    AccessLogConfig,
-    Address,
     Config,
     HealthConfig,
-    LimitsConfig,
-    PolicyConfig,
     ReplicaConfig,
-    UpstreamConfig,
 )
-from warmroute.core.health.health import FailureReason, ReplicaState
+from warmroute.core.health.health import ReplicaState
 from warmroute.core.types import ReplicaId
-from warmroute.dataplane.sweeper import DEAD_SILENCE_S
-
-ANY = Address("127.0.0.1:0")
-BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
-BODIES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": BODY,
-    "/v1/completions": {"model": "m", "prompt": "hello"},
-    "/v1/messages": BODY,
-    "/v1/responses": {"model": "m", "input": "hello"},
-}
-HALF_EVENT = b'data: {"half": "an ev'
-
-
-class Pair:
-    """A router by round robin over two replicas whose scripts tests change."""
-
-    def __init__(self, router: RouterThread, first: ScriptedUpstream, second: ScriptedUpstream) -> None:
-        self.router = router
-        self.first = first
-        self.second = second
-
-    def ask_both(self, path: str = "/v1/chat/completions") -> list[tuple[int, dict[str, str], bytes]]:
-        """As many requests as there are replicas: each is the first choice once."""
-        return [self.router.post(path, BODIES[path]) for _ in range(2)]
-
-    @property
-    def received(self) -> int:
-        return len(self.first.received) + len(self.second.received)
-
-
-@contextlib.contextmanager
-def paired(**settings: Any) -> Iterator[Pair]:
-    with ScriptedUpstream() as first, ScriptedUpstream() as second:
-        values: dict[str, Any] = {
-            "policy": PolicyConfig(name="round-robin"),
-            "health": HealthConfig(failures=1000, probe_interval_s=0.2, probe_timeout_s=30.0),
-            **settings,
-        }
-        config = Config(
-            listen=ANY,
-            admin=ANY,
-            replicas=(ReplicaConfig(url=first.url, id=first.id), ReplicaConfig(url=second.url, id=second.id)),
-            **values,
-        )
-        with running(config, 2) as router:
-            yield Pair(router, first, second)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Pair]:
-    with paired() as pair:
-        yield pair
-
-
-@pytest.fixture
-def pair(shared: Pair) -> Iterator[Pair]:
-    shared.first.script = shared.second.script = answer_ok
-    shared.first.received.clear()
-    shared.second.received.clear()
-    shared.router.wait_ready(2)
-    yield shared
-    shared.router.assert_at_rest()
-
-
-def sends(data: bytes, *, then: str = "close") -> Script:
-    """A script that writes these bytes, then closes, resets, or goes on."""
-
-    def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        if data:
-            connection.send(data)
-        if then == "reset":
-            time.sleep(0.02)  # a reset overtakes what is on its way
-            connection.reset()
-        return then == "go on"
-
-    return script
 
 
 def error_body(message: str, code: int = 500) -> bytes:
@@ -121,6 +37,8 @@ def error_body(message: str, code: int = 500) -> bytes:
 
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
 BEFORE_THE_FIRST_BYTE: dict[str, Script] = {
     "closed before the head": sends(b""),
     "reset before the head": sends(b"", then="reset"),
@@ -254,11 +172,6 @@ def test_when_all_replicas_shed_load_the_client_is_told_so(pair: Pair) -> None:
     assert (status, headers["retry-after"]) == (429, "7")
     assert pair.received == 2
     assert set(states(pair).values()) == {ReplicaState.READY}
-
-
-def raw_request(path: str, extra: str = "", body: Any = None) -> bytes:
-    data = json.dumps(BODIES[path] if body is None else body).encode()
-    return f"POST {path} HTTP/1.1\r\nHost: r\r\n{extra}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])
@@ -395,339 +308,6 @@ def test_an_answer_before_the_body_is_sent_reaches_the_client() -> None:
                 status, _, answer = router.post("/v1/chat/completions", body)
                 assert (status, json.loads(answer)) == (413, {"error": {"message": "too long"}})
             router.assert_at_rest()
-
-
-# -- clients that leave ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stage", ["prefill", "head", "stream", "plain"])
-def test_when_a_client_leaves_the_replica_hears_it_at_once(pair: Pair, stage: str) -> None:
-    heard: list[float] = []
-    begun = threading.Event()
-    begins = {
-        "prefill": b"",
-        "head": SSE_HEAD,
-        "stream": SSE_HEAD + chunk(b"data: 1\n\n"),
-        "plain": b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nbegun",
-    }
-
-    def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        if begins[stage]:
-            connection.send(begins[stage])
-        begun.set()
-        if connection.closed_by_peer(60.0):
-            heard.append(time.monotonic())
-        return False
-
-    pair.first.script = pair.second.script = script
-    with pair.router.connect() as sock:
-        sock.sendall(raw_request("/v1/chat/completions"))
-        assert begun.wait(60)
-        if stage in ("stream", "plain"):
-            assert sock.recv(10) != b""
-        left_s = time.monotonic()
-    wait_until(lambda: bool(heard))
-    assert heard[0] - left_s < 30.0, "of its own accord a silent connection is closed much later"
-    pair.router.assert_at_rest()
-    wait_until(lambda: pair.router.call(lambda: len(pair.router.worker.gateway.connections)) == 0)
-
-
-class LaterRegistry:
-    """Answers lookups when told; everything else as the registry it stands before."""
-
-    def __init__(self, behind: Any) -> None:
-        self._behind = behind
-        self.waiting: list[Callable[[Any], None]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._behind, name)
-
-    def lookup(self, _rungs: Any, done: Callable[[Any], None]) -> None:
-        self.waiting.append(done)
-
-    def find_response(self, _id: str, done: Callable[[Any], None]) -> None:
-        self.waiting.append(done)
-
-
-@contextlib.contextmanager
-def registry_of(pair: Pair, make: Callable[[Any], Any]) -> Iterator[Any]:
-    """Another registry, which is asked and told of prompts though round robin makes no use of it."""
-    gateway = pair.router.worker.gateway
-    behind = gateway.registry
-    stands = make(behind)
-
-    def use(registry: Any, needed: bool) -> None:
-        gateway.registry = registry
-        gateway.needs_records = needed
-
-    pair.router.call(lambda: use(stands, True))
-    try:
-        yield stands
-    finally:
-        pair.router.call(lambda: use(behind, False))
-
-
-LONG = {"model": "m", "messages": [{"role": "user", "content": "word " * 500}]}
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
-def test_a_client_may_leave_during_the_lookup(pair: Pair, path: str) -> None:
-    body = (
-        LONG
-        if path.endswith("completions")
-        else {"model": "m", "input": "x", "previous_response_id": "resp_1"}
-    )
-    with registry_of(pair, LaterRegistry) as registry:
-        with pair.router.connect() as sock:
-            sock.sendall(raw_request(path, body=body))
-            wait_until(lambda: bool(registry.waiting))
-        gone = pair.router.worker.gateway
-        wait_until(lambda: pair.router.call(lambda: len(gone.connections)) == 0)
-        records = [None] * 100 if path.endswith("completions") else None
-        pair.router.call(lambda: registry.waiting[0](records))
-    assert pair.received == 0
-    pair.router.assert_at_rest()
-
-
-def test_a_client_may_leave_while_its_replica_is_being_connected() -> None:
-    with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(ScriptedUpstream())
-        config = Config(
-            listen=ANY,
-            admin=ANY,
-            replicas=(ReplicaConfig(url=upstream.url, id=upstream.id),),
-            health=HealthConfig(probe_interval_s=60.0),
-            upstream=UpstreamConfig(connect_timeout_s=3.0),
-        )
-        router = stack.enter_context(running(config, 1))
-        upstream.stop()
-        silent = stack.enter_context(socket.socket())
-        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        silent.bind(("127.0.0.1", upstream.port))
-        silent.listen(0)
-        for _ in range(3):  # fill the queue of connections that nobody accepts
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                filler.connect(("127.0.0.1", upstream.port))
-        with router.connect() as sock:
-            sock.sendall(raw_request("/v1/chat/completions"))
-            gateway = router.worker.gateway
-            wait_until(lambda: router.call(lambda: any(r.in_flight for r in gateway.fleet.replicas.values())))
-        router.assert_at_rest()
-        status, _, body = router.post("/v1/chat/completions", BODY)
-        assert status == 502
-        assert "no connection within 3 s" in json.loads(body)["error"]["message"]
-        router.assert_at_rest()
-
-
-# -- silence -----------------------------------------------------------------------------------------------------
-
-
-def test_silent_replicas_and_clients_are_not_waited_for_for_ever() -> None:
-    limits = LimitsConfig(idle_timeout_s=2.0)
-    upstream = UpstreamConfig(first_byte_timeout_s=2.0, stream_idle_timeout_s=2.0)
-    with paired(limits=limits, upstream=upstream) as pair:
-
-        def silent(begins: bytes) -> Script:
-            def script(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-                connection.send(begins)
-                assert connection.closed_by_peer(60.0)
-                return False
-
-            return script
-
-        pair.first.script = pair.second.script = silent(b"")
-        status, _, body = pair.router.post("/v1/chat/completions", BODY)
-        assert (status, json.loads(body)["error"]["code"]) == (504, "replica_timeout")
-        pair.first.script = pair.second.script = silent(SSE_HEAD + chunk(b'data: {"n":1}\n\n'))
-        status, _, body = pair.router.post("/v1/messages", {**BODY, "stream": True})
-        assert status == 200
-        assert body.startswith(b'data: {"n":1}\n\nevent: error\ndata: ')
-        assert json.loads(body.split(b"data: ")[2])["error"]["type"] == "timeout_error"
-        pair.router.assert_at_rest()
-
-        pair.first.script = pair.second.script = sends(plain(b"x" * (8 << 20)), then="go on")
-        with pair.router.connect() as sock:  # asks, and reads nothing
-            sock.sendall(raw_request("/v1/chat/completions"))
-            gateway = pair.router.worker.gateway
-            wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 1)
-            wait_until(lambda: pair.router.call(lambda: len(gateway.connections)) == 0)
-        pair.router.assert_at_rest()
-
-
-def test_a_request_left_hanging_by_a_replica_that_is_gone_is_taken_over_by_another(pair: Pair) -> None:
-    """vLLM that is terminated refuses connections and leaves some of its requests open for ever."""
-    gateway, sweeper = pair.router.worker.gateway, pair.router.worker._data._sweeper
-
-    def silent(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        assert connection.closed_by_peer(60.0)
-        return False
-
-    pair.first.script = silent
-    answers: list[tuple[int, dict[str, str], bytes]] = []
-    asking = threading.Thread(target=lambda: answers.extend(pair.ask_both()))
-    asking.start()
-    replica = gateway.fleet.replicas[ReplicaId(pair.first.id)]
-    wait_until(lambda: pair.router.call(lambda: replica.in_flight) == 1)
-
-    def eleven_seconds_pass() -> None:
-        gateway.fleet.report_failure(replica, FailureReason.REFUSED, gateway.clock())
-        sweeper.sweep(time.monotonic())
-        sweeper.sweep(time.monotonic() + DEAD_SILENCE_S + 1)
-
-    pair.router.call(eleven_seconds_pass)  # in one step: a probe would bring it back
-    asking.join(60)
-    assert [status for status, _, _ in answers] == [200, 200]
-    assert {headers["x-warmroute-replica"] for _, headers, _ in answers} == {pair.second.id}
-
-
-def test_bodies_that_wait_for_their_answers_count_as_memory_until_nobody_needs_them() -> None:
-    held = threading.Event()
-
-    def hold(_upstream: ScriptedUpstream, connection: Connection, _received: Received) -> bool:
-        held.wait(60)
-        connection.send(plain(b"{}"))
-        return True
-
-    with paired(limits=LimitsConfig(buffered_body_bytes=4 << 20)) as pair:
-        pair.first.script = pair.second.script = hold
-        body = {"model": "m", "messages": [{"role": "user", "content": "x" * 1_000_000}]}
-        with contextlib.ExitStack() as stack:
-            socks = [stack.enter_context(pair.router.connect()) for _ in range(4)]
-            for number, sock in enumerate(socks):
-                sock.sendall(raw_request("/v1/chat/completions", body=body))
-                wait_until(lambda number=number: pair.received == number + 1)
-            with pair.router.connect() as refused:  # sends no body, which nobody would read
-                refused.sendall(
-                    raw_request("/v1/chat/completions", body=body).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-                )
-                head, _, answer = read_answer(refused).partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 503 ")
-            assert b"retry-after: " in head
-            assert json.loads(answer)["error"]["code"] == "buffers_full"
-            socks.pop().close()
-            wait_until(
-                lambda: pair.router.call(lambda: pair.router.worker.gateway.buffered_bytes) < 3_100_000
-            )
-            held.set()
-            assert pair.router.post("/v1/chat/completions", body)[0] == 200
-            for sock in socks:
-                assert sock.recv(17) == b"HTTP/1.1 200 OK\r\n"
-        pair.router.assert_at_rest()
-
-
-# -- faults of the router's own ----------------------------------------------------------------------------------
-
-
-class Broken:
-    """Raises where it is told to; everything else as what it stands before."""
-
-    def __init__(self, behind: Any, *names: str) -> None:
-        self._behind = behind
-        self._names = names
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._names:
-            return getattr(self._behind, name)
-
-        def raises(*_arguments: Any) -> Any:
-            raise ZeroDivisionError(f"made to fail in {name}")
-
-        return raises
-
-
-class Garbling(LaterRegistry):
-    """Answers lookups a moment later, with what no registry may answer."""
-
-    def lookup(self, _rungs: Any, done: Callable[[Any], None]) -> None:
-        asyncio.get_running_loop().call_soon(done, [1, 2, 3])
-
-
-def assert_internal_error(pair: Pair, caplog: pytest.LogCaptureFixture, path: str, body: Any) -> None:
-    with pair.router.connect() as sock:
-        sock.sendall(raw_request(path, body=body))
-        head, _, answer = read_answer(sock).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 500 "), head
-    assert b"connection: close" in head
-    error = json.loads(answer)
-    assert error["error"]["code"] == "internal_error"
-    assert ("type" in error) == (path == "/v1/messages")
-    crashes = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert [record.message for record in crashes] == ["exchange_crashed"]
-    assert crashes[0].exc_info is not None
-    pair.router.assert_at_rest()
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-def test_a_crash_while_a_request_is_read_is_a_logged_500(
-    pair: Pair, caplog: pytest.LogCaptureFixture, path: str
-) -> None:
-    with registry_of(pair, lambda behind: Broken(behind, "lookup")):
-        assert_internal_error(pair, caplog, path, LONG)
-    assert pair.router.post(path, BODY)[0] == 200
-
-
-def test_a_crash_when_the_lookup_is_answered_is_a_logged_500(
-    pair: Pair, caplog: pytest.LogCaptureFixture
-) -> None:
-    with registry_of(pair, Garbling):
-        assert_internal_error(pair, caplog, "/v1/chat/completions", LONG)
-
-
-def test_a_crash_after_the_choice_is_a_logged_500_and_gives_the_reservation_back(
-    pair: Pair, caplog: pytest.LogCaptureFixture
-) -> None:
-    with registry_of(pair, lambda behind: Broken(behind, "touch")):
-        assert_internal_error(pair, caplog, "/v1/chat/completions", LONG)
-
-
-def test_a_crash_when_the_answer_begins_is_a_logged_500(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    pair.first.script = pair.second.script = sends(plain(b'{"id":"resp_12345678"}'), then="go on")
-    with registry_of(pair, lambda behind: Broken(behind, "remember_response")):
-        assert_internal_error(pair, caplog, "/v1/responses", BODIES["/v1/responses"])
-    assert pair.router.post("/v1/responses", BODIES["/v1/responses"])[0] == 200
-
-
-def test_a_crash_after_the_answer_costs_nothing_but_the_connection(
-    tmp_path: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    with paired(access_log=AccessLogConfig(enabled=True, path=str(tmp_path / "log"))) as pair:
-        gateway = pair.router.worker.gateway
-        log = gateway.access_log
-        pair.router.call(lambda: setattr(gateway.accounts, "access_log", Broken(log, "write")))
-        with pair.router.connect() as sock:
-            sock.sendall(raw_request("/v1/chat/completions"))
-            answer = read_answer(sock)
-        assert answer.startswith(b"HTTP/1.1 200 OK")
-        assert answer.count(b"HTTP/1.1") == 1
-        assert "exchange_crashed" in [record.message for record in caplog.records]
-        pair.router.assert_at_rest()
-        pair.router.call(lambda: setattr(gateway.accounts, "access_log", log))
-
-
-def test_a_crash_in_a_parser_s_callback_is_not_the_client_s_fault(
-    pair: Pair, caplog: pytest.LogCaptureFixture
-) -> None:
-    gateway = pair.router.worker.gateway
-    limits = gateway.limits
-
-    class NoLimits:
-        def __getattr__(self, name: str) -> Any:
-            if name in ("header_bytes", "body_bytes"):
-                raise ZeroDivisionError(name)
-            return getattr(limits, name)
-
-    pair.router.call(lambda: setattr(gateway, "limits", NoLimits()))
-    try:
-        with pair.router.connect() as sock:
-            sock.sendall(raw_request("/v1/chat/completions", "X-Not-Known-Yet: 1\r\n"))
-            answer = read_answer(sock)
-    finally:
-        pair.router.call(lambda: setattr(gateway, "limits", limits))
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert b'"internal_error"' in answer
-    assert "request_crashed" in [record.message for record in caplog.records]
 
 
 def test_a_replica_that_closes_as_soon_as_it_is_connected_keeps_nobody_waiting() -> None:
