@@ -1,6 +1,16 @@
 """One YAML node becomes one typed value, strictly: a number is never text, text is never a number, nothing is guessed.
 
 This module checks what the type says, bounds included. `rules` judges what a value means.
+
+`msgspec.convert` would do the same from a plain dictionary, and is on the request path already. It is not taken since
+its messages are worse: it stops at the first fault, knows no lines and no flags, and suggests nothing. Of a file with
+five faults it says "Expected `int`, got `str` - at `$.upstream.pool_size`"; this module says
+
+    warmroute.yaml:7: polcy: unknown key; did you mean 'policy'?
+    warmroute.yaml:8: max_attempts: must be a whole number, not '1e3'
+    warmroute.yaml:6: limits.body_bytes: must be a whole number, not '1000'
+    warmroute.yaml:4: upstream.keepalive_s: must be from 0 to 86,400, not -4.0
+    warmroute.yaml:3: upstream.pool_size: must be a whole number, not 'many'
 """
 
 from __future__ import annotations

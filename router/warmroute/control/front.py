@@ -1,25 +1,35 @@
 """The front is the admin port of several workers: one address, which any worker that lives answers.
 
 `GET /metrics` is read from all workers and merged. What changes the fleet (anything but a GET below `/replicas`) is
-handed to all of them, one change after the other. Any other request is handed to one worker, byte for byte, on its
-socket file. Each connection serves one request. The front knows no other endpoint. What one worker answers for the
-fleet holds for all, since workers tell each other their load.
+handed to all of them, one change after the other. Any other request is handed to one worker, on its socket file, and
+its answer is passed on as it comes. Each connection serves one request. The front knows no other endpoint. What one
+worker answers for the fleet holds for all, since workers tell each other their load.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    UnixConnector,
+    web,
+)
+from yarl import URL
 
 from warmroute.control.tokens import AdminAuth
 from warmroute.telemetry.merging import CONTENT_TYPE, Merger
 
-log = logging.getLogger(__name__)
-
-_HEAD_BYTES = 65_536
 _HEAD_S = 10.0
+"""How long a client may take for a head, and for the body of a change."""
 _SCRAPE_S = 2.0
 _SCRAPE_BYTES = 64 << 20
 _PIECE_BYTES = 65_536
@@ -27,16 +37,18 @@ _PIECE_BYTES = 65_536
 _CHANGE_BYTES = 65_536
 _CHANGE_S = 5.0
 
-_SCRAPE = b"GET /metrics HTTP/1.0\r\nHost: worker\r\nAccept: text/plain\r\n%b\r\n"
-_TOKEN = (
-    b'{"error":{"message":"a token is needed: Authorization: Bearer TOKEN (admin_auth)",'
-    b'"type":"invalid_request_error","param":null,"code":"missing_token"}}'
-)
-_OF_CONNECTION = (b"connection:", b"keep-alive:", b"proxy-connection:")
-_NOBODY = (
-    b'{"error":{"message":"no worker of this router is up","type":"overloaded_error",'
-    b'"param":null,"code":"no_worker"}}'
-)
+_READS = ("GET", "HEAD")
+_OF_CONNECTION = ("Connection", "Expect", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding")
+_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+"""What aiohttp's client adds where it is missing: workers get what the client sent."""
+
+
+class _Answer(NamedTuple):
+    """One worker's whole answer to a change."""
+
+    status: int
+    content_type: str
+    body: bytes
 
 
 class AdminFront:
@@ -61,6 +73,9 @@ class AdminFront:
         self._workers = workers
         self._own_metrics = own_metrics
         self._draining = draining
+        self._http = web.Server(
+            self._serve, access_log=None, keepalive_timeout=_HEAD_S, handler_cancellation=True
+        )
         self._servers: list[asyncio.Server] = []
         self._turn = 0
         self._changing = asyncio.Lock()
@@ -71,10 +86,11 @@ class AdminFront:
         Raises:
             OSError: The address is taken or not this machine's.
         """
+        loop = asyncio.get_running_loop()
         for listener in listeners:
-            self._servers.append(await asyncio.start_server(self._serve, sock=listener, limit=_HEAD_BYTES))
+            self._servers.append(await loop.create_server(self._http, sock=listener))
         if not listeners:
-            self._servers.append(await asyncio.start_server(self._serve, host, port, limit=_HEAD_BYTES))
+            self._servers.append(await loop.create_server(self._http, host, port))
         bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
 
@@ -87,168 +103,159 @@ class AdminFront:
         for server in self._servers:
             server.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_HEAD_S):
-                head = await reader.readuntil(b"\r\n\r\n")
-            method, target = (head.split(b"\r\n", 1)[0].split(b" ") + [b"", b""])[:2]
-            if method in (b"GET", b"HEAD") and target.partition(b"?")[0] == b"/metrics":
-                if not self._auth.lets_scrape(_authorization(head)):
-                    writer.write(_answer(b"401 Unauthorized", "application/json", _TOKEN, len(_TOKEN)))
-                    await writer.drain()
-                    return
-                text = (await self._metrics()).encode()
-                writer.write(_answer(b"200 OK", CONTENT_TYPE, b"" if method == b"HEAD" else text, len(text)))
-            elif method not in (b"GET", b"HEAD") and _changes_fleet(target):
-                writer.write(await self._change_all(head, reader))
-            else:
-                await self._hand_over(head, reader, writer)
-            await writer.drain()
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            pass  # A client that leaves, dawdles or sends no request gets no answer.
-        finally:
-            writer.close()
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        reads = request.method in _READS
+        if reads and request.path == "/metrics":
+            answer: web.StreamResponse = await self._answer_metrics(request)
+        elif not reads and _changes_fleet(request.path):
+            answer = await self._change_all(request)
+        else:
+            answer = await self._hand_over(request)
+        answer.force_close()
+        return answer
 
-    async def _hand_over(
-        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        worker = await self._connect()
-        if worker is None:
-            writer.write(_answer(b"503 Service Unavailable", "application/json", _NOBODY, len(_NOBODY)))
-            return
-        answer, request = worker
-        lines = head[:-4].split(b"\r\n")
-        kept = [line for line in lines if not line.lower().startswith(_OF_CONNECTION)]
-        request.write(b"\r\n".join([*kept, b"Connection: close", b"", b""]))
-        try:
-            async with asyncio.TaskGroup() as both:
-                sending = both.create_task(_pass(reader, request, _body_bytes(lines)))
-                await _pass(answer, writer)
-                sending.cancel()
-        finally:
-            request.close()
+    async def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
+        shown = request.headers.getall("Authorization", [])
+        if not self._auth.lets_scrape(shown[0] if len(shown) == 1 else ""):
+            return _error(401, "missing_token", "a token is needed: Authorization: Bearer TOKEN (admin_auth)")
+        return web.Response(body=(await self._metrics()).encode(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _change_all(self, head: bytes, reader: asyncio.StreamReader) -> bytes:
+    async def _hand_over(self, request: web.BaseRequest) -> web.StreamResponse:
+        paths = list(self._workers().values())
+        self._turn += 1
+        begun: web.StreamResponse | None = None
+        for index in range(len(paths)):
+            try:
+                async with _asked(paths[(self._turn + index) % len(paths)], request, None) as answer:
+                    headers = answer.headers.copy()
+                    for name in _OF_CONNECTION:
+                        headers.popall(name, None)
+                    begun = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+                    begun.force_close()
+                    await begun.prepare(request)
+                    async for piece in answer.content.iter_chunked(_PIECE_BYTES):
+                        await begun.write(piece)
+                    await begun.write_eof()
+                    return begun
+            except ClientConnectorError:
+                continue
+            except (ClientError, OSError):
+                if begun is not None:  # the client must see that it is not complete
+                    if request.transport is not None:
+                        request.transport.abort()
+                    return begun
+                return _error(
+                    502, "worker_lost", "the worker that was asked ended before it answered: ask again"
+                )
+        return _nobody()
+
+    async def _change_all(self, request: web.BaseRequest) -> web.Response:
         """Have every worker make a change. The answer of the first that did not, else of the first.
 
         A worker that starts meanwhile reads what the others kept once it listens: one that is not reached at first is
         tried again after they have answered.
         """
-        lines = head[:-4].split(b"\r\n")
-        length = _body_bytes(lines)
-        if length is None or length > _CHANGE_BYTES:
-            body = b'{"error":{"message":"a change takes a body of a known length, 64 KiB at most"}}'
-            return _answer(b"411 Length Required", "application/json", body, len(body))
-        async with asyncio.timeout(_HEAD_S):
-            request = await reader.readexactly(length)
-        kept = [line for line in lines if not line.lower().startswith(_OF_CONNECTION)]
-        request = b"\r\n".join([*kept, b"Connection: close", b"", b""]) + request
-        answers: dict[str, bytes] = {}
+        length = request.content_length if "Transfer-Encoding" not in request.headers else None
+        if request.body_exists and (length is None or length > _CHANGE_BYTES):
+            return _error(411, "length_required", "a change takes a body of a known length, 64 KiB at most")
+        try:
+            async with asyncio.timeout(_HEAD_S):
+                body = await request.read()
+        except TimeoutError:
+            return _error(408, "body_timeout", f"the body did not come within {_HEAD_S:g} s")
+        answers: dict[str, _Answer | None] = {}
         async with self._changing:
             for _ in range(2):
-                missing = {path for path in self._workers().values() if not answers.get(path)}
-                found = await asyncio.gather(*[_ask(path, request) for path in missing])
+                missing = {path for path in self._workers().values() if answers.get(path) is None}
+                found = await asyncio.gather(*[_change(path, request, body) for path in missing])
                 answers.update(zip(missing, found, strict=True))
-        told = [answer for answer in answers.values() if answer]
+        told = [answer for answer in answers.values() if answer is not None]
         if not told:
-            return _answer(b"503 Service Unavailable", "application/json", _NOBODY, len(_NOBODY))
-        return next((answer for answer in told if answer[9:10] != b"2"), told[0])
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection to a worker that lives, each worker in turn."""
-        paths = list(self._workers().values())
-        self._turn += 1
-        for index in range(len(paths)):
-            try:
-                return await asyncio.open_unix_connection(paths[(self._turn + index) % len(paths)])
-            except OSError:
-                continue
-        return None
+            return _nobody()
+        answer = next((one for one in told if one.status // 100 != 2), told[0])
+        return web.Response(
+            status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
+        )
 
     async def _metrics(self) -> str:
         draining = self._draining()
         workers = {**self._workers(), **draining}
-        read = await asyncio.gather(*[_scrape(path, self._auth.own_lines()) for path in workers.values()])
+        headers = self._auth.own_headers()
+        read = await asyncio.gather(*[_scrape(path, headers) for path in workers.values()])
         texts = {name: text for name, text in zip(workers, read, strict=True) if text is not None}
         return self.merger.merge({**texts, "supervisor": self._own_metrics()}, draining)
 
 
-def _changes_fleet(target: bytes) -> bool:
-    path = target.partition(b"?")[0]
-    return path == b"/replicas" or path.startswith(b"/replicas/")
+def _changes_fleet(path: str) -> bool:
+    return path == "/replicas" or path.startswith("/replicas/")
 
 
-async def _ask(path: str, request: bytes) -> bytes:
-    """One worker's whole answer; empty if it does not give one in time."""
+@asynccontextmanager
+async def _asked(path: str, request: web.BaseRequest, body: bytes | None) -> AsyncIterator[ClientResponse]:
+    """One worker's answer to a client's request, as the worker sends it.
+
+    Args:
+        body: None: it is still to be read from the client.
+    Raises:
+        ClientConnectorError: Nobody listens there.
+    """
+    headers = request.headers.copy()
+    for name in _OF_CONNECTION:
+        headers.popall(name, None)
+    data = body if body is not None else request.content if request.body_exists else None
+    async with (
+        ClientSession(
+            connector=UnixConnector(path), auto_decompress=False, timeout=ClientTimeout()
+        ) as session,
+        session.request(
+            request.method,
+            URL(f"http://worker{request.raw_path}", encoded=True),
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            skip_auto_headers=_ADDED,
+        ) as answer,
+    ):
+        yield answer
+
+
+async def _change(path: str, request: web.BaseRequest, body: bytes) -> _Answer | None:
+    """None if the worker does not answer in time."""
     try:
-        async with asyncio.timeout(_CHANGE_S):
-            reader, writer = await asyncio.open_unix_connection(path)
-            try:
-                writer.write(request)
-                return await reader.read(-1)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return b""
-
-
-async def _scrape(path: str, lines: bytes) -> str | None:
-    """One worker's metrics; `None` if it does not answer in time."""
-    try:
-        async with asyncio.timeout(_SCRAPE_S):
-            reader, writer = await asyncio.open_unix_connection(path)
-            try:
-                writer.write(_SCRAPE % lines)
-                pieces: list[bytes] = []
-                while sum(map(len, pieces)) < _SCRAPE_BYTES and (piece := await reader.read(_PIECE_BYTES)):
-                    pieces.append(piece)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
+        async with asyncio.timeout(_CHANGE_S), _asked(path, request, body) as answer:
+            return _Answer(answer.status, answer.headers.get("Content-Type", ""), await answer.read())
+    except (ClientError, OSError, TimeoutError):
         return None
-    head, _, body = b"".join(pieces).partition(b"\r\n\r\n")
-    return body.decode("utf-8", "replace") if b" 200 " in head.partition(b"\r\n")[0] else None
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None = None) -> None:
-    """Bytes as they come, until there are no more or so many have passed."""
-    left = most
+async def _scrape(path: str, headers: Mapping[str, str]) -> str | None:
+    """One worker's metrics; `None` if it does not answer in time, or at a length that nobody believes."""
     try:
-        while left is None or left > 0:
-            piece = await reader.read(_PIECE_BYTES if left is None else min(left, _PIECE_BYTES))
-            if not piece:
-                return
-            if left is not None:
+        async with (
+            asyncio.timeout(_SCRAPE_S),
+            ClientSession(connector=UnixConnector(path)) as session,
+            session.get("http://worker/metrics", headers={"Accept": "text/plain", **headers}) as answer,
+        ):
+            pieces: list[bytes] = []
+            left = _SCRAPE_BYTES
+            async for piece in answer.content.iter_chunked(_PIECE_BYTES):
+                pieces.append(piece)
                 left -= len(piece)
-            writer.write(piece)
-            await writer.drain()
-    except OSError:
-        return
+                if left < 0:
+                    return None
+            return b"".join(pieces).decode("utf-8", "replace") if answer.status == 200 else None
+    except (ClientError, OSError, TimeoutError):
+        return None
 
 
-def _body_bytes(lines: list[bytes]) -> int | None:
-    """Length of the body that follows the head; `None` where only the body itself tells."""
-    length = 0
-    for line in lines[1:]:
-        name, _, value = line.partition(b":")
-        match name.strip().lower():
-            case b"transfer-encoding":
-                return None
-            case b"content-length" if value.strip().isdigit():
-                length = int(value)
-    return length
+def _nobody() -> web.Response:
+    return _error(503, "no_worker", "no worker of this router is up")
 
 
-def _authorization(head: bytes) -> str:
-    """What the field says; empty without one, or with several."""
-    values = [
-        value.strip()
-        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-        if name.strip().lower() == b"authorization"
-    ]
-    return values[0].decode("latin-1") if len(values) == 1 else ""
-
-
-def _answer(status: bytes, content_type: str, body: bytes, length: int) -> bytes:
-    head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-    return head % (status, content_type.encode(), length) + body
+def _error(status: int, code: str, message: str) -> web.Response:
+    kind = "invalid_request_error" if status < 500 else "overloaded_error"
+    return web.json_response(
+        {"error": {"message": message, "type": kind, "param": None, "code": code}}, status=status
+    )

@@ -71,9 +71,9 @@ class AdminAuth:
         """Whether metrics may be read with this."""
         return not self._roles or self.open_metrics or self.role(authorization) is not None
 
-    def own_lines(self) -> bytes:
-        """Header lines with which the supervisor, which has the same settings, reads its workers' metrics."""
-        return b"Authorization: Bearer %b\r\n" % self._scrape.encode() if self._scrape else b""
+    def own_headers(self) -> dict[str, str]:
+        """Headers with which the supervisor, which has the same settings, reads its workers' metrics."""
+        return {"Authorization": f"Bearer {self._scrape}"} if self._scrape else {}
 
     def check(self, method: str, path: str, authorization: str) -> None:
         """Let a request through, or not.
