@@ -181,6 +181,13 @@ def test_a_prewarm_is_refused_with_what_makes_no_sense_with_it(more: dict[str, A
     assert not fleet.sent
 
 
+def test_a_body_that_only_the_lax_reader_understands_is_left_to_the_engine() -> None:
+    fleet = OneReplica()
+    body = json.dumps(marked(max_tokens=0)).encode("utf-16")
+    fleet.ask(body)
+    assert fleet.sent[0][1] == body
+
+
 def test_a_coded_body_can_be_read_and_not_changed() -> None:
     fleet = OneReplica()
     coding = b"Content-Encoding: gzip\r\n"

@@ -88,7 +88,10 @@ def prewarms(request: MessagesRequest, body: Body) -> bool:
     """
     if bytes(request.max_tokens) != b"0":
         return False
-    asked = _decode_answer(body)
+    try:
+        asked = _decode_answer(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False  # the engine judges it
     if request.stream:
         raise refusal("max_tokens: 0 is not supported with `stream: true`", "max_tokens")
     if request.thinking is not None and request.thinking.type == "enabled":
