@@ -86,6 +86,7 @@ COMPILED = [
     "router/warmroute/dialects/usage.py",
     "router/warmroute/dialects/usage_request.py",
     "router/warmroute/telemetry/metrics.py",
+    "router/warmroute/tenants/caller.py",
     "router/warmroute/tenants/limits.py",
     "router/warmroute/tenants/salts.py",
     "router/warmroute/tenants/tenant.py",

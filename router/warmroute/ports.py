@@ -14,7 +14,7 @@ from typing import Protocol
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 from warmroute.tenants.keys import KeyRecord
-from warmroute.tenants.limits import Grant
+from warmroute.tenants.limits import Grant, LocalLimits
 from warmroute.tenants.tenant import Priority
 from warmroute.tenants.usage import RowKey
 
@@ -327,6 +327,10 @@ class Limiter(Protocol):
     @property
     def healthy(self) -> bool:
         """False while the backend cannot be reached."""
+
+    @property
+    def own(self) -> LocalLimits | None:
+        """Where everything is counted if no backend is: whoever asks this finds out at once, without the limiter."""
 
     async def start(self) -> None:
         """Connect; returns within a second whether or not the backend answers."""

@@ -15,7 +15,7 @@ from warmroute.adapters.tenants.usage_redis import RedisUsage
 from warmroute.ports import UsageStore
 from warmroute.service.accounting import Accounting, as_csv
 from warmroute.tasks import Tasks
-from warmroute.tenants.usage import COST, COUNTERS, Ledger
+from warmroute.tenants.usage import COST, COUNTERS, Ledger, Row
 
 BUCKET_S = 3600
 NOW_S = 1_800_000_000 // BUCKET_S * BUCKET_S
@@ -86,8 +86,9 @@ def test_many_rows_go_in_parts_and_arrive_in_full(opener: Open) -> None:
 
 
 def used(ledger: Ledger, tenant: str, model: str, prompt: int) -> None:
-    ledger.begin((tenant, "k", model))
-    ledger.end((tenant, "k", model), False, True, prompt, 1, 2, 0.5, 0.25)
+    row = Row((tenant, "k", model))
+    ledger.begin(row)
+    ledger.end(row, False, True, prompt, 1, 2, 0.5, 0.25)
 
 
 def test_a_report_adds_up_what_is_asked_for(opener: Open) -> None:

@@ -40,6 +40,7 @@ def test_no_stretch_of_the_windows_length_holds_more_than_the_limit(
 def _copy(window: Window) -> Window:
     other = Window(SPAN_S)
     other._part, other._counts, other.total = window._part, list(window._counts), window.total
+    other._latest = window._latest
     return other
 
 
@@ -56,8 +57,8 @@ def test_what_is_given_back_is_given_back_where_it_was_taken(steps: list[tuple[f
         else:
             window.add(used - taken, int(now_s))
         assert window.roll(int(now_s)) >= 0
-        assert min(window._counts) >= 0
-        assert window.total == sum(window._counts)
+        assert min(window.parts()) >= 0
+        assert window.total == sum(window.parts())
     assert window.roll(int(now_s) + 2 * SPAN_S) == 0
 
 
@@ -77,7 +78,7 @@ def test_a_request_takes_of_all_limits_or_of_none() -> None:
     refused = taken[2]
     assert (NAMES[refused.which], refused.whose) == ("tokens_per_minute", all_models)
     assert local.sums(one_model, START_S).used(START_S)[0] == 2  # nothing of the refused one
-    assert taken[0].left[0] == 2
+    assert taken[0].left_requests == 2
     local.settle(taken[0], 0, -40, START_S + 1, taken[0].at_s)
     again = Grant([one_model, all_models], 40)
     local.take(again, START_S + 1)

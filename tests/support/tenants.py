@@ -26,6 +26,7 @@ class SlowLimiter:
     """Decides when it is told to."""
 
     healthy = True
+    own = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[Grant, Callable[[], None]]] = []
@@ -45,7 +46,7 @@ class SlowLimiter:
         grant, done = self.asked.pop(0)
         if granted:
             grant.granted = True
-            grant.left = [7] * 5
+            grant.left_requests = 7
         else:
             grant.refuse(0, grant.scopes[0], 12.3)
         done()

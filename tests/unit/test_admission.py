@@ -21,7 +21,6 @@ from warmroute.config.schema import (
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.outcome import Outcome
-from warmroute.tenants.limits import TOKENS_MINUTE
 from warmroute.tenants.usage import BEGUN, COST, COUNTERS, FAILED, REQUESTS
 
 PATHS = ("/v1/chat/completions", "/v1/embeddings", "/v1/unknown/thing", "/v1/models", "/load", "/version")
@@ -182,9 +181,9 @@ def test_an_estimate_is_taken_and_what_the_answer_tells_is_kept() -> None:
     client, exchange = fleet.send(bearer("a"), body)
     assert exchange is not None
     assert exchange.grant is not None
-    assert exchange.grant.left[TOKENS_MINUTE] == 1000 - 12 - exchange.grant.tokens
+    assert exchange.grant.left_tokens == 1000 - 12 - exchange.grant.tokens
     fleet.reply(exchange)
-    assert b"x-ratelimit-remaining-tokens: %d\r\n" % exchange.grant.left[TOKENS_MINUTE] in client.output
+    assert b"x-ratelimit-remaining-tokens: %d\r\n" % exchange.grant.left_tokens in client.output
 
 
 def test_what_no_limit_ever_lets_through_is_no_matter_of_waiting() -> None:
@@ -200,20 +199,20 @@ def test_a_request_that_no_replica_was_asked_for_costs_nothing() -> None:
     fleet = KeyedFleet(tenant(requests_per_minute=2, tokens_per_minute=10_000))
     caller = fleet.admission.keyring.find(KEYS["a"])
     assert caller is not None
-    shape = RequestShape("m", prompt_tokens=700)
-    grant = fleet.admission.admit(caller, shape, lambda _: None)
+    standing = fleet.admission.standing(caller, "m")
+    grant = fleet.admission.admit(standing, 700)
     limiter: Any = fleet.admission._limiter
-    sums = next(iter(limiter._limits._sums.values()))
+    sums = next(iter(limiter.own._sums.values()))
     assert [*sums.used(time.time())] == [1, 0, 700, 0, 1]
     outcome = Outcome(ClientSide(), b"1")
-    outcome.caller, outcome.grant, outcome.shape = caller, grant, shape
-    fleet.admission.finished(outcome, 503, None, None)
+    outcome.standing, outcome.grant, outcome.shape = standing, grant, RequestShape("m", prompt_tokens=700)
+    fleet.admission.finished(outcome, 503, None, None, time.time())
     assert [*sums.used(time.time())] == [0, 0, 0, 0, 0]
 
 
 def slow(fleet: KeyedFleet) -> SlowLimiter:
     limiter = SlowLimiter()
-    fleet.admission._limiter = limiter
+    fleet.admission.use_limiter(limiter)
     return limiter
 
 
@@ -266,11 +265,11 @@ def test_whatever_ends_a_request_settles_its_grant_once() -> None:
     for answer in (plain(200, OK), plain(500), plain(400), BREAKS):
         fleet.answer(0, answer)
         fleet.answered(bearer("a"))
-        assert next(iter(limiter._limits._sums.values())).under_way == 0
+        assert next(iter(limiter.own._sums.values())).under_way == 0
     client, exchange = fleet.send(bearer("a"))
     assert exchange is not None
     client.lose()
-    assert next(iter(limiter._limits._sums.values())).under_way == 0
+    assert next(iter(limiter.own._sums.values())).under_way == 0
 
 
 # -- accounts -------------------------------------------------------------------------------------------------------
@@ -317,7 +316,7 @@ def test_names_of_models_that_nobody_serves_do_not_fill_the_accounts() -> None:
     assert caller is not None
     assert ledger is not None
     for number in range(5):
-        fleet.admission.admit(caller, RequestShape(f"junk{number}"), lambda _: None)
+        fleet.admission.admit(fleet.admission.standing(caller, f"junk{number}"), 1)
     assert set(ledger.drain()) == {("a", "id-a", "")}
 
 

@@ -7,8 +7,9 @@ import os
 
 import pytest
 
+from warmroute.tenants.caller import Caller
 from warmroute.tenants.keys import KeyRecord, Keyring, decoded, digest_of, encoded, new_key, presented
-from warmroute.tenants.tenant import Caller, Priority, Tenant, Tenants
+from warmroute.tenants.tenant import Priority, Tenant, Tenants
 
 
 def record(number: int, **fields: object) -> tuple[KeyRecord, bytes]:

@@ -106,8 +106,8 @@ class Accounts:
                 completion_tokens,
             )
         caller = outcome.caller
-        if outcome.admitted:
-            self._settle(outcome, status, usage, decision)
+        if outcome.standing is not None:
+            self._settle(outcome, status, usage, decision, now_s)
         if self.access_log is not None:
             client = self.client_of(outcome.client.peer, request.head)
             members = b""
@@ -143,16 +143,24 @@ class Accounts:
                 members,
             )
 
-    def _settle(self, outcome: Outcome, status: int, usage: Usage | None, decision: Decision | None) -> None:
+    def _settle(
+        self,
+        outcome: Outcome,
+        status: int,
+        usage: Usage | None,
+        decision: Decision | None,
+        now_s: float,
+    ) -> None:
         """Tell who let it in that it is over."""
-        outcome.admitted = False
         if self._admission is not None:
-            self._admission.finished(outcome, status, usage, None if decision is None else decision.replica)
+            self._admission.finished(
+                outcome, status, usage, None if decision is None else decision.replica, now_s
+            )
 
-    def crashed(self, outcome: Outcome) -> None:
+    def crashed(self, outcome: Outcome, now_s: float) -> None:
         """A request ended in a way that nobody expected, and may not have been counted as finished."""
-        if outcome.admitted:
-            self._settle(outcome, 500, None, None)
+        if outcome.standing is not None:
+            self._settle(outcome, 500, None, None, now_s)
 
     def _confirm(self, decision: Decision, shape: RequestShape, usage: Usage, now_s: float) -> None:
         """Tell the fleet what the engine had: in the units in which the prompt was weighed, which are estimates."""

@@ -18,27 +18,25 @@ from warmroute.core.errors import ClientError, OverloadError, RouterError
 from warmroute.dataplane.outcome import Outcome
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dialects.routes import RouteKind
+from warmroute.tenants.caller import Caller, Standing
 from warmroute.tenants.keys import Keyring
 from warmroute.tenants.limits import (
     NAMES,
-    REQUESTS_DAY,
-    REQUESTS_MINUTE,
     SPANS_S,
     TOKENS_DAY,
     TOKENS_MINUTE,
     Grant,
-    Limits,
+    LocalLimits,
     Scope,
     scopes_of,
 )
 from warmroute.tenants.salts import Salts, salted
-from warmroute.tenants.tenant import ANONYMOUS, Caller, Tenant, Tenants
-from warmroute.tenants.usage import Ledger, RowKey
+from warmroute.tenants.tenant import ANONYMOUS, Tenant, Tenants
+from warmroute.tenants.usage import Ledger, Row
 
 if TYPE_CHECKING:
     from warmroute.core.fleet.fleet import Fleet
     from warmroute.core.fleet.replica import Replica
-    from warmroute.core.types import RequestShape
     from warmroute.dialects.parsed import Parsed
     from warmroute.dialects.usage import Usage
     from warmroute.ports import Limiter, TokenVerifier
@@ -76,7 +74,7 @@ class Admission:
         "_fleet",
         "_keys",
         "_limiter",
-        "_plans",
+        "_local",
         "_tenants",
         "_tokens",
         "_verified",
@@ -108,7 +106,10 @@ class Admission:
         """
         self._keys = keys
         self._tokens = tokens
-        self._limiter = limiter
+        self._limiter: Limiter | None = None
+        self._local: LocalLimits | None = None
+        """Where limits are counted in this process alone."""
+        self.use_limiter(limiter)
         self.ledger = ledger
         self._fleet = fleet
         self.upstream = upstream
@@ -122,7 +123,6 @@ class Admission:
         self._tenants = Tenants({})
         self._anonymous = Caller(Tenant(ANONYMOUS), "")
         self._verified: dict[bytes, Caller] = {}
-        self._plans: dict[tuple[str, str], list[Scope]] = {}
         self.salts: Salts | None = None
         """Set where tenants are kept apart in engines' caches, once the secret is known."""
         self.refused: dict[str, int] = {}
@@ -133,10 +133,14 @@ class Admission:
     def use_tenants(self, tenants: Tenants) -> None:
         """Tenants are these from now on."""
         self._tenants = tenants
-        self._plans.clear()
         self._anonymous = Caller(tenants.find(ANONYMOUS), "")
         self.keyring.retell(tenants)
         self.forget()
+
+    def use_limiter(self, limiter: Limiter | None) -> None:
+        """Limits are counted there from now on."""
+        self._limiter = limiter
+        self._local = None if limiter is None else limiter.own
 
     def forget(self) -> None:
         """Everybody has to show a key again."""
@@ -260,52 +264,68 @@ class Admission:
                 param="model",
             )
 
-    def admit(self, caller: Caller, shape: RequestShape, done: Callable[[Grant], None]) -> Grant | None:
-        """Let a request in, or not. None: nothing limits it. A grant that is `pending` is decided when `done` is called
-        with it; any other is decided.
+    def standing(self, caller: Caller, model: str) -> Standing:
+        """How a caller stands with a model."""
+        found = caller.standings.get(model)
+        if found is not None:
+            return found
+        known = model in self._fleet.models()
+        tenant = caller.tenant
+        if known:
+            row = Row((tenant.id, caller.key_id, model))
+        else:  # counted together: of other names there is no end
+            if caller.unknown is None:
+                caller.unknown = Row((tenant.id, caller.key_id, ""))
+            row = caller.unknown
+        scopes = [] if self._limiter is None or not tenant.bounded else scopes_of(tenant, model)
+        found = Standing(caller, model, row, scopes)
+        if known:
+            caller.standings[model] = found
+        return found
+
+    def admit(self, standing: Standing, prompt_tokens: int) -> Grant | None:
+        """Let a request in, or not. None: nothing limits it. A grant that is `pending` has to be `ask`ed for; any other
+        is decided.
 
         Raises:
             RouterError: It may not come in.
         """
-        model = shape.model
         ledger = self.ledger
-        tenant = caller.tenant
         if ledger is not None:
-            ledger.begin(self._row_of(caller, model))
-        if caller.models or caller.barred:
-            self.may_use(caller, model)
-        if not tenant.bounded:
-            return None
-        most = tenant.most_prompt_tokens(model)
-        if 0 < most < shape.prompt_tokens:
+            ledger.begin(standing.row)
+        if not standing.allowed:
+            self.may_use(standing.caller, standing.model)
+        if 0 < standing.most_prompt_tokens < prompt_tokens:
             self._count("prompt_too_large")
             raise ClientError(
-                f"the prompt has about {shape.prompt_tokens} tokens; this tenant's may have {most}",
+                f"the prompt has about {prompt_tokens} tokens; this tenant's may have {standing.most_prompt_tokens}",
                 status=413,
                 code="prompt_too_large",
             )
-        limiter = self._limiter
-        if limiter is None:
-            return None
-        scopes = self._plans.get((tenant.id, model))
-        if scopes is None:
-            scopes = scopes_of(tenant, model)
-            if len(self._plans) >= MOST_TOKENS:
-                self._plans.clear()
-            self._plans[tenant.id, model] = scopes
+        scopes = standing.scopes
         if not scopes:
             return None
-        grant = Grant(scopes, shape.prompt_tokens)
+        grant = Grant(scopes, prompt_tokens)
         if grant.hopeless:
             self._count("prompt_too_large")
             raise ClientError(
-                f"the prompt has about {shape.prompt_tokens} tokens, more than this tenant may ever use at once",
+                f"the prompt has about {prompt_tokens} tokens, more than this tenant may ever use at once",
                 status=413,
                 code="prompt_too_large",
             )
-        grant.pending = True
-        grant.pending = not limiter.take(grant, lambda: done(grant))
+        local = self._local
+        if local is not None:
+            local.take(grant, self._clock())
+        else:
+            grant.pending = True
         return grant
+
+    def ask(self, grant: Grant, done: Callable[[Grant], None]) -> bool:
+        """Have a pending grant decided. False: later, by a call of `done`."""
+        limiter = self._limiter
+        assert limiter is not None
+        grant.pending = not limiter.take(grant, lambda: done(grant))
+        return not grant.pending
 
     def refusal_of(self, grant: Grant, anthropic: bool) -> RouterError | None:
         """What a refused grant is answered; None if it was granted."""
@@ -329,41 +349,52 @@ class Admission:
 
     def give_back(self, grant: Grant) -> None:
         """Nobody waits for it any more: nothing of it was used."""
-        if self._limiter is not None:
-            self._limiter.settle(grant, -1, -grant.tokens)
+        self._settle(grant, -1, -grant.tokens, self._clock())
+
+    def _settle(self, grant: Grant, requests: int, tokens: int, now_s: float) -> None:
+        local = self._local
+        if local is not None:
+            if not grant.settled:
+                local.settle(grant, requests, tokens, now_s, grant.at_s)
+        elif self._limiter is not None:
+            self._limiter.settle(grant, requests, tokens)
 
     def limit_lines(self, grant: Grant, anthropic: bool) -> bytes:
         """Header lines that tell what is left, as the called API names them."""
-        scope = grant.scopes[0] if grant.granted else grant.whose
-        assert scope is not None
-        limits = scope.limits
-        requests = REQUESTS_MINUTE if limits[REQUESTS_MINUTE] else REQUESTS_DAY
-        tokens = TOKENS_MINUTE if limits[TOKENS_MINUTE] else TOKENS_DAY
         if not grant.granted:
-            retry_s = max(1, ceil(grant.wait_s))
-            if grant.which == requests:
-                return self._lines(anthropic, REQUESTS, limits[requests], 0, retry_s)
-            if grant.which == tokens:
-                return self._lines(anthropic, TOKENS, limits[tokens], 0, retry_s)
-            return b""
-        left = grant.left
-        if not left:
-            return b""
-        lines = b""
+            return self._refused_lines(grant, anthropic)
+        requests_left = grant.left_requests
+        tokens_left = grant.left_tokens
+        scope = grant.scopes[0]
         if anthropic:
-            if limits[requests]:
-                lines = self._lines(anthropic, REQUESTS, limits[requests], left[requests], SPANS_S[requests])
-            if limits[tokens]:
-                lines += self._lines(anthropic, TOKENS, limits[tokens], left[tokens], SPANS_S[tokens])
+            lines = b""
+            limits = scope.limits
+            which = scope.requests_told
+            if requests_left >= 0:
+                lines = self._lines(anthropic, REQUESTS, limits[which], requests_left, SPANS_S[which])
+            which = scope.tokens_told
+            if tokens_left >= 0:
+                lines += self._lines(anthropic, TOKENS, limits[which], tokens_left, SPANS_S[which])
             return lines
         told = scope.told
         if told is None:
-            told = scope.told = _told(limits, requests, tokens)
-        if limits[requests]:
-            lines = told[0] + b"%d" % left[requests] + told[1]
-        if limits[tokens]:
-            lines += told[2] + b"%d" % left[tokens] + told[3]
-        return lines
+            told = scope.told = _told(scope)
+        if requests_left >= 0:
+            if tokens_left >= 0:
+                return b"%b%d%b%d%b" % (told[0], requests_left, told[1], tokens_left, told[2])
+            return b"%b%d%b" % (told[0], requests_left, told[3])
+        return b"%b%d%b" % (told[4], tokens_left, told[2]) if tokens_left >= 0 else b""
+
+    def _refused_lines(self, grant: Grant, anthropic: bool) -> bytes:
+        scope = grant.whose
+        assert scope is not None
+        retry_s = max(1, ceil(grant.wait_s))
+        which = grant.which
+        if which == scope.requests_told:
+            return self._lines(anthropic, REQUESTS, scope.limits[which], 0, retry_s)
+        if which == scope.tokens_told:
+            return self._lines(anthropic, TOKENS, scope.limits[which], 0, retry_s)
+        return b""
 
     def _lines(
         self, anthropic: bool, names: tuple[bytes, bytes], limit: int, left: int, reset_s: int
@@ -381,27 +412,30 @@ class Admission:
         status: int,
         usage: Usage | None,
         replica: Replica | None,
+        now_s: float,
     ) -> None:
         """A request that `admit` was asked about is over.
 
         Args:
             status: What the client was answered; 0 where nothing was.
         """
-        caller, shape, attempts = outcome.caller, outcome.shape, outcome.attempts
-        if caller is None or shape is None:
+        standing, shape, attempts = outcome.standing, outcome.shape, outcome.attempts
+        outcome.standing = None
+        if standing is None or shape is None:
             return
         failed = status >= 400 or status == 0
-        reported = usage is not None and usage.prompt_tokens > 0
+        reported = False
         prompt_tokens = cached_tokens = output_tokens = 0
-        if usage is not None and reported:
+        if usage is not None and usage.prompt_tokens > 0:
+            reported = True
             prompt_tokens = usage.prompt_tokens
             cached_tokens = min(usage.cached_tokens or 0, prompt_tokens)
             output_tokens = usage.completion_tokens
         elif attempts and (not failed or status == 499):
             prompt_tokens = shape.prompt_tokens
         grant = outcome.grant
-        if grant is not None and grant.granted and self._limiter is not None:
-            self._limiter.settle(grant, 0 if attempts else -1, prompt_tokens + output_tokens - grant.tokens)
+        if grant is not None and grant.granted:
+            self._settle(grant, 0 if attempts else -1, prompt_tokens + output_tokens - grant.tokens, now_s)
         ledger = self.ledger
         if ledger is not None:
             saved_s = 0.0
@@ -410,32 +444,29 @@ class Admission:
                     prompt_tokens, cached_tokens
                 )
             ledger.end(
-                self._row_of(caller, shape.model),
+                standing.row,
                 failed,
                 reported or failed,
                 prompt_tokens,
                 cached_tokens,
                 output_tokens,
-                saved_s if saved_s > 0.0 else 0.0,
+                saved_s,
                 outcome.held_s,
             )
 
-    def _row_of(self, caller: Caller, model: str) -> RowKey:
-        """Where it is counted: by names of models that the fleet has, of which there are only so many."""
-        row = caller.rows.get(model)
-        if row is None:
-            if model not in self._fleet.models():
-                return caller.tenant.id, caller.key_id, ""
-            row = caller.rows[model] = (caller.tenant.id, caller.key_id, model)
-        return row
+
+def _told(scope: Scope) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """What OpenAI's clients are told around what is left: before that of requests, between both, behind that of tokens;
+    behind requests alone, and before tokens alone."""
+    requests = _around(REQUESTS[0], scope, scope.requests_told)
+    tokens = _around(TOKENS[0], scope, scope.tokens_told)
+    return requests[0], requests[1] + tokens[0], tokens[1], requests[1], tokens[0]
 
 
-def _told(limits: Limits, requests: int, tokens: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """What OpenAI's clients are told before and behind what is left of requests, and of tokens."""
+def _around(names: bytes, scope: Scope, which: int) -> tuple[bytes, bytes]:
+    if which < 0:
+        return b"", b""
     mark = b"remaining-"
-    parts: list[bytes] = []
-    for names, which in ((REQUESTS[0], requests), (TOKENS[0], tokens)):
-        before, _, behind = (names % (limits[which], 0, SPANS_S[which])).partition(mark)
-        name, _, rest = behind.partition(b": 0")
-        parts += [before + mark + name + b": ", rest]
-    return parts[0], parts[1], parts[2], parts[3]
+    before, _, behind = (names % (scope.limits[which], 0, SPANS_S[which])).partition(mark)
+    name, _, rest = behind.partition(b": 0")
+    return before + mark + name + b": ", rest

@@ -34,8 +34,8 @@ from warmroute.dialects.routes import Route, RouteKind, stored_response_id
 from warmroute.dialects.usage import find_usage
 from warmroute.dialects.usage_request import asking_at
 from warmroute.telemetry.logs import fields
+from warmroute.tenants.caller import Caller
 from warmroute.tenants.limits import Grant
-from warmroute.tenants.tenant import Caller
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +140,15 @@ class Exchange(Resuming):
         admission, caller = self._gateway.admission, self.caller
         if admission is None or caller is None:
             return True
-        self.admitted = True
-        grant = self.grant = admission.admit(caller, shape, self._limits_known)
+        standing = self.standing = admission.standing(caller, shape.model)
+        grant = self.grant = admission.admit(standing, shape.prompt_tokens)
         if grant is None:
             return True
         if grant.pending:
-            return False
+            if not admission.ask(grant, self._limits_known):
+                return False
+        elif grant.granted:
+            return True
         refusal = admission.refusal_of(grant, self._request.head.anthropic)
         if refusal is not None:
             raise refusal
@@ -472,7 +475,7 @@ class Exchange(Resuming):
             self.body_bytes = self._relay.body_bytes
         self._gateway.drop_body(self._request)
         self._settle()
-        self._gateway.accounts.crashed(self)
+        self._gateway.accounts.crashed(self, self._gateway.clock())
         client = self.client
         if not client.serves(self):
             client.abort()

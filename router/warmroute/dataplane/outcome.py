@@ -9,15 +9,14 @@ from __future__ import annotations
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.upstream import Asker
+from warmroute.tenants.caller import Caller, Standing
 from warmroute.tenants.limits import Grant
-from warmroute.tenants.tenant import Caller
 
 
 class Outcome(Asker):
     """What of an exchange is counted when it is over."""
 
     __slots__ = (
-        "admitted",
         "attempts",
         "begun",
         "body_bytes",
@@ -29,6 +28,7 @@ class Outcome(Asker):
         "request_id",
         "retried_after",
         "shape",
+        "standing",
         "unlisted_model",
     )
 
@@ -37,8 +37,8 @@ class Outcome(Asker):
         self.request_id = request_id
         self.caller: Caller | None = None
         """Whose request it is; None where nobody is asked, or before that is known."""
-        self.admitted = False
-        """Whether `admission` was asked to let it in; it hears of the end then."""
+        self.standing: Standing | None = None
+        """Where it is counted, once `admission` was asked to let it in, until it has heard of the end."""
         self.grant: Grant | None = None
         """What it takes of its tenant's limits."""
         self.attempts = 0

@@ -13,8 +13,8 @@ from warmroute.core.types import Api
 from warmroute.dialects.coding import named as named_coding
 from warmroute.dialects.routes import Route, route, slash_dropped
 from warmroute.dialects.sessions import NOWHERE, Said, Sessions
+from warmroute.tenants.caller import Caller
 from warmroute.tenants.keys import presented
-from warmroute.tenants.tenant import Caller
 
 HOP_BY_HOP: Final = frozenset(
     (

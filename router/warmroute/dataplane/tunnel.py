@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from warmroute.dataplane.admission import Admission
     from warmroute.dataplane.client_side import ClientSide
     from warmroute.dataplane.gateway import Gateway
-    from warmroute.tenants.tenant import Caller
+    from warmroute.tenants.caller import Caller
 
 MOST_HEAD_BYTES = 64 * 1024
 """Of the replica's answer."""

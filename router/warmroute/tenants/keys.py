@@ -18,7 +18,8 @@ from typing import Final
 
 import msgspec
 
-from warmroute.tenants.tenant import Caller, Priority, Tenants
+from warmroute.tenants.caller import Caller
+from warmroute.tenants.tenant import Priority, Tenants
 
 PREFIX: Final = "wr-"
 SECRET_BYTES: Final = 32

@@ -9,6 +9,7 @@ Time is an argument: seconds of one clock, never below a day.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from typing import Final
 
@@ -53,7 +54,21 @@ def limits_of(allowance: Allowance) -> Limits:
 class Scope:
     """What is counted together: all of a tenant's requests, or those for one model."""
 
-    __slots__ = ("concurrent", "kept", "kept_by", "limits", "model", "tenant", "told", "windows")
+    __slots__ = (
+        "concurrent",
+        "kept",
+        "kept_by",
+        "limits",
+        "meters",
+        "model",
+        "most_tokens",
+        "requests_told",
+        "tenant",
+        "told",
+        "tokens_told",
+        "under_way",
+        "windows",
+    )
 
     def __init__(self, tenant: str, model: str, limits: Limits) -> None:
         self.tenant = tenant
@@ -63,16 +78,31 @@ class Scope:
         self.concurrent = limits[CONCURRENT] > 0
         self.windows = [which for which in range(4) if limits[which]]
         """Numbers of its limits of time."""
+        self.under_way = limits[CONCURRENT]
+        """Most requests under way; 0: any number."""
+        tokens = [limits[which] for which in (TOKENS_MINUTE, TOKENS_DAY) if limits[which]]
+        self.most_tokens = min(tokens) if tokens else 0
+        """More than so many are never let through at once; 0: any number."""
+        self.requests_told = _first(limits, REQUESTS_MINUTE, REQUESTS_DAY)
+        """Number of the limit of requests that clients are told of; -1: none."""
+        self.tokens_told = _first(limits, TOKENS_MINUTE, TOKENS_DAY)
+        """The same of tokens."""
         self.kept: Sums | None = None
         """Its sums, as of `kept_by`: found once, not at every request."""
         self.kept_by = 0
-        self.told: tuple[bytes, bytes, bytes, bytes] | None = None
+        self.meters: list[Meter] = []
+        """The windows of those that have a limit."""
+        self.told: tuple[bytes, bytes, bytes, bytes, bytes] | None = None
         """How OpenAI's clients are told of its limits, once that was needed (`admission`)."""
 
     @property
     def key(self) -> tuple[str, str]:
         """Tells scopes apart."""
         return self.tenant, self.model
+
+
+def _first(limits: Limits, one: int, other: int) -> int:
+    return one if limits[one] else other if limits[other] else -1
 
 
 def scopes_of(tenant: Tenant, model: str) -> list[Scope]:
@@ -92,7 +122,8 @@ class Grant:
     __slots__ = (
         "at_s",
         "granted",
-        "left",
+        "left_requests",
+        "left_tokens",
         "local",
         "pending",
         "scopes",
@@ -114,8 +145,10 @@ class Grant:
         """Scope of that limit."""
         self.wait_s = 0.0
         """When that limit may have room."""
-        self.left: list[int] = []
-        """What was left of each limit of the first scope once this was taken, by number; empty: not known."""
+        self.left_requests = -1
+        """What was left of `Scope.requests_told` of the first scope once this was taken; -1: not known."""
+        self.left_tokens = -1
+        """What was left of `Scope.tokens_told`."""
         self.at_s = 0.0
         """When it was taken, by the clock of whoever counts it."""
         self.local = False
@@ -135,10 +168,32 @@ class Grant:
     def hopeless(self) -> bool:
         """It is more than some limit ever lets through at once."""
         for scope in self.scopes:
-            limits = scope.limits
-            if 0 < limits[TOKENS_MINUTE] < self.tokens or 0 < limits[TOKENS_DAY] < self.tokens:
+            if 0 < scope.most_tokens < self.tokens:
                 return True
         return False
+
+    def note_left(self, used: Sequence[int]) -> None:
+        """What of the first scope's limits is used by now, by number."""
+        scope = self.scopes[0]
+        limits = scope.limits
+        which = scope.requests_told
+        if which >= 0:
+            self.left_requests = max(0, limits[which] - used[which])
+        which = scope.tokens_told
+        if which >= 0:
+            self.left_tokens = max(0, limits[which] - used[which])
+
+
+class Meter:
+    """A window and the limit that it is held against."""
+
+    __slots__ = ("by_tokens", "limit", "which", "window")
+
+    def __init__(self, window: Window, which: int, limit: int) -> None:
+        self.window = window
+        self.which = which
+        self.limit = limit
+        self.by_tokens = which >= TOKENS_MINUTE
 
 
 class Sums:
@@ -192,6 +247,7 @@ class LocalLimits:
                 self._sweep(now_s)
             found = self._sums[scope.tenant, scope.model] = Sums()
         scope.kept, scope.kept_by = found, self._version
+        scope.meters = [Meter(found.windows[which], which, scope.limits[which]) for which in scope.windows]
         return found
 
     def take(self, grant: Grant, now_s: float) -> None:
@@ -202,34 +258,32 @@ class LocalLimits:
         scopes = grant.scopes
         for scope in scopes:
             sums = self.sums(scope, now_s)
-            limits = scope.limits
-            for which in scope.windows:
-                limit = limits[which] if share == 1 else max(1, limits[which] // share)
-                amount = 1 if which < TOKENS_MINUTE else tokens
-                window = sums.windows[which]
+            for meter in scope.meters:
+                limit = meter.limit
+                if share > 1:
+                    limit = max(1, limit // share)
+                amount = tokens if meter.by_tokens else 1
+                window = meter.window
                 if window.roll(second) + amount > limit:
-                    grant.refuse(which, scope, window.wait_s(amount, limit, now_s))
+                    grant.refuse(meter.which, scope, window.wait_s(amount, limit, now_s))
                     return
-            limit = limits[CONCURRENT]
+            limit = scope.under_way
             if limit and sums.under_way >= (limit if share == 1 else max(1, limit // share)):
                 grant.refuse(CONCURRENT, scope, BUSY_S)
                 return
         for scope in scopes:
             sums = self.sums(scope, now_s)
             sums.under_way += 1
-            for which in scope.windows:
-                sums.windows[which].count(1 if which < TOKENS_MINUTE else tokens)
+            for meter in scope.meters:
+                meter.window.count(tokens if meter.by_tokens else 1)
         grant.granted = True
         grant.at_s = now_s
-        grant.left = self._left(scopes[0], now_s)
-
-    def _left(self, scope: Scope, now_s: float) -> list[int]:
-        sums = self.sums(scope, now_s)
-        limits = scope.limits
-        left = [0, 0, 0, 0, max(0, limits[CONCURRENT] - sums.under_way)]
-        for which in scope.windows:
-            left[which] = max(0, limits[which] - sums.windows[which].total)
-        return left
+        scope = scopes[0]
+        for meter in scope.meters:
+            if meter.which == scope.requests_told:
+                grant.left_requests = max(0, meter.limit - meter.window.total)
+            elif meter.which == scope.tokens_told:
+                grant.left_tokens = max(0, meter.limit - meter.window.total)
 
     def note(self, grant: Grant, now_s: float) -> None:
         """Count what was taken, whoever let it through."""
@@ -242,15 +296,16 @@ class LocalLimits:
 
     def settle(self, grant: Grant, requests: int, tokens: int, now_s: float, at_s: float) -> None:
         """It is over: count so many requests and tokens more, or, below 0, less of what was taken at `at_s`."""
+        grant.settled = True
         second = int(now_s)
         for scope in grant.scopes:
             sums = self.sums(scope, now_s)
             if sums.under_way > 0:
                 sums.under_way -= 1
-            for which in scope.windows:
-                amount = requests if which < TOKENS_MINUTE else tokens
+            for meter in scope.meters:
+                amount = tokens if meter.by_tokens else requests
                 if amount:
-                    sums.windows[which].add(amount, second, int(at_s) if amount < 0 else 0)
+                    meter.window.add(amount, second, int(at_s) if amount < 0 else 0)
 
     def _sweep(self, now_s: float) -> None:
         self._swept_s = now_s

@@ -1,4 +1,4 @@
-"""Tenants, and whoever asks on behalf of one: what requests are judged, counted and kept apart by.
+"""Tenants: what requests are judged, counted and kept apart by. `caller` has whoever asks on behalf of one.
 
 Data only. A queue that orders requests by class and weight finds both here (`Tenant.priority`, `Tenant.weight`).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
 from typing import Final
 
 ANYBODY: Final = "*"
@@ -100,37 +99,6 @@ class Tenant:
         one = self.model_allowances.get(model)
         of_model = 0 if one is None else one.prompt_tokens
         return min(of_all, of_model) if of_all and of_model else of_all or of_model
-
-
-class Caller:
-    """Whose a request is: what a key or a token stands for. Made once for each, shared by all of its requests."""
-
-    __slots__ = ("barred", "expires_s", "key_id", "models", "priority", "rows", "tenant")
-
-    def __init__(
-        self,
-        tenant: Tenant,
-        key_id: str,
-        models: frozenset[str] = frozenset(),
-        expires_s: float = inf,
-        priority: Priority | None = None,
-    ) -> None:
-        self.tenant = tenant
-        self.key_id = key_id
-        """Names the key in accounts; says nothing of the key itself. `oidc` for tokens."""
-        self.models = models & tenant.models if models and tenant.models else models or tenant.models
-        """Models that it may use; empty: all, unless `barred`."""
-        self.barred = bool(models and tenant.models and not self.models)
-        """Its tenant may use none of the key's models."""
-        self.expires_s = expires_s
-        """Unix time from which it is refused."""
-        self.priority = tenant.priority if priority is None else priority
-        self.rows: dict[str, tuple[str, str, str]] = {}
-        """Where its requests for each model are counted."""
-
-    def may_use(self, model: str) -> bool:
-        """Whether it may use a model."""
-        return model in self.models if self.models else not self.barred
 
 
 class Tenants:

@@ -29,12 +29,10 @@ not say what they took: their prompt is the router's estimate. `cached_tokens` a
 BEGUN: Final = 0
 REQUESTS: Final = 1
 FAILED: Final = 2
-UNREPORTED: Final = 3
 PROMPT: Final = 4
 CACHED: Final = 5
 OUTPUT: Final = 6
 SAVED: Final = 7
-QUEUED: Final = 8
 COST: Final = 9
 
 MOST_ROWS: Final = 50_000
@@ -50,31 +48,49 @@ Prices = dict[str, tuple[int, int, int]]
 """Model, or `*` -> price in billionths of a prompt token that was computed, one that was cached, and one of output."""
 
 
-class Ledger:
-    """What was used since the last `drain`."""
+class Row:
+    """What one key used of one model since the last `Ledger.drain`. Whoever counts keeps it: then nothing is looked
+    up."""
 
-    __slots__ = ("_rows", "prices")
+    __slots__ = (
+        "_begun",
+        "_cached",
+        "_cost",
+        "_failed",
+        "_output",
+        "_prompt",
+        "_queued",
+        "_requests",
+        "_saved",
+        "_unreported",
+        "cached_price",
+        "counted",
+        "key",
+        "output_price",
+        "priced_by",
+        "prompt_price",
+    )
 
-    def __init__(self, prices: Prices) -> None:
-        self.prices = prices
-        self._rows: dict[RowKey, list[int]] = {}
+    def __init__(self, key: RowKey) -> None:
+        self.key = key
+        self.counted = False
+        """It is in a ledger, to be drained."""
+        self.priced_by: Prices | None = None
+        """The table that the prices below are of."""
+        self.prompt_price = self.cached_price = self.output_price = 0
+        self._clear()
 
-    def _row(self, key: RowKey) -> list[int]:
-        row = self._rows.get(key)
-        if row is None:
-            if len(self._rows) >= MOST_ROWS:
-                rest = (key[0], REST, REST) if len(self._rows) < 2 * MOST_ROWS else (REST, REST, REST)
-                return self._rows.setdefault(rest, [0] * len(COUNTERS))
-            row = self._rows[key] = [0] * len(COUNTERS)
-        return row
+    def _clear(self) -> None:
+        self.counted = False
+        self._begun = self._requests = self._failed = self._unreported = 0
+        self._prompt = self._cached = self._output = self._saved = self._queued = self._cost = 0
 
-    def begin(self, key: RowKey) -> None:
+    def begin(self) -> None:
         """A request was let in."""
-        self._row(key)[BEGUN] += 1
+        self._begun += 1
 
     def end(
         self,
-        key: RowKey,
         failed: bool,
         reported: bool,
         prompt_tokens: int,
@@ -84,30 +100,104 @@ class Ledger:
         queued_s: float,
     ) -> None:
         """One that had begun is over."""
-        row = self._row(key)
-        row[REQUESTS] += 1
+        self._requests += 1
         if failed:
-            row[FAILED] += 1
+            self._failed += 1
         if not reported:
-            row[UNREPORTED] += 1
-        row[PROMPT] += prompt_tokens
-        row[CACHED] += cached_tokens
-        row[OUTPUT] += output_tokens
-        if saved_s:
-            row[SAVED] += int(saved_s * 1e6)
-        if queued_s:
-            row[QUEUED] += int(queued_s * 1e6)
-        prices = self.prices
-        if prices:
-            price = prices.get(key[2]) or prices.get("*")
-            if price is not None:
-                computed_tokens = prompt_tokens - cached_tokens
-                row[COST] += computed_tokens * price[0] + cached_tokens * price[1] + output_tokens * price[2]
+            self._unreported += 1
+        self._prompt += prompt_tokens
+        self._cached += cached_tokens
+        self._output += output_tokens
+        if saved_s > 0.0:
+            self._saved += int(saved_s * 1e6)
+        if queued_s > 0.0:
+            self._queued += int(queued_s * 1e6)
+        self._cost += (
+            (prompt_tokens - cached_tokens) * self.prompt_price
+            + cached_tokens * self.cached_price
+            + output_tokens * self.output_price
+        )
+
+    def price(self, prices: Prices) -> None:
+        """Its tokens cost what this table says from now on."""
+        self.priced_by = prices
+        price = prices.get(self.key[2]) or prices.get("*") or (0, 0, 0)
+        self.prompt_price, self.cached_price, self.output_price = price
+
+    def drained(self) -> list[int]:
+        """What was counted, in the order of `COUNTERS`; it begins anew."""
+        counts = [
+            self._begun,
+            self._requests,
+            self._failed,
+            self._unreported,
+            self._prompt,
+            self._cached,
+            self._output,
+            self._saved,
+            self._queued,
+            self._cost,
+        ]
+        self._clear()
+        return counts
+
+
+class Ledger:
+    """What was used since the last `drain`."""
+
+    __slots__ = ("_rest", "_rows", "prices")
+
+    def __init__(self, prices: Prices) -> None:
+        self.prices = prices
+        self._rows: list[Row] = []
+        """Those that count something."""
+        self._rest: dict[RowKey, Row] = {}
+        """Those of what is beyond `MOST_ROWS`."""
+
+    def _found(self, row: Row) -> Row:
+        """The row to count in: this one, unless there are too many."""
+        if row.priced_by is not self.prices:
+            row.price(self.prices)
+        if row.counted:
+            return row
+        if len(self._rows) < MOST_ROWS:
+            row.counted = True
+            self._rows.append(row)
+            return row
+        key = (row.key[0], REST, REST) if len(self._rest) < MOST_ROWS else (REST, REST, REST)
+        rest = self._rest.get(key)
+        if rest is None:
+            rest = self._rest[key] = Row(key)
+        rest.prompt_price, rest.cached_price, rest.output_price = (
+            row.prompt_price,
+            row.cached_price,
+            row.output_price,
+        )
+        return rest
+
+    def begin(self, row: Row) -> None:
+        """A request was let in."""
+        self._found(row).begin()
+
+    def end(
+        self,
+        row: Row,
+        failed: bool,
+        reported: bool,
+        prompt_tokens: int,
+        cached_tokens: int,
+        output_tokens: int,
+        saved_s: float,
+        queued_s: float,
+    ) -> None:
+        """One that had begun is over."""
+        self._found(row).end(failed, reported, prompt_tokens, cached_tokens, output_tokens, saved_s, queued_s)
 
     def drain(self) -> dict[RowKey, list[int]]:
         """All rows, which begin anew."""
-        rows, self._rows = self._rows, {}
-        return rows
+        rows, self._rows = self._rows, []
+        rest, self._rest = self._rest, {}
+        return merged([(row.key, row.drained()) for row in (*rows, *rest.values())])
 
 
 def merged(rows: Iterable[tuple[RowKey, Iterable[int]]]) -> dict[RowKey, list[int]]:

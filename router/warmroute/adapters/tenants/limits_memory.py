@@ -15,11 +15,11 @@ class MemoryLimiter:
         clock: Unix seconds.
     """
 
-    __slots__ = ("_clock", "_limits")
+    __slots__ = ("_clock", "own")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._limits = LocalLimits()
+        self.own = LocalLimits()
 
     @property
     def healthy(self) -> bool:
@@ -34,14 +34,13 @@ class MemoryLimiter:
 
     def take(self, grant: Grant, done: Callable[[], None]) -> bool:
         """At once."""
-        self._limits.take(grant, self._clock())
+        self.own.take(grant, self._clock())
         return True
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """At once."""
         if not grant.settled:
-            grant.settled = True
-            self._limits.settle(grant, requests, tokens, self._clock(), grant.at_s)
+            self.own.settle(grant, requests, tokens, self._clock(), grant.at_s)
 
     def statistics(self) -> dict[str, float]:
         """Nothing can fail."""

@@ -115,6 +115,9 @@ class RedisLimiter:
         self.errors = 0
         link.on_up.append(self._teach)
 
+    own = None
+    """The sums are in Redis."""
+
     @property
     def healthy(self) -> bool:
         """Whether every key has a connected server."""
@@ -161,7 +164,6 @@ class RedisLimiter:
         """Told within some milliseconds."""
         if grant.settled:
             return
-        grant.settled = True
         now_s = self._clock()
         self._local.settle(grant, requests, tokens, now_s, grant.at_s)
         for scope in grant.scopes:
@@ -278,8 +280,7 @@ class RedisLimiter:
                 self._note_live(grant)
                 grant.granted = True
                 grant.at_s = at_s
-                first = grant.scopes[0]
-                grant.left = [max(0, first.limits[i] - used[first.model][i]) for i in range(5)]
+                grant.note_left(used[grant.scopes[0].model])
             self._tell(done)
 
     def _refused(self, words: str) -> None:

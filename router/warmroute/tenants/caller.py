@@ -1,0 +1,63 @@
+"""Whoever asks on behalf of a tenant, and what their requests for one model are judged and counted by.
+
+Data only: found once for each caller and model, so that a request finds all of it in one place. Callers are made anew
+when keys or tenants change, and with them what they stand for.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from warmroute.tenants.limits import Scope
+from warmroute.tenants.tenant import Priority, Tenant
+from warmroute.tenants.usage import Row
+
+
+class Standing:
+    """How a caller stands with one model."""
+
+    __slots__ = ("allowed", "caller", "model", "most_prompt_tokens", "row", "scopes")
+
+    def __init__(self, caller: Caller, model: str, row: Row, scopes: list[Scope]) -> None:
+        self.caller = caller
+        self.model = model
+        self.row = row
+        """Where its requests are counted."""
+        self.scopes = scopes
+        """What limits them; empty: nothing that has to be counted."""
+        self.allowed = caller.may_use(model)
+        self.most_prompt_tokens = caller.tenant.most_prompt_tokens(model)
+        """0: any."""
+
+
+class Caller:
+    """Whose a request is: what a key or a token stands for. Made once for each, shared by all of its requests."""
+
+    __slots__ = ("barred", "expires_s", "key_id", "models", "priority", "standings", "tenant", "unknown")
+
+    def __init__(
+        self,
+        tenant: Tenant,
+        key_id: str,
+        models: frozenset[str] = frozenset(),
+        expires_s: float = inf,
+        priority: Priority | None = None,
+    ) -> None:
+        self.tenant = tenant
+        self.key_id = key_id
+        """Names the key in accounts; says nothing of the key itself. `oidc` for tokens."""
+        self.models = models & tenant.models if models and tenant.models else models or tenant.models
+        """Models that it may use; empty: all, unless `barred`."""
+        self.barred = bool(models and tenant.models and not self.models)
+        """Its tenant may use none of the key's models."""
+        self.expires_s = expires_s
+        """Unix time from which it is refused."""
+        self.priority = tenant.priority if priority is None else priority
+        self.standings: dict[str, Standing] = {}
+        """By model, for those that the fleet has."""
+        self.unknown: Row | None = None
+        """Where its requests for others are counted."""
+
+    def may_use(self, model: str) -> bool:
+        """Whether it may use a model."""
+        return model in self.models if self.models else not self.barred
