@@ -48,7 +48,12 @@ TENANTS = Row(
         Panel(
             "Refused",
             "Requests refused for whose they were, a second: keys, models, limits.",
-            [Query(f"sum by (code) (rate(warmroute_refused_total{{{R}}}[{I}]))", "{{code}}")],
+            [
+                Query(f"sum by (code) (rate(warmroute_refused_total{{{R}}}[{I}]))", "{{code}}"),
+                Query(
+                    f"sum by (class) (rate(warmroute_queue_refused_total{{{R}}}[{I}]))", "queue: {{class}}"
+                ),
+            ],
             COUNT,
         ),
         Panel(

@@ -165,6 +165,7 @@ class Worker:
             ever_reachable=self.fleet.ever_reachable,
             discovery_failing=lambda: self._discovery.failing(),
         )
+        queueing = parts.queueing(config, self.fleet)
         self.gateway = Gateway(
             config,
             fleet=self.fleet,
@@ -176,7 +177,8 @@ class Worker:
             clock=clock,
             upstream_tls=trusting,
             readiness=readiness.answer,
-            hold=parts.hold(config, self.fleet, clock),
+            hold=parts.hold(config, self.fleet, clock, queueing),
+            queueing=queueing,
             probe_soon=self._probe_soon,
             questions=self._questions,
             metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
@@ -232,6 +234,7 @@ class Worker:
             clock=time.monotonic,
             fleet_clock=clock,
             on_heard=self._load_heard,
+            shares=None if queueing is None else queueing.shares,
         )
         self._data = DataPlane(self.gateway)
         self._exposition = Exposition(
@@ -244,6 +247,7 @@ class Worker:
                 build=build_info(config),
                 peers=lambda: self.load_reports.routers,
                 held=lambda: self.gateway.hold.waiting if self.gateway.hold is not None else 0,
+                queue_refused=queueing.refused if queueing is not None else dict,
                 ready=readiness.ready,
                 settings_current=lambda: self.settings_current,
                 client_connections=lambda: len(self.gateway.connections),

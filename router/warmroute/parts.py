@@ -15,13 +15,17 @@ from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.health.health import HealthParameters
+from warmroute.core.holding.admission_queue import AdmissionQueue
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.holding.queue_parameters import QueueParameters
+from warmroute.core.holding.shares import Shares
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.ranks import MOST_RANKS
 from warmroute.core.types import ReplicaId
 from warmroute.dataplane.caching import Caching
 from warmroute.dataplane.hold import Hold
+from warmroute.dataplane.queueing import Queueing
 from warmroute.ports import Member, Registry
 from warmroute.service.operated import Addition
 
@@ -87,8 +91,16 @@ def caching(config: Config, registry: Registry) -> Caching | None:
     return Caching(settings, registry)
 
 
-def hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | None:
-    """Only this policy's choice says who is free."""
+def hold(
+    config: Config, fleet: Fleet, clock: Callable[[], float], queueing: Queueing | None = None
+) -> Hold | None:
+    """Only this policy's choice says who is free.
+
+    Args:
+        queueing: Where it holds requests instead, whatever the policy; None: nowhere.
+    """
+    if queueing is not None:
+        return Hold(queueing.queue, clock)
     hold = config.hold
     if not hold.enabled or config.policy.name != "prefix-cost":
         return None
@@ -98,3 +110,23 @@ def hold(config: Config, fleet: Fleet, clock: Callable[[], float]) -> Hold | Non
         max_hold_s=hold.max_s,
     )
     return Hold(HoldQueue(fleet, parameters), clock)
+
+
+def queueing(config: Config, fleet: Fleet) -> Queueing | None:
+    """The fleet's queue, where there are tenants or it is asked for."""
+    queue = config.queue
+    if not (bool(config.tenants) if queue.enabled is None else queue.enabled):
+        return None
+    shares = Shares()
+    return Queueing(
+        AdmissionQueue(
+            fleet,
+            HoldParameters(ahead_tokens=config.hold.ahead_tokens, max_held=queue.max_requests),
+            QueueParameters(queue.max_bytes, queue.aged_s, queue.max_under_way),
+            shares,
+        ),
+        shares,
+        (queue.timeout_s, queue.timeout_s, queue.batch_timeout_s),
+        queue.cached_token,
+        queue.output_token,
+    )

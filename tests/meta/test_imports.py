@@ -20,7 +20,7 @@ FLOORS = [
     {"answer_lines", "own_answers", "shapes"},
     {"gateway"},
     {"accounts", "failover.recorded", "pool"},
-    {"admission"},
+    {"admission", "queueing"},
     {"outcome"},
     {"large_body", "local", "relay", "upstream"},
     {"answer", "client_side", "head_cache"},

@@ -27,6 +27,8 @@ OTHER_OBJECTS = {
     ("router/warmroute/core/fleet/peer_load.py", "total"): "the ledger's sum",
     ("router/warmroute/core/learning/learner.py", "speed"): "a speed estimate",
     ("router/warmroute/core/beliefs/belief.py", "found"): "what was read of records",
+    ("router/warmroute/core/holding/shares.py", "flow"): "what a tenant was served",
+    ("router/warmroute/tenants/usage.py", "row"): "what a key used",
 }
 """Fields of the same names on objects of other classes: by file and variable, and what it is."""
 

@@ -13,6 +13,7 @@ from warmroute.wire.load_notice import (
     ENTRY_BYTES,
     FORMAT,
     HEADER_BYTES,
+    SHARE_BYTES,
     USE_BYTES,
     pack_notice,
     replica_key,
@@ -22,7 +23,7 @@ from warmroute.wire.load_notice import (
 MOST = Load(2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)
 TOO_MUCH = Load(9, 1_000_000, 2**32 + 3, 2**40, 10**9, 10**6, 10**9)
 GOLDEN = [
-    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "05030102030405060708000000000000000000000000"),
+    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "050301020304050607080000000000000000000000000000"),
     (
         Notice(
             1,
@@ -31,7 +32,7 @@ GOLDEN = [
             False,
             [Load(0x1234_5678_9ABC_DEF0, 3, 70_000, 5_000, 6_400, 70, 4_992)],
         ),
-        "05000000000000000001ffffffff0000000000000001123456789abcdef00003000111700000138800640046004e",
+        "05000000000000000001ffffffff00000000000000010000123456789abcdef00003000111700000138800640046004e",
     ),
     (
         Notice(
@@ -47,10 +48,13 @@ GOLDEN = [
                 (1, CacheUse(ADDED, 0, -2, 0.0, [])),
                 (MOST.key, CacheUse(COMPUTED, 65_535, 0, 0.0, [])),
             ],
+            shares=((7, 1000), (2**64 - 1, -5)),
         ),
-        "05010000000000000002000000050003ffffff060002"
+        "05010000000000000002000000050003ffffff0600020002"
         + "000000000000000100000000000000000000000000000000"
         + "f" * 48
+        + "0000000000000007000003e8"
+        + "fffffffffffffffffffffffb"
         + "00010000001388"
         + "07d00007"
         + "0001ff00001000"
@@ -102,6 +106,7 @@ def test_golden_notices_pack_and_unpack(notice: Notice, packed: str) -> None:
         notice.number,
         notice.loads,
         [(1 if key == MOST.key else 0, use) for key, use in notice.uses],
+        notice.shares,
         whole=notice.whole,
         asking=notice.asking,
         held=notice.held,
@@ -157,7 +162,10 @@ def test_uses_of_kinds_that_are_not_known_are_left_out_with_their_parts() -> Non
 def test_any_bytes_are_a_notice_or_none(raw: bytes) -> None:
     fits = len(raw) >= HEADER_BYTES and raw[0] == FORMAT
     if fits:
-        rest = len(raw) - HEADER_BYTES - ENTRY_BYTES * int.from_bytes(raw[HEADER_BYTES - 2 : HEADER_BYTES])
+        entries, tenants = (
+            int.from_bytes(raw[HEADER_BYTES - back : HEADER_BYTES - back + 2]) for back in (4, 2)
+        )
+        rest = len(raw) - HEADER_BYTES - ENTRY_BYTES * entries - SHARE_BYTES * tenants
         fits = rest >= 0 and rest % USE_BYTES == 0
     assert (unpack_notice(raw) is not None) == fits
 

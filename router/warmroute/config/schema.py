@@ -12,8 +12,43 @@ from typing import Annotated, ClassVar, Final, Literal, NewType
 
 from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range, Rate, Seconds
 from warmroute.config.provider_caching import CachingConfig
+from warmroute.config.tenant_schema import (
+    AdminAuthConfig,
+    AllowanceConfig,
+    IsolationConfig,
+    KeysConfig,
+    ModelAllowanceConfig,
+    OidcConfig,
+    PriceConfig,
+    PriorityName,
+    QueueConfig,
+    TenantConfig,
+    UsageConfig,
+)
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.holding.parameters import HoldParameters
+
+__all__ = [
+    "Bytes",
+    "Count",
+    "PositiveCount",
+    "PositiveSeconds",
+    "Range",
+    "Rate",
+    "Seconds",
+    "AdminAuthConfig",
+    "AllowanceConfig",
+    "IsolationConfig",
+    "KeysConfig",
+    "ModelAllowanceConfig",
+    "OidcConfig",
+    "PriceConfig",
+    "PriorityName",
+    "QueueConfig",
+    "TenantConfig",
+    "UsageConfig",
+]
+"""What is defined elsewhere and is part of it."""
 
 Address = NewType("Address", str)
 """`HOST:PORT`, or `[IPV6]:PORT`; see `split_address`. Port 0 takes any free port."""
@@ -24,7 +59,6 @@ _COST: Final = CostParameters()
 _HOLD: Final = HoldParameters()
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-PriorityName = Literal["interactive", "default", "batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,154 +373,6 @@ class LeasesConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeysConfig:
-    """API keys that clients must have. Where they are kept stands for `{url: …}`. See docs/tenants.md."""
-
-    shorthand: ClassVar[str] = "url"
-
-    url: str | None = None
-    """Where the keys' hashes are kept: the path of a file, which is read again when it changes; `redis`, the registry's
-    own; or `redis://…` and its like. Absent: keys of this kind are not asked for."""
-    poll_interval_s: Annotated[float, Range(0.05, 0.5)] = 0.25
-    """Time between two looks for changed keys: a key that was revoked is refused at most this much later, and the time
-    that one look takes."""
-    upstream_key: str | None = field(default=None, repr=False)
-    """Key that replicas are sent in place of the client's, which never reaches them, as `Authorization: Bearer`.
-    Absent: `health.api_key`; and without that none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OidcConfig:
-    """Tokens (JWT) of an identity provider, taken beside API keys. An issuer's URL stands for `{issuer: URL}`. Needs
-    the extra `warmroute[oidc]`."""
-
-    shorthand: ClassVar[str] = "issuer"
-
-    issuer: str = ""
-    """URL of the provider, exactly as its tokens name it in `iss`. Empty: no tokens are taken."""
-    audience: tuple[str, ...] = ()
-    """Names of this service: a token must be for one of them (`aud`)."""
-    jwks_url: str = ""
-    """Where the provider's keys are. Empty: as `ISSUER/.well-known/openid-configuration` says."""
-    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
-    """Signatures that are accepted; those with a shared secret and `none` never are."""
-    tenant_claim: str = "tenant"
-    """Claim that names the tenant; a path with dots for one inside another. A token without it is refused."""
-    priority_claim: str = ""
-    """Claim that names the priority class. Empty, or a token without it: the tenant's own."""
-    leeway_s: Annotated[float, Range(0.0, 300.0)] = 30.0
-    """How much clocks may differ: a token is taken this long after its end and before its beginning."""
-    refresh_s: Annotated[float, Range(10.0, 86_400.0)] = 300.0
-    """Time between two readings of the provider's keys. One that is not known is looked for at once, at most every ten
-    seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminAuthConfig:
-    """Tokens of the admin port, sent as `Authorization: Bearer`. Without any, everybody who reaches it may do all."""
-
-    operator_tokens: tuple[str, ...] = field(default=(), repr=False)
-    """Tokens that may do everything: make and revoke keys, and call engines' administrative endpoints."""
-    read_tokens: tuple[str, ...] = field(default=(), repr=False)
-    """Tokens that may only look: replicas, explain, usage, the list of keys, metrics."""
-    open_metrics: bool = True
-    """Whether `GET /metrics` needs no token, for scrapers that have none. `/health` and `/ready` never need one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllowanceConfig:
-    """What a tenant may use, over all routers that share a Redis. 0: as much as it likes."""
-
-    requests_per_minute: Count = 0
-    """Most requests in any 60 s."""
-    requests_per_day: Count = 0
-    """Most requests in any 24 hours."""
-    tokens_per_minute: Count = 0
-    """Most tokens, of prompts and answers, in any 60 s. A prompt counts by an estimate until its answer tells."""
-    tokens_per_day: Count = 0
-    """Most tokens in any 24 hours."""
-    concurrent_requests: Count = 0
-    """Most requests under way at once."""
-    prompt_tokens: Count = 0
-    """Longest prompt of one request, by the router's estimate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelAllowanceConfig:
-    """What a tenant may use of one model, besides what it may use in all."""
-
-    model: str
-    """Name of the model."""
-    limits: AllowanceConfig = field(default_factory=AllowanceConfig)
-    """As of the tenant."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantConfig:
-    """One tenant. A plain name stands for `{id: NAME}`; the tenant `*` is whoever is named by a key or token and not
-    here."""
-
-    shorthand: ClassVar[str] = "id"
-
-    id: str
-    """Name, as keys and tokens have it: letters, digits, and `. _ : @ -`."""
-    group: str = ""
-    """Tenants of one group share cached prefixes where `isolation` keeps others apart. Empty: a group of its own."""
-    priority: PriorityName = "default"
-    """Class of its requests: `interactive`, `default` or `batch`."""
-    weight: Annotated[float, Range(0.001, 1e6)] = 1.0
-    """Its share beside others of its class."""
-    models: tuple[str, ...] = ()
-    """Models that it may use. Empty: all."""
-    limits: AllowanceConfig = field(default_factory=AllowanceConfig)
-    """What it may use of all models together."""
-    model_limits: tuple[ModelAllowanceConfig, ...] = ()
-    """What it may use of single models besides."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceConfig:
-    """What a million tokens of one model cost, in a currency of your choice."""
-
-    model: str
-    """Name of the model; `*`: of all that are not named."""
-    prompt: Annotated[float, Range(0.0, 1e6)] = 0.0
-    """Prompt tokens that had to be computed."""
-    cached: Annotated[float, Range(0.0, 1e6)] = 0.0
-    """Prompt tokens that the engine had in its cache."""
-    output: Annotated[float, Range(0.0, 1e6)] = 0.0
-    """Tokens of answers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageConfig:
-    """What each tenant used. `true` or `false` stands for `{enabled: …}`. Kept in the registry's Redis, for all routers
-    together; without one in this process, until it ends."""
-
-    shorthand: ClassVar[str] = "enabled"
-
-    enabled: bool = False
-    """Whether it is counted."""
-    bucket_s: Annotated[int, Range(60, 86_400)] = 3600
-    """Length of the times for which there are sums. A row of tenant, key and model takes about 200 bytes in each."""
-    keep_days: Annotated[int, Range(1, 3650)] = 35
-    """How long they are kept."""
-    prices: tuple[PriceConfig, ...] = ()
-    """Prices by model. A model without one costs nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IsolationConfig:
-    """Whether tenants share engines' prefix caches. `true` or `false` stands for `{enabled: …}`."""
-
-    shorthand: ClassVar[str] = "enabled"
-
-    enabled: bool = False
-    """Give each group of tenants a `cache_salt` of its own, derived from the deployment's secret: what one group has
-    asked can then not be told by another from an answer's speed. Needs `keys.url` or `oidc.issuer`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of one router. Checked by `load`; never changed afterwards."""
 
@@ -558,6 +444,7 @@ class Config:
     usage: UsageConfig = field(default_factory=UsageConfig)
     isolation: IsolationConfig = field(default_factory=IsolationConfig)
     caching: CachingConfig = field(default_factory=CachingConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
 
 
 def split_address(address: str) -> tuple[str, int]:

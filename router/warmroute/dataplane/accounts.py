@@ -14,6 +14,7 @@ from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.admission import Admission
 from warmroute.dataplane.outcome import Outcome
 from warmroute.dataplane.proxies import TrustedProxies
+from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dialects.usage import Usage
 from warmroute.telemetry.access_log import AccessEntry, AccessLog
@@ -26,7 +27,16 @@ monotonic: Final = time.monotonic
 class Accounts:
     """The accounts of one worker."""
 
-    __slots__ = ("_admission", "_fleet", "_metrics", "access_log", "answered", "log_fingerprints", "proxies")
+    __slots__ = (
+        "_admission",
+        "_fleet",
+        "_metrics",
+        "_queueing",
+        "access_log",
+        "answered",
+        "log_fingerprints",
+        "proxies",
+    )
 
     def __init__(
         self,
@@ -34,7 +44,9 @@ class Accounts:
         metrics: Metrics,
         access_log: AccessLog | None,
         admission: Admission | None = None,
+        queueing: Queueing | None = None,
     ) -> None:
+        self._queueing = queueing
         self._admission = admission
         self._fleet = fleet
         self._metrics = metrics
@@ -106,6 +118,19 @@ class Accounts:
                 completion_tokens,
             )
         caller = outcome.caller
+        if self._queueing is not None and decision is not None:
+            if answered:
+                self._queueing.served(
+                    caller,
+                    outcome.charged_tokens,
+                    decision.replica,
+                    prompt_tokens,
+                    predicted_tokens if cached_tokens is None else cached_tokens,
+                    completion_tokens or 0,
+                    now_s,
+                )
+            elif outcome.charged_tokens:
+                self._queueing.served(caller, outcome.charged_tokens, decision.replica, 0, 0, 0, now_s)
         if outcome.standing is not None:
             self._settle(outcome, status, usage, decision, now_s)
         if self.access_log is not None:

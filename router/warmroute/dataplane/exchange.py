@@ -21,12 +21,14 @@ from warmroute.core.errors import NotFoundError, RouterError
 from warmroute.core.fleet.decision import STARTED
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import ReplicaState
+from warmroute.core.holding.line import Claim
 from warmroute.core.holding.queue import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.failover.resuming import Resuming
 from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
 from warmroute.dialects.reading import invoked_api, parse
@@ -385,7 +387,7 @@ class Exchange(Resuming):
         """Choose, or wait until it can be chosen well."""
         gateway = self._gateway
         hold = gateway.hold
-        if hold is None:
+        if hold is None or gateway.queueing is not None:
             self._choose()
             return
         shape = self.shape
@@ -424,6 +426,8 @@ class Exchange(Resuming):
         if ticket is not None:
             self._records = ticket.records  # with what was noted while it waited
             self.held_s = max(0.0, now_s - ticket.arrival_s)
+            if isinstance(ticket, Claim):
+                self.charged_tokens = ticket.charged_tokens
             gateway.metrics.held(self.held_s)
         return now_s
 
@@ -432,12 +436,37 @@ class Exchange(Resuming):
         shape = self.shape
         assert shape is not None
         now_s = gateway.clock()
+        if gateway.queueing is not None:
+            self._queue_up(gateway.queueing, shape, now_s)
+            return
         try:
             decision = gateway.fleet.choose_and_reserve(shape, self._records, now_s)
         except RouterError as error:
             self.fail(error)
             return
         self._decided(decision, now_s)
+
+    def _queue_up(self, queueing: Queueing, shape: RequestShape, now_s: float) -> None:
+        """Choose, or wait in line, or be refused."""
+        hold = self._gateway.hold
+        assert hold is not None
+        try:
+            decision = queueing.queue.begin(shape, self._records, now_s)
+            if decision is None:
+                self._ticket = queueing.wait(
+                    shape, self._records, now_s, self._granted, self.caller, self._request
+                )
+        except RouterError as error:
+            hold.changed()
+            self.fail(error)
+            if hold.waiting:
+                hold.release(now_s)  # others may have given way before this one was refused
+            return
+        if decision is not None:
+            self._decided(decision, now_s)
+            return
+        hold.changed()
+        hold.release(now_s)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from warmroute.dataplane.hold import Hold
 from warmroute.dataplane.later import Later
 from warmroute.dataplane.pool import Pool
 from warmroute.dataplane.proxies import TrustedProxies
+from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.sessions import Sessions
@@ -75,6 +76,7 @@ class Gateway:
         upstream_tls: ssl.SSLContext | None,
         readiness: Callable[[], tuple[int, bytes]],
         hold: Hold | None = None,
+        queueing: Queueing | None = None,
         probe_soon: Callable[[ReplicaId, bool], None],
         questions: Questions,
         metrics_text: Callable[[str], tuple[bytes, str]] | None = None,
@@ -88,13 +90,15 @@ class Gateway:
         self.upstream_authorization = None if admission is None else admission.upstream
         """What replicas are sent in place of clients' keys; None: those."""
         self.fleet = fleet
+        self.queueing = queueing
+        """The fleet's queue, in which all first choices may have to wait; None: there is none."""
         self.hold = hold
         """Where first choices by prefix may have to wait; None: they are made at once."""
         self.registry = registry
         self.needs_records = fleet.needs_records
         """Whether prompts are looked up in the registry, and noted there."""
         self.metrics = metrics
-        self.accounts = Accounts(fleet, metrics, access_log, admission)
+        self.accounts = Accounts(fleet, metrics, access_log, admission, queueing)
         self.tasks = tasks
         self.fingerprinter = fingerprinter
         """Replaced as a whole when the registry makes the deployment's secret known."""

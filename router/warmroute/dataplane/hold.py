@@ -53,6 +53,10 @@ class Hold:
             self.waiting = len(self._queue)
         return answer
 
+    def changed(self) -> None:
+        """Somebody was put into the queue, or out of it, by its owner: `release` is due."""
+        self.waiting = len(self._queue)
+
     def withdraw(self, ticket: Ticket) -> None:
         """Its client is gone."""
         self._queue.withdraw(ticket)

@@ -21,6 +21,7 @@ class Outcome(Asker):
         "begun",
         "body_bytes",
         "caller",
+        "charged_tokens",
         "client",
         "first_byte_s",
         "grant",
@@ -41,6 +42,8 @@ class Outcome(Asker):
         """Where it is counted, once `admission` was asked to let it in, until it has heard of the end."""
         self.grant: Grant | None = None
         """What it takes of its tenant's limits."""
+        self.charged_tokens = 0.0
+        """What its tenant was charged for it when the queue let it go."""
         self.attempts = 0
         """How many times the request was dispatched."""
         self.begun = False

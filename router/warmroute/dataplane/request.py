@@ -13,6 +13,7 @@ from warmroute.core.types import Api
 from warmroute.dialects.coding import named as named_coding
 from warmroute.dialects.routes import Route, route, slash_dropped
 from warmroute.dialects.sessions import NOWHERE, Said, Sessions
+from warmroute.dialects.urgency import named_class, timeout_s
 from warmroute.tenants.caller import Caller
 from warmroute.tenants.keys import presented
 
@@ -67,10 +68,12 @@ class RequestHead:
         "origin",
         "path",
         "prefix",
+        "priority",
         "request_id",
         "route",
         "said",
         "target",
+        "timeout_s",
         "usage_words",
     )
 
@@ -128,6 +131,10 @@ class RequestHead:
         self.expects_continue = False
         self.usage_words = b""
         """Whose words usage is to be told in besides, where that is served (`X-Warmroute-Usage`); lower case."""
+        self.priority = -1
+        """Number of the class that `X-Warmroute-Priority` names; -1: none."""
+        self.timeout_s = 0.0
+        """What `X-Request-Timeout` says; 0: nothing."""
         dropped = KEPT_BACK if upstream is None else KEPT_BACK | CREDENTIALS
         lines = [b"%b %b HTTP/1.1\r\n" % (method, self.target)]
         for name, value in fields:
@@ -173,6 +180,10 @@ class RequestHead:
             self.cors_headers = value
         elif name == b"x-warmroute-usage":
             self.usage_words = value.strip().lower()
+        elif name == b"x-warmroute-priority":
+            self.priority = named_class(value)
+        elif name == b"x-request-timeout":
+            self.timeout_s = timeout_s(value)
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
 

@@ -18,6 +18,7 @@ from warmroute.core.beliefs.cache_use import CacheUse
 from warmroute.core.fleet.fleet import Fleet, Replica
 from warmroute.core.fleet.peer_load import Load, Peers
 from warmroute.core.holding.queue import AGEING_RATIO
+from warmroute.core.holding.shares import Shares
 from warmroute.ports import LoadBoard
 from warmroute.tasks import Tasks
 from warmroute.wire.load_notice import pack_notice, replica_key, unpack_notice
@@ -37,6 +38,9 @@ LEAST_PAUSE_S = 0.005
 ROUTER_PAUSE_S = 0.0005
 """The same for each router: all of them together take 2,000 steps a second at most, or as many as without hurrying."""
 
+MOST_SHARES = 1000
+"""Tenants that one notice tells of; the others are told of with the next."""
+
 ALONE_PAUSE_S = 0.2
 """Between two steps of a router that hears of no other: looking more often takes 1.4 % of a core."""
 
@@ -49,6 +53,7 @@ class LoadReports:
         clock: Seconds that never go back.
         fleet_clock: The one whose times the fleet is given everywhere.
         on_heard: Called after the fleet was told that others' load has changed: somebody held may go.
+        shares: What tenants were served, where that is shared; None: nobody is told.
     """
 
     def __init__(
@@ -63,7 +68,9 @@ class LoadReports:
         clock: Callable[[], float],
         fleet_clock: Callable[[], float],
         on_heard: Callable[[], None] = lambda: None,
+        shares: Shares | None = None,
     ) -> None:
+        self._shares = shares
         self._fleet = fleet
         self._board = board
         self._tasks = tasks
@@ -153,6 +160,10 @@ class LoadReports:
                 heard = unpack_notice(raw)
                 if heard is not None:
                     self._peers.take(heard, now_s)
+                    if heard.shares and self._shares is not None and heard.router != self._router:
+                        fleet_now_s = self._fleet_clock()
+                        for key, tokens in heard.shares:
+                            self._shares.heard(key, tokens, fleet_now_s)
         self._peers.expire(now_s)
         self._tell_fleet(now_s)
         self._apply(now_s)
@@ -226,7 +237,8 @@ class LoadReports:
             self._number,
             changes,
             uses,
-            self._fleet_clock(),
+            () if self._shares is None else self._shares.untold(MOST_SHARES),
+            now_s=self._fleet_clock(),
             whole=whole,
             asking=asking,
             held=held,

@@ -198,6 +198,7 @@ HELD = Metric(
     "Requests that wait in the router until a replica comes free.",
     across=Across.SUM,
 )
+QUEUE_REFUSED = Metric("warmroute_queue_refused_total", _C, "requests", "Refused by the queue.", ("class",))
 HOLD_SECONDS = Metric(
     "warmroute_hold_seconds",
     _H,

@@ -63,6 +63,8 @@ class Sources:
     """Labels of `warmroute_build_info`: `version`, `compiled`, `policy`, `registry`."""
     held: Callable[[], int] = int
     """Requests held; none by default."""
+    queue_refused: Callable[[], Mapping[str, int]] = dict
+    """Requests that the queue turned away, by class."""
     peers: Callable[[], int] = int
     """Other routers heard of; none by default."""
     ready: Callable[[], bool] = lambda: True
@@ -147,6 +149,8 @@ class _RouterCollector(Collector):
         ttft = [((model, kind or NO_DECISION), h) for (model, kind), h in m.ttft.items()]
         yield _histogram(c.TTFT, TTFT_BUCKETS_S, ttft)
         yield _family(c.HELD, [((), self._sources.held())])
+        refused = self._sources.queue_refused()
+        yield _family(c.QUEUE_REFUSED, [((name,), count) for name, count in refused.items()])
         yield _histogram(c.HOLD_SECONDS, HOLD_BUCKETS_S, [((), m.hold)])
         yield _histogram(c.DURATION, DURATION_BUCKETS_S, list(m.duration.items()))
 

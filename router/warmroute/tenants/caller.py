@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from math import inf
 
+from warmroute.core.holding.line import CLASSES
+from warmroute.core.holding.shares import Flow
 from warmroute.tenants.limits import Scope
 from warmroute.tenants.tenant import Priority, Tenant
 from warmroute.tenants.usage import Row
@@ -33,7 +35,18 @@ class Standing:
 class Caller:
     """Whose a request is: what a key or a token stands for. Made once for each, shared by all of its requests."""
 
-    __slots__ = ("barred", "expires_s", "key_id", "models", "priority", "standings", "tenant", "unknown")
+    __slots__ = (
+        "barred",
+        "expires_s",
+        "flow",
+        "key_id",
+        "level",
+        "models",
+        "priority",
+        "standings",
+        "tenant",
+        "unknown",
+    )
 
     def __init__(
         self,
@@ -53,6 +66,10 @@ class Caller:
         self.expires_s = expires_s
         """Unix time from which it is refused."""
         self.priority = tenant.priority if priority is None else priority
+        self.level = CLASSES.index(self.priority)
+        """Its class in the fleet's queue, by number."""
+        self.flow: Flow | None = None
+        """What its tenant was served, once the queue has asked."""
         self.standings: dict[str, Standing] = {}
         """By model, for those that the fleet has."""
         self.unknown: Row | None = None

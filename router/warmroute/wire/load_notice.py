@@ -1,11 +1,12 @@
 """A notice of load as bytes is what routers of one deployment tell each other about what they have under way.
 
 The header, big endian, has: format (1 byte), flags (1), the router's random id (8), the notice's number (4), the number
-of requests held at the router (2), the order's key of the first of them in ms as of now (4, signed; 0 without one), and
-the number of replicas that follow (2). Each replica has 24 bytes: xxh3 of its id (8), requests in flight (2), uncached
-tokens given since the router's start (4, wrapping around), prompts that wait or are prefilled in tokens without context
-(4), the first of them (2, in steps of 64), for how many ms it has been under way (2), and uncached tokens of those
-whose first byte will be heard (2, in steps of 64).
+of requests held at the router (2), the order's key of the first of them in ms as of now (4, signed; 0 without one), the
+number of replicas that follow (2), and that of tenants behind them (2). Each replica has 24 bytes: xxh3 of its id (8),
+requests in flight (2), uncached tokens given since the router's start (4, wrapping around), prompts that wait or are
+prefilled in tokens without context (4), the first of them (2, in steps of 64), for how many ms it has been under way
+(2), and uncached tokens of those whose first byte will be heard (2, in steps of 64). Each tenant has 12: xxh3 of its
+name (8), and tokens that the router served it since its last notice (4, signed).
 
 Then follow 11 bytes for each use of a cache, in their order: which of the replicas (2), the kind (1, see
 `core.beliefs.cache_use`), tokens (4, signed), how long ago (2, in steps of a two-thousandth of an octave, from 1/16 s
@@ -28,14 +29,16 @@ from warmroute.core.types import ReplicaId
 
 FORMAT = 5
 
-HEADER_BYTES = 22
+HEADER_BYTES = 24
 ENTRY_BYTES = 24
+SHARE_BYTES = 12
 USE_BYTES = 11
 
 _WHOLE = 1
 _ASKING = 2
-_HEADER = struct.Struct(">BBQIHiH")
+_HEADER = struct.Struct(">BBQIHiHH")
 _ENTRY = struct.Struct(">QHIIHHH")
+_SHARE = struct.Struct(">Qi")
 _USE = struct.Struct(">HBiHH")
 _PART = 255
 _MAX_ENTRIES = 2**16 - 1
@@ -60,12 +63,13 @@ def pack_notice(
     number: int,
     loads: Sequence[Load],
     uses: Iterable[tuple[int, CacheUse]] = (),
-    now_s: float = 0.0,
+    shares: Sequence[tuple[int, int]] = (),
     *,
     whole: bool,
     asking: bool,
     held: int = 0,
     first_ms: int = 0,
+    now_s: float = 0.0,
 ) -> bytes:
     """One notice.
 
@@ -73,13 +77,16 @@ def pack_notice(
         number: Counts the router's notices and wraps around.
         loads: At most 65,535; those beyond are left out.
         uses: Index in `loads`, and the use.
+        shares: Of tenants, the key and tokens served since the last notice.
         now_s: By the clock of the uses' times.
     """
     flags = (_WHOLE if whole else 0) | (_ASKING if asking else 0)
     first_ms = max(-_MAX_FIRST_MS, min(first_ms, _MAX_FIRST_MS))
     held = min(held, _MAX_IN_FLIGHT)
     loads = loads[:_MAX_ENTRIES]
-    parts = [_HEADER.pack(FORMAT, flags, router, number & 0xFFFF_FFFF, held, first_ms, len(loads))]
+    parts = [
+        _HEADER.pack(FORMAT, flags, router, number & 0xFFFF_FFFF, held, first_ms, len(loads), len(shares))
+    ]
     pack = _ENTRY.pack
     parts += [
         pack(
@@ -93,6 +100,8 @@ def pack_notice(
         )
         for key, in_flight, given_tokens, work_tokens, head_tokens, age_ms, awaited_tokens in loads
     ]
+    parts += [_SHARE.pack(key, max(-_MAX_FIRST_MS, min(tokens, _MAX_FIRST_MS))) for key, tokens in shares]
+    ]
     for index, use in uses:
         if index < len(loads):
             parts.append(_pack_use(index, use.kind, use.tokens, now_s - use.at_s, use.serial))
@@ -104,18 +113,22 @@ def unpack_notice(raw: bytes) -> Notice | None:
     """The notice; `None` for bytes of another format or length."""
     if len(raw) < HEADER_BYTES or raw[0] != FORMAT:
         return None
-    _, flags, router, number, held, first_ms, entries = _HEADER.unpack_from(raw)
-    end = HEADER_BYTES + entries * ENTRY_BYTES
+    _, flags, router, number, held, first_ms, entries, tenants = _HEADER.unpack_from(raw)
+    shares_at = HEADER_BYTES + entries * ENTRY_BYTES
+    end = shares_at + tenants * SHARE_BYTES
     if len(raw) < end or (len(raw) - end) % USE_BYTES:
         return None
     loads: list[Load] = [
         Load(key, in_flight, given, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
         for key, in_flight, given, work_tokens, head, age_ms, awaited in _ENTRY.iter_unpack(
-            raw[HEADER_BYTES:end]
+            raw[HEADER_BYTES:shares_at]
         )
     ]
+    shares = tuple(_SHARE.iter_unpack(raw[shares_at:end]))
     uses = _unpack_uses(raw[end:], loads)
-    return Notice(router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads, held, first_ms, uses)
+    return Notice(
+        router, number, bool(flags & _WHOLE), bool(flags & _ASKING), loads, held, first_ms, uses, shares
+    )
 
 
 def _pack_use(index: int, kind: int, tokens: int, age_s: float, serial: int) -> bytes:

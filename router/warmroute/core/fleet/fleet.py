@@ -234,6 +234,14 @@ class Fleet(Members):
         """
         return self.work_tokens * self._eligibility.view(model).members[0].wait_token_s
 
+    def as_tokens(self, model: str, prefill_s: float) -> float:
+        """So much prefill in tokens without context.
+
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        return prefill_s / self._eligibility.view(model).members[0].wait_token_s
+
     def prefill_s(self, belief: Belief) -> float:
         """Expected prefill time on the replica that holds most of the prompt: how short a request is.
 

@@ -76,6 +76,8 @@ class Notice(NamedTuple):
     uses: Sequence[tuple[int, CacheUse]] = ()
     """What its requests did to caches since its last notice: the replica's key, and the use. Its times count from this
     notice: none is above 0."""
+    shares: Sequence[tuple[int, int]] = ()
+    """What it served since its last notice: tenants' keys, and tokens."""
 
 
 class _Peer:

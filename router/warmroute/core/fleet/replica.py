@@ -13,7 +13,7 @@ from typing import Final
 from warmroute.core.beliefs.residency import Residency
 from warmroute.core.beliefs.survival import Survival
 from warmroute.core.choice.cost import CostParameters
-from warmroute.core.fleet.hold_terms import HoldTerms
+from warmroute.core.fleet.hold_terms import FULL_S, HoldTerms
 from warmroute.core.fleet.prefill import PrefillQueue
 from warmroute.core.health.health import Health, HealthParameters, ReplicaState
 from warmroute.core.health.outliers import ErrorRate
@@ -210,6 +210,8 @@ class Replica(PrefillQueue):
         are; and their end will be heard. It is sent when what is ahead should take no longer than `ahead_tokens` and
         the way there and back: so the engine never runs dry.
         """
+        if 0 < terms.max_under_way <= self.in_flight + self.peer_in_flight:
+            return FULL_S
         if self.streamed < 0 or self.health.state is not ReplicaState.READY:
             return 0.0
         now_s, ahead_tokens, behind_s = terms.now_s, terms.ahead_tokens, terms.behind_s

@@ -1,0 +1,209 @@
+"""The fleet's queue before real replicas' bookkeeping: who waits, who is refused, and when."""
+
+from __future__ import annotations
+
+from tests.support.fleet_simulation import ready_fleet
+from warmroute.core.errors import RouterError
+from warmroute.core.fleet.fleet import Decision, Fleet
+from warmroute.core.fleet.replica import MOST_STREAMED
+from warmroute.core.holding.admission_queue import LATE, OVERLOADED, AdmissionQueue
+from warmroute.core.holding.line import BATCH, DEFAULT, INTERACTIVE, Claim
+from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.queue_parameters import QueueParameters
+from warmroute.core.holding.shares import Shares
+from warmroute.core.types import RequestShape
+
+SECOND = 8000
+"""Tokens that a replica computes in a second, as the fleet believes at first."""
+
+
+class World:
+    """A queue before one replica that is known to stream, and what it answered."""
+
+    def __init__(self, replicas: int = 1, max_held: int = 100, **parameters: float) -> None:
+        self.fleet: Fleet = ready_fleet(replicas)
+        for replica in self.fleet.replicas.values():
+            replica.streamed = MOST_STREAMED
+        self.shares = Shares()
+        self.queue = AdmissionQueue(
+            self.fleet,
+            HoldParameters(max_held=max_held),
+            QueueParameters(**parameters),  # type: ignore[arg-type]
+            self.shares,
+        )
+        self.answers: list[tuple[str, Decision | RouterError]] = []
+        self.running: list[Decision] = []
+
+    def ask(
+        self,
+        name: str,
+        now_s: float,
+        *,
+        tokens: int = SECOND,
+        level: int = DEFAULT,
+        tenant: int = 1,
+        timeout_s: float = 1000.0,
+        body_bytes: int = 100,
+        streams: bool = True,
+    ) -> Claim | None:
+        """A request; None if it went at once. One that is refused is among the answers."""
+        shape = RequestShape("m", [], tokens * 4, tokens, 1, 1, streams)
+        decision = self.queue.begin(shape, None, now_s)
+        if decision is not None:
+            self.running.append(decision)
+            return None
+        claim = None
+        try:
+            claim = self.queue.wait(
+                shape,
+                None,
+                now_s,
+                lambda answer: self.answered(name, answer),
+                level,
+                self.shares.flow(tenant, 1.0),
+                timeout_s,
+                body_bytes,
+            )
+        except RouterError as error:
+            self.answers.append((name, error))
+        self.queue.release(now_s)
+        self.queue.line.validate()
+        return claim
+
+    def answered(self, name: str, answer: Decision | RouterError) -> None:
+        self.answers.append((name, answer))
+        if isinstance(answer, Decision):
+            self.running.append(answer)
+
+    def finish(self, now_s: float) -> None:
+        """The oldest request that runs has its first byte, and ends a little later: it streams."""
+        decision = self.running.pop(0)
+        self.fleet.started(decision, now_s)
+        self.queue.release(now_s, decision.replica)
+        self.fleet.settle(decision, now_s + 0.05)
+        self.queue.release(now_s + 0.05, decision.replica)
+        self.queue.line.validate()
+        self.fleet.validate()
+
+    def granted(self) -> list[str]:
+        return [name for name, answer in self.answers if isinstance(answer, Decision)]
+
+    def refused(self) -> dict[str, RouterError]:
+        return {name: answer for name, answer in self.answers if isinstance(answer, RouterError)}
+
+
+def test_who_is_first_goes_at_once_and_classes_go_before_shares() -> None:
+    world = World()
+    assert world.ask("running", 0.0, level=BATCH) is None
+    world.ask("batch", 0.0, level=BATCH, tokens=10, tenant=2)
+    world.ask("default", 0.0, tokens=10)
+    world.ask("interactive", 0.0, level=INTERACTIVE)
+    for second in range(1, 4):
+        world.finish(float(second))
+    assert world.granted()[0] == "interactive"
+    world.finish(5.0)
+    assert world.granted() == ["interactive", "default", "batch"]
+    assert len(world.queue) == 0
+
+
+def test_nobody_waits_while_a_replica_is_free() -> None:
+    world = World(replicas=2)
+    assert world.ask("a", 0.0, level=BATCH) is None
+    assert world.ask("b", 0.0, level=BATCH) is None
+    assert world.ask("c", 0.0, level=INTERACTIVE) is not None
+    assert len(world.queue) == 1
+
+
+def test_a_replica_with_as_many_requests_as_it_may_is_busy_whatever_they_are_at() -> None:
+    world = World(max_under_way=2)
+    for name in ("a", "b"):
+        assert world.ask(name, 0.0, tokens=1, streams=False) is None
+    assert world.ask("embedding", 0.0, tokens=0, streams=False) is not None
+    world.finish(0.1)
+    assert world.granted() == ["embedding"]
+
+
+def test_a_request_is_refused_when_its_deadline_passes_and_not_served_too_late() -> None:
+    world = World()
+    world.ask("running", 0.0, tokens=10 * SECOND)
+    world.ask("soon", 0.0, timeout_s=0.3)
+    world.ask("patient", 0.0, timeout_s=100.0)
+    pause_s = world.queue.release(0.1)
+    assert pause_s is not None
+    assert pause_s <= 0.21
+    world.queue.release(0.31)
+    refused = world.refused()
+    assert set(refused) == {"soon"}
+    assert (refused["soon"].status, refused["soon"].code) == (504, LATE)
+    assert refused["soon"].lines == b"retry-after: 1\r\n"
+    world.finish(11.0)
+    assert world.granted() == ["patient"]
+
+
+def test_without_room_the_lowest_class_gives_way_and_nobody_for_his_own() -> None:
+    world = World(max_held=2)
+    world.ask("running", 0.0)
+    world.ask("batch 1", 0.0, level=BATCH)
+    world.ask("batch 2", 0.0, level=BATCH)
+    world.ask("batch 3", 0.0, level=BATCH)
+    assert set(world.refused()) == {"batch 3"}
+    world.ask("interactive", 0.0, level=INTERACTIVE)
+    assert set(world.refused()) == {"batch 3", "batch 2"}
+    error = world.refused()["batch 2"]
+    assert (error.status, error.code) == (503, OVERLOADED)
+    assert error.lines.startswith(b"retry-after: ")
+    assert world.queue.refused == [0, 0, 2]
+    assert len(world.queue) == 2
+
+
+def test_bodies_that_wait_are_bounded() -> None:
+    world = World(max_bytes=1000)
+    world.ask("running", 0.0)
+    world.ask("small", 0.0, body_bytes=600)
+    world.ask("second", 0.0, body_bytes=600)
+    world.ask("vast", 0.0, body_bytes=1001, level=INTERACTIVE)
+    assert set(world.refused()) == {"second", "vast"}
+    assert world.queue.line.body_bytes == 600
+
+
+def test_who_would_wait_for_too_long_is_refused_at_once_and_told_when_to_come_back() -> None:
+    world = World()
+    world.ask("running", 0.0)
+    for number in range(20):
+        world.ask(f"held {number}", 0.0)
+    for second in range(1, 6):
+        world.finish(float(second))  # a second of prefill each second
+    world.ask("in time", 5.0, timeout_s=60.0)
+    world.ask("too late", 5.0, timeout_s=5.0)
+    world.ask("other tenant", 5.0, timeout_s=5.0, tenant=2)
+    assert set(world.refused()) == {"too late"}
+    error = world.refused()["too late"]
+    assert (error.status, error.code) == (503, OVERLOADED)
+    assert 5 <= int(error.lines.split()[1]) <= 25
+
+
+def test_a_client_that_leaves_makes_room() -> None:
+    world = World(max_held=1)
+    world.ask("running", 0.0)
+    claim = world.ask("leaves", 0.0)
+    assert claim is not None
+    world.queue.withdraw(claim)
+    world.queue.withdraw(claim)
+    assert world.ask("next", 0.0) is not None
+    assert world.refused() == {}
+    assert world.fleet.first_held_s < 2e6
+    world.finish(2.0)
+    assert world.granted() == ["next"]
+
+
+def test_other_routers_are_told_a_key_that_puts_classes_before_shares() -> None:
+    def told(level: int, served: float) -> float:
+        world = World()
+        world.ask("running", 0.0)
+        world.shares.charge(world.shares.flow(1, 1.0), served, 0.0)
+        world.ask("first", 0.0, level=level)
+        return world.fleet.first_held_s
+
+    keys = [told(INTERACTIVE, 0.0), told(INTERACTIVE, 1e6), told(DEFAULT, 0.0), told(BATCH, 0.0)]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == 4
