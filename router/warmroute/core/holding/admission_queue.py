@@ -22,9 +22,9 @@ from warmroute.core.errors import OverloadError, RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.holding.line import CLASSES, LEVELS, Claim, Cursor, Line
+from warmroute.core.holding.line import BATCH, CLASSES, LEVELS, Claim, Cursor, Line
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import MAX_LOOKED_AT, MOST_TIMER_S, HoldQueue, Ticket
+from warmroute.core.holding.queue import AGEING_RATIO, MAX_LOOKED_AT, MOST_TIMER_S, HoldQueue, Ticket
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import QUANTUM_TOKENS, Flow, Shares
 from warmroute.core.types import Records, RequestShape
@@ -42,7 +42,14 @@ PACE_S: Final = 10.0
 """After so long how fast the line moved counts 37 %."""
 
 LEAST_SEEN_S: Final = 1.0
-"""For so long it must have been seen to move before anybody is refused for how slowly it does."""
+"""For so long it must have been seen to move; until then each replica is taken to compute one prompt at a time."""
+
+SURE_RATIO: Final = 0.75
+"""Of a request's time, what the line ahead of it may take. The rest is for what is not known: others' answers, and who
+goes before it for being shorter."""
+
+OVERTAKEN_RATIO: Final = 0.25
+"""Of a request's time, by how much later a shorter one of its tenant may come and still go before it."""
 
 LONGEST_RETRY_S: Final = 60
 """When a client that was refused is told to come back at the latest."""
@@ -147,10 +154,11 @@ class AdmissionQueue(HoldQueue):
         belief = fleet.believe(shape, records)
         cost_s = max(fleet.prefill_s(belief), LEAST_COST_S)
         self._pace.note(0.0, now_s, waits=bool(self._models))
-        pace = self._pace.known
-        ahead_s = line.ahead_s(level, flow) / pace if pace > 0.0 else 0.0
-        if ahead_s > timeout_s:
-            raise self._turned_away(level, ahead_s - timeout_s, f"it would wait for about {ahead_s:.0f} s")
+        ahead_s = line.ahead_s(level, flow) / (self._pace.known or float(max(1, len(fleet.replicas))))
+        if ahead_s > SURE_RATIO * timeout_s:
+            raise self._turned_away(
+                level, ahead_s - SURE_RATIO * timeout_s, f"it would wait for about {ahead_s:.1f} s"
+            )
         while len(line) >= self._max_held or (
             line.body_bytes + body_bytes > self._max_bytes and body_bytes <= self._max_bytes and len(line) > 0
         ):
@@ -164,13 +172,13 @@ class AdmissionQueue(HoldQueue):
             raise self._turned_away(level, ahead_s, "its body is longer than all that may wait")
         self._shares.quantum = QUANTUM_TOKENS * max(1, len(fleet.replicas))
         self._arrivals += 1
-        rank_s = self._rank_s(belief, now_s)
+        latest_s = AGEING_RATIO * (now_s + OVERTAKEN_RATIO * timeout_s)
         own = None if records is None else list(records)
         claim = Claim(
             shape,
             own,
             granted,
-            (rank_s, self._arrivals),
+            (min(self._rank_s(belief, now_s), latest_s), self._arrivals),
             now_s,
             level,
             flow,
@@ -276,6 +284,9 @@ class AdmissionQueue(HoldQueue):
         free: dict[str, bool] = {}
         """By model, whether any of its replicas is."""
         busy = 0
+        last = False
+        """Only the lowest class is left: it is given no replica before that has begun with all it has, since whoever
+        is more urgent and comes meanwhile would wait for it."""
         models = len(self._models)
         gone: list[tuple[Claim, Decision | RouterError]] = []
         self._tickets = list(line.claims())
@@ -285,6 +296,12 @@ class AdmissionQueue(HoldQueue):
             if claim is None:
                 break
             terms = self._terms_for(self._told_s(claim, now_s), now_s)
+            if claim.level == BATCH:
+                terms.ahead_tokens = 0.0
+                if not last:
+                    last = True
+                    free.clear()
+                    busy = 0
             try:
                 model = claim.shape.model
                 known = free.get(model)
@@ -313,6 +330,16 @@ class AdmissionQueue(HoldQueue):
             answers.append((claim, given))
         if gone:
             line.sort()
+
+    def _note(self, granted: Ticket, replica: Replica, now_s: float) -> None:
+        """As `HoldQueue._note`: who has become longer by it is not overtaken for longer."""
+        super()._note(granted, replica, now_s)
+        for ticket in self._tickets:
+            assert isinstance(ticket, Claim)
+            timeout_s = ticket.deadline_s - ticket.arrival_s
+            latest_s = AGEING_RATIO * (ticket.arrival_s + OVERTAKEN_RATIO * timeout_s)
+            if ticket.key[0] > latest_s:
+                ticket.key = (latest_s, ticket.key[1])
 
     def would_hold(self, replica: Replica, now_s: float) -> bool:
         """Whether a request whose choice is this replica would have to wait now."""
