@@ -17,6 +17,7 @@ from warmroute.core.fleet.report import cost_terms
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import HoldQueue, Ticket
+from warmroute.core.holding.shares import Shares
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.ports import LoadBoard
 from warmroute.service.load_reports import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, LoadReports
@@ -441,3 +442,27 @@ def test_a_router_that_hears_nobody_looks_seldom_and_still_lives_for_others() ->
     assert [router.load_reports.pause_s for router in deployment.routers] == [INTERVAL_S / 2] * 2
     deployment.run(EXPIRE_S + INTERVAL_S, [deployment.routers[1]])
     assert deployment.routers[1].load_reports.pause_s > 2 * INTERVAL_S
+
+
+def test_routers_tell_each_other_what_tenants_were_served() -> None:
+    async def scenario() -> None:
+        clock, shared = Clock(), SharedList()
+        routers = [Router(number, ListBoard(shared), clock) for number in (1, 2)]
+        shares = [Shares(), Shares()]
+        for router, own in zip(routers, shares, strict=True):
+            router.load_reports._shares = own
+            await router.load_reports.step()
+        for own in shares:
+            own.flow(7, 2.0)
+        shares[0].charge(shares[0].flow(7, 2.0), 1000.0, clock())
+        shares[0].charge(shares[0].flow(8, 1.0), 10.0, clock())
+        clock.now_s += 1.1
+        for _ in range(2):
+            for router in routers:
+                await router.load_reports.step()
+        for key, weight in ((7, 2.0), (8, 1.0)):
+            here, there = (own.flow(key, weight).use for own in shares)
+            assert there == pytest.approx(here, rel=0.05)
+        assert shares[1].untold(10) == []
+
+    asyncio.run(scenario())
