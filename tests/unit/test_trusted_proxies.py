@@ -36,6 +36,33 @@ def test_the_last_that_is_no_trusted_proxy_is_the_client(peer: bytes, forwarded:
     assert PROXIES.client(peer, forwarded) == client, "and is remembered as that"
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        (b"for=198.51.100.9, ", "198.51.100.9"),
+        (b'For="198.51.100.9:4711";proto=https;by=203.0.113.43, ', "198.51.100.9"),
+        (b'proto=http; for="[2001:db8:cafe::17]:4711", ', "2001:db8:cafe::17"),
+        (b"for=6.6.6.6, for=198.51.100.9, for=10.9.9.9, ", "198.51.100.9"),
+        (b'for=6.6.6.6, host="a, for=7.7.7.7";for=198.51.100.9, ', "198.51.100.9"),
+        (b"for=198.51.100.9, proto=https, ", "10.1.2.3"),
+        (b"for=198.51.100.9, for=_hidden, for=10.9.9.9, ", "10.9.9.9"),
+        (b"for=unknown, ", "10.1.2.3"),
+        (b'for="198.51.100.9, ', "10.1.2.3"),
+        (b"xfor=198.51.100.9, ", "10.1.2.3"),
+    ],
+)
+def test_forwarded_is_read_as_rfc_7239_has_it(forwarded: bytes, client: str) -> None:
+    assert PROXIES.client(b"10.1.2.3", b"", forwarded) == client
+    assert PROXIES.client(b"203.0.113.5", b"", forwarded) == "203.0.113.5", "of trusted proxies only"
+    assert PROXIES.client(b"10.1.2.3", b"192.0.2.1, ", forwarded) == "192.0.2.1", "where nothing else says"
+
+
+@given(st.binary(max_size=80))
+def test_whatever_forwarded_holds_an_address_is_named(forwarded: bytes) -> None:
+    client = PROXIES.client(b"10.1.2.3", b"", forwarded)
+    assert set(client) <= set("0123456789abcdef.:")
+
+
 @given(st.binary(max_size=80))
 def test_whatever_the_field_holds_an_address_is_named(forwarded: bytes) -> None:
     client = PROXIES.client(b"10.1.2.3", forwarded)

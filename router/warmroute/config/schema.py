@@ -322,7 +322,7 @@ class AccessLogConfig:
     counted, never waited for."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks (`10.0.0.0/8`) of the proxies in front. A line's `client` is then the last address in
-    `X-Forwarded-For` that is none of these; without any, it is whoever made the connection."""
+    `X-Forwarded-For`, or else in `Forwarded`, that is none of these; without any, it is whoever made the connection."""
     fingerprints: bool = False
     """Whether each line also says, in keyed hashes, which prompts share how long a prefix, and which belong to one
     session: the input of `warmroute simulate --access-log`. Never text. A line grows by 0.8 KB for a prompt of

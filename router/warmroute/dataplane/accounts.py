@@ -61,7 +61,7 @@ class Accounts:
     def client_of(self, peer: bytes, head: RequestHead) -> str:
         """Who sent a request, as the access log has it."""
         if self.proxies is not None:
-            return self.proxies.client(peer, head.forwarded_for)
+            return self.proxies.client(peer, head.forwarded_for, head.forwarded)
         return peer.decode()
 
     def finished(

@@ -61,6 +61,7 @@ class RequestHead:
         "cors_method",
         "credential",
         "expects_continue",
+        "forwarded",
         "forwarded_for",
         "keep_alive",
         "method",
@@ -128,6 +129,8 @@ class RequestHead:
         """The client's X-Request-Id, if it is a plain token of at most 128 characters."""
         self.forwarded_for = b""
         """The client's X-Forwarded-For and a comma, or empty."""
+        self.forwarded = b""
+        """The client's Forwarded and a comma, or empty."""
         self.expects_continue = False
         self.usage_words = b""
         """Whose words usage is to be told in besides, where that is served (`X-Warmroute-Usage`); lower case."""
@@ -163,6 +166,8 @@ class RequestHead:
             self.request_id = value if _REQUEST_ID.fullmatch(value) else None
         elif name == b"x-forwarded-for":
             self.forwarded_for += value + b", "
+        elif name == b"forwarded":
+            self.forwarded += value + b", "
         elif name == b"content-encoding":
             # A second one is another coding on top of the first: none that is read here.
             self.coding = self.coding + b", " + named_coding(value) if self.coding else named_coding(value)

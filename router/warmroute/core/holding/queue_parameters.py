@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class QueueParameters:
     """How much may wait, and for how long."""
 
-    max_bytes: int = 256 * 2**20
+    max_bytes: int = 128 * 2**20
     """Of bodies of requests that wait."""
     aged_s: float = 15.0
     """After so long a request of a lower class has waited for too long (`line`)."""
