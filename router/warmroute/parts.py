@@ -122,7 +122,7 @@ def queueing(config: Config, fleet: Fleet) -> Queueing | None:
         AdmissionQueue(
             fleet,
             HoldParameters(ahead_tokens=config.hold.ahead_tokens, max_held=queue.max_requests),
-            QueueParameters(queue.max_bytes, queue.aged_s, queue.max_under_way),
+            QueueParameters(queue.max_bytes, queue.aged_s, queue.max_under_way, queue.spare_ratio),
             shares,
         ),
         shares,

@@ -409,21 +409,22 @@ def tenants(seconds: float, rate: float) -> None:
 def classes(seconds: float) -> None:
     """Interactive requests at half the capacity, without and with batch that fills the rest."""
     print(
-        "| replicas | queue | interactive TTFT p90 alone, s | with batch, s | times | batch of what is left |"
+        "| replicas | queue | spare | interactive alone, TTFT p90, s | with batch, s | times | batch of what is left |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for replicas in (4, 16):
         rate = capacity(seconds, replicas)
-        for queue in (True, False):
-            own = Source(0.5 * rate, 1, INTERACTIVE)
-            alone = World(queue=queue, replicas=replicas).run(seconds, [own])
-            filled = World(queue=queue, replicas=replicas).run(seconds, [own, Source(0.6 * rate, 2, BATCH)])
+        own = Source(0.5 * rate, 1, INTERACTIVE)
+        alone = World(replicas=replicas).run(seconds, [own])
+        for queue, spare in ((True, 0.0), (True, 0.25), (False, 0.0)):
+            filled = World(queue=queue, replicas=replicas, spare_ratio=spare)
+            filled.run(seconds, [own, Source(0.6 * rate, 2, BATCH)])
             before = at([s.ttft_s for s in alone.of(1) if s.first_s >= 0], 0.9)
             after = at([s.ttft_s for s in filled.of(1) if s.first_s >= 0], 0.9)
             left = rate * sum(PROMPT_TOKENS) / 2 - filled.tokens_per_s(1)
             print(
-                f"| {replicas} | {'yes' if queue else 'no'} | {before:.2f} | {after:.2f} | {after / before:.2f} |"
-                f" {filled.tokens_per_s(2) / left:.2f} |",
+                f"| {replicas} | {'yes' if queue else 'no'} | {spare:g} | {before:.2f} | {after:.2f} |"
+                f" {after / before:.2f} | {filled.tokens_per_s(2) / left:.2f} |",
                 flush=True,
             )
 

@@ -207,3 +207,17 @@ def test_other_routers_are_told_a_key_that_puts_classes_before_shares() -> None:
     keys = [told(INTERACTIVE, 0.0), told(INTERACTIVE, 1e6), told(DEFAULT, 0.0), told(BATCH, 0.0)]
     assert keys == sorted(keys)
     assert len(set(keys)) == 4
+
+
+def test_batch_leaves_replicas_free_for_who_is_more_urgent_where_it_is_told_to() -> None:
+    world = World(replicas=4, spare_ratio=0.25)
+    for name in "abcd":
+        assert world.ask(name, 0.0) is None
+    world.ask("batch", 0.0, level=BATCH, tokens=100)
+    world.finish(1.0)
+    assert world.granted() == []
+    world.ask("interactive", 1.1, level=INTERACTIVE, tokens=100)
+    assert world.granted() == ["interactive"]
+    world.finish(1.2)
+    world.finish(1.3)
+    assert world.granted() == ["interactive", "batch"]

@@ -36,6 +36,9 @@ class QueueConfig:
     max_under_way: Count = _QUEUE.max_under_way
     """Requests under way on one replica with which it counts as busy: as many as its engine runs at once (vLLM's
     `--max-num-seqs`). 0: any number; then only prompts that are being computed make it busy."""
+    spare_ratio: Annotated[float, Range(0.0, 1.0)] = 0.0
+    """Share of the replicas that requests of class `batch` which wait leave free, so that whoever is more urgent finds
+    one. It costs batch as much: prompts that are being computed are not interrupted."""
     cached_token: Annotated[float, Range(0.0, 10.0)] | None = None
     """What a cached token of a prompt counts of a computed one in a tenant's share. Absent: its share of the prompt's
     computing, by `policy.attention_context_tokens`."""

@@ -206,15 +206,19 @@ class Fleet(Members):
             replica.planned_s = 0.0
         self.planned.clear()
 
-    def any_free(self, model: str, terms: HoldTerms) -> bool:
-        """Whether any eligible replica begins soon (`Replica.begins_soon`).
+    def any_free(self, model: str, terms: HoldTerms, spare_ratio: float = 0.0) -> bool:
+        """Whether any eligible replica begins soon (`Replica.begins_soon`), besides such a share of them.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
-        for replica in self._eligibility.view(model).members:
+        members = self._eligibility.view(model).members
+        left = spare_ratio * len(members)
+        for replica in members:
             if replica.begins_soon(terms):
-                return True
+                if left <= 0.0:
+                    return True
+                left -= 1.0
         return False
 
     def next_free_s(self, terms: HoldTerms) -> float:

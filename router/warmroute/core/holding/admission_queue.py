@@ -97,6 +97,7 @@ class AdmissionQueue(HoldQueue):
         self._line = Line(shares, parameters.aged_s)
         self._max_bytes = parameters.max_bytes
         self._terms.max_under_way = parameters.max_under_way
+        self._spare_ratio = parameters.spare_ratio
         self._shares = shares
         self._pace = Pace()
         self._refused: list[tuple[Ticket, Decision | RouterError]] = []
@@ -306,7 +307,7 @@ class AdmissionQueue(HoldQueue):
                 model = claim.shape.model
                 known = free.get(model)
                 if known is None:
-                    known = free[model] = fleet.any_free(model, terms)
+                    known = free[model] = fleet.any_free(model, terms, self._spare_ratio if last else 0.0)
                     if not known:
                         busy += 1
                 if not known:

@@ -15,7 +15,9 @@ class QueueParameters:
     """After so long a request of a lower class has waited for too long (`line`)."""
     max_under_way: int = 256
     """Requests under way on one replica, other routers' included, with which it is free for no other; 0: any number."""
+    spare_ratio: float = 0.0
+    """Share of the replicas that the lowest class leaves free for others."""
 
     def __post_init__(self) -> None:
-        if min(self.max_bytes, self.aged_s, self.max_under_way) < 0:
+        if min(self.max_bytes, self.aged_s, self.max_under_way, self.spare_ratio) < 0:
             raise ValueError("the bounds of the queue must not be negative")
