@@ -100,7 +100,10 @@ class Router:
         self.hold: HoldQueue
         if queue:
             self.hold = self.queue = AdmissionQueue(
-                self.fleet, HoldParameters(max_held=1024), QueueParameters(), self.shares
+                self.fleet,
+                HoldParameters(max_held=1024),
+                QueueParameters(spare_ratio=world.spare_ratio),
+                self.shares,
             )
         else:
             self.hold = HoldQueue(self.fleet, HoldParameters())
@@ -204,6 +207,7 @@ class World:
     queue: bool = True
     replicas: int = 4
     timeout_s: float = TIMEOUT_S
+    spare_ratio: float = 0.0
     seed: int = 1
     stories: list[Story] = field(default_factory=list)
 
