@@ -420,7 +420,9 @@ def classes(seconds: float) -> None:
         rate = capacity(seconds, replicas)
         own = Source(0.5 * rate, 1, INTERACTIVE)
         alone = World(replicas=replicas).run(seconds, [own])
-        for queue, spare in ((True, 0.0), (True, 0.25), (False, 0.0)):
+        for queue, spare in ((True, 0.0), (True, 1 / 16), (True, 0.25), (False, 0.0)):
+            if 0.0 < spare * replicas < 1.0:
+                continue
             filled = World(queue=queue, replicas=replicas, spare_ratio=spare)
             filled.run(seconds, [own, Source(0.6 * rate, 2, BATCH)])
             before = at([s.ttft_s for s in alone.of(1) if s.first_s >= 0], 0.9)

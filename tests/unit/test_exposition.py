@@ -90,6 +90,7 @@ def exposition(metrics: Metrics) -> Exposition:
             models=lambda: MODELS,
             tenants=lambda: {"a": [9, 8, 1, 0, 100, 40, 20, 2_500_000, 0, 3_000_000_000]},
             refused=lambda: {"invalid_api_key": 2},
+            queue_refused=lambda: {"batch": 3},
             keys=lambda: 5,
             limits=lambda: {"up": 1.0, "local_total": 0},
         ),
