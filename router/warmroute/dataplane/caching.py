@@ -32,7 +32,7 @@ from warmroute.dialects.parsed import Parsed
 from warmroute.dialects.responses import ResponsesRequest
 from warmroute.dialects.usage_told import UsageTold
 from warmroute.ports import Registry
-from warmroute.tenants.tenant import Caller
+from warmroute.tenants.caller import Caller
 
 HEAD_BYTES: Final = 1024
 """Some 256 tokens: how much of a prompt is joined with its `prompt_cache_key`, as OpenAI does it."""

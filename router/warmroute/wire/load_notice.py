@@ -101,7 +101,6 @@ def pack_notice(
         for key, in_flight, given_tokens, work_tokens, head_tokens, age_ms, awaited_tokens in loads
     ]
     parts += [_SHARE.pack(key, max(-_MAX_FIRST_MS, min(tokens, _MAX_FIRST_MS))) for key, tokens in shares]
-    ]
     for index, use in uses:
         if index < len(loads):
             parts.append(_pack_use(index, use.kind, use.tokens, now_s - use.at_s, use.serial))
