@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from random import SystemRandom
 
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.key_file import KeyFile
 from warmroute.adapters.tenants.key_redis import RedisKeys
 from warmroute.adapters.tenants.limits_memory import MemoryLimiter
 from warmroute.adapters.tenants.limits_redis import RedisLimiter
-from warmroute.adapters.tenants.redis_link import RedisLink
 from warmroute.adapters.tenants.usage_memory import MemoryUsage
 from warmroute.adapters.tenants.usage_redis import RedisUsage
 from warmroute.config.errors import ConfigError

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.key_file import KeyFile
 from warmroute.adapters.tenants.key_redis import RedisKeys
-from warmroute.adapters.tenants.redis_link import RedisLink
 from warmroute.ports import KeyStore, KeyStoreError
 from warmroute.tenants.keys import KeyRecord
 

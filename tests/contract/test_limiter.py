@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.redis_server import RedisServer, free_port
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.limits_memory import MemoryLimiter
 from warmroute.adapters.tenants.limits_redis import RedisLimiter
-from warmroute.adapters.tenants.redis_link import RedisLink
 from warmroute.ports import Limiter
 from warmroute.tenants.limits import NAMES, Grant, LocalLimits, Scope
 

@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from tests.support.redis_server import RedisServer
-from warmroute.adapters.tenants.redis_link import RedisLink
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.usage_memory import MemoryUsage
 from warmroute.adapters.tenants.usage_redis import RedisUsage
 from warmroute.ports import UsageStore

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from warmroute.adapters.resp.commands import pack
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.resp.pipe import RedisError
-from warmroute.adapters.tenants.redis_link import RedisLink
 from warmroute.ports import KeyStoreError
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields

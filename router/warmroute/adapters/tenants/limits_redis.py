@@ -19,8 +19,8 @@ from collections.abc import Callable
 from importlib import resources
 
 from warmroute.adapters.resp.commands import pack
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.resp.pipe import Pipe, Replies
-from warmroute.adapters.tenants.redis_link import RedisLink
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields
 from warmroute.tenants.limits import CONCURRENT, Grant, LocalLimits, Scope

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from warmroute.adapters.resp.commands import pack
+from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.resp.pipe import RedisError
-from warmroute.adapters.tenants.redis_link import RedisLink
 from warmroute.tenants.usage import COUNTERS, RowKey
 
 _AT_ONCE = 64

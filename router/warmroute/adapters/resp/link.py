@@ -1,7 +1,7 @@
-"""One router's connections to the Redis of its tenants' keys, limits and accounts: kept, and found again when lost.
+"""One router's connections to the Redis of one kind of its records: kept, and found again when lost.
 
 Decides nothing about what is asked. Apart from the registry's own connections, so that a lookup never waits behind an
-account, nor these behind a lookup.
+account or a long content, nor these behind a lookup.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class RedisLink:
     Args:
         url: See `resp.url`.
         rng: Jitter of reconnects.
+        name: Whose connections these are, in the log.
 
     Raises:
         ValueError: The URL is none, or names files that cannot be read.
     """
 
-    def __init__(self, url: str, rng: random.Random | None = None) -> None:
+    def __init__(self, url: str, rng: random.Random | None = None, name: str = "tenants") -> None:
+        self._name = name
         self._target = parse_redis_url(url)
         self._rng = rng if rng is not None else random.Random()
         self._nodes: Nodes | None = None
@@ -66,7 +68,7 @@ class RedisLink:
         self._users += 1
         if self._users == 1:
             self._tasks = Tasks()
-            self._tasks.supervise(self._keep, name="tenants' redis")
+            self._tasks.supervise(self._keep, name=f"{self._name} redis")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_S):
                 await self._up.wait()
@@ -169,7 +171,7 @@ class RedisLink:
         if self._announced is up:
             return
         if up:
-            log.info("tenants_redis_up", extra=fields(servers=self._target.label))
+            log.info("redis_up", extra=fields(of=self._name, servers=self._target.label))
         else:
-            log.warning("tenants_redis_down", extra=fields(servers=self._target.label, error=trouble))
+            log.warning("redis_down", extra=fields(of=self._name, servers=self._target.label, error=trouble))
         self._announced = up
