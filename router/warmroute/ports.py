@@ -11,6 +11,7 @@ from enum import StrEnum
 from math import inf
 from typing import Protocol
 
+from warmroute.caching.content import CachedContent
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 from warmroute.tenants.keys import KeyRecord
@@ -396,3 +397,70 @@ class UsageStore(Protocol):
         Raises:
             OSError: The backend cannot be reached.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A cached content as it stands."""
+
+    content: CachedContent
+    uses: int = 0
+    """How often it was asked for to be used."""
+    lapsed: bool = False
+    """Its promise to be warm is given up for now."""
+
+
+class ContentStore(Protocol):
+    """Where cached contents are kept until they expire, for all routers that share the backend; and who keeps them
+    warm.
+
+    Every call but `start` and `stop` raises `caching.content.StoreAwayError` where the backend cannot be reached, and
+    ends by its own deadline. What has expired is gone for every call. Times are Unix seconds.
+    """
+
+    @property
+    def healthy(self) -> bool:
+        """False while the backend cannot be reached."""
+
+    async def start(self) -> None:
+        """Connect; returns within a second whether or not the backend answers."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def add(
+        self, content: CachedContent, prefix: bytes, now_s: float, *, most: int, most_bytes: int
+    ) -> None:
+        """Keep one more, if its scope has so many at most then, with so many bytes together.
+
+        Raises:
+            TooMuchError: It would have more.
+        """
+
+    async def find(self, scope: str, content_id: str, now_s: float, *, use: bool = False) -> Kept | None:
+        """One of this scope's; `use`: count a use of it."""
+
+    async def prefix(self, scope: str, content_id: str) -> bytes | None:
+        """What it holds; None: nothing is there."""
+
+    async def listed(
+        self, scope: str, now_s: float, *, after: str = "", most: int
+    ) -> Sequence[CachedContent]:
+        """The scope's, by id; those behind the id `after`, and so many at most."""
+
+    async def extend(
+        self, scope: str, content_id: str, expires_s: float, now_s: float
+    ) -> CachedContent | None:
+        """Let it expire then. None if it is not there."""
+
+    async def remove(self, scope: str, content_id: str) -> bool:
+        """Forget it; False if it was not there."""
+
+    async def all(self, now_s: float, *, most: int) -> Sequence[Kept]:
+        """Every scope's, those that expire first first."""
+
+    async def lapse(self, scope: str, content_id: str, lapsed: bool) -> None:
+        """Note whether its promise is given up."""
+
+    async def lead(self, router: str, for_s: float) -> bool:
+        """Whether this router is the one that keeps promises, from now for so long; asked again, it stays so."""

@@ -14,6 +14,7 @@ SUITES = {
     "KeyStore": "test_key_store.py",
     "Limiter": "test_limiter.py",
     "UsageStore": "test_usage_store.py",
+    "ContentStore": "test_content_store.py",
 }
 WITHOUT = {
     "DiscoveryReport": "its one listener is the router's own service, no adapter",

@@ -1,0 +1,140 @@
+"""Cached contents in Redis: one script, whose calls are one step each, under one hash tag.
+
+Decides nothing about what is kept. Prefixes never expire by themselves there (see contents.lua): every router takes
+out what has expired as it looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from warmroute.adapters.caching.memory import too_much
+from warmroute.adapters.resp.advice import with_remedy
+from warmroute.adapters.resp.commands import pack
+from warmroute.adapters.resp.link import RedisLink
+from warmroute.adapters.resp.pipe import RedisError
+from warmroute.caching.content import CachedContent, StoreAwayError
+from warmroute.ports import Kept
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(CachedContent).decode
+
+
+class RedisContents:
+    """Implements the port `ContentStore` over Redis.
+
+    Args:
+        link: Connections of its own: a content may be long.
+        namespace: Prefix of all keys.
+    """
+
+    def __init__(self, link: RedisLink, namespace: str = "w") -> None:
+        self._link = link
+        self._base = namespace.encode() + b":{caches}:"
+        self._key = self._base + b"x"
+        self._script = resources.files(__package__).joinpath("contents.lua").read_bytes()
+        self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is a connection."""
+        return self._link.up
+
+    async def start(self) -> None:
+        """Connect, or go on trying."""
+        await self._link.start()
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._link.stop()
+
+    async def add(
+        self, content: CachedContent, prefix: bytes, now_s: float, *, most: int, most_bytes: int
+    ) -> None:
+        """What the scope has is counted in the same step."""
+        expires = repr(content.expires_s)
+        words = (content.scope, content.id, expires, content.size_bytes, most, most_bytes)
+        full = await self._call("add", now_s, *words, _encode(content), prefix)
+        if full:
+            raise too_much(full[0], full[1], most, most_bytes)
+
+    async def find(self, scope: str, content_id: str, now_s: float, *, use: bool = False) -> Kept | None:
+        """Read, and counted, in one step."""
+        found = await self._call("find", now_s, scope, content_id, 1 if use else 0)
+        return _kept(found) if found else None
+
+    async def prefix(self, scope: str, content_id: str) -> bytes | None:
+        """One read."""
+        key = self._base + b"p:" + f"{scope}/{content_id}".encode("utf-8", "surrogatepass")
+        reply = (await self._ask(pack("GET", key)))[0]
+        return reply if isinstance(reply, bytes) else None
+
+    async def listed(
+        self, scope: str, now_s: float, *, after: str = "", most: int
+    ) -> Sequence[CachedContent]:
+        """In order of ids."""
+        return [_decode(record) for record in await self._call("listed", now_s, scope, after, most)]
+
+    async def extend(
+        self, scope: str, content_id: str, expires_s: float, now_s: float
+    ) -> CachedContent | None:
+        """Of two at once, the later one counts."""
+        kept = await self.find(scope, content_id, now_s)
+        if kept is None:
+            return None
+        content = msgspec.structs.replace(kept.content, expires_s=expires_s, updated_s=now_s)
+        words = (scope, content_id, repr(expires_s), _encode(content))
+        return content if await self._call("extend", now_s, *words) else None
+
+    async def remove(self, scope: str, content_id: str) -> bool:
+        """All of it, in one step."""
+        return bool(await self._call("remove", 0.0, scope, content_id))
+
+    async def all(self, now_s: float, *, most: int) -> Sequence[Kept]:
+        """One step, which also takes out what has expired."""
+        found = await self._call("all", now_s, most)
+        return [_kept(found[at : at + 3]) for at in range(0, len(found), 3)]
+
+    async def lapse(self, scope: str, content_id: str, lapsed: bool) -> None:
+        """One step."""
+        await self._call("lapse", 0.0, scope, content_id, 1 if lapsed else 0)
+
+    async def lead(self, router: str, for_s: float) -> bool:
+        """A lease that ends by itself."""
+        return bool(await self._call("lead", 0.0, router, int(for_s * 1000)))
+
+    async def _call(self, name: str, now_s: float, *words: str | bytes | int) -> Any:
+        packed = [
+            word.encode("utf-8", "surrogatepass") if isinstance(word, str) else word
+            for word in (name, repr(now_s), *words)
+        ]
+        command = pack("EVALSHA", self._sha, 1, self._key, *packed)
+        try:
+            return (await self._link.ask(self._key, command))[0]
+        except RedisError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise _away(error) from error
+        except OSError as error:
+            raise _away(error) from error
+        await self._ask(pack("SCRIPT", "LOAD", self._script))
+        return (await self._ask(command))[0]
+
+    async def _ask(self, command: bytes) -> Any:
+        try:
+            return await self._link.ask(self._key, command)
+        except (OSError, RedisError) as error:
+            raise _away(error) from error
+
+
+def _kept(found: Sequence[Any]) -> Kept:
+    return Kept(_decode(found[0]), int(found[1]), bool(found[2]))
+
+
+def _away(error: Exception) -> StoreAwayError:
+    why = with_remedy(str(error)) if str(error) else type(error).__name__
+    return StoreAwayError(f"cached contents cannot be read or changed now: {why}; retry later")
