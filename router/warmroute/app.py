@@ -77,6 +77,7 @@ from warmroute.telemetry.log_fingerprints import LogFingerprints
 from warmroute.telemetry.logs import fields, set_up
 from warmroute.telemetry.metrics import Metrics
 from warmroute.tenancy import Tenancy
+from warmroute.warmth import Warmth
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +186,7 @@ class Worker:
             admission=self.tenancy.admission,
             caching=parts.caching(config, self.registry),
         )
+        self.warmth = Warmth(config, self.gateway, self.tasks, clock)
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
             self._use_secret(config.fingerprint.secret.encode())
@@ -260,6 +262,7 @@ class Worker:
                 refused=self.tenancy.refused,
                 keys=self.tenancy.keys_known,
                 limits=self.tenancy.limiter_figures,
+                caches=self.warmth.figures,
             ),
         )
         self._control = ControlServer(
@@ -309,6 +312,7 @@ class Worker:
         await self._board.start()
         self.load_reports.start()
         await self.tenancy.start()
+        await self.warmth.start()
         if not self._one_of_several:  # else the supervisor says so, once
             for exposure in exposures(config):
                 log.warning("open_to_everybody", extra=fields(what=exposure))
@@ -424,6 +428,7 @@ class Worker:
         await self._control.stop()
         await self.tenancy.stop()
         await self.tasks.stop()
+        await self.warmth.stop()
         await self.load_reports.stop()
         await self._board.stop()
         await self._engine.stop()

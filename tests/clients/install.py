@@ -16,6 +16,7 @@ from pathlib import Path
 
 PYTHON = {
     "sdks": ["openai", "anthropic"],
+    "google": ["google-genai"],
     "langchain": ["langchain-openai", "langchain-anthropic"],
     "litellm": ["litellm[proxy]"],
     "aider": ["aider-chat"],

@@ -8,6 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from warmroute.core.types import Api, DecisionKind, ReplicaId
+from warmroute.telemetry.caching_catalogue import CACHING
 from warmroute.telemetry.catalogue import CATALOGUE
 from warmroute.telemetry.exposition import Exposition, Sources
 from warmroute.telemetry.metric import Kind
@@ -93,6 +94,10 @@ def exposition(metrics: Metrics) -> Exposition:
             queue_refused=lambda: {"batch": 3},
             keys=lambda: 5,
             limits=lambda: {"up": 1.0, "local_total": 0},
+            caches=lambda: {
+                metric.name + (":copy" if metric.labels else ""): float(number)
+                for number, metric in enumerate(CACHING)
+            },
         ),
     )
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, NewType
 
 from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range, Rate, Seconds
+from warmroute.config.cached_contents import CachedContentsConfig as CachedContentsConfig
+from warmroute.config.cached_contents import KeepWarmConfig as KeepWarmConfig
 from warmroute.config.provider_caching import CachingConfig
 from warmroute.config.tenant_schema import (
     AdminAuthConfig,
@@ -445,6 +447,8 @@ class Config:
     isolation: IsolationConfig = field(default_factory=IsolationConfig)
     caching: CachingConfig = field(default_factory=CachingConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
+    cached_contents: CachedContentsConfig = field(default_factory=CachedContentsConfig)
+    keep_warm: KeepWarmConfig = field(default_factory=KeepWarmConfig)
 
 
 def split_address(address: str) -> tuple[str, int]:

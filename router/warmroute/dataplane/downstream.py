@@ -26,6 +26,7 @@ from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.head_cache import KnownHead
 from warmroute.dataplane.large_body import LARGE_BYTES, LargeBody
 from warmroute.dataplane.request import Fields, Request, RequestHead
+from warmroute.dataplane.translated import exchange_for
 from warmroute.dataplane.tunnel import Tunnel, wants_websocket
 from warmroute.telemetry.logs import fields as log_fields
 
@@ -393,7 +394,12 @@ class ClientConnection(ClientSide):
     def _begin(self, request: Request) -> None:
         self.waiting = Waiting.ANSWER
         self.since_s = request.received_s
-        exchange = self.exchange = Exchange(self._gateway, self, request)
+        gateway = self._gateway
+        caches = gateway.caches
+        if caches is None:
+            exchange = self.exchange = Exchange(gateway, self, request)
+        else:
+            exchange = self.exchange = exchange_for(gateway, caches, self, request)
         exchange.start()
 
     def _read_large_body(self) -> None:

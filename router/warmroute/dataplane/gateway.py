@@ -39,6 +39,7 @@ from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.sessions import Sessions
 from warmroute.dialects.usage_request import UsageSupport
 from warmroute.ports import Registry
+from warmroute.service.cached_contents import CachedContents
 from warmroute.service.questions import Questions
 from warmroute.tasks import Tasks
 from warmroute.telemetry.access_log import AccessLog
@@ -89,6 +90,10 @@ class Gateway:
         """Who lets requests in; None: everybody is, and nothing is counted by tenant."""
         self.upstream_authorization = None if admission is None else admission.upstream
         """What replicas are sent in place of clients' keys; None: those."""
+        self.caches: CachedContents | None = None
+        """What is cached on purpose (`translated`); None: nothing is, and no request is looked at for it."""
+        self.own_authorization = _own_authorization(config)
+        """What replicas are sent with requests of the router's own, where it does not ask for keys itself."""
         self.fleet = fleet
         self.queueing = queueing
         """The fleet's queue, in which all first choices may have to wait; None: there is none."""
@@ -159,6 +164,7 @@ class Gateway:
     def configure(self, config: Config, upstream_tls: ssl.SSLContext | None) -> None:
         """Serve by these settings from now on, as far as they can change in a running router (`config.reload`)."""
         self.limits = config.limits
+        self.own_authorization = _own_authorization(config)
         self.upstream = upstream = config.upstream
         self.max_attempts = config.max_attempts
         self.failover = config.failover
@@ -361,6 +367,11 @@ class Gateway:
         """Pool a connection that was made for a request which no longer needs it."""
         connection.idle_since_s = monotonic()
         connection.release()
+
+
+def _own_authorization(config: Config) -> bytes:
+    key = config.health.api_key
+    return b"" if key is None else b"Bearer " + key.encode()
 
 
 def _silence(config: Config) -> SilenceParameters:

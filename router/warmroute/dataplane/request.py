@@ -37,7 +37,7 @@ KEPT_BACK: Final = HOP_BY_HOP | frozenset(
 )
 """Request fields that the router writes anew where they are needed, in addition to the hop-by-hop ones."""
 
-CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
+CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
 """Fields that show a key to the router, where it asks for one."""
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -150,7 +150,7 @@ class RequestHead:
         if upstream is not None:
             api_key = b""
             for name, value in fields:
-                if name == b"x-api-key":
+                if name == b"x-api-key" or (name == b"x-goog-api-key" and not api_key):
                     api_key = value
             self.credential = presented(self.authorization, api_key)
             self.authorization = upstream

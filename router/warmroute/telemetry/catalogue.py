@@ -6,6 +6,7 @@ breaking change.
 
 from __future__ import annotations
 
+from warmroute.telemetry.caching_catalogue import CACHING
 from warmroute.telemetry.metric import Across, Kind, Metric
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
@@ -593,6 +594,7 @@ BUILD_INFO = Metric(
     across=Across.MOST,
 )
 
-CATALOGUE: tuple[Metric, ...] = tuple(
-    value for value in list(globals().values()) if isinstance(value, Metric)
+CATALOGUE: tuple[Metric, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Metric)),
+    *CACHING,
 )

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.telemetry import catalogue as c
+from warmroute.telemetry.caching_catalogue import CACHING
 from warmroute.telemetry.metric import Kind, Metric
 from warmroute.telemetry.metrics import (
     DURATION_BUCKETS_S,
@@ -84,6 +85,8 @@ class Sources:
     """API keys known; None where none are asked for."""
     limits: Callable[[], Mapping[str, float]] = dict
     """Figures of the limiter: `up`, `local_total`; empty without one."""
+    caches: Callable[[], Mapping[str, float]] = dict
+    """Figures of cached contents, by metric's name with the label behind a colon; empty where there are none."""
     models: Callable[[], Rows] = list
     """What answers told: `model`, and each figure with its confidence."""
 
@@ -122,6 +125,7 @@ class _RouterCollector(Collector):
         yield from self._discovery()
         yield from self._router()
         yield from self._tenants()
+        yield from self._caches()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
         yield _family(c.WORKERS, [((), 1)])
@@ -217,6 +221,13 @@ class _RouterCollector(Collector):
         yield _family(c.KEYS, [] if keys is None else [((), keys)])
         yield _family(c.LIMITS_UP, [((), limits["up"])] if limits else [])
         yield _family(c.LIMITS_LOCAL, [((), limits["local_total"])] if limits else [])
+
+    def _caches(self) -> Iterable[Family]:
+        figures = self._sources.caches()
+        for metric in CACHING:
+            found = [(name.partition(":")[2], value) for name, value in figures.items()
+                     if name.partition(":")[0] == metric.name]  # fmt: skip
+            yield _family(metric, [((label,) if label else (), value) for label, value in found])
 
     def _replicas(self) -> Iterable[Family]:
         rows = list(self._sources.replicas())

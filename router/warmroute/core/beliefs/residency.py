@@ -356,3 +356,16 @@ class Residency:
         if bucket < edge or there <= 0:
             return 0.0
         return there / (there + self._cut)
+
+    def behind_ratio(self, used_s: float) -> float:
+        """Share of the cache that was used after what was last used then: that goes when it is all of it. 0 while the
+        cache's size is not known."""
+        if self.cache_tokens == inf:
+            return 0.0
+        bucket = int(used_s * self._per_s)
+        bucket = self._ended.get(bucket, bucket)
+        newer_tokens = self.pinned_tokens
+        for moment, tokens in self._buckets.items():
+            if moment > bucket:
+                newer_tokens += tokens
+        return min(1.0, newer_tokens / self.cache_tokens) if self.cache_tokens > 0 else 1.0

@@ -260,10 +260,12 @@ class Fleet(Members):
             least_s = min(least_s, replica.prefill_s(tokens, overlap_tokens))
         return least_s
 
-    def reserve_on(self, replica_id: ReplicaId, shape: RequestShape, now_s: float) -> Decision:
+    def reserve_on(
+        self, replica_id: ReplicaId, shape: RequestShape, now_s: float, records: Records | None = None
+    ) -> Decision:
         """Give a request to the replica that keeps what it refers to, whatever its load, and count it there.
 
-        Nothing is predicted of its cache: all of `shape.prompt_tokens` count as uncached.
+        Without `records` nothing is predicted of its cache: all of `shape.prompt_tokens` count as uncached.
 
         Raises:
             NotFoundError: The replica has left the fleet (`not_found`).
@@ -281,7 +283,9 @@ class Fleet(Members):
             )
         if replica.state is ReplicaState.STARTING:
             raise OverloadError("The replica that keeps this object is starting; try again shortly.")
-        return self._reserve(replica, DecisionKind.PINNED, Belief(shape, None, {}, self._grid, now_s))
+        life = replica.incarnation
+        holders = {life: replica} if records and life is not None else {}
+        return self._reserve(replica, DecisionKind.PINNED, Belief(shape, records, holders, self._grid, now_s))
 
     def _reserve(self, replica: Replica, kind: DecisionKind, belief: Belief) -> Decision:
         shape, now_s = belief.shape, belief.now_s

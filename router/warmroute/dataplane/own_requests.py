@@ -1,0 +1,231 @@
+"""Requests of the router's own: it has a replica compute a prompt, so that others find it cached.
+
+Decides how such a request goes its way: as any client's, with all that is learned, noted and counted on it, but with
+nobody waiting and, where its replica is named, on that one alone. What is sent and when, others decide
+(`service.keep_warm`, `translated`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from warmroute.caching.prefilled import Prefilled
+from warmroute.core.errors import RouterError
+from warmroute.core.types import Api, ReplicaId, RequestShape
+from warmroute.dataplane.exchange import Exchange
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dataplane.shapes import prefix_shape
+from warmroute.dataplane.stand_in import StandIn
+from warmroute.dialects.reading import parse
+from warmroute.tenants.salts import salted
+from warmroute.tenants.tenant import Caller
+
+if TYPE_CHECKING:
+    from warmroute.dataplane.cors import Cors
+
+monotonic: Final = time.monotonic
+"""The module's own: a name of another module is looked up at every use."""
+
+PATIENCE_S: Final = 300.0
+"""After so long a prompt is not waited for any more."""
+_JSON: Final = (b"content-type", b"application/json")
+_PATH: Final = b"/v1/chat/completions"
+
+
+class OwnClient(StandIn):
+    """Keeps an answer for whoever waits for it."""
+
+    __slots__ = ("_body", "_done")
+
+    def __init__(self, done: asyncio.Future[bytes]) -> None:
+        super().__init__(b"router")
+        self._body: list[bytes] = []
+        self._done = done
+
+    @property
+    def cors(self) -> Cors | None:
+        """No page asks."""
+        return None
+
+    @property
+    def draining(self) -> bool:
+        """It ends with its request in any case."""
+        return False
+
+    def serves(self, exchange: object) -> bool:
+        """It has only one."""
+        return True
+
+    def on_answer(self) -> None:
+        """Wait for the rest."""
+
+    def on_piece(self, data: bytes) -> None:
+        """Keep it."""
+        self._body.append(data)
+
+    def exchange_done(self, *, keep_alive: bool) -> None:
+        """The answer is there, or never will be."""
+        if not self._done.done():
+            self._done.set_result(b"".join(self._body))
+
+    def abort(self) -> None:
+        """It cannot be completed: then its status is not one of success."""
+        self.status = 0
+
+
+class OwnExchange(Exchange):
+    """One request of the router's own."""
+
+    __slots__ = ("_on",)
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        client: OwnClient,
+        request: Request,
+        caller: Caller | None,
+        on: ReplicaId | None,
+    ) -> None:
+        super().__init__(gateway, client, request)
+        self.caller = caller
+        self._on = on
+
+    def start(self) -> None:
+        """It is let in already, or needs not be."""
+        self._api = Api.CHAT
+        try:
+            self._start_by_prefix()
+        except RouterError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+            self.crashed(error)
+
+    def _choose_by_prefix(self) -> None:
+        replica = self._on
+        if replica is None:
+            super()._choose_by_prefix()
+            return
+        shape = self.shape
+        assert shape is not None
+        gateway = self._gateway
+        now_s = gateway.clock()
+        try:
+            decision = gateway.fleet.reserve_on(replica, shape, now_s, self._records)
+        except RouterError as error:
+            self.fail(error)
+            return
+        self._pinned = replica
+        self._decided(decision, now_s)
+
+
+class OwnRequests:
+    """Sends them, for one worker."""
+
+    __slots__ = ("_gateway",)
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def shape(self, body: bytes, sharing: str) -> RequestShape:
+        """How a chat request is recognised in the registry.
+
+        Raises:
+            ClientError: It is none.
+        """
+        gateway = self._gateway
+        parsed = parse(Api.CHAT, self._salted(body, sharing))
+        return prefix_shape(gateway, parsed, self._head(b"", b""))
+
+    @property
+    def fingerprints(self) -> object:
+        """Changes when shapes of before are not comparable any more."""
+        return self._gateway.fingerprinter
+
+    async def send(
+        self,
+        body: bytes,
+        *,
+        caller: Caller | None = None,
+        sharing: str = "",
+        on: ReplicaId | None = None,
+        head: RequestHead | None = None,
+        path: bytes = _PATH,
+    ) -> Prefilled:
+        """Have a chat request computed.
+
+        Args:
+            caller: Whose it is, if it counts as theirs; their limits hold for it. None: it is the router's.
+            sharing: Whose blocks these are, where it is the router's and tenants are kept apart.
+            on: The replica; None: whichever would be chosen.
+            head: Of a client's request, in whose place this is sent.
+            path: As the access log shall have it.
+        """
+        gateway = self._gateway
+        if caller is None:
+            body = self._salted(body, sharing)
+        request = Request(head or self._head(path, self._authorization()), body, monotonic())
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        client = OwnClient(done)
+        exchange = OwnExchange(gateway, client, request, caller, on)
+        exchange.start()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await done
+        except BaseException as error:
+            exchange.client_gone()
+            if isinstance(error, TimeoutError):
+                return Prefilled(504, "nothing was answered in time", "replica_timeout")
+            raise
+        return _prefilled(client.status, answer)
+
+    def _salted(self, body: bytes, sharing: str) -> bytes:
+        admission = self._gateway.admission
+        salts = None if admission is None else admission.salts
+        return body if salts is None or not sharing else bytes(salted(body, salts.salt(sharing, "")))
+
+    def _authorization(self) -> bytes:
+        gateway = self._gateway
+        known = gateway.upstream_authorization
+        return gateway.own_authorization if known is None else known
+
+    def _head(self, path: bytes, authorization: bytes) -> RequestHead:
+        fields = [_JSON, (b"authorization", authorization)] if authorization else [_JSON]
+        head = RequestHead(
+            b"POST", _PATH, fields, keep_alive=False, minor_version=0, sessions=self._gateway.sessions
+        )
+        if path:
+            head.path = path
+        return head
+
+
+def _prefilled(status: int, answer: bytes) -> Prefilled:
+    try:
+        read: Any = msgspec.json.decode(answer)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        return Prefilled(502, "the replica answered what cannot be read", "replica_failed")
+    if status != 200:
+        error = read.get("error")
+        error = error if isinstance(error, dict) else read
+        message, code = error.get("message"), error.get("code")
+        return Prefilled(
+            status or 502,
+            message if isinstance(message, str) else f"it answered {status}",
+            code if isinstance(code, str) else "",
+        )
+    usage = read.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
+    prompt = usage.get("prompt_tokens")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Prefilled(
+        200,
+        prompt_tokens=prompt if isinstance(prompt, int) else 0,
+        cached_tokens=cached if isinstance(cached, int) else None,
+    )

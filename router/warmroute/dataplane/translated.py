@@ -1,0 +1,277 @@
+"""Requests that are sent to replicas in another form than they came: Google's API, and chats that name a cached
+content.
+
+Decides which requests these are (`exchange_for`), and turns each into a request that all the rest of the data plane
+takes for a client's own: its body is rewritten before it is read, and its answer is translated on its way back by
+what stands in for the client (`translating`). So such requests are fingerprinted, placed, held, tried again, gone on
+with and counted as any other, and nothing below this module knows of them. What concerns cached contents alone is
+answered here.
+
+Where nothing is switched on, `Gateway.caches` is None and no request is looked at. What has to be looked up in the
+store is a task, since that is no hot path; a request of Google's that names no content needs none.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from warmroute.caching.content import Prefix, scope_of
+from warmroute.caching.prefilled import Prefilled
+from warmroute.core.errors import ClientError, RouterError
+from warmroute.core.types import Api
+from warmroute.dataplane import local
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.exchange import Exchange
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.own_requests import OwnRequests
+from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dataplane.shapes import readable
+from warmroute.dataplane.stand_in import inner_head
+from warmroute.dataplane.translating import ANSWER, COUNT, AddingClient, GoogleClient
+from warmroute.dialects import cached_contents, gemini, gemini_fields, gemini_paths
+from warmroute.dialects.gemini_fields import Json
+from warmroute.dialects.gemini_paths import Asked, Verb
+from warmroute.dialects.routes import RouteKind
+from warmroute.ports import Kept
+from warmroute.service.cached_contents import CachedContents
+from warmroute.tenants.keys import presented
+from warmroute.tenants.tenant import ANONYMOUS
+
+_CHATS: Final = b"/v1/chat/completions"
+_TOKENIZE: Final = b"/tokenize"
+_GOOGLE_KEY: Final = b"\r\nx-goog-api-key: "
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def exchange_for(gateway: Gateway, caches: CachedContents, client: ClientSide, request: Request) -> Exchange:
+    """The exchange that a request takes."""
+    head = request.head
+    if gemini_paths.concerns(head.path) and (head.route is None or not _others(head)):
+        return TranslatedExchange(gateway, caches, client, request, None)
+    found = head.route
+    if found is not None and found.api is Api.CHAT and found.kind is RouteKind.PREFIX:
+        try:
+            body = request.body if not head.coding else readable(gateway, request)
+            if cached_contents.FIELD in body:
+                chat = gemini_fields.read(body)
+                if cached_contents.named(chat) is not None:
+                    return TranslatedExchange(gateway, caches, client, request, chat)
+        except ClientError:
+            pass  # whoever reads it next says what is wrong with it
+    return Exchange(gateway, client, request)
+
+
+def _others(head: RequestHead) -> bool:
+    """Whether a path that looks like one of these is another API's: a model's id may have a colon."""
+    try:
+        return gemini_paths.asked(head.method.decode("latin-1"), head.target.decode("latin-1")) is None
+    except ClientError:
+        return False
+
+
+class TranslatedExchange(Exchange):
+    """One such request.
+
+    Args:
+        chat: The body of a chat request that names a content; None: it is one by its path.
+    """
+
+    __slots__ = ("_asked_key", "_caches", "_chat", "_google", "_outer", "_ready")
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        caches: CachedContents,
+        client: ClientSide,
+        request: Request,
+        chat: Json | None,
+    ) -> None:
+        super().__init__(gateway, client, request)
+        self._caches = caches
+        self._chat = chat
+        self._outer = client
+        self._asked_key = b""
+        """What the client shows as a key in Google's manner."""
+        self._google: GoogleClient | None = None
+        self._ready = False
+        """The request is what replicas are sent."""
+        head = request.head
+        if chat is None and not head.path.startswith(b"/v1/caches"):
+            self._google = GoogleClient(client, head)
+            self.client = self._google
+            self._asked_key = _google_key(head)
+            if self._asked_key and not head.credential and gateway.upstream_authorization is not None:
+                head.credential = self._asked_key
+
+    def start(self) -> None:
+        """Find out what is asked, and by whom."""
+        if self._ready:
+            Exchange.start(self)
+            return
+        gateway = self._gateway
+        head = self._request.head
+        try:
+            cors = gateway.cors
+            if cors is not None and head.method == b"OPTIONS" and head.cors_method and head.origin:
+                self._write(b"", 200, cors.preflight(head))
+                return
+            if gateway.admission is not None and self.caller is None and not self._let_in(RouteKind.PREFIX):
+                return
+            if self._chat is not None:
+                gateway.tasks.spawn(self._go_on(None, self._chat), name="cached content")
+                return
+            asked = gemini_paths.asked(head.method.decode("latin-1"), head.target.decode("latin-1"))
+            assert asked is not None  # else it would not be here
+            body = gemini_fields.read(readable(gateway, self._request)) if self._request.body_bytes else {}
+            if asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT) and _named(body) is None:
+                self._generate(asked, body, None, None)
+            else:
+                gateway.tasks.spawn(self._go_on(asked, body), name="cached content")
+        except RouterError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
+            self.crashed(error)
+
+    async def _go_on(self, asked: Asked | None, body: Json) -> None:
+        """What needs the store."""
+        try:
+            if asked is None:
+                await self._chat_with_content(body)
+            elif asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT):
+                name = _named(body)
+                assert name is not None
+                kept, prefix = await self._caches.use(self._scope(), name)
+                cached_contents.same_model(kept.content, asked.name)
+                if not self._done:
+                    self._generate(asked, body, kept, prefix)
+            else:
+                await self._manage(asked, body)
+        except RouterError as error:
+            if not self._done:
+                self.fail(error)
+        except Exception as error:  # noqa: BLE001 - as in `start`
+            self.crashed(error)
+
+    # -- use ----------------------------------------------------------------------------------------------------------
+
+    def _generate(self, asked: Asked, body: Json, kept: Kept | None, prefix: Prefix | None) -> None:
+        client = self._google
+        assert client is not None
+        if asked.verb is Verb.COUNT:
+            counting = gemini.counting_request(asked.name, body, prefix)
+            client.write_as(COUNT, "", False)
+            self._begin_inner(_TOKENIZE, _encode(counting))
+            return
+        told = gemini.chat_request(asked.name, body, prefix, stream=asked.verb is Verb.STREAM)
+        client.write_as(ANSWER, asked.alt, told.thoughts)
+        if told.ignored:
+            client.added += b"x-warmroute-ignored: %b\r\n" % ", ".join(told.ignored).encode()
+        if kept is not None:
+            client.added += _promise_line(kept)
+        self._begin_inner(_CHATS, _encode(told.body))
+
+    async def _chat_with_content(self, chat: Json) -> None:
+        name = cached_contents.named(chat)
+        assert name is not None
+        kept, prefix = await self._caches.use(self._scope(), name)
+        body = _encode(cached_contents.joined(chat, kept.content, prefix))
+        if self._done:
+            return
+        adding = AddingClient(self._outer)
+        adding.added = _promise_line(kept)
+        self.client = adding
+        self._begin_inner(_CHATS, body)
+
+    def _begin_inner(self, target: bytes, body: bytes) -> None:
+        """Go on with this request in the place of the one that came."""
+        gateway = self._gateway
+        came = self._request
+        head = inner_head(gateway, came.head, target, self._asked_key)
+        if self._google is None:  # its answer goes to the client as it is framed
+            head.keep_alive = came.head.keep_alive
+            head.minor_version = came.head.minor_version
+            head.origin = came.head.origin
+        request = Request(head, body, came.received_s)
+        gateway.drop_body(came)
+        request.reserved_bytes = len(body)
+        gateway.buffered_bytes += len(body)
+        self._request = request
+        self._ready = True
+        Exchange.start(self)
+
+    # -- the resource -------------------------------------------------------------------------------------------------
+
+    async def _manage(self, asked: Asked, body: Json) -> None:
+        caches, scope, google = self._caches, self._scope(), asked.google
+        bounds = caches.bounds
+        now_s = caches.clock()
+        if asked.verb is Verb.CREATE:
+            wanted = cached_contents.wanted(
+                body, now_s, google=google, default_s=bounds.ttl_s, most_s=bounds.ttl_max_s
+            )
+            content = await caches.create(scope, self._sharing(), wanted, self._warm)
+            shown = cached_contents.shown(content, google=google)
+        elif asked.verb is Verb.GET:
+            shown = cached_contents.shown(await caches.get(scope, asked.name), google=google)
+        elif asked.verb is Verb.LIST:
+            rows, more = await caches.page(scope, asked.page, asked.after)
+            shown = cached_contents.shown_page(rows, more, google=google)
+        elif asked.verb is Verb.PATCH:
+            until_s = cached_contents.lifetime(body, now_s, None, bounds.ttl_max_s)
+            content = await caches.extend(scope, asked.name, until_s)
+            shown = cached_contents.shown(content, google=google)
+        else:
+            shown = cached_contents.shown_deletion(await caches.delete(scope, asked.name), google=google)
+        if not self._done:
+            self._write(_encode(shown), 200, b"")
+
+    async def _warm(self, body: bytes) -> Prefilled:
+        gateway = self._gateway
+        caller = self.caller
+        head = inner_head(gateway, self._request.head, _CHATS, self._asked_key)
+        return await OwnRequests(gateway).send(body, caller=caller, head=head)
+
+    def _write(self, body: bytes, status: int, added: bytes) -> None:
+        head = self._request.head
+        keep_alive = local.write(
+            self.client, head, status, body, local.id_lines(head, self.request_id) + added
+        )
+        self.answered_locally(status, keep_alive=keep_alive)
+
+    # -- whose --------------------------------------------------------------------------------------------------------
+
+    def _scope(self) -> str:
+        caller = self.caller
+        if caller is not None and caller.tenant.id != ANONYMOUS:
+            return scope_of(caller.tenant.id, "")
+        head = self._request.head
+        key = self._asked_key or head.credential or presented(head.authorization, b"")
+        return scope_of(None, sha256(key).hexdigest()[:32] if key else "")
+
+    def _sharing(self) -> str:
+        return "" if self.caller is None else self.caller.tenant.sharing
+
+
+def _named(body: Json) -> str | None:
+    whole = gemini_fields.field(body, "generateContentRequest")
+    return cached_contents.named(whole if isinstance(whole, dict) else body)
+
+
+def _google_key(head: RequestHead) -> bytes:
+    """The key in `x-goog-api-key`, where replicas would be sent it, or in the query."""
+    at = head.prefix.find(_GOOGLE_KEY)
+    if at >= 0:
+        start = at + len(_GOOGLE_KEY)
+        return head.prefix[start : head.prefix.find(b"\r\n", start)]
+    query = head.target[len(head.path) + 1 :]
+    return gemini_paths.key_of(query.decode("latin-1")).encode() if b"key=" in query else b""
+
+
+def _promise_line(kept: Kept) -> bytes:
+    return b"x-warmroute-cached-content: %b; promise=%b\r\n" % (
+        kept.content.id.encode(),
+        b"given-up" if kept.lapsed else b"kept",
+    )
