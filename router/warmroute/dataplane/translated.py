@@ -151,6 +151,7 @@ class TranslatedExchange(Exchange):
                 await self._manage(asked, body)
         except RouterError as error:
             if not self._done:
+                self._searched = True  # whoever computed it has asked replicas for the model
                 self.fail(error)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.crashed(error)
