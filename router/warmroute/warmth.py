@@ -6,6 +6,7 @@ request path does without.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from random import SystemRandom
@@ -23,6 +24,9 @@ from warmroute.service.cached_contents import Bounds, CachedContents
 from warmroute.service.keep_warm import KeepWarm
 from warmroute.tasks import Tasks
 from warmroute.telemetry import caching_catalogue as names
+from warmroute.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
 
 
 class Warmth:
@@ -47,6 +51,11 @@ class Warmth:
         )
         warm = config.keep_warm
         if warm.budget_ratio <= 0.0:
+            return
+        if not gateway.needs_records:
+            log.warning(
+                "nothing_kept_warm", extra=fields(policy=config.policy.name, why="it keeps no records")
+            )
             return
         self.keeper = KeepWarm(
             self.contents,

@@ -38,7 +38,8 @@ class CachedContentsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepWarmConfig:
-    """Cached contents are computed anew before a replica loses them, or when it did. One router does it for all."""
+    """Cached contents are computed anew before a replica loses them, or when it did. One router does it for all. Needs
+    a policy that goes by records (`prefix-cost`)."""
 
     budget_ratio: Share = 0.05
     """Share of the time that the fleet's replicas could spend on prefill which this may take. A minute of it may be
