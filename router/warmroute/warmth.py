@@ -21,6 +21,7 @@ from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.ports import ContentStore
 from warmroute.service.cached_contents import Bounds, CachedContents
+from warmroute.service.content_promises import ContentPromises
 from warmroute.service.keep_warm import KeepWarm
 from warmroute.tasks import Tasks
 from warmroute.telemetry import caching_catalogue as names
@@ -57,14 +58,16 @@ class Warmth:
                 "nothing_kept_warm", extra=fields(policy=config.policy.name, why="it keeps no records")
             )
             return
+        router = f"{SystemRandom().getrandbits(64):016x}"
+        store = self.contents.store
         self.keeper = KeepWarm(
-            self.contents,
+            [ContentPromises(self.contents)],
+            lead=lambda for_s: store.lead(router, for_s),
             fleet=gateway.fleet,
             registry=gateway.registry,
             sender=OwnRequests(gateway),
             budget=PrefillBudget(warm.budget_ratio, warm.tenant_ratio),
             tasks=tasks,
-            router=f"{SystemRandom().getrandbits(64):016x}",
             interval_s=warm.interval_s,
             uses_per_copy_per_s=warm.uses_per_copy / 60.0,
             clock=clock,

@@ -19,6 +19,7 @@ from warmroute.core.types import ReplicaId, RequestShape
 from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.dialects.cached_contents import Wanted
 from warmroute.service.cached_contents import Bounds, CachedContents
+from warmroute.service.content_promises import ContentPromises
 from warmroute.service.keep_warm import KeepWarm
 from warmroute.tasks import Tasks
 
@@ -61,13 +62,13 @@ class World:
         self.tasks = Tasks()
         gateway = self.wire.gateway
         self.keeper = KeepWarm(
-            self.caches,
+            [ContentPromises(self.caches)],
+            lead=lambda for_s: self.caches.store.lead("r", for_s),
             fleet=gateway.fleet,
             registry=gateway.registry,
             sender=self.sender,
             budget=PrefillBudget(ratio, ratio),
             tasks=self.tasks,
-            router="r",
             interval_s=0.5,
             uses_per_copy_per_s=uses_per_copy_per_s,
             clock=lambda: self.now_s,

@@ -43,14 +43,22 @@ class Promise:
     """One prefix that is to stay warm."""
 
     key: str
-    """Names it, for good."""
+    """Names it, for good, among all promises."""
+    name: str
+    """For logs."""
     tenant: str
     """Whose budget it takes from."""
     model: str
     tokens: int
+    """Its length, as far as it is known."""
     expires_s: float
-    uses: int
+    """Unix time until which it holds."""
+    sharing: str = ""
+    """Who shares its cached blocks, where tenants are kept apart."""
+    uses: int = 0
     """How often it was used, since it was made."""
+    lapsed: bool = False
+    """It is given up for now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,14 +69,11 @@ def prefix_of(request: Json) -> Prefix:
     return Prefix(turns.messages, tools or None, choice)
 
 
-def chat_request(
-    model: str, request: Json, cached: Prefix | None, *, stream: bool, asks_usage: bool = True
-) -> Translated:
+def chat_request(model: str, request: Json, cached: Prefix | None, *, stream: bool) -> Translated:
     """The request to `/v1/chat/completions` that asks for the same.
 
     Args:
         cached: What the content that it names holds.
-        asks_usage: Whether a stream is asked for its usage.
 
     Raises:
         ClientError: Something in it cannot be translated.
@@ -110,8 +107,7 @@ def chat_request(
     thoughts = add_settings(body, settings or {})
     if stream:
         body["stream"] = True
-        if asks_usage:
-            body["stream_options"] = {"include_usage": True}
+        body["stream_options"] = {"include_usage": True}
     ignored = [name for name in IGNORED if field(request, name)]
     ignored += [f"generationConfig.{name}" for name in IGNORED_SETTINGS if field(settings or {}, name)]
     return Translated(body, thoughts, tuple(ignored))

@@ -18,14 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
-import msgspec
-
 from warmroute.caching.budget import PrefillBudget
-from warmroute.caching.content import ContentLostError, StoreAwayError
+from warmroute.caching.content import StoreAwayError
 from warmroute.caching.prefilled import Prefilled
 from warmroute.caching.promise import (
     Copy,
@@ -39,9 +38,7 @@ from warmroute.caching.promise import (
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Fleet, Replica
 from warmroute.core.types import Records, ReplicaId, RequestShape
-from warmroute.dialects.cached_contents import warming_request
-from warmroute.ports import Kept, Registry
-from warmroute.service.cached_contents import CachedContents
+from warmroute.ports import Registry
 from warmroute.service.copies import copies_of, in_order
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields
@@ -49,7 +46,6 @@ from warmroute.telemetry.logs import fields
 log = logging.getLogger(__name__)
 
 LEASE_S: Final = 2.0
-MOST_PROMISES: Final = 10_000
 MOST_LOOKED_AT: Final = 200
 MOST_AT_ONCE: Final = 4
 RATE_MEMORY_S: Final = 60.0
@@ -74,27 +70,39 @@ class Sender(Protocol):
         """Have it computed."""
 
 
+class Promises(Protocol):
+    """Whose promises are kept. Every call may raise `StoreAwayError`."""
+
+    async def all(self, now_s: float) -> Sequence[Promise]:
+        """Those that have not expired."""
+
+    async def prompt(self, promise: Promise) -> bytes | None:
+        """The chat request that has a replica compute it; None: there is none any more."""
+
+    async def lapse(self, promise: Promise, lapsed: bool) -> None:
+        """Note whether it is given up, for whoever uses it."""
+
+
 class _Watched:
     """What is known of one promise here."""
 
     __slots__ = (
-        "body",
         "busy",
         "failures",
         "fingerprints",
-        "kept",
         "looked_s",
         "next_s",
         "pace",
+        "promise",
         "rate",
         "shape",
         "shaped_s",
-        "uses",
+        "source",
     )
 
-    def __init__(self, kept: Kept) -> None:
-        self.kept = kept
-        self.body = b""
+    def __init__(self, promise: Promise, source: Promises) -> None:
+        self.promise = promise
+        self.source = source
         self.busy = False
         """A prompt is under way for it."""
         self.failures = 0
@@ -107,54 +115,46 @@ class _Watched:
         """Uses a second."""
         self.shape: RequestShape | None = None
         self.shaped_s = -inf
-        self.uses = kept.uses
 
-    def promise(self) -> Promise:
-        """As the rules know it."""
-        content = self.kept.content
-        return Promise(
-            content.promise, content.scope, content.model, content.tokens, content.expires_s, self.kept.uses
-        )
-
-    def note_uses(self, kept: Kept, passed_s: float) -> None:
-        """The store tells of it again."""
+    def told(self, promise: Promise, passed_s: float) -> None:
+        """Its source tells of it again."""
         if passed_s > 0.0:
-            now_per_s = max(0, kept.uses - self.uses) / passed_s
+            now_per_s = max(0, promise.uses - self.promise.uses) / passed_s
             self.rate += (now_per_s - self.rate) * min(1.0, passed_s / RATE_MEMORY_S)
-        self.uses = kept.uses
-        self.kept = kept
+        self.promise = promise
 
 
 class KeepWarm:
     """The keeper of promises at one worker.
 
     Args:
-        router: Names this worker, of this run of it alone.
+        sources: Whose promises are kept.
+        lead: Asks whether this worker is the one that keeps promises, from now for so many seconds.
         uses_per_copy_per_s: Uses a second that one copy is for.
         clock: Unix seconds.
     """
 
     def __init__(
         self,
-        contents: CachedContents,
+        sources: Sequence[Promises],
         *,
+        lead: Callable[[float], Awaitable[bool]],
         fleet: Fleet,
         registry: Registry,
         sender: Sender,
         budget: PrefillBudget,
         tasks: Tasks,
-        router: str,
         interval_s: float,
         uses_per_copy_per_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._contents = contents
+        self._sources = sources
+        self._lead = lead
         self._fleet = fleet
         self._registry = registry
         self._sender = sender
         self.budget = budget
         self._tasks = tasks
-        self._router = router
         self._interval_s = interval_s
         self._uses_per_copy_per_s = uses_per_copy_per_s
         self._clock = clock
@@ -182,7 +182,6 @@ class KeepWarm:
             try:
                 await self.round()
             except StoreAwayError:
-                self._contents.away_total += 1
                 self.leads = False
 
     async def round(self) -> None:
@@ -191,33 +190,32 @@ class KeepWarm:
         Raises:
             StoreAwayError: Nobody can say what was promised.
         """
-        store = self._contents.store
-        self.leads = await store.lead(self._router, max(LEASE_S, 3.0 * self._interval_s))
+        self.leads = await self._lead(max(LEASE_S, 3.0 * self._interval_s))
         if not self.leads:
             self._watched.clear()
             return
-        self._read(await store.all(self._clock(), most=MOST_PROMISES))
+        self._read([(source, await source.all(self._clock())) for source in self._sources])
         looked = sorted(self._watched.values(), key=lambda watched: watched.looked_s)[:MOST_LOOKED_AT]
         for watched in looked:
             watched.looked_s = monotonic()
             if not watched.busy:
                 await self._look(watched)
 
-    def _read(self, all_kept: Sequence[Kept]) -> None:
+    def _read(self, told: Sequence[tuple[Promises, Sequence[Promise]]]) -> None:
         """Take over what there is to be kept."""
         now_s = monotonic()
         passed_s, self._read_s = now_s - self._read_s, now_s
-        names = set()
-        for kept in all_kept:
-            name = kept.content.promise
-            names.add(name)
-            watched = self._watched.get(name)
-            if watched is None:
-                self._watched[name] = _Watched(kept)
-            else:
-                watched.note_uses(kept, passed_s)
-        for name in [name for name in self._watched if name not in names]:
-            del self._watched[name]
+        keys = set()
+        for source, promises in told:
+            for promise in promises:
+                keys.add(promise.key)
+                watched = self._watched.get(promise.key)
+                if watched is None:
+                    self._watched[promise.key] = _Watched(promise, source)
+                else:
+                    watched.told(promise, passed_s)
+        for key in [key for key in self._watched if key not in keys]:
+            del self._watched[key]
 
     async def _look(self, watched: _Watched) -> None:
         shape = await self._shape(watched)
@@ -232,17 +230,17 @@ class KeepWarm:
         warm = sum([copy.warm for copy in copies])
         if warm < deserved:
             copies = in_order(self._fleet, shape, records, now_s, copies)
-        if warm and watched.kept.lapsed:
+        if warm and watched.promise.lapsed:
             await self._lapse(watched, None)
         for step in next_steps(copies, deserved, watched.pace):
             if self._under_way >= MOST_AT_ONCE or monotonic() < watched.next_s:
                 return
             replica = replicas[step.replica]
             held = next(copy for copy in copies if copy.replica == step.replica)
-            content = watched.kept.content
-            held_tokens = int(held.held_ratio * content.tokens) if step.refresh else 0
-            expected_s = replica.prefill_s(content.tokens, min(held_tokens, max(0, content.tokens - 1)))
-            if not self.budget.take(content.scope, expected_s, len(copies), monotonic()):
+            promise = watched.promise
+            held_tokens = int(held.held_ratio * promise.tokens) if step.refresh else 0
+            expected_s = replica.prefill_s(promise.tokens, min(held_tokens, max(0, promise.tokens - 1)))
+            if not self.budget.take(promise.tenant, expected_s, len(copies), monotonic()):
                 if not warm:
                     await self._lapse(watched, "budget")
                 return
@@ -254,11 +252,15 @@ class KeepWarm:
     async def _send(
         self, watched: _Watched, step: Step, copy: Copy, replica: Replica, expected_s: float
     ) -> None:
-        content = watched.kept.content
-        measured_s = expected_s
-        path = f"/v1/caches/{content.id}/warm".encode()
+        promise = watched.promise
+        measured_s = 0.0
+        path = f"/v1/caches/{promise.name}/warm".encode()
         try:
-            done = await self._sender.send(watched.body, sharing=content.sharing, on=step.replica, path=path)
+            body = await watched.source.prompt(promise)
+            if body is None:
+                return
+            measured_s = expected_s
+            done = await self._sender.send(body, sharing=promise.sharing, on=step.replica, path=path)
             self.prefills["refresh" if step.refresh else "copy"] += 1
             if done.status != 200:
                 measured_s = 0.0
@@ -266,7 +268,7 @@ class KeepWarm:
                 return
             watched.failures = 0
             watched.next_s = 0.0
-            prompt_tokens, cached_tokens = done.prompt_tokens or content.tokens, done.cached_tokens
+            prompt_tokens, cached_tokens = done.prompt_tokens or promise.tokens, done.cached_tokens
             if cached_tokens is not None:
                 measured_s = replica.prefill_s(prompt_tokens, min(cached_tokens, prompt_tokens - 1))
                 self.tokens += prompt_tokens - cached_tokens
@@ -274,8 +276,10 @@ class KeepWarm:
                     gone = lost(prompt_tokens, cached_tokens, replica.overlap_block_tokens)
                     self.lost += gone
                     watched.pace.refreshed(copy.idle_s, gone)
+        except StoreAwayError:
+            pass  # the next round asks again
         finally:
-            self.budget.settle(content.scope, expected_s, measured_s)
+            self.budget.settle(promise.tenant, expected_s, measured_s)
             self._under_way -= 1
             watched.busy = False
 
@@ -285,27 +289,25 @@ class KeepWarm:
         watched.next_s = monotonic() + pause_s
         log.warning(
             "keep_warm_failed",
-            extra=fields(content=watched.kept.content.id, status=done.status, code=done.code or "none"),
+            extra=fields(promise=watched.promise.name, status=done.status, code=done.code or "none"),
         )
         if not warm and watched.failures > 1:
-            try:
-                await self._lapse(watched, "failed")
-            except StoreAwayError:
-                self._contents.away_total += 1
+            await self._lapse(watched, "failed")
 
     async def _lapse(self, watched: _Watched, why: str | None) -> None:
         """Give a promise up, or take it on again."""
-        kept = watched.kept
-        if kept.lapsed is (why is not None):
+        promise = watched.promise
+        if promise.lapsed is (why is not None):
             return
-        content = kept.content
-        await self._contents.store.lapse(content.scope, content.id, why is not None)
-        watched.kept = Kept(content, kept.uses, why is not None)
+        await watched.source.lapse(promise, why is not None)
+        watched.promise = replace(promise, lapsed=why is not None)
         if why is None:
-            log.info("promise_kept_again", extra=fields(content=content.id))
+            log.info("promise_kept_again", extra=fields(promise=promise.name))
         else:
             self.given_up[why] += 1
-            log.warning("promise_given_up", extra=fields(content=content.id, why=why, tokens=content.tokens))
+            log.warning(
+                "promise_given_up", extra=fields(promise=promise.name, why=why, tokens=promise.tokens)
+            )
 
     # -- what is believed --------------------------------------------------------------------------------------------
 
@@ -319,19 +321,14 @@ class KeepWarm:
             and now_s - watched.shaped_s < SHAPE_AGE_S
         ):
             return watched.shape
-        content = watched.kept.content
-        try:
-            if not watched.body:
-                prefix = await self._contents.prefix(watched.kept)
-                watched.body = warming_request(content.model, prefix)
-            watched.shape = sender.shape(watched.body, content.sharing)
-        except ContentLostError:
-            log.error("cached_content_lost", extra=fields(content=content.id))
+        promise = watched.promise
+        body = await watched.source.prompt(promise)
+        if body is None:
             return None
-        except (RouterError, msgspec.MsgspecError) as error:
-            if isinstance(error, StoreAwayError):
-                raise
-            log.error("cached_content_unreadable", extra=fields(content=content.id, error=str(error)))
+        try:
+            watched.shape = sender.shape(body, promise.sharing)
+        except RouterError as error:
+            log.error("promise_unreadable", extra=fields(promise=promise.name, error=str(error)))
             return None
         watched.fingerprints = sender.fingerprints
         watched.shaped_s = now_s
