@@ -58,6 +58,11 @@ def test_only_as_many_copies_as_use_deserves_are_refreshed_those_used_last() -> 
     assert steps(older, old, deserved=2) == [("a", True), ("b", True)]
 
 
+def test_what_is_about_to_be_lost_comes_before_what_is_missing() -> None:
+    old = copy("b", idle_s=FIRST_PAUSE_S)
+    assert steps(copy("a", 0.0, inf), old, deserved=2) == [("b", True), ("a", False)]
+
+
 def test_a_refresh_that_finds_its_copy_lost_makes_the_next_ones_come_sooner() -> None:
     pace = Pace()
     pace.refreshed(20.0, lost=True)

@@ -117,14 +117,14 @@ def copies_deserved(uses_per_s: float, uses_per_copy_per_s: float, replicas: int
 
 
 def next_steps(copies: Sequence[Copy], deserved: int, pace: Pace) -> list[Step]:
-    """What is to be sent now: copies that are missing first, then those about to be lost. At most `deserved` warm ones
-    are kept, those used last; what use has put elsewhere besides is not kept there."""
+    """What is to be sent now: copies about to be lost first, which costs least, then those that are missing. At most
+    `deserved` warm ones are kept, those used last; what use has put elsewhere besides is not kept there."""
     warm = sorted((copy for copy in copies if copy.warm), key=lambda copy: copy.idle_s)[:deserved]
     missing = deserved - len(warm)
     kept = {copy.replica for copy in warm}
     cold = [copy for copy in copies if copy.replica not in kept and not copy.warm]
-    steps = [Step(copy.replica, refresh=False) for copy in cold[:missing]]
-    return steps + [Step(copy.replica, refresh=True) for copy in warm if pace.due(copy)]
+    steps = [Step(copy.replica, refresh=True) for copy in warm if pace.due(copy)]
+    return steps + [Step(copy.replica, refresh=False) for copy in cold[:missing]]
 
 
 def lost(prompt_tokens: int, cached_tokens: int, block_tokens: int) -> bool:

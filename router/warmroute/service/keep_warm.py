@@ -243,7 +243,7 @@ class KeepWarm:
             if not self.budget.take(promise.tenant, expected_s, len(copies), monotonic()):
                 if not warm:
                     await self._lapse(watched, "budget")
-                return
+                continue
             watched.busy = True
             self._under_way += 1
             self._tasks.spawn(self._send(watched, step, held, replica, expected_s), name="keep warm prefill")
