@@ -2,7 +2,7 @@
 
 `caching.promise` decides what is to be done about one promise, and `caching.budget` what it may cost; this module
 sees to it. One router does it for all, the one that has the store's lease: so that nothing is computed twice, and the
-budget is one. When that router is gone another has the lease within `LEASE_S`; it knows of the copies from the
+budget is one. When that router is gone another has the lease when it ends; it knows of the copies from the
 registry.
 
 The rules it keeps:
@@ -45,7 +45,9 @@ from warmroute.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
 
-LEASE_S: Final = 2.0
+LEASE_S: Final = 1.0
+"""At least; three rounds where these are longer. A router that is held up for so long shares the work for a moment,
+which costs some refreshes twice."""
 MOST_LOOKED_AT: Final = 200
 MOST_AT_ONCE: Final = 4
 RATE_MEMORY_S: Final = 60.0
