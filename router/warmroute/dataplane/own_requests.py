@@ -22,8 +22,8 @@ from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dataplane.shapes import prefix_shape
 from warmroute.dataplane.stand_in import StandIn
 from warmroute.dialects.reading import parse
+from warmroute.tenants.caller import Caller
 from warmroute.tenants.salts import salted
-from warmroute.tenants.tenant import Caller
 
 if TYPE_CHECKING:
     from warmroute.dataplane.cors import Cors
