@@ -6,7 +6,7 @@ from math import inf
 from typing import Final
 
 from warmroute.caching.promise import Copy, idle_since
-from warmroute.core.beliefs.overlap import overlaps, tokens_at
+from warmroute.core.beliefs.belief import Belief
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Fleet, Replica
 from warmroute.core.health.health import ReplicaState
@@ -30,11 +30,12 @@ def copies_of(
     }
     if not ready:
         return [], {}
-    held = overlaps(shape, records, ready, GRID, now_s)
-    whole_tokens = tokens_at(shape, GRID[len(shape.rungs) - 1]) or 1
+    belief = Belief(shape, records, ready, GRID, now_s)
+    held = belief.overlap
+    whole_tokens = belief.tokens_at(len(shape.rungs) - 1) or 1
     copies = []
     for replica in ready.values():
-        used_s = _last_used_s(shape, records, replica)
+        used_s = _last_used_s(belief, records, replica)
         share, behind = 0.0, 1.0
         if replica in held:
             # The overlap is of whole blocks, which the deepest rung need not end with.
@@ -57,14 +58,14 @@ def in_order(
     return [by_id[replica] for replica in order if replica in by_id]
 
 
-def _last_used_s(shape: RequestShape, records: Records, replica: Replica) -> float:
+def _last_used_s(belief: Belief, records: Records, replica: Replica) -> float:
     """When the prefix was last used there; a use may differ from what only warms it at its end."""
     latest_s = -inf
     if not records:
         return latest_s
-    least_tokens = _TAIL * tokens_at(shape, GRID[len(records) - 1])
+    least_tokens = _TAIL * belief.tokens_at(len(records) - 1)
     for depth in range(len(records) - 1, -1, -1):
-        if depth < len(records) - 1 and tokens_at(shape, GRID[depth]) < least_tokens:
+        if depth < len(records) - 1 and belief.tokens_at(depth) < least_tokens:
             break
         for holder, used_s in records[depth] or ():
             if holder == replica.incarnation and used_s > latest_s:
