@@ -84,7 +84,8 @@ def prometheus() -> Iterator[Prometheus]:
         )
         urls = [*sim.urls, nobody]
         sources = ("--discover", "redis", "--discover", f"redis://127.0.0.1:{free_port()}")
-        settings = ("--registry", redis.url, "--set", "health.probe_interval_s=0.5", *sources)
+        changes = ("--set", "health.probe_interval_s=0.5", "--set", "cached_contents.enabled=true")
+        settings = ("--registry", redis.url, *changes, *sources)
         routers = [stack.enter_context(RouterProcess(urls, *settings, well=sim.urls)) for _ in range(2)]
         targets = [f"127.0.0.1:{router.admin_port}" for router in routers]
         server = stack.enter_context(scraping(folder, targets, RULES))

@@ -116,7 +116,10 @@ class Announcer:
     async def run(self) -> None:
         """Announce until cancelled."""
         due_s = 0.0
+        task = asyncio.current_task()
         while True:
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError  # redis-py has now and then taken a cancellation for its own time-out
             record = self._record()
             self._changed.clear()
             now_s = time.monotonic()
