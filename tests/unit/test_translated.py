@@ -122,6 +122,19 @@ def test_the_connection_serves_the_next_request(wire: Wire) -> None:
     assert not client.transport.closed
 
 
+@pytest.mark.parametrize("ending", ["%0d%0acontent-length:%200", "%0ax:1", "%00", "%7f"])
+def test_a_key_in_the_query_cannot_write_header_lines(wire: Wire, ending: str) -> None:
+    client = wire.connect()
+    _, upstream = wire.add_upstream()
+    send(client, f"{GENERATE}?key=secret{ending}", ASKED)
+    assert not upstream.written
+    ((status, _, body),) = answers(client)
+    assert status == 400
+    assert json.loads(body)["error"]["details"][0]["reason"] == "INVALID_KEY"
+    send(client, f"{GENERATE}?key=a%2Bsecret", ASKED)
+    assert b"authorization: Bearer a+secret\r\n" in sent(wire)[0]
+
+
 @pytest.mark.parametrize("alt", ["?alt=sse", ""])
 def test_a_stream_comes_event_by_event(wire: Wire, alt: str) -> None:
     client = wire.connect()

@@ -13,6 +13,7 @@ store is a task, since that is no hot path; a request of Google's that names no 
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Final
 
@@ -43,6 +44,8 @@ from warmroute.tenants.tenant import ANONYMOUS
 _CHATS: Final = b"/v1/chat/completions"
 _TOKENIZE: Final = b"/tokenize"
 _GOOGLE_KEY: Final = b"\r\nx-goog-api-key: "
+_NO_KEY: Final = re.compile(rb"[\x00-\x1f\x7f]")
+"""What no header field can hold: a key in the query is decoded, and goes to replicas in one."""
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -118,6 +121,7 @@ class TranslatedExchange(Exchange):
             if cors is not None and head.method == b"OPTIONS" and head.cors_method and head.origin:
                 self._write(b"", 200, cors.preflight(head))
                 return
+            _check_key(self._asked_key)
             if gateway.admission is not None and self.caller is None and not self._let_in(RouteKind.PREFIX):
                 return
             if self._chat is not None:
@@ -254,6 +258,15 @@ class TranslatedExchange(Exchange):
 
     def _sharing(self) -> str:
         return "" if self.caller is None else self.caller.tenant.sharing
+
+
+def _check_key(key: bytes) -> None:
+    if _NO_KEY.search(key) is not None:
+        raise ClientError(
+            "the key in the query has a control character: send the key as it was given",
+            code="invalid_key",
+            param="key",
+        )
 
 
 def _named(body: Json) -> str | None:
