@@ -221,6 +221,8 @@ def test_lifetimes_in_every_form() -> None:
         {"expireTime": "soon"},
         {"expireTime": "2020-01-01T00:00:00Z"},
         {"expires_at": "x"},
+        {"expires_at": 10**400},
+        {"ttl": 10**400},
     ],
 )
 def test_lifetimes_that_cannot_be(request_: dict[str, Any]) -> None:

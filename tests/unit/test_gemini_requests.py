@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from warmroute.caching.content import Prefix
 from warmroute.core.errors import ClientError
 from warmroute.dialects.gemini import chat_request, counting_request, prefix_of
 
@@ -235,6 +236,11 @@ def test_what_does_nothing_is_named() -> None:
     assert told.ignored == ("safetySettings", "generationConfig.speechConfig")
 
 
+def calling(mode: str, allowed: Any) -> dict[str, Any]:
+    config = {"functionCallingConfig": {"mode": mode, "allowedFunctionNames": allowed}}
+    return {"tools": [{"functionDeclarations": [{"name": "f"}]}], "toolConfig": config}
+
+
 @pytest.mark.parametrize(
     ("request_", "where"),
     [
@@ -256,12 +262,35 @@ def test_what_does_nothing_is_named() -> None:
             "responseMimeType",
         ),
         ({"contents": [said("x")], "systemInstruction": {"parts": [{"inlineData": {}}]}}, "must be text"),
+        ({"contents": [said("x")], "generationConfig": {"responseModalities": 5}}, "must be a list"),
+        ({"contents": [said("x")], **calling("ANY", 5)}, "allowedFunctionNames must be a list"),
+        ({"contents": [said("x")], **calling("ANY", {"f": 1})}, "allowedFunctionNames must be a list"),
     ],
 )
 def test_what_no_engine_could_serve_is_refused_with_its_place(request_: dict[str, Any], where: str) -> None:
     with pytest.raises(ClientError, match=where) as raised:
         chat(**request_)
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "enum": 5},
+        {"type": "string", "minLength": "\N{SUPERSCRIPT TWO}"},
+        {"type": "string", "minLength": "1" * 5000},
+    ],
+)
+def test_what_is_no_schema_is_left_to_the_engine(schema: dict[str, Any]) -> None:
+    settings = {"responseMimeType": "application/json", "responseSchema": {**schema, "nullable": True}}
+    told = chat(contents=[said("x")], generationConfig=settings)
+    assert told["response_format"]["json_schema"]["schema"] == {**schema, "type": ["string", "null"]}
+
+
+def test_a_content_may_end_with_a_message_that_says_nothing() -> None:
+    cached = Prefix([{"role": "user", "content": None}])
+    told = chat_request("m", {"contents": [said("x")]}, cached, stream=False)
+    assert told.body["messages"] == [{"role": "user", "content": "x"}]
 
 
 def test_counting_asks_for_the_same_prompt() -> None:

@@ -237,6 +237,8 @@ def test_an_engines_error_is_told_in_googles_form(wire: Wire) -> None:
         (GENERATE, "POST", {"contents": []}, 400, "INVALID_ARGUMENT"),
         ("/v1beta/models/m:embedContent", "POST", ASKED, 501, "UNIMPLEMENTED"),
         ("/v1beta/nothing", "POST", {}, 404, "NOT_FOUND"),
+        ("/v1/../models:x", "GET", b"", 404, "NOT_FOUND"),
+        ("/v1/cache/%2e%2e", "POST", {}, 404, "NOT_FOUND"),
         ("/v1beta/cachedContents", "PUT", {}, 405, "INVALID_ARGUMENT"),
     ],
 )

@@ -21,7 +21,7 @@ import msgspec
 
 from warmroute.caching.content import Prefix, scope_of
 from warmroute.caching.prefilled import Prefilled
-from warmroute.core.errors import ClientError, RouterError
+from warmroute.core.errors import ClientError, NotFoundError, RouterError
 from warmroute.core.types import Api
 from warmroute.dataplane import local
 from warmroute.dataplane.client_side import ClientSide
@@ -127,8 +127,7 @@ class TranslatedExchange(Exchange):
             if self._chat is not None:
                 gateway.tasks.spawn(self._go_on(None, self._chat), name="cached content")
                 return
-            asked = gemini_paths.asked(head.method.decode("latin-1"), head.target.decode("latin-1"))
-            assert asked is not None  # else it would not be here
+            asked = _asked(head)
             body = gemini_fields.read(readable(gateway, self._request)) if self._request.body_bytes else {}
             if asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT) and _named(body) is None:
                 self._generate(asked, body, None, None)
@@ -258,6 +257,16 @@ class TranslatedExchange(Exchange):
 
     def _sharing(self) -> str:
         return "" if self.caller is None else self.caller.tenant.sharing
+
+
+def _asked(head: RequestHead) -> Asked:
+    """The call that a head names; paths with dots come here too, which have no route and name none."""
+    asked = gemini_paths.asked(head.method.decode("latin-1"), head.target.decode("latin-1"))
+    if asked is None:
+        raise NotFoundError(
+            f"no endpoint {head.path.decode('latin-1')[:200]!r} here", code="unknown_endpoint"
+        )
+    return asked
 
 
 def _check_key(key: bytes) -> None:

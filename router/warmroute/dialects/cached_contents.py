@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from math import isfinite
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,6 +24,8 @@ Json = dict[str, Any]
 FIELD: Final = b'"cached_content"'
 """How a chat request that names a content must contain it, whatever blanks are around."""
 MOST_NAME: Final = 128
+MOST_S: Final = 1e12
+"""What is more is no time that anybody means."""
 _TTL: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 _OPENAI: Final = ("messages", "tools", "tool_choice")
 
@@ -58,9 +59,10 @@ def lifetime(request: Json, now_s: float, default_s: float | None, most_s: float
     elif until is not None:
         lives_s = _time(until) - now_s
     elif at is not None:
-        if isinstance(at, bool) or not isinstance(at, int | float) or not isfinite(at):
+        at_s = _number(at)
+        if at_s is None:
             raise ClientError("expires_at must be a Unix time in seconds", param="expires_at")
-        lives_s = at - now_s
+        lives_s = at_s - now_s
     elif default_s is not None:
         lives_s = default_s
     else:
@@ -75,9 +77,17 @@ def lifetime(request: Json, now_s: float, default_s: float | None, most_s: float
     return now_s + lives_s
 
 
+def _number(value: Any) -> float | None:
+    """A JSON number that has a meaning as seconds; an integer may be too long to be a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_S:
+        return None
+    return float(value)
+
+
 def _seconds(ttl: Any) -> float:
-    if isinstance(ttl, int | float) and not isinstance(ttl, bool) and isfinite(ttl):
-        return float(ttl)
+    seconds = _number(ttl)
+    if seconds is not None:
+        return seconds
     found = _TTL.fullmatch(ttl) if isinstance(ttl, str) else None
     if found is None:
         raise ClientError('ttl must be seconds followed by s, such as "300s"', param="ttl")

@@ -52,7 +52,7 @@ class Turns:
         last = self.messages[-1] if self.messages else None
         if last is not None and last["role"] == role and not last.get("tool_calls") and "content" in last:
             said = last["content"]
-            before = [{"type": "text", "text": said}] if isinstance(said, str) else list(said)
+            before = [{"type": "text", "text": said}] if isinstance(said, str) else list(said or ())
             self.messages[-1] = {**last, "content": _content(before + parts, role)}
         else:
             self.messages.append({"role": role, "content": _content(parts, role)})

@@ -3,6 +3,7 @@ take."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from warmroute.core.errors import ClientError
@@ -13,6 +14,7 @@ _LISTS: Final = ("anyOf", "any_of", "prefixItems")
 _COUNTS: Final = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _DROPPED: Final = frozenset(("nullable", "format", "propertyOrdering", "property_ordering", "example"))
 """Said otherwise, or of no meaning to an engine's grammar."""
+_COUNT: Final = re.compile(r"[0-9]{1,19}")
 MOST_DEPTH: Final = 64
 
 
@@ -48,12 +50,12 @@ def json_schema(schema: Any, where: str, depth: int = 0) -> Any:
             out["anyOf" if name == "any_of" else name] = [
                 json_schema(one, f"{where}.{name}[{index}]", depth + 1) for index, one in enumerate(value)
             ]
-        elif name in _COUNTS and isinstance(value, str) and value.isdigit():
+        elif name in _COUNTS and isinstance(value, str) and _COUNT.fullmatch(value):
             out[name] = int(value)  # Protocol Buffers write 64-bit numbers as strings
         else:
             out[name] = value
     if schema.get("nullable") is True and "type" in out:
         out["type"] = [out["type"], "null"]
-        if "enum" in out:
+        if isinstance(out.get("enum"), list):
             out["enum"] = [*out["enum"], None]
     return out

@@ -43,7 +43,7 @@ def chat_tools(tools: Any, config: Any) -> tuple[list[Json], Any]:
     if not isinstance(calling, dict) or not functions:
         return functions, None
     mode = str(calling.get("mode") or "AUTO").upper()
-    allowed = field(calling, "allowedFunctionNames") or []
+    allowed = _list(calling, "allowedFunctionNames", "toolConfig.functionCallingConfig")
     if mode in ("AUTO", "MODE_UNSPECIFIED", "VALIDATED"):
         return functions, "auto"
     if mode == "NONE":
@@ -55,6 +55,13 @@ def chat_tools(tools: Any, config: Any) -> tuple[list[Json], Any]:
     if allowed:
         functions = [one for one in functions if one["function"]["name"] in allowed]
     return functions, "required"
+
+
+def _list(source: Json, name: str, where: str) -> list[Any]:
+    found = field(source, name) or []
+    if not isinstance(found, list):
+        refuse(f"{where}.{name}", "must be a list")
+    return found
 
 
 def _function(declared: Any, where: str) -> Json:
@@ -91,7 +98,7 @@ def add_settings(body: Json, settings: Json) -> bool:
     stop = field(settings, "stopSequences")
     if stop:
         body["stop"] = stop
-    for modality in field(settings, "responseModalities") or ():
+    for modality in _list(settings, "responseModalities", "generationConfig"):
         if str(modality).upper() not in ("TEXT", "MODALITY_UNSPECIFIED"):
             refuse(
                 "generationConfig.responseModalities", "can only be TEXT: engines of this fleet write text"
