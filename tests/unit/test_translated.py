@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -294,6 +295,25 @@ def test_chats_without_a_content_go_as_they_came(wire: Wire) -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":"\\"cached_content\\""}],  "seed":1}'
     send(client, "/v1/chat/completions", body)
     assert bytes(wire.upstreams[0][1].written).endswith(body)
+
+
+@pytest.mark.parametrize("name", [5, {"name": "cachedContents/x"}, ["x"], False])
+def test_a_chat_is_not_answered_without_the_content_that_it_names_wrongly(name: object) -> None:
+    async def test() -> None:
+        wire = Wire(cached_contents=CachedContentsConfig(enabled=True))
+        client = wire.connect()
+        _, upstream = wire.add_upstream()
+        messages = [{"role": "user", "content": "x"}]
+        chat = {"model": "m", "messages": messages, "cachedContent": "", "cached_content": name}
+        send(client, "/v1/chat/completions", chat)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not upstream.written
+        ((status, _, body),) = answers(client)
+        assert (status, json.loads(body)["error"]["param"]) == (400, "cached_content")
+        assert wire.at_rest()
+
+    asyncio.run(test())
 
 
 def test_a_model_with_a_colon_in_its_name_keeps_its_card(wire: Wire) -> None:

@@ -60,7 +60,7 @@ def exchange_for(gateway: Gateway, caches: CachedContents, client: ClientSide, r
             body = request.body if not head.coding else readable(gateway, request)
             if cached_contents.FIELD in body:
                 chat = gemini_fields.read(body)
-                if cached_contents.named(chat) is not None:
+                if chat.get("cached_content") not in (None, ""):
                     return TranslatedExchange(gateway, caches, client, request, chat)
         except ClientError:
             pass  # whoever reads it next says what is wrong with it
@@ -178,7 +178,7 @@ class TranslatedExchange(Exchange):
         self._begin_inner(_CHATS, _encode(told.body))
 
     async def _chat_with_content(self, chat: Json) -> None:
-        name = cached_contents.named(chat)
+        name = cached_contents.named({"cached_content": chat["cached_content"]})
         assert name is not None
         kept, prefix = await self._caches.use(self._scope(), name)
         body = _encode(cached_contents.joined(chat, kept.content, prefix))
