@@ -148,6 +148,19 @@ def test_a_clock_set_back_begins_anew() -> None:
     assert (one.tokens, one.resident_ratio(10.0)) == (300, 1.0)
 
 
+def test_a_clock_set_back_empties_it_once_though_others_are_followed() -> None:
+    one = residency(1000)
+    serve(one, 600, 5000.0)
+    counted = one.begin(100, [], [], 1000.0)
+    one.follow(1, CacheUse(ADDED, 0, 200, 0.0), 1001.0)
+    one.end(counted, 1000.0, 1002.0, computed=True)
+    serve(one, 300, 1003.0)
+    assert one.tokens == 600
+    serve(one, 600, 1004.0)
+    assert [one.resident_ratio(at_s) for at_s in (1001.0, 1000.0, 1003.0)] == [0.0, 1.0, 1.0]
+    assert one.tokens == 1000
+
+
 def test_a_restart_forgets_everything() -> None:
     one = residency(100)
     serve(one, 500, 0.0)

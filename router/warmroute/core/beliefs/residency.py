@@ -103,6 +103,7 @@ class Residency:
             self.told.clear()
         self.tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
+        self._newest = 0
         self._edge = -1
         self._cut = 0
 
