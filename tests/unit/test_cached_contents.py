@@ -98,6 +98,9 @@ def test_one_is_computed_before_it_is_kept_and_then_used() -> None:
     [
         (Prefilled(400, "too long", "context"), ClientError, 400),
         (Prefilled(503, "busy", "no_replica"), ReplicaError, 503),
+        (Prefilled(499, "left"), ClientError, 400),
+        (Prefilled(529, "overloaded"), ReplicaError, 502),
+        (Prefilled(201, "made"), ReplicaError, 502),
     ],
 )
 def test_what_cannot_be_computed_is_not_kept(

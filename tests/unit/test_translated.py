@@ -316,6 +316,25 @@ def test_a_chat_is_not_answered_without_the_content_that_it_names_wrongly(name: 
     asyncio.run(test())
 
 
+def test_a_content_that_is_refused_with_a_status_of_nobodys_is_answered() -> None:
+    async def test() -> None:
+        wire = Wire(cached_contents=CachedContentsConfig(enabled=True))
+        client = wire.connect()
+        wire.add_upstream()
+        messages = [{"role": "user", "content": "x"}]
+        send(client, "/v1/caches", {"model": "m", "messages": messages})
+        for _ in range(3):
+            await asyncio.sleep(0)
+        reply(wire, plain(499, {"error": {"message": "left", "code": 499}}))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        ((status, _, body),) = answers(client)
+        assert status == 400
+        assert "left" in json.loads(body)["error"]["message"]
+
+    asyncio.run(test())
+
+
 def test_a_model_with_a_colon_in_its_name_keeps_its_card(wire: Wire) -> None:
     client = wire.connect()
     caches = wire.gateway.caches

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -31,6 +32,7 @@ REMEMBERED_BYTES: Final = 64 << 20
 """Prefixes that are kept here to spare the store: what every use needs."""
 MOST_PAGE: Final = 1000
 USUAL_PAGE: Final = 100
+_STATUSES: Final = frozenset(status.value for status in HTTPStatus)
 
 Warm = Callable[[bytes], Awaitable[Prefilled]]
 _encode: Final = msgspec.json.Encoder().encode
@@ -214,15 +216,16 @@ class CachedContents:
 
 
 def _not_warmed(warmed: Prefilled) -> RouterError:
-    """Why a content cannot be made, as whoever failed said it."""
-    if 400 <= warmed.status < 500:
+    """Why a content cannot be made, as whoever failed said it; a status that only its maker knows has a common one."""
+    status = warmed.status
+    if 400 <= status < 500:
         return ClientError(
             f"the content cannot be computed: {warmed.message}",
-            status=warmed.status,
+            status=status if status in _STATUSES else 400,
             code=warmed.code or "cached_content_refused",
         )
     return ReplicaError(
         f"the content could not be computed: {warmed.message}; retry later",
-        status=warmed.status,
+        status=status if status >= 500 and status in _STATUSES else 502,
         code=warmed.code or "replica_failed",
     )
