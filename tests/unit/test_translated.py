@@ -316,6 +316,33 @@ def test_a_chat_is_not_answered_without_the_content_that_it_names_wrongly(name: 
     asyncio.run(test())
 
 
+@pytest.mark.parametrize(
+    "shown", ["X-Api-Key: mine", "Authorization: Bearer mine", "X-Goog-Api-Key: mine", "x-api-key:  mine "]
+)
+def test_contents_are_the_keys_whichever_way_it_is_shown(shown: str) -> None:
+    async def test() -> None:
+        wire = Wire(cached_contents=CachedContentsConfig(enabled=True))
+        client = wire.connect()
+        wire.add_upstream()
+        chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+        send(client, "/v1/caches", chat, shown)
+        await settled()
+        reply(wire, plain(200, CHAT))
+        for asker in (shown, "Authorization: Bearer mine", "X-Api-Key: yours", "X-Other: none"):
+            await settled()
+            send(client, "/v1/caches", b"", asker, method="GET")
+        await settled()
+        seen = [json.loads(body).get("data") for _, _, body in answers(client)[1:]]
+        assert [len(rows) for rows in seen] == [1, 1, 0, 0]
+
+    asyncio.run(test())
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 def test_a_content_that_is_refused_with_a_status_of_nobodys_is_answered() -> None:
     async def test() -> None:
         wire = Wire(cached_contents=CachedContentsConfig(enabled=True))

@@ -43,7 +43,8 @@ from warmroute.tenants.tenant import ANONYMOUS
 
 _CHATS: Final = b"/v1/chat/completions"
 _TOKENIZE: Final = b"/tokenize"
-_GOOGLE_KEY: Final = b"\r\nx-goog-api-key: "
+_GOOGLE_KEY: Final = b"x-goog-api-key"
+_API_KEY: Final = b"x-api-key"
 _NO_KEY: Final = re.compile(rb"[\x00-\x1f\x7f]")
 """What no header field can hold: a key in the query is decoded, and goes to replicas in one."""
 _encode: Final = msgspec.json.Encoder().encode
@@ -252,7 +253,9 @@ class TranslatedExchange(Exchange):
         if caller is not None and caller.tenant.id != ANONYMOUS:
             return scope_of(caller.tenant.id, "")
         head = self._request.head
-        key = self._asked_key or head.credential or presented(head.authorization, b"")
+        key = self._asked_key or head.credential
+        if not key:  # the router asks for none, and replicas are sent what came
+            key = presented(head.authorization, _field(head, _API_KEY) or _field(head, _GOOGLE_KEY))
         return scope_of(None, sha256(key).hexdigest()[:32] if key else "")
 
     def _sharing(self) -> str:
@@ -283,12 +286,20 @@ def _named(body: Json) -> str | None:
     return cached_contents.named(whole if isinstance(whole, dict) else body)
 
 
+def _field(head: RequestHead, name: bytes) -> bytes:
+    """A field as replicas would be sent it; empty if they would not."""
+    start = head.prefix.find(b"\r\n%b: " % name)
+    if start < 0:
+        return b""
+    start += len(name) + 4
+    return head.prefix[start : head.prefix.find(b"\r\n", start)].strip()
+
+
 def _google_key(head: RequestHead) -> bytes:
     """The key in `x-goog-api-key`, where replicas would be sent it, or in the query."""
-    at = head.prefix.find(_GOOGLE_KEY)
-    if at >= 0:
-        start = at + len(_GOOGLE_KEY)
-        return head.prefix[start : head.prefix.find(b"\r\n", start)]
+    key = _field(head, _GOOGLE_KEY)
+    if key:
+        return key
     query = head.target[len(head.path) + 1 :]
     return gemini_paths.key_of(query.decode("latin-1")).encode() if b"key=" in query else b""
 
