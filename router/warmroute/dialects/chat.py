@@ -48,6 +48,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     rare = fields[_RARE:] != _NOTHING_RARE
     if rare:
         add_header(out, request)
+    raws: list[msgspec.Raw] = []
     for index, message in enumerate(messages):
         of_message = _fields_of(message)
         content = of_message[1]
@@ -60,7 +61,7 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
             out.append(start)
             out.append(content.encode())
         else:
-            add_message(out, message, body, index)
+            add_message(out, message, body, index, raws)
     if rare and (request.add_generation_prompt is False or request.continue_final_message):
         out.append(prompt.ENDING)
         out.append(b"continue" if request.continue_final_message else b"none")
@@ -113,8 +114,15 @@ def add_header(out: list[bytes], request: ChatRequest) -> None:
         out.append(prompt.TRUNCATION + f"{request.truncate_prompt_tokens} {side}".encode())
 
 
-def add_message(out: list[bytes], message: Message, body: bytes | bytearray | memoryview, index: int) -> None:
-    """Add one message, of whatever form."""
+def add_message(
+    out: list[bytes],
+    message: Message,
+    body: bytes | bytearray | memoryview,
+    index: int,
+    raws: list[msgspec.Raw],
+) -> None:
+    """Add one message, of whatever form. `raws`: contents as sent, one list for all messages of a body; empty until
+    the first one is needed."""
     reasoning = message.reasoning or message.reasoning_content
     prompt.start_message(out, message.role, message.name, message.tool_call_id, reasoning)
     content = message.content
@@ -126,7 +134,9 @@ def add_message(out: list[bytes], message: Message, body: bytes | bytearray | me
         before = len(out)
         if not add_content(out, content):
             del out[before:]
-            add_json(out, prompt.RAW, bytes(decode_raw(body).messages[index].content))
+            if not raws:
+                raws += [raw.content for raw in decode_raw(body).messages]
+            add_json(out, prompt.RAW, bytes(raws[index]))
     for call in message.tool_calls or ():
         function = call.function
         if function is not None:

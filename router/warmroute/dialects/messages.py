@@ -106,8 +106,9 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
         if text:
             out.append(TEXT_MESSAGES["system"])
             out.append(text.encode())
+    raws: list[msgspec.Raw] = []
     for index, message in enumerate(messages):
-        add_message(out, message, body, index)
+        add_message(out, message, body, index, raws)
     canonical = b"".join(out)
     return Parsed(
         request.model or "",
@@ -120,8 +121,14 @@ def parse(body: bytes | bytearray | memoryview) -> Parsed:
     )
 
 
-def add_message(out: list[bytes], message: Message, body: bytes | bytearray | memoryview, index: int) -> None:
-    """Add one message, of whatever form."""
+def add_message(
+    out: list[bytes],
+    message: Message,
+    body: bytes | bytearray | memoryview,
+    index: int,
+    raws: list[msgspec.Raw],
+) -> None:
+    """Add one message, of whatever form. `raws`: see `chat.add_message`."""
     content = message.content
     role = ROLES.get(message.role, message.role)
     if role == "system":
@@ -135,7 +142,9 @@ def add_message(out: list[bytes], message: Message, body: bytes | bytearray | me
         if not (_add_user(out, content) if role == "user" else _add_other(out, role, content)):
             del out[before:]
             prompt.start_message(out, role)
-            add_json(out, prompt.RAW, bytes(_decode_raw(body).messages[index].content))
+            if not raws:
+                raws += [raw.content for raw in _decode_raw(body).messages]
+            add_json(out, prompt.RAW, bytes(raws[index]))
 
 
 def add_header(out: list[bytes], request: MessagesRequest) -> None:

@@ -113,8 +113,9 @@ def of_messages(request: MessagesRequest, body: Body) -> list[PromptBlock]:
                     at += len(TEXT_MESSAGES["system"])
                 at += len(text.encode())
             found.append(PromptBlock(f"system.{index}", block.type, block.cache_control, at, not text))
+    raws: list[msgspec.Raw] = []
     for index, message in enumerate(request.messages or ()):
-        at = _add_message(found, message, body, index, at)
+        at = _add_message(found, message, body, index, raws, at)
         if len(found) > MAX_BLOCKS:
             break
     return found
@@ -134,11 +135,16 @@ def _tools(raw: bytes) -> list[PromptBlock]:
 
 
 def _add_message(
-    found: list[PromptBlock], message: messages.Message, body: Body, index: int, start: int
+    found: list[PromptBlock],
+    message: messages.Message,
+    body: Body,
+    index: int,
+    raws: list[msgspec.Raw],
+    start: int,
 ) -> int:
     """Add one message's blocks. Returns where the message ends."""
     out: list[bytes] = []
-    messages.add_message(out, message, body, index)
+    messages.add_message(out, message, body, index, raws)
     end = start + _size(out)
     content = message.content
     path = f"messages.{index}.content"
@@ -198,9 +204,10 @@ def of_chat(request: ChatRequest, body: Body) -> list[PromptBlock]:
     chat.add_header(header, request)
     at = _size(header)
     found: list[PromptBlock] = []
+    raws: list[msgspec.Raw] = []
     for index, message in enumerate(request.messages or ()):
         out: list[bytes] = []
-        chat.add_message(out, message, body, index)
+        chat.add_message(out, message, body, index, raws)
         start, at = at, at + _size(out)
         path = f"messages.{index}.content"
         content = message.content

@@ -137,6 +137,7 @@ def add_items(
 ) -> None:
     """Add all items. `ends` gets the length of `out` after each."""
     state = _CLOSED
+    raws: list[msgspec.Raw] = []
     for index, item in enumerate(items):
         before = len(out)
         kind = item.type or "message"
@@ -159,7 +160,9 @@ def add_items(
             after = _add_reasoning(out, item, state)
         if after is None:
             del out[before:]
-            add_json(out, prompt.RAW, bytes(_decode_raw(body).input[index]))
+            if not raws:
+                raws = _decode_raw(body).input
+            add_json(out, prompt.RAW, bytes(raws[index]))
             after = _CLOSED
         state = after
         if ends is not None:
