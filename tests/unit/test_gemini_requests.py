@@ -95,6 +95,44 @@ def test_calls_and_their_answers_find_each_other_with_and_without_ids() -> None:
     assert last == {"role": "user", "content": "well?"}
 
 
+class Name(str):
+    """One that counts how often names are compared."""
+
+    compared = 0
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("answered", ["f", "g"])
+def test_many_calls_and_answers_are_not_looked_for_one_by_one(answered: str) -> None:
+    """Nobody waits for the other requests of a router whose loop a single one holds up for seconds."""
+    Name.compared = 0
+    calls = [{"functionCall": {"name": Name("f"), "id": None}} for _ in range(200)]
+    answers = [{"functionResponse": {"name": Name(answered)}} for _ in range(200)]
+    messages = chat(contents=[{"role": "model", "parts": calls}, {"parts": answers}])["messages"]
+    ids = [message["tool_call_id"] for message in messages[1:]]
+    assert ids == [f"call_{number + 1}" if answered == "f" else "call_g" for number in range(200)]
+    assert Name.compared < 2000
+
+
+def test_an_id_that_is_no_text_is_none() -> None:
+    call = {"role": "model", "parts": [{"functionCall": {"name": "f", "id": {"x": 1}}}]}
+    messages = chat(contents=[call, {"parts": [{"functionResponse": {"name": "f", "id": [1]}}]}])["messages"]
+    assert messages[0]["tool_calls"][0]["id"] == messages[1]["tool_call_id"] == "call_1"
+
+
+def test_an_answer_by_id_is_not_the_next_one_by_name() -> None:
+    calls = [{"functionCall": {"name": "f", "id": one}} for one in ("a", "b", "a")]
+    answers = [{"functionResponse": {"name": "f", **by}} for by in ({"id": "a"}, {}, {}, {"id": "z"})]
+    messages = chat(contents=[{"role": "model", "parts": calls}, {"parts": answers}])["messages"]
+    assert [message["tool_call_id"] for message in messages[1:]] == ["a", "b", "a", "z"]
+
+
 def test_a_call_in_a_cached_content_is_answered_by_what_uses_it() -> None:
     cached = {"contents": [said("go"), {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}]}
     body = chat(cached, contents=[{"parts": [{"functionResponse": {"name": "f", "response": {}}}]}])

@@ -7,6 +7,7 @@ order for the same reason.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 import msgspec
@@ -19,36 +20,69 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Turns:
-    """Messages so far, and the calls in them that nobody has answered yet."""
+    """Messages so far, and the calls in them that nobody has answered yet. Costs of all are O(1) amortised."""
 
     def __init__(self, messages: list[Json]) -> None:
         self.messages = messages
-        self.calls = 0
-        self.open: list[tuple[str, str]] = []
-        """Name and id of each."""
+        self._side = ""
+        self._said: list[Json] = []
+        """Parts that this side has said since the last message, which are none yet."""
+        self._calls = 0
+        self._by_name: dict[str, deque[tuple[int, str]]] = {}
+        """Calls by the name of what is called: number and id, first ones first; some may be answered already."""
+        self._by_id: dict[str, deque[int]] = {}
+        self._answered: set[int] = set()
+        """Numbers of calls."""
         for message in messages:
             for call in message.get("tool_calls") or ():
                 self.called(call["function"]["name"], call["id"])
             if message["role"] == "tool":
                 self.answered("", message.get("tool_call_id"))
 
-    def called(self, name: str, call_id: str | None) -> str:
-        """A call; returns its id."""
-        self.calls += 1
-        call_id = call_id or f"call_{self.calls}"
-        self.open.append((name, call_id))
-        return call_id
+    def called(self, name: str, call_id: Any) -> str:
+        """A call; returns its id, a new one where it has none that is text."""
+        self._calls += 1
+        known = call_id if isinstance(call_id, str) and call_id else f"call_{self._calls}"
+        self._by_name.setdefault(name, deque()).append((self._calls, known))
+        self._by_id.setdefault(known, deque()).append(self._calls)
+        return known
 
-    def answered(self, name: str, call_id: str | None) -> str:
+    def answered(self, name: str, call_id: Any) -> str:
         """An answer; returns the id of its call: the one named, or the first of this name that is open."""
-        for index, (called, known) in enumerate(self.open):
-            if (call_id and known == call_id) or (not call_id and called == name):
-                del self.open[index]
+        if isinstance(call_id, str) and call_id:
+            numbers = self._by_id.get(call_id)
+            while numbers:
+                number = numbers.popleft()
+                if number not in self._answered:
+                    self._answered.add(number)
+                    break
+            return call_id
+        calls = self._by_name.get(name)
+        while calls:
+            number, known = calls.popleft()
+            if number not in self._answered:
+                self._answered.add(number)
                 return known
-        return call_id or f"call_{name}"
+        return f"call_{name}"
 
     def say(self, role: str, parts: list[Json]) -> None:
         """Parts of one side. What the same side said before goes on: templates want sides to take turns."""
+        if role != self._side:
+            self.flush()
+            self._side = role
+        self._said += parts
+
+    def add(self, message: Json) -> None:
+        """A message that is nothing said."""
+        self.flush()
+        self.messages.append(message)
+
+    def flush(self) -> None:
+        """What was said becomes a message: nothing more follows, or something else."""
+        role, parts = self._side, self._said
+        self._side, self._said = "", []
+        if not parts:
+            return
         last = self.messages[-1] if self.messages else None
         if last is not None and last["role"] == role and not last.get("tool_calls") and "content" in last:
             said = last["content"]
@@ -91,6 +125,7 @@ def add_contents(turns: Turns, request: Json) -> None:
             _add_user(turns, parts, where)
         else:
             refuse(f"{where}.role", f"must be user or model, not {str(role)[:40]!r}")
+    turns.flush()
 
 
 def _parts(content: Json, where: str) -> list[Json]:
@@ -118,7 +153,7 @@ def _add_user(turns: Turns, parts: list[Json], where: str) -> None:
         name = answer["name"]
         call_id = turns.answered(name, answer.get("id"))
         text = _encode(answer.get("response") or {}).decode()
-        turns.messages.append({"role": "tool", "tool_call_id": call_id, "name": name, "content": text})
+        turns.add({"role": "tool", "tool_call_id": call_id, "name": name, "content": text})
     if said:
         turns.say("user", said)
 
@@ -149,7 +184,7 @@ def _add_model(turns: Turns, parts: list[Json], where: str) -> None:
         )
     if calls:
         text = _content(said, "assistant") if said else None
-        turns.messages.append({"role": "assistant", "content": text, "tool_calls": calls})
+        turns.add({"role": "assistant", "content": text, "tool_calls": calls})
     elif said:
         turns.say("assistant", said)
 
