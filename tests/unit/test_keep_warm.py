@@ -281,3 +281,23 @@ def test_a_copy_that_is_pushed_out_by_others_is_refreshed_in_time() -> None:
         assert world.keeper.prefills["refresh"] == 1
 
     run(test)
+
+
+def test_a_content_that_is_lost_is_not_looked_for_and_logged_in_every_round(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(scope: str, content_id: str) -> bytes | None:
+        return None
+
+    async def test(world: World) -> None:
+        await world.promise()
+        with monkeypatch.context() as patched:
+            patched.setattr(world.store, "prefix", lost)
+            for _ in range(5):
+                assert await world.round() == []
+        assert [record.message for record in caplog.records] == ["cached_content_lost"]
+        monkeypatch.setattr("warmroute.service.keep_warm.SHAPE_AGE_S", 0.0)
+        world.now_s += 61.0
+        assert await world.round() == [world.ids[0]], "it is back"
+
+    run(test)

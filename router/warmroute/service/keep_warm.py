@@ -53,7 +53,8 @@ MOST_AT_ONCE: Final = 4
 RATE_MEMORY_S: Final = 60.0
 """Over which uses are averaged."""
 SHAPE_AGE_S: Final = 60.0
-"""After which a prompt is measured anew: what a token is in bytes is learned meanwhile."""
+"""After which a prompt is measured anew: what a token is in bytes is learned meanwhile. One that is lost is looked for,
+and complained of, as often."""
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -317,21 +318,16 @@ class KeepWarm:
         """How the promise's prompt is recognised; None: it cannot be."""
         now_s = monotonic()
         sender = self._sender
-        if (
-            watched.shape is not None
-            and watched.fingerprints is sender.fingerprints
-            and now_s - watched.shaped_s < SHAPE_AGE_S
-        ):
+        if watched.fingerprints is sender.fingerprints and now_s - watched.shaped_s < SHAPE_AGE_S:
             return watched.shape
         promise = watched.promise
         body = await watched.source.prompt(promise)
-        if body is None:
-            return None
+        watched.shape = None
         try:
-            watched.shape = sender.shape(body, promise.sharing)
+            if body is not None:
+                watched.shape = sender.shape(body, promise.sharing)
         except RouterError as error:
             log.error("promise_unreadable", extra=fields(promise=promise.name, error=str(error)))
-            return None
         watched.fingerprints = sender.fingerprints
         watched.shaped_s = now_s
         return watched.shape
