@@ -172,6 +172,21 @@ def test_while_the_store_is_away_what_was_used_here_goes_on_and_nothing_else_is_
     run(test)
 
 
+def test_many_short_contents_take_no_more_memory_than_few_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmroute.service.cached_contents.REMEMBERED_BYTES", 10_000)
+
+    async def test(world: World) -> None:
+        names = [(await world.create(scope=f"t.{number}")).name for number in range(20)]
+        for _ in range(2):
+            for number, name in enumerate(names):
+                await world.caches.use(f"t.{number}", name)
+        assert world.store.asked == 40, (
+            "each takes a kilobyte, and not its 50 bytes: it was given up meanwhile"
+        )
+
+    run(test)
+
+
 def test_a_content_that_was_lost_is_no_content_that_never_was() -> None:
     async def test(world: World) -> None:
         content = await world.create()

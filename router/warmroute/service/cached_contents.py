@@ -30,6 +30,8 @@ from warmroute.ports import ContentStore, Kept
 
 REMEMBERED_BYTES: Final = 64 << 20
 """Prefixes that are kept here to spare the store: what every use needs."""
+ENTRY_BYTES: Final = 1024
+"""What each of them takes besides its text."""
 MOST_PAGE: Final = 1000
 USUAL_PAGE: Final = 100
 _STATUSES: Final = frozenset(status.value for status in HTTPStatus)
@@ -203,8 +205,9 @@ class CachedContents:
             )
         prefix = _decode(data)
         self._forget(key)
-        self._known[key] = (kept, prefix, len(data))
-        self._known_bytes += len(data)
+        size_bytes = len(data) + ENTRY_BYTES
+        self._known[key] = (kept, prefix, size_bytes)
+        self._known_bytes += size_bytes
         while self._known_bytes > REMEMBERED_BYTES and len(self._known) > 1:
             self._forget(next(iter(self._known)))
         return prefix
