@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.errors import RouterError
-from warmroute.core.fleet.fleet import Decision, Fleet
+from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded
 from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.admission_queue import LATE, OVERLOADED, AdmissionQueue
 from warmroute.core.holding.line import BATCH, DEFAULT, INTERACTIVE, Claim
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import Shares
-from warmroute.core.types import RequestShape
+from warmroute.core.types import Incarnation, RequestShape
 
 SECOND = 8000
 """Tokens that a replica computes in a second, as the fleet believes at first."""
@@ -45,9 +45,10 @@ class World:
         timeout_s: float = 1000.0,
         body_bytes: int = 100,
         streams: bool = True,
+        model: str = "m",
     ) -> Claim | None:
         """A request; None if it went at once. One that is refused is among the answers."""
-        shape = RequestShape("m", [], tokens * 4, tokens, 1, 1, streams)
+        shape = RequestShape(model, [], tokens * 4, tokens, 1, 1, streams)
         decision = self.queue.begin(shape, None, now_s)
         if decision is not None:
             self.running.append(decision)
@@ -221,3 +222,40 @@ def test_batch_leaves_replicas_free_for_who_is_more_urgent_where_it_is_told_to()
     world.finish(1.2)
     world.finish(1.3)
     assert world.granted() == ["interactive", "batch"]
+
+
+def test_batch_that_leaves_replicas_free_is_served_by_a_fleet_that_has_only_one() -> None:
+    world = World(replicas=1, spare_ratio=0.25)
+    world.ask("running", 0.0)
+    world.ask("batch", 0.0, level=BATCH, tokens=100)
+    world.finish(1.0)
+    assert world.granted() == ["batch"]
+
+
+def test_batch_that_has_waited_for_too_long_takes_its_turn_and_keeps_nobody_from_a_free_replica() -> None:
+    world = World(replicas=4, spare_ratio=0.5, aged_s=0.2)
+    for name in "abcd":
+        world.ask(name, 0.0, tokens=4 * SECOND)
+    world.ask("batch", 0.0, level=BATCH)
+    for number in range(4):
+        world.ask(f"interactive {number}", 0.0, level=INTERACTIVE)
+    world.finish(0.5)
+    assert world.granted() == ["interactive 0"]
+    world.finish(0.6)
+    assert world.granted() == ["interactive 0", "batch"], "it is owed a part of what went before it"
+    world.finish(0.7)
+    assert world.granted() == ["interactive 0", "batch", "interactive 1"]
+
+
+def test_who_asks_for_a_model_that_nobody_waits_for_need_not_wait_behind_those_of_another() -> None:
+    world = World(replicas=2, max_held=3)
+    first, second = world.fleet.replicas.values()
+    for replica, incarnation, model in ((first, 1, "busy"), (second, 2, "idle")):
+        world.fleet.apply(ProbeSucceeded(replica.id, Incarnation(incarnation), [model], 16, None, 0.0))
+    world.ask("running", 0.0, model="busy")
+    for number in range(4):
+        world.ask(f"held {number}", 0.0, model="busy")
+    assert set(world.refused()) == {"held 3"}
+    assert world.ask("other", 0.0, model="idle", level=BATCH, timeout_s=0.1) is None
+    assert set(world.refused()) == {"held 3"}
+    assert world.running[-1].replica is second

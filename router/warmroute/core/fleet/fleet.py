@@ -207,13 +207,16 @@ class Fleet(Members):
         self.planned.clear()
 
     def any_free(self, model: str, terms: HoldTerms, spare_ratio: float = 0.0) -> bool:
-        """Whether any eligible replica begins soon (`Replica.begins_soon`), besides such a share of them.
+        """Whether any eligible replica begins soon (`Replica.begins_soon`), besides such a share of them: of all but
+        one, so that a fleet that has become small still serves who leaves others a share.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         members = self._eligibility.view(model).members
-        left = spare_ratio * len(members)
+        left = spare_ratio * len(members) if spare_ratio else 0.0
+        if left > len(members) - 1:
+            left = float(len(members) - 1)
         for replica in members:
             if replica.begins_soon(terms):
                 if left <= 0.0:

@@ -125,8 +125,8 @@ class AdmissionQueue(HoldQueue):
             NotFoundError, OverloadError: As `Fleet.choose_and_reserve`.
         """
         fleet = self._fleet
-        if self._models or fleet.rivals:
-            return None  # by class and share: somebody waits, here or at another router
+        if shape.model in self._models or fleet.rivals:
+            return None  # by class and share: somebody waits for this model, or at another router
         answer = fleet.reserve_if_free(shape, records, self._terms_for(0.0, now_s))
         if isinstance(answer, Decision):
             return answer
@@ -297,7 +297,7 @@ class AdmissionQueue(HoldQueue):
             if claim is None:
                 break
             terms = self._terms_for(self._told_s(claim, now_s), now_s)
-            if claim.level == BATCH:
+            if claim.level == BATCH and claim is not cursor.aged:
                 terms.ahead_tokens = 0.0
                 if not last:
                     last = True

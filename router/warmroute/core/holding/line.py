@@ -240,7 +240,7 @@ class Line:
 class Cursor:
     """Goes through the line, best first, as if each were granted when it is passed."""
 
-    __slots__ = ("_aged", "_heap", "_level", "_line", "_now_s")
+    __slots__ = ("_heap", "_level", "_line", "_now_s", "aged")
 
     def __init__(self, line: Line, now_s: float) -> None:
         self._line = line
@@ -249,11 +249,12 @@ class Cursor:
         self._heap: list[tuple[int, float, int, int, float, Lane]] = []
         """Of each tenant of the class: its round, its next request's key and place in its lane, and what of it was
         passed."""
-        self._aged = line.aged(now_s)
+        self.aged = line.aged(now_s)
+        """Who goes before all others for having waited for too long."""
 
     def next(self) -> Claim | None:
         """The next one; None at the end."""
-        aged = self._aged
+        aged = self.aged
         if aged is not None and self._level < 0:
             self._level = 0
             self._begin(0)
