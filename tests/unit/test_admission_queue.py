@@ -11,7 +11,7 @@ from warmroute.core.holding.line import BATCH, DEFAULT, INTERACTIVE, Claim
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import Shares
-from warmroute.core.types import Incarnation, RequestShape
+from warmroute.core.types import FingerprintHash, Incarnation, Record, RequestShape
 
 SECOND = 8000
 """Tokens that a replica computes in a second, as the fleet believes at first."""
@@ -259,3 +259,33 @@ def test_who_asks_for_a_model_that_nobody_waits_for_need_not_wait_behind_those_o
     assert world.ask("other", 0.0, model="idle", level=BATCH, timeout_s=0.1) is None
     assert set(world.refused()) == {"held 3"}
     assert world.running[-1].replica is second
+
+
+def test_nobody_waits_for_a_place_at_the_best_replica_while_another_has_one() -> None:
+    world = World(replicas=2, max_under_way=1)
+    warm, cold = world.fleet.replicas.values()
+    rungs = [FingerprintHash(depth + 1) for depth in range(8)]
+    assert warm.incarnation is not None
+    records: list[Record | None] = [((warm.incarnation, 0.0),) for _ in rungs]
+    for number in range(2):
+        shape = RequestShape("m", rungs, 4096, 1024, 1, 1, True)
+        decision = world.queue.begin(shape, records, 0.1)
+        assert decision is not None
+        assert decision.replica is (warm, cold)[number]
+        world.running.append(decision)
+    world.queue.wait(
+        shape,
+        records,
+        0.2,
+        lambda answer: world.answered("held", answer),
+        DEFAULT,
+        world.shares.flow(1, 1.0),
+        9.0,
+        1,
+    )
+    world.queue.release(0.2)
+    assert world.granted() == []
+    world.fleet.settle(world.running[1], 0.3)
+    world.queue.release(0.3, cold)
+    assert world.granted() == ["held"]
+    assert world.running[-1].replica is cold

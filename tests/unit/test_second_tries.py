@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.wire import ClientWire, FakeTransport, ParsedAnswers
 from tests.support.wire_fleet import OK, WireFleet, plain
-from warmroute.config.schema import RetriesConfig, UpstreamConfig
+from warmroute.config.schema import QueueConfig, RetriesConfig, UpstreamConfig
 from warmroute.core.fleet.fleet import ProbeFailed
 from warmroute.core.health.health import ReplicaState
 from warmroute.dataplane.exchange import Exchange
@@ -287,3 +288,17 @@ def test_a_stream_in_which_only_comments_come_is_idle() -> None:
     ((_, _, body),) = ParsedAnswers(client.output).answers
     assert body.endswith(DONE)
     assert json.loads(body.split(b"\n\n")[-3][6:])["error"]["code"] == "replica_timeout"
+
+
+def test_a_second_try_that_is_dropped_makes_room_for_who_waits_at_once() -> None:
+    async def run() -> None:  # the queue's timer needs a loop
+        scene = Scene(2, queue=QueueConfig(enabled=True, max_under_way=1))
+        _, exchange, first, _ = scene.late()
+        _, waits = scene.fleet.begin(STREAM)
+        assert waits.connection is None
+        deliver(first, exchange, HEAD + chunk(DATA))
+        assert exchange.second is None
+        assert waits.connection is not None
+        deliver(first, exchange, chunk(DONE) + b"0\r\n\r\n")
+
+    asyncio.run(run())

@@ -566,13 +566,10 @@ class Exchange(Resuming):
             hold.withdraw(ticket)
         decision, self.decision = self.decision, None
         if decision is not None:
-            now_s = gateway.clock()
             if self._noted and not (decision.phase == STARTED and decision.computed):
                 assert self.shape is not None
                 self._withdraw(decision, self.shape)
-            gateway.fleet.settle(decision, now_s)
-            if hold is not None and hold.waiting:
-                hold.release(now_s, decision.replica)
+            gateway.settle(decision)
 
     def _finish(self, *, keep_alive: bool, code: str | None = None, seen: bytes = b"") -> None:
         """End, once. `seen` is where the answer's usage is looked for."""

@@ -234,6 +234,14 @@ class Gateway:
         if reason is not FailureReason.BUSY:
             self._probe_soon(replica.server.id, reason in THOROUGHLY)
 
+    def settle(self, decision: Decision) -> None:
+        """A try is over: its replica may have come free for somebody who is held."""
+        now_s = self.clock()
+        self.fleet.settle(decision, now_s)
+        hold = self.hold
+        if hold is not None and hold.waiting:
+            hold.release(now_s, decision.replica)
+
     def suspect(self, replica: Replica) -> None:
         """Nothing is heard of a replica where something should be: have it looked at."""
         self.fleet.suspect(replica)

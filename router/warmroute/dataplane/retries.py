@@ -482,7 +482,7 @@ class Retrying(Attempt):
             gateway = self._gateway
             gateway.metrics.wasted(second.cause, second.decision.uncached_tokens)
             second.drop()
-            gateway.fleet.settle(second.decision, gateway.clock())
+            gateway.settle(second.decision)
 
     def _outlived(self, decision: Decision, engine: bool = False) -> bool:
         """A replica, or its engine, failed after it had the request in full: whether another may be given it."""

@@ -189,7 +189,7 @@ class Tunnel(asyncio.Protocol):
     def _settle(self) -> None:
         decision, self._decision = self._decision, None
         if decision is not None:
-            self._gateway.fleet.settle(decision, self._gateway.clock())
+            self._gateway.settle(decision)
 
     # -- bytes --------------------------------------------------------------------------------------------------
 

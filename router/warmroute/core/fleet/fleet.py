@@ -173,17 +173,26 @@ class Fleet(Members):
         shape: RequestShape,
         records: Records | None,
         terms: HoldTerms,
+        elsewhere: bool = False,
     ) -> Decision | Belief:
         """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it, and say what is believed.
 
         Planning counts the prompt at the choice, so that the next request looked at sees it; the caller calls
         `end_plan` before anything else happens.
 
+        Args:
+            elsewhere: Where the choice has no room for another request, choose among those that have: no price tells
+                how long a place is waited for.
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         view, belief, prices = self._look(shape, records, terms.now_s)
         replica, kind = self._policy.choose(belief, view, prices)
+        if elsewhere and replica.full(terms):
+            others = view.without([member for member in view.members if member.full(terms)])
+            if others is not None:
+                belief = Belief(shape, records, others.by_incarnation, self._grid, terms.now_s)
+                replica, kind = self._policy.choose(belief, others, prices)
         tokens = belief.overlap.get(replica, 0)
         if replica.free_in_s(terms) <= 0.0 or (
             replica.shared_tokens > 0.0

@@ -210,7 +210,7 @@ class Replica(PrefillQueue):
         are; and their end will be heard. It is sent when what is ahead should take no longer than `ahead_tokens` and
         the way there and back: so the engine never runs dry.
         """
-        if 0 < terms.max_under_way <= self.in_flight + self.peer_in_flight:
+        if self.full(terms):
             return FULL_S
         if self.streamed < 0 or self.health.state is not ReplicaState.READY:
             return 0.0
@@ -223,6 +223,10 @@ class Replica(PrefillQueue):
                 since_s = self.peer_since_s
             return behind_s + since_s - now_s if since_s <= now_s else 0.0
         return self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
+
+    def full(self, terms: HoldTerms) -> bool:
+        """Whether as many requests are under way as may be."""
+        return 0 < terms.max_under_way <= self.in_flight + self.peer_in_flight
 
     def begins_soon(self, terms: HoldTerms) -> bool:
         """Whether some request held for it might be sent now: it is free, or lets a short prompt pass a long one."""

@@ -127,7 +127,7 @@ class AdmissionQueue(HoldQueue):
         fleet = self._fleet
         if shape.model in self._models or fleet.rivals:
             return None  # by class and share: somebody waits for this model, or at another router
-        answer = fleet.reserve_if_free(shape, records, self._terms_for(0.0, now_s))
+        answer = fleet.reserve_if_free(shape, records, self._terms_for(0.0, now_s), elsewhere=True)
         if isinstance(answer, Decision):
             return answer
         fleet.end_plan()
@@ -278,9 +278,30 @@ class AdmissionQueue(HoldQueue):
                 self._next_deadline_s = claim.deadline_s
 
     def _grant(self, now_s: float, answers: list[tuple[Ticket, Decision | RouterError]]) -> None:
-        """Go along the line, and reserve for whom there is a replica."""
+        """Go along the line, and reserve for whom there is a replica: first the one that is best for each, then, where
+        that has no room, any that has. So whoever is best for a replica goes there, and none is left idle."""
         fleet = self._fleet
         line = self._line
+        gone: dict[Claim, Decision | RouterError] = {}
+        self._tickets = list(line.claims())
+        self._go_along(now_s, gone, False)
+        if self._terms.max_under_way and len(gone) < len(line):
+            fleet.end_plan()
+            self._go_along(now_s, gone, True)
+        fleet.end_plan()
+        self._tickets = []
+        for claim, given in gone.items():
+            if not isinstance(given, RouterError):
+                line.granted(claim, now_s)
+                self._pace.note(claim.cost_s, now_s, waits=True)
+            self._leave(claim)
+            answers.append((claim, given))
+        if gone:
+            line.sort()
+
+    def _go_along(self, now_s: float, gone: dict[Claim, Decision | RouterError], elsewhere: bool) -> None:
+        """Put into `gone` who may go."""
+        fleet = self._fleet
         planned = fleet.planned
         free: dict[str, bool] = {}
         """By model, whether any of its replicas is."""
@@ -289,13 +310,13 @@ class AdmissionQueue(HoldQueue):
         """Only the lowest class is left: it is given no replica before that has begun with all it has, since whoever
         is more urgent and comes meanwhile would wait for it."""
         models = len(self._models)
-        gone: list[tuple[Claim, Decision | RouterError]] = []
-        self._tickets = list(line.claims())
-        cursor = Cursor(line, now_s)
+        cursor = Cursor(self._line, now_s)
         while busy < models and len(planned) < MAX_LOOKED_AT:
             claim = cursor.next()
             if claim is None:
                 break
+            if claim in gone:
+                continue
             terms = self._terms_for(self._told_s(claim, now_s), now_s)
             if claim.level == BATCH and claim is not cursor.aged:
                 terms.ahead_tokens = 0.0
@@ -312,25 +333,15 @@ class AdmissionQueue(HoldQueue):
                         busy += 1
                 if not known:
                     continue
-                answer = fleet.reserve_if_free(claim.shape, claim.records, terms)
+                answer = fleet.reserve_if_free(claim.shape, claim.records, terms, elsewhere)
             except RouterError as error:
-                gone.append((claim, error))
+                gone[claim] = error
                 continue
             if isinstance(answer, Decision):
-                gone.append((claim, answer))
+                gone[claim] = answer
                 self._note(claim, answer.replica, now_s)
                 free.clear()
                 busy = 0
-        fleet.end_plan()
-        self._tickets = []
-        for claim, given in gone:
-            if not isinstance(given, RouterError):
-                line.granted(claim, now_s)
-                self._pace.note(claim.cost_s, now_s, waits=True)
-            self._leave(claim)
-            answers.append((claim, given))
-        if gone:
-            line.sort()
 
     def _note(self, granted: Ticket, replica: Replica, now_s: float) -> None:
         """As `HoldQueue._note`: who has become longer by it is not overtaken for longer."""
