@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.support.redis_server import RedisServer, free_port
 from warmroute.adapters.resp.link import RedisLink
@@ -226,3 +228,64 @@ def test_a_silent_redis_delays_nobody_for_longer_than_the_deadline() -> None:
                     own.resume()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("which", ["requests_per_minute", "tokens_per_day", "concurrent_requests"])
+def test_while_redis_is_silent_nobody_takes_more_than_a_share_of_what_was_left(which: str) -> None:
+    async def run() -> None:
+        with RedisServer() as own:
+            opened = sharing(own, deadline_s=0.05)
+            routers = [opened(), opened(), opened()]
+            limit = 60
+            scope = Scope("j", "", limits(**{which: limit}))
+            async with started(*routers):
+                granted = 0
+                for router, count in ((routers[0], 48), (routers[1], 1), (routers[2], 1)):  # far from even
+                    for _ in range(count):
+                        granted += (await ask(router, [scope], 1)).granted
+                assert granted >= 50
+                for router in routers:
+                    await ask(router, [scope], 1)  # all know what is left
+                own.pause()
+                try:
+                    async with asyncio.timeout(30):
+                        grants = await asyncio.gather(
+                            *[ask(router, [scope], 1) for router in routers for _ in range(30)]
+                        )
+                finally:
+                    own.resume()
+                assert all(grant.local for grant in grants)
+                alone = sum(grant.granted for grant in grants)
+                assert 0 < granted + alone + 3 <= limit
+                refused = next(grant for grant in grants if not grant.granted)
+                assert refused.whose is scope
+                assert refused.wait_s > 0
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_came_in_time_counts_though_the_loop_was_late() -> None:
+    async def run() -> None:
+        with RedisServer() as own:
+            limiter = sharing(own, deadline_s=0.05)()
+            scope = Scope("k", "", limits(requests_per_minute=30))
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+
+                def read() -> None:
+                    ours.recv(1)
+                    time.sleep(0.1)  # timers are due behind it before anything else is read
+
+                async with started(limiter):
+                    await ask(limiter, [scope])
+                    loop.add_reader(ours, read)
+                    for _ in range(3):
+                        asked = asyncio.ensure_future(ask(limiter, [scope]))
+                        for _ in range(3):  # until it is sent
+                            await asyncio.sleep(0)
+                        theirs.send(b"x")
+                        assert not (await asked).local
+                    loop.remove_reader(ours)
+
+    uvloop.run(run())

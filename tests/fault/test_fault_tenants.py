@@ -74,6 +74,11 @@ class World:
         return rows
 
 
+def judged_alone(world: World) -> int:
+    """Requests that routers judged without Redis, which was too late."""
+    return sum(int(router.metrics()["warmroute_limits_local_total"]) for router in world.routers)
+
+
 async def models(router: RouterProcess, key: str) -> int:
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
         async with session.get(f"http://127.0.0.1:{router.port}/v1/models") as answer:
@@ -123,11 +128,14 @@ def test_three_routers_let_through_what_one_may(world: World) -> None:
     key = world.new_key("limited")
     answers: list[tuple[int, float, int, dict[str, Any]]] = []
     started = time.monotonic()
+    alone = judged_alone(world)
     asyncio.run(offer(world.routers, key, LIMIT, answers))
+    alone = judged_alone(world) - alone
     served = [status for _, _, status, _ in answers].count(200)
     assert len(answers) == 3 * LIMIT
     if time.monotonic() - started < 59:  # else the window has moved on, and there is more to be had
-        assert served == LIMIT
+        # Redis counts each request that it judges. One that it was too late for may be a share of what was left.
+        assert abs(served - LIMIT) <= min(alone, LIMIT // 20)
     assert {status for _, _, status, _ in answers} == {200, 429}
 
 

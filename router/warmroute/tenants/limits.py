@@ -199,10 +199,15 @@ class Meter:
 class Sums:
     """What one scope has used."""
 
-    __slots__ = ("under_way", "windows")
+    __slots__ = ("told_s", "told_used", "under_way", "windows")
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.told_used: list[int] = []
+        """By number, what all routers together have used, as whoever counts for all told it last; and what was taken
+        here without it since. Empty where nobody has told."""
+        self.told_s = 0.0
+        """When that was told."""
         self.windows = [Window(span_s) for span_s in SPANS_S]
 
     def used(self, now_s: float) -> list[int]:

@@ -1,9 +1,9 @@
 """Limits that all routers share, counted in Redis: what one event-loop tick asks goes out at once, one script a tenant.
 
 A request waits for its answer, for `DEADLINE_S` at most. Without one, and while no server is there, this process goes
-by what it has let through itself and a share of each limit, as many shares as there were routers when Redis was last
-there; what it lets through then is told when Redis is back. So the limit is kept where routers share the traffic, and
-never exceeded by more than the number of routers times.
+by what it has let through itself, a share of each limit (as many as there were routers when Redis was last there), and
+for some seconds a share of what Redis said was left (`limits_alone`). What it lets through then is told when Redis is
+back. So the limit is kept where routers share the traffic, and never exceeded by more than the number of routers times.
 
 Requests under way are told as a number a router, which lasts for `LEASE_S`: those of a router that died are forgotten.
 """
@@ -21,6 +21,7 @@ from importlib import resources
 from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.resp.pipe import Pipe, Replies
+from warmroute.adapters.tenants.limits_alone import note_ended, note_taken, note_told, used_up
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields
 from warmroute.tenants.limits import CONCURRENT, Grant, LocalLimits, Scope
@@ -28,6 +29,8 @@ from warmroute.tenants.limits import CONCURRENT, Grant, LocalLimits, Scope
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 0.05
+_GRACE_S = 0.002
+"""An event loop that was late itself finds the deadline passed before it reads what has come: so long more."""
 LEASE_S = 15.0
 _RENEW_S = 4.0
 _SETTLE_DELAY_S = 0.005
@@ -166,6 +169,7 @@ class RedisLimiter:
             return
         now_s = self._clock()
         self._local.settle(grant, requests, tokens, now_s, grant.at_s)
+        note_ended(self._local, grant, now_s)
         for scope in grant.scopes:
             if requests or tokens:
                 self._charge(scope, requests, tokens, grant.at_s if requests < 0 or tokens < 0 else 0.0)
@@ -203,9 +207,7 @@ class RedisLimiter:
             sent = [call for call, _ in written]
             for call in sent:
                 self._flying.add(call)
-            timer = self._loop.call_later(self._deadline_s, self._expire, pipe, sent)
-            for call in sent:
-                call.timer = timer
+            sent[0].timer = self._loop.call_later(self._deadline_s, self._overdue, pipe, sent)
             self.calls_total += len(sent)
             pipe.send(
                 b"".join([command for _, command in written]),
@@ -265,6 +267,8 @@ class RedisLimiter:
             scope.model: reply[1 + 3 * len(call.askers) + 5 * number :][:5]
             for number, scope in enumerate(scopes)
         }
+        now_s = self._clock()
+        note_told(self._local, call.scopes, used, now_s)
         for number, (grant, done) in enumerate(call.askers):
             whose, which, wait_ms = reply[1 + 3 * number : 4 + 3 * number]
             if call.late:
@@ -276,7 +280,7 @@ class RedisLimiter:
             if whose:
                 grant.refuse(which - 1, scopes[whose - 1], wait_ms / 1000)
             else:
-                self._local.note(grant, self._clock())
+                self._local.note(grant, now_s)
                 self._note_live(grant)
                 grant.granted = True
                 grant.at_s = at_s
@@ -291,6 +295,10 @@ class RedisLimiter:
             self._link.look_again()
         else:
             log.error("limits_refused", extra=fields(error=words))
+
+    def _overdue(self, pipe: Pipe, calls: list[_Call]) -> None:
+        """The deadline has passed, unless it is this process that was late."""
+        calls[0].timer = self._loop.call_later(_GRACE_S, self._expire, pipe, calls)
 
     def _expire(self, pipe: Pipe, calls: list[_Call]) -> None:
         """The deadline has passed."""
@@ -324,9 +332,12 @@ class RedisLimiter:
     def _take_alone(self, grant: Grant) -> None:
         self.local_total += 1
         grant.local = True
-        self._local.take(grant, self._clock())
+        now_s = self._clock()
+        if not used_up(self._local, grant, now_s):
+            self._local.take(grant, now_s)
         if grant.granted:
             self._note_live(grant)
+            note_taken(self._local, grant, now_s)
             for scope in grant.scopes:
                 self._charge(scope, 1, grant.tokens, 0.0)
             self._settle_soon()
