@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from tests.support.wire import ClientWire, FakeTransport, ParsedAnswers
-from tests.support.wire_fleet import OK, WireFleet, plain
+from tests.support.wire_fleet import OK, LivePool, WireFleet, plain
 from warmroute.config.schema import QueueConfig, RetriesConfig, UpstreamConfig
 from warmroute.core.fleet.fleet import ProbeFailed
 from warmroute.core.health.health import ReplicaState
+from warmroute.core.types import Api
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
+from warmroute.dataplane.upstream import Asker, ReplicaConnection
+from warmroute.dialects.usage_request import ASKS
 
 STREAM = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -302,3 +305,38 @@ def test_a_second_try_that_is_dropped_makes_room_for_who_waits_at_once() -> None
         deliver(first, exchange, chunk(DONE) + b"0\r\n\r\n")
 
     asyncio.run(run())
+
+
+class SlowPool(LivePool):
+    """Connects when it is told to."""
+
+    def connect(self, exchange: Asker) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_connection_for_the_first_try_that_comes_when_the_second_has_answered_is_of_no_use(
+    fails: bool,
+) -> None:
+    scene = Scene()
+    for replica in scene.fleet.replicas:
+        scene.fleet.gateway.usage_support(replica, Api.CHAT).verdict = ASKS
+    client, exchange, first, second = scene.late()
+    refused = scene.fleet.replica_of(exchange)
+    scene.fleet._put(SlowPool, scene.fleet.replicas[refused])
+    deliver(first, exchange, plain(400, b'{"error":"stream_options?"}', b"Connection: close\r\n"))
+    assert exchange.connection is None, "it is asked anew, without them"
+    deliver(second, exchange, HEAD + chunk(DATA))
+    answering = exchange.connection
+    assert answering is not None
+    if fails:
+        exchange.connect_failed("connection refused", refused=True)
+    else:
+        fresh = ReplicaConnection(scene.fleet.gateway.pools[scene.fleet.replicas[refused]])
+        fresh.connection_made(FakeTransport())
+        exchange.connected(fresh)
+    assert exchange.connection is answering
+    deliver(second, exchange, chunk(DONE) + b"0\r\n\r\n")
+    assert ParsedAnswers(client.output).complete == 1
+    assert exchange.attempts == 2
+    assert scene.fleet.wire.at_rest()

@@ -170,7 +170,7 @@ class Attempt(AttemptHooks):
     def connected(self, connection: ReplicaConnection) -> None:
         """A fresh connection is there."""
         self._connecting = False
-        if self._done:
+        if self._done or self.connection is not None:  # a second try has answered meanwhile
             self._gateway.pool_unused(connection)
             return
         try:
@@ -181,7 +181,7 @@ class Attempt(AttemptHooks):
     def connect_failed(self, why: str, *, refused: bool) -> None:
         """No connection could be made."""
         self._connecting = False
-        if self._done:
+        if self._done or self.connection is not None:
             return
         try:
             # Behind a connection that was lost with the request on it, what looks stale may have been a death.
