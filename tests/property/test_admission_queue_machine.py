@@ -51,6 +51,11 @@ def test_everybody_is_answered_once_in_time_and_nothing_is_left_behind(
         pause_s = queue.release(now_s)
         assert (pause_s is None) == (len(queue) == 0)
         queue.line.validate()
+        replicas = fleet.replicas.values()
+        if len(queue.line) and not all(replica.in_flight for replica in replicas):
+            assert any(replica.awaited_tokens > 0 for replica in replicas), (
+                "one is idle, and none worth waiting for"
+            )
         for number, claim in claims.items():
             if claim.open:
                 assert answers[number] == []

@@ -14,6 +14,7 @@ from tests.support.tenants import KeyedFleet, bearer, key_record
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import WireFleet
 from warmroute.config.schema import QueueConfig, TenantConfig
+from warmroute.core.holding.shares import MOST_FLOWS
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.queueing import SEARCHED_BYTES, Queueing
 from warmroute.tenants.tenant import Priority
@@ -210,3 +211,15 @@ async def test_a_long_body_is_searched_at_its_beginning_and_its_end() -> None:
     long = "x" * (3 * SEARCHED_BYTES)
     _, exchange = fleet.begin({"model": "m", "prompt": long, "priority": 5}, path="/v1/completions")
     assert exchange._ticket.level == 2  # type: ignore[union-attr]
+
+
+@in_a_loop
+async def test_what_nobody_in_particular_was_served_is_known_also_where_it_was_forgotten() -> None:
+    queueing = queueing_of(keyed())
+    before = queueing.flow_of(None)
+    for key in range(1, MOST_FLOWS + 1):
+        queueing.shares.charge(queueing.shares.flow(key, 1.0), 1.0, 0.0)
+    assert not before.known
+    after = queueing.flow_of(None)
+    assert after.known
+    assert after is queueing.shares.flow(0, 1.0)

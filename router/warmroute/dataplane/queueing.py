@@ -100,6 +100,8 @@ class Queueing:
     def flow_of(self, caller: Caller | None) -> Flow:
         """What its tenant was served."""
         if caller is None:
+            if not self._anybody.known:
+                self._anybody = self.shares.flow(0, 1.0)
             return self._anybody
         flow = caller.flow
         if flow is None or not flow.known:

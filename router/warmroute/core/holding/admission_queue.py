@@ -3,7 +3,8 @@
 This module decides whether a request goes to its replica at once, waits here, or is turned away, and keeps what those
 who wait were promised: each is begun before its deadline or refused when that passes. `line` says who is next, and the
 hold queue, which this one is built on, when a replica is free and what it is given. The rules it keeps besides theirs:
-1. Nobody waits here while a replica could begin with it: priorities and shares leave no engine idle.
+1. Nobody waits here but while no replica has room, or for one that computes a prompt and is the best for it even so (as
+   in the hold queue): priorities and shares leave no engine idle.
 2. Nobody is taken in who will not be begun in time, as far as can be told from how fast the line moved lately; nor
    beyond `max_held` requests or `max_bytes` of bodies. Whoever is refused is told at once, and when to come back.
 3. Every request that waits is answered exactly once: with a decision, or with the reason why there is none.
