@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from tests.support.wire import ClientWire, ParsedAnswers
 from tests.support.wire_fleet import WireFleet, plain
-from warmroute.config.schema import RetriesConfig, UpstreamConfig
+from warmroute.config.schema import QueueConfig, RetriesConfig, UpstreamConfig
 from warmroute.core.fleet.fleet import ProbeFailed
+from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
 
@@ -292,3 +294,22 @@ def test_a_stream_of_a_replica_whose_probes_are_silent_too_goes_on_elsewhere() -
     scene.send(exchange, HEAD + chunk(REST) + b"0\r\n\r\n")
     assert_unbroken(client)
     assert scene.fleet.wire.at_rest()
+
+
+def test_who_waits_for_the_replica_goes_there_when_the_rest_begins() -> None:
+    async def run() -> None:  # the queue's timer needs a loop
+        scene = Scene(queue=QueueConfig(enabled=True))
+        for replica in scene.fleet.replicas:
+            replica.streamed = MOST_STREAMED
+        long = {**CHAT, "messages": [{"role": "user", "content": "word " * 4000}]}
+        _, exchange = scene.begin(long)
+        scene.lose(exchange)
+        others = [
+            scene.fleet.begin({**CHAT, "messages": [{"role": "user", "content": f"{name} " * 4000}]})[1]
+            for name in ("other", "third")
+        ]
+        (waits,) = [other for other in others if other.connection is None]
+        scene.send(exchange, HEAD + chunk(opening("two") + event("orld", "two")))
+        assert waits.connection is not None
+
+    asyncio.run(run())

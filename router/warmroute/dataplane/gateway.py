@@ -235,9 +235,13 @@ class Gateway:
             self._probe_soon(replica.server.id, reason in THOROUGHLY)
 
     def settle(self, decision: Decision) -> None:
-        """A try is over: its replica may have come free for somebody who is held."""
+        """A try is over."""
         now_s = self.clock()
         self.fleet.settle(decision, now_s)
+        self.freed(decision, now_s)
+
+    def freed(self, decision: Decision, now_s: float) -> None:
+        """This try's replica may have come free for somebody who is held."""
         hold = self.hold
         if hold is not None and hold.waiting:
             hold.release(now_s, decision.replica)

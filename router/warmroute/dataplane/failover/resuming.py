@@ -146,7 +146,9 @@ class Resuming(Retrying):
     def rest_begins(self, decision: Decision) -> None:
         """The first event of the rest is there."""
         gateway = self._gateway
-        gateway.fleet.started(decision, gateway.clock())
+        now_s = gateway.clock()
+        gateway.fleet.started(decision, now_s)
+        gateway.freed(decision, now_s)
         shape = self.shape
         if shape is not None and shape.rungs and decision.incarnation is not None:
             gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
