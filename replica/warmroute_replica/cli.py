@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def commands_of(parser: argparse.ArgumentParser) -> list[str]:
-    """Names of the subcommands."""
+    """Return the names of the subcommands."""
     return [
         name
         for action in parser._actions  # noqa: SLF001 - argparse has no public way to them

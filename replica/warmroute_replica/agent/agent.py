@@ -1,9 +1,10 @@
-"""The agent holds what is known of its engine, and decides which state follows: starting, ready, draining or gone.
+"""The agent holds what is known of its engine, and derives the replica's state: starting, ready, draining or gone.
 
-A replica is ready once its engine is well, names its models and, where asked for, has answered a request. It is no
-longer ready when the engine says so or nobody listens there any more; an engine that is merely silent is busy, and
-stays: were silence enough, an overloaded fleet would withdraw itself. A drain withdraws first, then waits until the
-engine has had nothing in hand for as long as routers may take to hear of it. It is not taken back.
+A replica becomes ready once its engine reports healthy, names its models and, where the settings ask for it, has
+answered a request. It stops being ready when the engine says so or nobody listens on its port any more. An engine that
+is merely silent counts as busy and stays ready: if silence were enough, an overloaded fleet would withdraw itself. A
+drain first withdraws the replica, then waits until the engine has had no request in hand for as long as routers may
+take to hear of the withdrawal. A drain cannot be taken back.
 """
 
 from __future__ import annotations
@@ -23,32 +24,34 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 LOAD_S = 0.25
-"""Least time between two looks at the load."""
+"""The agent waits at least this long between two reads of the engine's load."""
 
 SCRAPE_SHARE_RATIO = 0.02
-"""Part of the time that the engine may spend on telling its load: vLLM takes some milliseconds to render metrics."""
+"""The engine may spend at most this part of its time on reporting its load: vLLM takes some milliseconds to render its
+metrics."""
 
 SERVED_S = 5.0
-"""Time between two looks at models and adapters, which may come and go at run time."""
+"""The agent reads models and adapters once in this time, since both may come and go at run time."""
 
 SETTLE_S = 1.0
-"""For so long the engine must have had nothing in hand after it was withdrawn: routers hear of it within milliseconds,
-and what they sent meanwhile has arrived by then."""
+"""The engine must have had no request in hand for this long after the replica was withdrawn. Routers hear of the
+withdrawal within milliseconds, so what they sent meanwhile has arrived by then."""
 
 TELL_S = 3.0
-"""For so long a drain waits for Redis to be told; without Redis, routers learn of it by being refused."""
+"""A drain waits at most this long for Redis to take the state; without Redis, routers learn of the drain when the
+engine refuses their requests."""
 
 DRAIN_POLL_S = 0.1
 SILENT_LOOKS = 5
 
 
 class Agent:
-    """One engine's agent; used by one event loop.
+    """The agent of one engine; one event loop uses it.
 
     Args:
-        name: Which agent this is (`Record.agent`).
-        changed: Called when the record is another one.
-        told: Whether routers were told of this state.
+        name: The agent's name, which routers see as `Record.agent`.
+        changed: The agent calls it whenever its record has changed.
+        told: Returns whether this state is the one that Redis, and so the routers, were told last.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Agent:
         self._figures = EngineFigures()
         self._well = False
         self._checked = False
-        """Whether this life of the engine has answered a request, if it had to."""
+        """Whether this life of the engine has answered a request, or did not have to."""
         self._life_s: float | None = None
         self._tells_start = True
         self._said: str | None = None
@@ -78,13 +81,13 @@ class Agent:
         self._draining: asyncio.Task[bool] | None = None
         self._hurry = asyncio.Event()
         self.gone = False
-        """Nothing is left to route to."""
+        """True once the engine has ended, so that nothing is left to route to."""
         self.lives = 0
-        """Lives of the engine seen so far."""
+        """Number of the engine's lives that the agent has seen so far."""
 
     @property
     def state(self) -> State:
-        """How the replica stands."""
+        """The replica's state at this moment."""
         if self.gone:
             return State.GONE
         if self._draining is not None:
@@ -93,11 +96,11 @@ class Agent:
 
     @property
     def load(self) -> tuple[int | None, int | None]:
-        """Requests running and waiting in the engine when last asked."""
+        """Requests running and waiting in the engine when the agent last asked; None where the engine does not say."""
         return self._figures.running, self._figures.waiting
 
     def record(self) -> Record:
-        """What routers are to know at this moment."""
+        """Return what routers are to know of the replica at this moment."""
         settings, figures, served = self._settings, self._figures, self._served
         return Record(
             id=settings.replica_id,
@@ -118,7 +121,7 @@ class Agent:
         )
 
     async def watch(self) -> None:
-        """Follow the engine until cancelled."""
+        """Follow the engine's health, load and models until the task is cancelled."""
         next_health_s = 0.0
         while True:
             began_s = time.monotonic()
@@ -138,14 +141,14 @@ class Agent:
             await asyncio.sleep(min(max(pause_s, LOAD_S), HEARTBEAT_S))
 
     def drain(self) -> asyncio.Task[bool]:
-        """Begin to drain, unless that has begun; the task tells whether the engine was idle in the end."""
+        """Begin to drain, unless a drain has begun; the returned task tells whether the engine was idle at the end."""
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
             self._changed()
         return self._draining
 
     def hurry(self) -> None:
-        """End the drain now, whatever is under way."""
+        """End the drain now, whatever requests are under way."""
         self._hurry.set()
 
     async def _look(self, now_s: float) -> None:
@@ -170,7 +173,8 @@ class Agent:
             )
 
     def _life(self, figures: EngineFigures) -> float:
-        """An engine that tells no start (several API servers) began when it was first seen well after an outage."""
+        """Return the Unix time at which the engine's life began, in seconds. An engine that reports no start time (one
+        with several API servers does not) is taken to begin when the agent first sees it healthy after an outage."""
         return round(figures.start_s if figures.start_s is not None else time.time(), 3)
 
     def _begin_life(self, figures: EngineFigures) -> None:

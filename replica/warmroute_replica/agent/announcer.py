@@ -32,15 +32,15 @@ from warmroute_replica.agent.redis_url import RedisServers
 log = logging.getLogger(__name__)
 
 LIVES_HEARTBEATS = 4
-"""A record outlives so many missed heartbeats: a short pause of the agent or of Redis is no death."""
+"""A record outlives this many missed heartbeats, since a short pause of the agent or of Redis is no death."""
 
 _CALL_S = 2.0
-"""Longest time for one announcement, looking for the servers included."""
+"""One announcement may take this long at most, looking for the servers included."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _OLD_MS = 60_000
-"""How long ids whose record is over are left in the index."""
+"""The index keeps ids whose record has expired for this long."""
 
 _KEEP = """
 local held = redis.call('GET', KEYS[1])
@@ -73,11 +73,11 @@ return 1
 
 
 class Announcer:
-    """Speaks for one replica.
+    """The announcer speaks to Redis for one replica.
 
     Args:
-        record: What to say, asked for each time.
-        rng: Jitter of retries.
+        record: Returns the record to announce; the announcer calls it each time.
+        rng: Draws the jitter of retries.
     """
 
     def __init__(
@@ -86,35 +86,35 @@ class Announcer:
         self._servers = servers
         self._namespace = namespace
         self._members = f"{namespace}:members"
-        """Name of the index, and of the channel."""
+        """Name of the index, and also of the channel."""
         self._record = record
         self._rng = rng
         self._connection: Connection | None = None
         self._changed = asyncio.Event()
         self._told: Record | None = None
-        """What Redis was told last; None when it has to be told everything."""
+        """The record that Redis was told last; None when Redis has to be told everything."""
         self._tries = 0
         self._displaced_s: float | None = None
         self._displaced_said = False
         self.heartbeats = 0
         self.errors = 0
         self.healthy: bool | None = None
-        """Whether the last announcement arrived; None before the first."""
+        """Whether the last announcement reached Redis; None before the first one."""
         self.displaced_by: str | None = None
-        """URL of the replica whose agent has the id instead; None while nobody does."""
+        """URL of the other replica whose agent holds this id; None while no other agent does."""
         self.told_s: float | None = None
-        """When Redis last took a heartbeat, by the monotonic clock."""
+        """When Redis last took a heartbeat, in seconds of the monotonic clock; None before the first one."""
 
     def changed(self) -> None:
-        """The record is another now: say so soon."""
+        """Note that the record has changed, so that the announcer publishes it soon."""
         self._changed.set()
 
     def has_told(self, state: State) -> bool:
-        """Whether this state is what Redis was told last."""
+        """Return whether this state is the one that Redis was told last."""
         return self._told is not None and self._told.state is state
 
     async def run(self) -> None:
-        """Announce until cancelled."""
+        """Announce the replica until the task is cancelled."""
         due_s = 0.0
         task = asyncio.current_task()
         while True:
@@ -140,7 +140,8 @@ class Announcer:
                 continue
 
     async def withdraw(self) -> None:
-        """Take the replica out of the fleet; what cannot be told expires by itself. Ends within some seconds."""
+        """Take the replica out of the fleet, within some seconds. Where Redis cannot be told, the record expires by
+        itself."""
         record = self._record()
         try:
             if self.displaced_by is None:
@@ -192,7 +193,8 @@ class Announcer:
             )
 
     def _displaced(self, record: Record, held: bytes) -> None:
-        """Somebody else has the id. A dead one's record is over soon: only what lasts is worth an alarm."""
+        """Note that another agent holds the id. If that agent is dead, its record expires soon, so an error is logged
+        only where the conflict lasts."""
         other = _read(held) or {}
         now_s = time.monotonic()
         self._told = None

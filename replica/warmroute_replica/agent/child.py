@@ -1,8 +1,8 @@
-"""A child is an engine that this process started: it is told to end, and killed with all it started if it does not.
+"""A child is an engine that this process started; it is told to end, and killed with all its processes if it does not.
 
-It writes to our output, and leads a session of its own, so that Ctrl-C reaches the agent alone, which drains first.
-Should the agent be killed, the engine is told to end by the kernel: an engine that nobody speaks for would keep its
-GPU for nothing. Linux only.
+The child writes to this process's output. It leads a session of its own, so that Ctrl-C reaches the agent alone, which
+drains first. If the agent is killed, the kernel tells the engine to end: an engine for which no agent speaks would keep
+its GPU for nothing. This module works on Linux only.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ class Child:
 
     @classmethod
     async def start(cls, command: list[str]) -> Child:
-        """Raises:
-        OSError: It cannot be started.
+        """Start an engine by its command.
+
+        Raises:
+            OSError: The command cannot be started.
         """
         prctl = ctypes.CDLL(None, use_errno=True).prctl
         parent = os.getpid()
 
         def before_it_runs() -> None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # died in between
+            if os.getppid() != parent:  # the parent died before prctl took effect
                 os.kill(os.getpid(), signal.SIGTERM)
 
         return cls(
@@ -42,25 +44,27 @@ class Child:
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """Pass a signal on; nothing if it is gone."""
+        """Pass a signal on to the engine; do nothing if the engine has ended."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Its exit status, as a shell gives it."""
+        """Wait until the engine ends, and return its exit status as a shell gives it (128 and the signal's number if
+        killed)."""
         code = await self._process.wait()
         return code if code >= 0 else 128 - code
 
     async def stop(self, patience_s: float) -> int:
-        """Have it end, if it has not; what is left of it after this time is killed. Its exit status."""
+        """Tell the engine to end, kill what is left of it after `patience_s` seconds, and return its exit status."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(patience_s):
                 await self._process.wait()
         except TimeoutError:
             pass
-        # Also after an end in order: an API server that crashed leaves engine processes that hold the GPU.
+        # Killed also where the leader ended by itself: an API server that crashed leaves engine processes that hold
+        # the GPU.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         return await self.wait()

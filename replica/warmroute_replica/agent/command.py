@@ -1,6 +1,6 @@
-"""This module reads what `warmroute-replica agent` and `warmroute-replica serve` were asked for, and runs it.
+"""This module reads the arguments of `warmroute-replica agent` and `warmroute-replica serve`, and runs the agent.
 
-It decides nothing but messages: settings are `settings`', an engine's flags `engine_command`'s.
+It decides nothing but messages: `settings` decides an agent's settings, and `engine_command` an engine's flags.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the subcommands."""
+    """Declare the subcommands `agent` and `serve`."""
     agent = subparsers.add_parser(
         "agent",
         help="tell routers of an engine that runs beside it",
@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until it ends; the exit status."""
+    """Run the agent until it ends, and return the exit status."""
     set_up()
     try:
         return _agent(args) if args.command == "agent" else _serve(args)

@@ -1,8 +1,7 @@
-"""This module asks one engine how it is: health, models, figures, and a request of one token if wanted.
+"""This module asks one engine how it is: health, models, figures, and a request of one token where that is wanted.
 
-It speaks HTTP as vLLM does, and reads no meaning into what it hears but whether the engine is there. Every question
-has a deadline. On the loopback device no certificate is checked: nobody else listens there, and none is made out to
-it.
+It speaks HTTP as vLLM does, and judges only whether the engine is there. Every question has a deadline. On the loopback
+device no certificate is checked, since nobody else listens there and no certificate is issued for it.
 """
 
 from __future__ import annotations
@@ -20,34 +19,36 @@ import aiohttp
 from warmroute_replica.agent.engine_metrics import EngineFigures, parse
 
 TIMEOUT_S = 2.0
-"""For a look; a busy engine's event loop may take its time, a silent one is no reason to wait longer."""
+"""Deadline of every question but the first request. A busy engine's event loop may take its time to answer, but a
+silent engine is no reason to wait longer."""
 
 REQUEST_TIMEOUT_S = 120.0
-"""For the first request of a life, which may compile kernels."""
+"""Deadline of the first request in an engine's life, during which the engine may compile kernels."""
 
 MAX_ANSWER_BYTES = 8 << 20
 _NOT_OFFERED = (404, 405, 501)
 
 
 class EngineDownError(Exception):
-    """The engine does not answer as one that works; the message says what came instead."""
+    """The engine does not answer as a working one does; the message says what came instead."""
 
     def __init__(self, message: str, *, certain: bool) -> None:
         super().__init__(message)
         self.certain = certain
-        """Nothing listens there, or it says so itself; otherwise it may only be busy."""
+        """True where nothing listens on the engine's port or the engine itself says that it is not well; False where it
+        may only be busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an engine serves."""
+    """The models and adapters that an engine serves, by name."""
 
     models: tuple[str, ...]
     adapters: tuple[str, ...]
 
 
 class Engine:
-    """One engine by its base URL; used by one event loop, `close` at the end."""
+    """A client of one engine, known by its base URL; one event loop uses it, and calls `close` at the end."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url
@@ -58,14 +59,16 @@ class Engine:
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection to the engine."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     async def check_health(self) -> None:
-        """Raises:
-        EngineDownError: It is not well.
+        """Ask the engine whether it is healthy; an engine without `/health` is when it answers `/v1/models`.
+
+        Raises:
+            EngineDownError: The engine is not healthy, or did not answer.
         """
         status, _ = await self._ask("GET", "/health")
         if status in _NOT_OFFERED:
@@ -74,10 +77,10 @@ class Engine:
             raise EngineDownError(f"{self.url}/health answered {status}", certain=True)
 
     async def served(self) -> Served:
-        """Models and adapters.
+        """Ask the engine for its models and adapters.
 
         Raises:
-            EngineDownError: It did not tell; a missing key is said as such.
+            EngineDownError: The engine did not name any; where it refused for want of a key, the message says so.
         """
         status, body = await self._ask("GET", "/v1/models")
         if status in (401, 403):
@@ -96,19 +99,20 @@ class Engine:
         )
 
     async def figures(self) -> EngineFigures:
-        """What its metrics tell; nothing of an engine without any.
+        """Read the engine's figures from its metrics; an engine that has no metrics yields figures without values.
 
         Raises:
-            EngineDownError: No answer.
+            EngineDownError: The engine did not answer.
         """
         status, body = await self._ask("GET", "/metrics")
         return parse(body.decode("utf-8", "replace")) if status == 200 else EngineFigures()
 
     async def in_hand(self) -> int | None:
-        """Requests that it has in hand at this moment, as far as it counts them; metrics lag by a step, this does not.
+        """Ask `/load` for the number of requests that the engine has in hand at this moment; None where it does not
+        count them. Metrics lag behind by one step, this number does not.
 
         Raises:
-            EngineDownError: No answer.
+            EngineDownError: The engine did not answer.
         """
         status, body = await self._ask("GET", "/load")
         try:
@@ -118,10 +122,11 @@ class Engine:
         return load if isinstance(load, int) else None
 
     async def answer_one_token(self, model: str) -> None:
-        """Have it answer the smallest request there is. One that has no completions (it embeds, say) passes.
+        """Have the engine answer the smallest possible request. An engine without completions (one for embeddings, say)
+        passes.
 
         Raises:
-            EngineDownError: It did not.
+            EngineDownError: The engine did not answer it.
         """
         fields = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
         status, body = await self._ask("POST", "/v1/completions", fields, timeout_s=REQUEST_TIMEOUT_S)

@@ -1,8 +1,9 @@
-"""This module reads an engine's command line: its port, its key, and which flags routing wants added to it.
+"""This module reads an engine's command line: its port, its key, and which flags routing needs added to it.
 
-A flag is added unless the command (or the file that its `--config` names) sets it, either way, or the installed
-engine does not know it. What an engine knows is read in its package's own text, in a tenth of a second; where that is
-not to be found the command is asked for its help, which takes vLLM as long as importing it. It runs no engine.
+A flag is added unless the command (or the file that its `--config` names) sets it to either value, or the installed
+engine does not know it. The flags that an engine knows are read from the text of its package, in a tenth of a second;
+where that text is not found, the command is asked for its help, which takes vLLM as long as importing it does. This
+module runs no engine.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pathlib import Path
 import yaml
 
 KV_EVENTS_PORT = 5557
-"""vLLM's own default; the next one replays. Others where these are taken."""
+"""vLLM's own default port for KV events; the port after it serves replays. Where either is taken, the next free pair of
+ports is used."""
 
 ASKED = ("/health", "/metrics", "/load", "/v1/models")
-"""What agent and routers ask several times a second: not worth a line each in the engine's log."""
+"""Agent and routers ask for these paths several times a second, so the engine's log leaves them out."""
 
 HELP_S = 180.0
 _DEFAULT_PORT = "8000"
@@ -39,17 +41,19 @@ for file in files:
     if file.is_file(): names.update(re.findall(r"[a-z0-9]+(?:[_-][a-z0-9]+)+", file.read_text(errors="replace")))
 print("\n".join(sorted(names)))
 """
-"""Run by the engine's interpreter: every word of the files that declare vLLM's flags. Imports nothing of vLLM."""
+"""The engine's interpreter runs this script. It prints every word of the files that declare vLLM's flags, without
+importing anything of vLLM."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineCommand:
-    """A command, as words."""
+    """A command line, as a list of words."""
 
     words: Sequence[str]
 
     def value(self, flag: str) -> str | None:
-        """What a flag is set to; None if it is not there. The last one counts."""
+        """Return the value that the command gives to a flag, the last one if there are several; None if the flag is
+        absent."""
         found = None
         for position, word in enumerate(self.words):
             name, equals, value = word.partition("=")
@@ -59,7 +63,8 @@ class EngineCommand:
         return found
 
     def sets(self, flag: str) -> bool:
-        """Whether the command or its configuration file says anything of a flag, `--no-…` and `--flag.key` included."""
+        """Return whether the command or its configuration file sets a flag in any form, `--no-…` and `--flag.key`
+        included."""
         name = _plain(flag)
         said = {
             _plain(word.partition("=")[0].partition(".")[0]) for word in self.words if word.startswith("--")
@@ -68,7 +73,7 @@ class EngineCommand:
         return name in said or f"no-{name}" in said
 
     def url(self) -> str | None:
-        """Where the engine can be reached from this machine; None if the command leaves that open."""
+        """URL at which this machine reaches the engine; None if the command leaves the address open."""
         configured = self._configured()
         port = self.value("--port") or str(configured.get("port", "")) or _DEFAULT_PORT
         if self.sets("--uds") or not port.isascii() or not port.isdigit() or port == "0":
@@ -80,7 +85,7 @@ class EngineCommand:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def known_flags(self) -> frozenset[str] | None:
-        """Names of flags (without dashes) that the installed engine knows; None if it cannot be told."""
+        """Return the flags, without dashes, that the installed engine knows; None if that cannot be found out."""
         return self._read_in_package() or self._read_in_help()
 
     def _configured(self) -> dict[str, object]:
@@ -88,7 +93,7 @@ class EngineCommand:
         try:
             content = yaml.safe_load(Path(path).read_text()) if path else None
         except (OSError, yaml.YAMLError):
-            return {}  # the engine will say so
+            return {}  # the engine reads the file, too, and reports what is wrong with it
         return {str(k).replace("_", "-"): v for k, v in content.items()} if isinstance(content, dict) else {}
 
     def _read_in_package(self) -> frozenset[str] | None:
@@ -118,28 +123,29 @@ class EngineCommand:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What becomes of the flags that routing wants."""
+    """The flags that routing needs, sorted by whether they are added to the command."""
 
     added: list[str] = field(default_factory=list)
     """Words to append to the command."""
     own: list[str] = field(default_factory=list)
-    """Left as the command sets them."""
+    """Flags that the command sets itself, and that stay as they are."""
     unknown: list[str] = field(default_factory=list)
-    """Left out: the engine does not know them, or it could not be told whether it does."""
+    """Flags that are left out, because the engine does not know them or it could not be found out whether it does."""
 
 
 def routing_flags(command: EngineCommand, shutdown_s: float, *, kv_events: bool = False) -> Flags:
-    """Flags to add.
+    """Return which of the flags that routing needs are to be added to the command.
 
     Args:
-        shutdown_s: How long an engine that is told to end on its own finishes what it has.
-        kv_events: Whether it publishes what it caches: to anybody who can reach its ports, in tokens of the prompts.
+        shutdown_s: How long an engine that is told to end finishes the requests under way, in seconds.
+        kv_events: Whether the engine publishes which blocks it caches. Anybody who can reach its ports can read these
+            events, and they hold the prompts' tokens.
     """
     wanted: list[tuple[str, list[str]]] = [
         ("--enable-prefix-caching", []),
-        ("--enable-prompt-tokens-details", []),  # answers say what was cached
+        ("--enable-prompt-tokens-details", []),  # answers say how many prompt tokens were cached
         ("--enable-request-id-headers", []),
-        ("--enable-server-load-tracking", []),  # the load at this moment; metrics lag by a step
+        ("--enable-server-load-tracking", []),  # gives the load at this moment; metrics lag behind by a step
         *([("--kv-events-config", [_kv_events()])] if kv_events else []),
         ("--disable-access-log-for-endpoints", [",".join(ASKED)]),
         ("--shutdown-timeout", [f"{shutdown_s:.0f}"]),
@@ -175,7 +181,7 @@ def _free_ports() -> tuple[int, int]:
     for first in range(KV_EVENTS_PORT, KV_EVENTS_PORT + 200, 2):
         if _is_free(first) and _is_free(first + 1):
             return first, first + 1
-    return KV_EVENTS_PORT, KV_EVENTS_PORT + 1  # the engine will say that they are taken
+    return KV_EVENTS_PORT, KV_EVENTS_PORT + 1  # the engine reports that these ports are taken
 
 
 def _is_free(port: int) -> bool:
@@ -188,7 +194,8 @@ def _is_free(port: int) -> bool:
 
 
 def _interpreter(program: str) -> str | None:
-    """The Python that runs a program, itself included; None if it is no Python script."""
+    """Return the Python interpreter that runs a program, or the program if it is one; None if it is no Python
+    script."""
     path = shutil.which(program)
     if path is None:
         return None

@@ -25,7 +25,7 @@ _ENGINE = re.compile(r'(?:^|,)engine="([0-9]{1,6})"')
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
-    """What the text tells; None where it does not."""
+    """The figures that an engine's metrics hold; None where the text does not have one."""
 
     start_s: float | None = None
     block_tokens: int | None = None
@@ -33,13 +33,13 @@ class EngineFigures:
     running: int | None = None
     waiting: int | None = None
     awake: bool = True
-    """False while some engine behind the URL sleeps: then requests queue without an end."""
+    """False while some engine behind the URL sleeps; requests to a sleeping engine queue without an end."""
     engines: int = 0
-    """Engines (data-parallel ranks) behind the URL; 0 where it does not tell them apart."""
+    """Number of engines (data-parallel ranks) behind the URL; 0 where the metrics do not tell them apart."""
 
 
 def parse(text: str) -> EngineFigures:
-    """Read the figures; text of any other kind gives none of them, never an error."""
+    """Read the figures from the text; text of any other kind yields no figures, and never an error."""
     start_s: float | None = None
     sums: dict[str, int] = {}
     block_tokens: int | None = None
@@ -47,7 +47,8 @@ def parse(text: str) -> EngineFigures:
     awake = True
     engines: set[str] = set()
     for line in text.splitlines():
-        # Most of 57 KB is histograms: a pattern over all of it would take milliseconds, four times a second.
+        # Most of the text's 57 KB are histograms: matching the pattern on all of it would take milliseconds, four
+        # times a second.
         found = _LINE.match(line) if line.startswith(_NAMES) else None
         if found is None or found[1] not in _NAMES:
             continue

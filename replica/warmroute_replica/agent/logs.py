@@ -12,7 +12,7 @@ _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """The `extra` of a log call."""
+    """Return `fields` as the `extra` argument of a log call."""
     return {"fields": values}
 
 

@@ -1,7 +1,7 @@
 """A record is what routers are told of a replica: one JSON object, kept under its key and published when it changes.
 
-It is the contract between agents and routers, format 1. A field that is null is not known, which says nothing against
-the replica. Readers leave out fields that they do not know.
+It is the contract between agents and routers, format 1. A field that is null is unknown, and routers do not hold that
+against the replica. Readers ignore fields that they do not know.
 """
 
 from __future__ import annotations
@@ -15,49 +15,50 @@ FORMAT = 1
 
 
 class State(StrEnum):
-    """How a replica stands towards new requests."""
+    """A replica's state, which tells routers whether to send it new requests."""
 
     STARTING = "starting"
-    """The engine does not answer (any more), or is not warm: not to be used yet."""
+    """The engine does not answer, or is not warm yet: routers must not use the replica yet."""
     READY = "ready"
     DRAINING = "draining"
-    """Finishes what it has; nothing new."""
+    """The replica finishes the requests that it has, and must get no new ones."""
     GONE = "gone"
-    """Withdrawn; only published, never kept."""
+    """The replica was withdrawn. This state is only published, never kept in Redis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One state of one replica."""
+    """The state of one replica at one moment."""
 
     id: str
     url: str
     agent: str
-    """Which agent speaks: its start in Unix milliseconds, then random digits: of two, the later is greater."""
+    """Name of the agent that speaks: the Unix time of its start in milliseconds, then random digits. Of two names, the
+    later agent's is the greater."""
     state: State
     interval_s: float
-    """Time between two heartbeats."""
+    """Time between two heartbeats, in seconds."""
     models: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     """LoRA adapters, by the names that requests use."""
     block_tokens: int | None = None
     cache_blocks: int | None = None
-    """Of all engines behind the URL together."""
+    """Blocks in the caches of all engines behind the URL together."""
     incarnation: float | None = None
-    """Which life of the engine this is: the Unix time at which it began, to the millisecond."""
+    """Identifies the engine's life: the Unix time at which it began, in seconds, to the millisecond."""
     zone: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     ranks: int | None = None
-    """Data-parallel ranks behind the URL, each of which requests can name (`X-data-parallel-rank`)."""
+    """Number of data-parallel ranks behind the URL; a request can name one by `X-data-parallel-rank`."""
     running: int | None = None
     waiting: int | None = None
 
     def text(self) -> str:
-        """As it is kept and published."""
+        """Return the record as the JSON text that is kept in Redis and published."""
         return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"), ensure_ascii=False)
 
     def same_but_load(self, other: Record | None) -> bool:
-        """Whether only the load differs from another."""
+        """Return whether the two records are equal but for the load; False where there is no other."""
         return other is not None and _unloaded(self) == _unloaded(other)
 
 

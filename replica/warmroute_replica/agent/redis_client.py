@@ -1,6 +1,6 @@
 """This module makes clients of redis-py for the servers that a URL names, with short deadlines and without retries.
 
-It connects to nobody.
+Making a client connects to no server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from warmroute_replica.agent.redis_url import RedisServers
 __all__ = ["TROUBLE", "Client", "make_client"]
 
 TROUBLE = (OSError, RedisError, RedisClusterException)
-"""What calls raise when the servers do not do what they are asked."""
+"""Exceptions that a client's calls raise when the servers do not do what they are asked."""
 
 _SOCKET_S = 1.0
 
@@ -27,14 +27,14 @@ Client = Redis | RedisCluster
 
 
 class Connection:
-    """One client, and what has to be closed with it."""
+    """One client, together with what has to be closed with it."""
 
     def __init__(self, client: Any, *more: Any) -> None:
         self.client = client
         self._more = more
 
     async def close(self) -> None:
-        """Close every connection; never raises for a server's failure."""
+        """Close every connection; a server's failure never makes this raise."""
         for one in (self.client, *self._more):
             try:
                 await one.aclose()
@@ -43,7 +43,7 @@ class Connection:
 
 
 def make_client(servers: RedisServers) -> Connection:
-    """A fresh client."""
+    """Make a new client of these servers."""
     common: dict[str, Any] = {
         "username": servers.username,
         "password": servers.password,

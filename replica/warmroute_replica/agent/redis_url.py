@@ -24,12 +24,13 @@ _OPTIONS = (*_TLS, "db", "username", "password", "sentinel_username", "sentinel_
 
 @dataclass(frozen=True, slots=True)
 class RedisServers:
-    """A parsed URL."""
+    """The servers that a Redis URL names."""
 
     form: str
     """`single`, `sentinel` or `cluster`."""
     addresses: tuple[tuple[str, int], ...]
-    """The server; or the Sentinels; or some of the Cluster's nodes. Empty with a socket file."""
+    """Addresses of the server, of the Sentinels, or of some of the Cluster's nodes; empty where a socket file is
+    used."""
     socket_path: str | None = None
     service: str = ""
     db: int = 0
@@ -38,19 +39,19 @@ class RedisServers:
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     tls: Mapping[str, Any] | None = None
-    """Options of redis-py about TLS; None without."""
+    """redis-py's options for TLS; None without TLS."""
 
     @property
     def label(self) -> str:
-        """The servers, for logs: no credentials."""
+        """The servers' addresses as logs show them, without credentials."""
         return self.socket_path or ",".join(f"{host}:{port}" for host, port in self.addresses)
 
 
 def parse_redis_url(url: str) -> RedisServers:
-    """Read a URL.
+    """Read a Redis URL.
 
     Raises:
-        ValueError: With the part that cannot be understood; never with the password.
+        ValueError: The URL cannot be understood; the message names the part, and never holds the password.
     """
     parts = urlsplit(url)
     scheme, _, form = parts.scheme.partition("+")
@@ -92,7 +93,7 @@ def parse_redis_url(url: str) -> RedisServers:
 
 
 def local_address(servers: RedisServers) -> str:
-    """This machine's address towards Redis, which is one that routers can very likely reach too."""
+    """Return the address from which this machine reaches Redis; routers can very likely reach that address, too."""
     for host, port in servers.addresses:
         try:
             family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]

@@ -1,8 +1,8 @@
 """This module runs an agent, alone or around an engine that it started, from start to withdrawal.
 
-The order of an end: routers are told (`draining`), what is under way finishes or the grace is over, the engine is
-stopped if it is ours, the replica is withdrawn (`gone`). A second signal ends the waiting. An engine of ours that
-ends by itself ends the agent, with its status.
+An agent ends in this order: it tells routers (`draining`), waits until the requests under way finish or the grace is
+over, stops the engine if it started it, and withdraws the replica (`gone`). A second signal ends the waiting. If an
+engine that the agent started ends by itself, the agent ends with the engine's status.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from warmroute_replica.agent.settings import Settings
 log = logging.getLogger(__name__)
 
 STOP_S = 30.0
-"""Time that an engine of ours has to end after it was drained; then it is killed. vLLM 0.32 takes more than 5 s: it
-waits for its workers before it tells them to end."""
+"""An engine that the agent started has this long to end after it was drained; then it is killed. vLLM 0.32 takes more
+than 5 s, since it waits for its workers before it tells them to end."""
 
 RESTART_S = 1.0
 
@@ -38,7 +38,8 @@ _FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run(settings: Settings, command: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, or until the engine that was started with `command` ends. The exit status."""
+    """Serve until SIGTERM or SIGINT, or until the engine that was started with `command` ends. Return the exit
+    status."""
     return asyncio.run(_run(settings, command))
 
 
@@ -98,7 +99,7 @@ async def _serve(agent: Agent, announcer: Announcer, child: Child | None, stop: 
         if not any(task.done() for task in ended):
             await asyncio.wait([agent.drain(), *ended], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        watching.cancel()  # that the engine ends is no news
+        watching.cancel()  # the engine's end, which follows, must not be reported as an outage
         status = await child.stop(STOP_S) if child is not None else 0
         await _end(watching, announcing, stopping)
     agent.gone = True
@@ -109,7 +110,8 @@ async def _serve(agent: Agent, announcer: Announcer, child: Child | None, stop: 
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel until all have ended: a library may swallow a cancellation that comes together with a time-out."""
+    """Cancel the tasks again and again until all have ended, since a library may swallow a cancellation that comes
+    together with a timeout."""
     pending = set(tasks)
     while pending:
         for task in pending:
@@ -118,7 +120,7 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def _supervised(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run it, and again whenever it crashes: a bug of ours must not end an engine."""
+    """Run the coroutine, and again whenever it ends or crashes, since a bug of the agent must not end an engine."""
     while True:
         try:
             await make()
@@ -129,7 +131,8 @@ async def _supervised(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @contextlib.contextmanager
 def _signals(agent: Agent, children: Sequence[Child] | None) -> Iterator[asyncio.Event]:
-    """The event that a signal to end sets; the second one hurries. A launcher passes others on to its engine."""
+    """Yield the event that a signal to end sets; a second such signal hurries the drain. An agent that started its
+    engine passes other signals on to it."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 

@@ -1,6 +1,6 @@
-"""The agent's own port tells whether it lives, whether its replica is ready, and figures; and it takes the drain.
+"""The agent's own port tells whether the agent lives and whether its replica is ready, has metrics, and starts a drain.
 
-`/prestop` is the drain for Kubernetes' `httpGet` hooks, which cannot post. This module decides nothing.
+`/prestop` starts the drain, too, for Kubernetes' `httpGet` hooks, which cannot post. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HELP = (
 
 
 def build_server(agent: Agent, announcer: Announcer) -> web.Application:
-    """The endpoints."""
+    """Build the application that serves the agent's endpoints."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"alive": True})
@@ -47,7 +47,7 @@ def build_server(agent: Agent, announcer: Announcer) -> web.Application:
         return web.Response(text=render(agent, announcer), content_type="text/plain")
 
     async def drain(_: web.Request) -> web.Response:
-        # Whoever asked may go away: what has begun goes on.
+        # The drain goes on where the client that asked for it closes the connection.
         idle = await asyncio.shield(agent.drain())
         running, waiting = agent.load
         return web.json_response({"drained": idle, "running": running, "waiting": waiting})
@@ -62,7 +62,7 @@ def build_server(agent: Agent, announcer: Announcer) -> web.Application:
 
 
 def render(agent: Agent, announcer: Announcer) -> str:
-    """Figures in Prometheus' text format; what is not known is left out."""
+    """Return the agent's metrics in Prometheus' text format; a metric whose value is unknown is left out."""
     running, waiting = agent.load
     age_s = None if announcer.told_s is None else time.monotonic() - announcer.told_s
     values: dict[str, object] = {

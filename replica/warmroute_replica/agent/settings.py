@@ -1,6 +1,7 @@
-"""Settings are what an agent is told: flags, or environment variables of the same names, and what follows from them.
+"""Settings are what an agent is told by flags or by environment variables of the same names, and what follows from
+them.
 
-This module decides defaults and refuses what cannot work. It opens nothing.
+This module decides the defaults and refuses settings that cannot work. It opens no file and no connection.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from urllib.parse import urlsplit
 from warmroute_replica.agent.redis_url import RedisServers, local_address, parse_redis_url
 
 PREFIX = "WARMROUTE_AGENT_"
-"""Of the environment variables: `--drain-grace` is `WARMROUTE_AGENT_DRAIN_GRACE`."""
+"""Prefix of the environment variables: the flag `--drain-grace` is `WARMROUTE_AGENT_DRAIN_GRACE`."""
 
 MAX_LABELS = 64
 _ID = re.compile(r"[^\s\x00-\x1f\x7f]{1,256}")
 
 
 class SettingsError(Exception):
-    """What was asked for cannot work; the message says which flag, and what to do."""
+    """A setting cannot work; the message says which flag is wrong, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One agent."""
+    """The settings of one agent."""
 
     engine: str
     """Base URL of the engine as the agent reaches it."""
@@ -36,14 +37,14 @@ class Settings:
     advertise: str
     """Base URL of the engine as routers reach it."""
     listen: tuple[str, int]
-    """Where the agent's own port is."""
+    """Host and port on which the agent itself listens."""
     namespace: str
     zone: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     drain_grace_s: float
-    """Longest time that a drain waits for requests under way."""
+    """Longest time that a drain waits for requests under way, in seconds."""
     check_request: bool = False
-    """Whether an engine has to answer a request of one token before it counts as ready."""
+    """Whether an engine has to answer a request of one token before the replica counts as ready."""
     engine_api_key: str | None = None
 
 
@@ -93,14 +94,14 @@ def read(
     engine: str | None = "http://127.0.0.1:8000",
     engine_api_key: str | None = None,
 ) -> Settings:
-    """Settings from parsed flags and the environment; flags win.
+    """Read the settings from parsed flags and from the environment; flags win.
 
     Args:
-        engine: Where the engine is, unless told; None: it has to be told.
-        engine_api_key: Its key, unless told.
+        engine: The engine's URL where neither names one; None where one of them must.
+        engine_api_key: The engine's key where neither names one.
 
     Raises:
-        SettingsError: Something is missing or cannot be understood.
+        SettingsError: A setting is missing or cannot be understood.
     """
 
     def told(name: str) -> str | None:
@@ -171,7 +172,7 @@ def _base_url(name: str, url: str) -> str:
 
 
 def _own_url(engine: str, servers: RedisServers) -> str:
-    """The engine's URL with this machine's address in place of a name that means "here"."""
+    """Return the engine's URL, with this machine's address in place of a host name that means "this machine"."""
     parts = urlsplit(engine)
     if parts.hostname not in ("127.0.0.1", "localhost", "::1", "0.0.0.0"):
         return engine
