@@ -1,7 +1,8 @@
-"""This module decides what one sequence will generate before it starts: it is the simulated model's whole mind.
+"""This module decides what one sequence will generate before it starts: it stands in for the whole model.
 
-It decides text or tool call, length, and why it ends. All of it depends on the prompt and the seed only, so that
-every replica gives the same answer and a conversation goes the same way wherever its turns are served.
+It decides whether the sequence is text or a tool call, how long it is, and why it ends. All of this depends on the
+prompt and the seed only, so that every replica gives the same answer and a conversation goes the same way wherever its
+turns are served.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from warmroute_replica.sim.text import PIECE_BYTES, answer_pieces, natural_token
 from warmroute_replica.sim.tokens import count_tokens
 
 MOST_SAID_TOKENS = 4096
-"""How far back a completion's prompt is looked through for an answer that it goes on with."""
+"""At most this many tokens at the end of a completion's prompt are searched for the beginning of the answer that the
+completion then continues."""
 ARGUMENT_CHARS = 4
 """Characters of a tool call's arguments in one token."""
 
@@ -33,23 +35,23 @@ class Finish(StrEnum):
 
 @dataclass(slots=True)
 class Answer:
-    """One generated sequence."""
+    """The answer that one sequence generates."""
 
     pieces: list[str]
-    """What each token adds to the text, or to the tool call's arguments; may be empty."""
+    """The text that each token adds to the answer, or to the tool call's arguments; a token may add none."""
     finish: Finish
     stream: bytes
-    """The tokens as the engine sees them."""
+    """The bytes of the tokens as the engine sees them."""
     tool: ToolCall | None = None
     stop: str | None = None
-    """The stop string that ended it."""
+    """The stop string that ended the answer; None where none did."""
     text: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.text = "".join(self.pieces)
 
     def cut_off(self, tokens: int) -> None:
-        """End after so many tokens and one that says nothing, which carries the reason."""
+        """End the answer after this many tokens and one more without text, which carries the finish reason."""
         self.pieces = [*self.pieces[:tokens], ""]
         self.text = "".join(self.pieces)
         self.finish = Finish.ABORT
@@ -57,36 +59,36 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """Tokens generated."""
+        """Number of tokens generated."""
         return len(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """What the request says about the length."""
+    """The limits that a request sets to the length of its answers."""
 
     room: int
-    """Tokens the context leaves, at least 1."""
+    """Number of tokens that the context leaves for the answer, at least 1."""
     max_tokens: int | None = None
-    """Exact length of a text where given; `None`: 20 to 200, by the seed."""
+    """Exact length of a text in tokens; with None the seed chooses 20 to 200."""
     is_ceiling: bool = False
-    """`max_tokens` only bounds the natural length."""
+    """True where `max_tokens` only bounds the length that the seed chooses."""
     stop: Sequence[str] = ()
     """Strings that end the text before they appear in it."""
 
 
 def make_answer(seed: int, limits: AnswerLimits, tool: Tool | None) -> Answer:
-    """Generate one sequence; `tool` is the function it calls instead of answering."""
+    """Generate one sequence; where `tool` is given, the sequence calls that function instead of answering by text."""
     room = limits.room if limits.max_tokens is None else max(1, min(limits.room, limits.max_tokens))
     return _text_answer(seed, limits, room) if tool is None else _tool_answer(seed, room, tool)
 
 
 def rest_of_answer(seed: int, said: str, limits: AnswerLimits) -> Answer | None:
-    """What comes after `said` in the answer to the prompt of this seed, as a model would go on with its own words; None
-    if that answer does not begin with them.
+    """Return what follows `said` in the answer to the prompt of this seed, as a model goes on from its own words; None
+    if that answer does not begin with `said`.
 
     Args:
-        limits: Of the rest alone.
+        limits: Limits of the rest alone, without `said`.
     """
     room = limits.room if limits.max_tokens is None else max(1, min(limits.room, limits.max_tokens))
     pieces = answer_pieces(seed, count_tokens(encode(said)) + room)
@@ -109,13 +111,14 @@ def rest_of_answer(seed: int, said: str, limits: AnswerLimits) -> Answer | None:
     if limits.max_tokens is None or limits.is_ceiling:
         natural = max(0, natural_tokens(seed) - index)
         if natural < room:
-            # One that says nothing more still generates the token that ends it.
+            # An answer that has no further text still generates the token that ends it.
             rest, finish = rest[:natural] or [""], Finish.STOP
     return _stopped(rest, finish, limits.stop)
 
 
 def said_tokens(prompt: bytes, seed: int) -> int:
-    """How many tokens at the end of a prompt are the beginning of the answer to what stands before them."""
+    """Return how many tokens at the end of a prompt are the beginning of the answer to the part of the prompt before
+    them."""
     run = 0
     end = len(prompt)
     while run < MOST_SAID_TOKENS and prompt[end - 4 * run - 4 : end - 4 * run] in PIECE_BYTES:
@@ -165,7 +168,8 @@ def _tool_answer(seed: int, room: int, tool: Tool) -> Answer:
 
 
 def _cut(pieces: list[str], chars: int) -> list[str]:
-    """The tokens up to a character; at least one, as an engine generates the stop string's tokens too."""
+    """Return the tokens up to a character; at least one token, since an engine generates the stop string's tokens,
+    too."""
     kept: list[str] = []
     for piece in pieces:
         if chars <= 0 and kept:

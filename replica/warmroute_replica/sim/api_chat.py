@@ -1,6 +1,6 @@
 """This module reads requests of `/v1/chat/completions` and renders their answers, byte for byte as vLLM 0.32 does.
 
-It decides nothing the engine sees but the prompt's text and the answer's limits.
+Of what the engine sees, it decides only the prompt's text and the answer's limits.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ FINGERPRINT = f',"system_fingerprint":"{SYSTEM_FINGERPRINT}"'.encode()
 
 
 def chat_turn(body: dict[str, Any]) -> Turn:
-    """The conversation in a chat request, or in `/tokenize`'s.
+    """Return the conversation in a chat request, or in a request to `/tokenize`.
 
     Raises:
-        ApiError: 400, something is not what the API expects.
+        ApiError: 400, a field is not what the API expects.
     """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -72,7 +72,7 @@ def _message(entry: Any) -> Message:
 
 
 def tool_call_of(call: Any) -> ToolCall:
-    """A call in an assistant message of the chat API."""
+    """Return a tool call that an assistant message of the chat API holds."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise invalid("each tool call needs a function", param="messages")
@@ -104,10 +104,10 @@ def _tool_choice(choice: Any) -> str | None:
 
 
 def plan_chat(replica: SimulatedReplica, body: dict[str, Any], request_id: str) -> tuple[Plan, ChatFormat]:
-    """Read a request.
+    """Read a chat request.
 
     Raises:
-        ApiError: See `chat_turn`; 404 for an unknown model.
+        ApiError: 400 as for `chat_turn`; 404 for an unknown model.
     """
     model = replica.resolve_model(body.get("model"))
     turn = chat_turn(body)
@@ -133,10 +133,10 @@ def plan_chat(replica: SimulatedReplica, body: dict[str, Any], request_id: str) 
 
 
 def _said(turn: Turn, body: dict[str, Any]) -> str:
-    """What the final message says, which the answer goes on with.
+    """Return the text of the final message, which the answer is to continue; empty where that is no plain answer.
 
     Raises:
-        ApiError: 400, as vLLM and transformers refuse it.
+        ApiError: 400, where vLLM and transformers refuse to continue the message.
     """
     if body.get("add_generation_prompt"):
         raise invalid("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
@@ -153,10 +153,10 @@ def _said(turn: Turn, body: dict[str, Any]) -> str:
 
 
 def n_of(body: dict[str, Any]) -> int:
-    """`n` of a request.
+    """Return a request's `n`, the number of sequences for each prompt; 1 where it is absent.
 
     Raises:
-        ApiError: 400, it is no whole number from 1 to `MAX_SEQUENCES`.
+        ApiError: 400, `n` is not a whole number from 1 to `MAX_SEQUENCES`.
     """
     n = body.get("n")
     if n is None:
@@ -169,7 +169,7 @@ def n_of(body: dict[str, Any]) -> int:
 
 
 def usage_of(generation: Generation) -> dict[str, Any]:
-    """`usage` of the chat and completions APIs."""
+    """Return the `usage` object of the chat and completions APIs."""
     prompt, output = generation.total_prompt_tokens, generation.output_tokens
     return {
         "prompt_tokens": prompt,
@@ -185,14 +185,14 @@ def usage_of(generation: Generation) -> dict[str, Any]:
 
 
 def stream_usage_of(generation: Generation) -> dict[str, Any]:
-    """`usage` in a stream's last chunk, which leaves out what is null."""
+    """Return the `usage` object of a stream's last chunk, which leaves out fields that are null."""
     usage = usage_of(generation)
     del usage["completion_tokens_details"], usage["prompt_tokens_details"]["multimodal_tokens"]
     return usage
 
 
 def running_usage_of(generation: Generation, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """`usage` in every chunk, with `continuous_usage_stats`."""
+    """Return the `usage` object that every chunk carries where the request asks for `continuous_usage_stats`."""
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + output_tokens,
@@ -202,7 +202,7 @@ def running_usage_of(generation: Generation, prompt_tokens: int, output_tokens: 
 
 
 class StreamOptions:
-    """`stream_options` of a request."""
+    """The `stream_options` of a request."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         options = body.get("stream_options")
@@ -213,7 +213,8 @@ class StreamOptions:
 
 
 def token_logprob(piece: str, index: int, top: int) -> dict[str, Any]:
-    """One entry of a chat answer's `logprobs.content`: made up, falling with the index, the same every time."""
+    """Make one entry of a chat answer's `logprobs.content`. The values are made up from the token's index, so they are
+    the same every time."""
     logprob = -((index * 7) % 23) / 16
     entry: dict[str, Any] = {"token": piece, "logprob": logprob, "bytes": list(piece.encode())}
     alternatives = [dict(entry)] + [
@@ -225,7 +226,7 @@ def token_logprob(piece: str, index: int, top: int) -> dict[str, Any]:
 
 
 class ChatFormat:
-    """See `generation.Format`."""
+    """Renders answers of the chat API; see `generation.Format`."""
 
     def __init__(self, plan: Plan, body: dict[str, Any]) -> None:
         self._options = StreamOptions(body)
@@ -238,7 +239,8 @@ class ChatFormat:
             "created": int(time.time()),
             "model": plan.model,
         }
-        # A chunk of plain text is its JSON with a hole for the text; everything else takes the slow way.
+        # Chunks of plain text differ in the text alone, so all that comes before it is encoded once, here. Any other
+        # chunk is encoded as a whole.
         self._plain = not (self._logprobs or self._options.continuous or plan.tool is not None)
         self._heads: list[bytes] = []
         if self._plain:
@@ -249,7 +251,7 @@ class ChatFormat:
             ]
 
     def begin(self, generation: Generation) -> bytes:
-        """The role chunks."""
+        """Return the chunks that state each choice's role."""
         return b"".join(
             self._chunk(
                 generation,
@@ -263,7 +265,7 @@ class ChatFormat:
         )
 
     def token(self, generation: Generation, choice: Choice, index: int) -> bytes:
-        """One content chunk; the last carries the finish reason."""
+        """Return the chunk of one token; the last token's chunk carries the finish reason."""
         answer = choice.answer
         piece = answer.pieces[index]
         last = index + 1 == len(answer.pieces)
@@ -319,7 +321,7 @@ class ChatFormat:
         return data_event({**chunk, **extra})
 
     def end(self, generation: Generation) -> bytes:
-        """The usage chunk where asked for, and `[DONE]`."""
+        """Return the usage chunk, if the request asks for it, and `[DONE]`."""
         if not self._options.include_usage:
             return DONE
         usage = {
@@ -330,7 +332,7 @@ class ChatFormat:
         return data_event({**self._base, **usage}) + DONE
 
     def body(self, generation: Generation) -> dict[str, Any]:
-        """The whole answer."""
+        """Return the body of a whole answer."""
         plan = generation.plan
         return {
             **self._base,

@@ -1,6 +1,6 @@
 """This module serves `/v1/completions`: prompts are text, lists of texts, token ids, or lists of those.
 
-It decides nothing the engine sees but the prompts' streams and the answers' limits.
+Of what the engine sees, it decides only the prompts' streams and the answers' limits.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from warmroute_replica.sim.template import encode
 from warmroute_replica.sim.tokens import stream_of_ids
 
 DEFAULT_MAX_TOKENS = 16
-"""vLLM's default of this API."""
+"""vLLM's default of `max_tokens` in this API."""
 
 
 def prompt_streams(prompt: Any, param: str = "prompt") -> list[bytes]:
-    """Streams of a `prompt` or `input` field.
+    """Return the streams of the prompts in a `prompt` or `input` field.
 
     Raises:
-        ApiError: 400, it is none of: text, list of texts, list of token ids, list of such lists.
+        ApiError: 400, the field is none of: text, list of texts, list of token ids, list of such lists.
     """
     if isinstance(prompt, str):
         return [encode(prompt)]
@@ -69,10 +69,10 @@ def prompt_streams(prompt: Any, param: str = "prompt") -> list[bytes]:
 def plan_completion(
     replica: SimulatedReplica, body: dict[str, Any], request_id: str
 ) -> tuple[Plan, CompletionFormat]:
-    """Read a request.
+    """Read a completions request.
 
     Raises:
-        ApiError: 400 for what the API does not expect, 404 for an unknown model.
+        ApiError: 400 where a field is not what the API expects, 404 for an unknown model.
     """
     model = replica.resolve_model(body.get("model"))
     prompts = prompt_streams(body.get("prompt"))
@@ -92,7 +92,7 @@ def plan_completion(
 
 
 class CompletionFormat:
-    """See `generation.Format`."""
+    """Renders answers of the completions API; see `generation.Format`."""
 
     def __init__(self, plan: Plan, body: dict[str, Any]) -> None:
         self._options = StreamOptions(body)
@@ -112,7 +112,7 @@ class CompletionFormat:
         ]
 
     def begin(self, generation: Generation) -> bytes:
-        """Nothing, or the prompt with `echo`."""
+        """Return the prompt where the request sets `echo`, else nothing."""
         if not self._echo:
             return b""
         return b"".join(
@@ -122,7 +122,7 @@ class CompletionFormat:
         )
 
     def token(self, generation: Generation, choice: Choice, index: int) -> bytes:
-        """One text chunk; the last carries the finish reason."""
+        """Return the chunk of one token; the last token's chunk carries the finish reason."""
         answer = choice.answer
         last = index + 1 == len(answer.pieces)
         finish = answer.finish.value if last else None
@@ -150,7 +150,7 @@ class CompletionFormat:
         )
 
     def end(self, generation: Generation) -> bytes:
-        """The usage chunk where asked for, and `[DONE]`."""
+        """Return the usage chunk, if the request asks for it, and `[DONE]`."""
         if not self._options.include_usage:
             return DONE
         usage = {
@@ -161,7 +161,7 @@ class CompletionFormat:
         return data_event({**self._base, **usage}) + DONE
 
     def body(self, generation: Generation) -> dict[str, Any]:
-        """The whole answer."""
+        """Return the body of a whole answer."""
         choices = []
         for choice in generation.choices:
             prompt = self._prompt_text(generation, choice) if self._echo else ""

@@ -1,7 +1,8 @@
-"""This module serves `/v1/messages`, Anthropic's API as vLLM has it: it is converted to a chat, and rendered back.
+"""This module serves `/v1/messages`, Anthropic's API as vLLM has it: it makes a chat of each request, and renders the
+answer in Anthropic's shape.
 
-It decides nothing the engine sees but the conversion. It does not reproduce thinking blocks (read as text of the turn
-they are in), citations and server-side tools.
+Of what the engine sees, it decides only that conversion. It does not reproduce thinking blocks (their text becomes text
+of the turn that they are in), citations and server-side tools.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from warmroute_replica.sim.template import (
 )
 
 MAX_TOKENS_CEILING = 1024
-"""`max_tokens` is compulsory here, and mostly a generous bound: above this it does not set the length, it limits it."""
+"""This API requires `max_tokens`, and most clients send a generous bound. A value above this one only bounds the
+answer's length; one up to it is the answer's length."""
 
 BILLING = "x-anthropic-billing-header"
-"""How Claude Code's attribution block begins, which vLLM leaves out of the prompt."""
+"""How Claude Code's attribution block begins. vLLM leaves that block out of the prompt, since it differs in every
+request."""
 
 _STOP_REASONS = {
     Finish.STOP: "end_turn",
@@ -41,10 +44,10 @@ _STOP_REASONS = {
 
 
 def messages_turn(body: dict[str, Any]) -> Turn:
-    """The conversation in a messages request.
+    """Return the conversation in a messages request.
 
     Raises:
-        ApiError: 400, something is not what the API expects.
+        ApiError: 400, a field is not what the API expects.
     """
     entries = body.get("messages")
     if not isinstance(entries, list) or not entries:
@@ -81,7 +84,8 @@ def messages_turn(body: dict[str, Any]) -> Turn:
 
 
 def _system_text(content: Any, param: str) -> str:
-    """Text of a system prompt's blocks, without the one that differs in every request (vLLM's `serving.py`)."""
+    """Return the text of a system prompt's blocks, without the attribution block, which differs in every request (as
+    vLLM's `serving.py` does)."""
     if not isinstance(content, list):
         return content_text(content, param)
     texts = [part_text(part, param) for part in content]
@@ -89,7 +93,8 @@ def _system_text(content: Any, param: str) -> str:
 
 
 def _messages_of(role: str, content: Any) -> list[Message]:
-    """Chat messages of one Anthropic message: tool results are messages of their own, before the rest."""
+    """Return the chat messages of one Anthropic message. Each tool result becomes a message of its own, before the
+    rest."""
     if not isinstance(content, list):
         return [Message(role, content_text(content))]
     results: list[Message] = []
@@ -115,10 +120,10 @@ def _messages_of(role: str, content: Any) -> list[Message]:
 def plan_message(
     replica: SimulatedReplica, body: dict[str, Any], request_id: str
 ) -> tuple[Plan, MessageFormat]:
-    """Read a request.
+    """Read a messages request.
 
     Raises:
-        ApiError: 400 for what the API does not expect, 404 for an unknown model.
+        ApiError: 400 where a field is not what the API expects, 404 for an unknown model.
     """
     model = replica.resolve_model(body.get("model"))
     turn = messages_turn(body)
@@ -141,14 +146,14 @@ def _stop_reason(answer: Answer) -> str:
 
 
 class MessageFormat:
-    """See `generation.Format`."""
+    """Renders answers of Anthropic's API; see `generation.Format`."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._heads = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
 
     def begin(self, generation: Generation) -> bytes:
-        """`message_start`, and the start of the only content block."""
+        """Return `message_start`, and the start of the only content block."""
         answer = generation.choices[0].answer
         message = self._message(generation, [], None, None, output_tokens=0)
         block: dict[str, Any] = {"type": "text", "text": ""}
@@ -159,7 +164,7 @@ class MessageFormat:
         )
 
     def token(self, generation: Generation, choice: Choice, index: int) -> bytes:
-        """One delta; after the last the block and the message end."""
+        """Return one token's delta."""
         answer = choice.answer
         piece = answer.pieces[index]
         out = b""
@@ -171,7 +176,7 @@ class MessageFormat:
         return out
 
     def end(self, generation: Generation) -> bytes:
-        """The end of the block, `message_delta` with the usage, and `message_stop`."""
+        """Return the end of the block, `message_delta` with the usage, and `message_stop`."""
         answer = generation.choices[0].answer
         delta = {"stop_reason": _stop_reason(answer), "stop_sequence": answer.stop}
         usage = self._usage(generation, generation.output_tokens)
@@ -183,7 +188,7 @@ class MessageFormat:
         )
 
     def body(self, generation: Generation) -> dict[str, Any]:
-        """The whole answer."""
+        """Return the body of a whole answer."""
         answer = generation.choices[0].answer
         block: dict[str, Any] = {"type": "text", "text": answer.text}
         if answer.tool is not None:

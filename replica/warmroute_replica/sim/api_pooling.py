@@ -1,7 +1,8 @@
-"""It serves what needs no generated text: `/v1/embeddings`, `/v1/rerank`, `/v1/score`, `/tokenize`, `/detokenize`.
+"""This module serves what needs no generated text: `/v1/embeddings`, `/v1/rerank`, `/v1/score`, `/tokenize` and
+`/detokenize`.
 
-Vectors and scores are made up from the texts' hashes, the same every time. Embeddings and scores pass through the
-engine (their prompts take prefill time) but read no prefix cache.
+It makes vectors and scores from the texts' hashes, so they are the same every time. Embeddings and scores pass through
+the engine (their prompts take prefill time) but read no prefix cache.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_DIMENSIONS = 4096
 
 
 class PoolingFormat:
-    """See `generation.Format`; never streams."""
+    """Renders answers of the pooling APIs, which never stream; see `generation.Format`."""
 
     def __init__(self, kind: str, plan: Plan, body: dict[str, Any], documents: list[Any]) -> None:
         self._kind = kind
@@ -42,19 +43,19 @@ class PoolingFormat:
             raise invalid(f"dimensions must be from 1 to {MAX_DIMENSIONS}", param="dimensions")
 
     def begin(self, generation: Generation) -> bytes:
-        """Nothing."""
+        """Return nothing, since these answers never stream."""
         return b""
 
     def token(self, generation: Generation, choice: Choice, index: int) -> bytes:
-        """Nothing."""
+        """Return nothing, since these answers never stream."""
         return b""
 
     def end(self, generation: Generation) -> bytes:
-        """Nothing."""
+        """Return nothing, since these answers never stream."""
         return b""
 
     def body(self, generation: Generation) -> dict[str, Any]:
-        """The whole answer."""
+        """Return the body of a whole answer."""
         tokens = generation.total_prompt_tokens
         usage = {
             "prompt_tokens": tokens,
@@ -104,7 +105,7 @@ class PoolingFormat:
 
 
 def _unit(data: bytes, index: int) -> float:
-    """A number from 0 to 1 made from a text."""
+    """Return a number from 0 to 1 that is made from a text."""
     return (xxhash.xxh3_64_intdigest(data, index) >> 11) / 2.0**53
 
 
@@ -164,10 +165,10 @@ def plan_score(
 
 
 def tokenize(replica: SimulatedReplica, body: dict[str, Any]) -> dict[str, Any]:
-    """The answer to `/tokenize`.
+    """Return the answer to a request to `/tokenize`.
 
     Raises:
-        ApiError: 400 or 404.
+        ApiError: 400 where a field is not what the API expects, 404 for an unknown model.
     """
     replica.resolve_model(body.get("model"))
     if "messages" in body:
@@ -188,10 +189,10 @@ def tokenize(replica: SimulatedReplica, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def detokenize(replica: SimulatedReplica, body: dict[str, Any]) -> dict[str, Any]:
-    """The answer to `/detokenize`.
+    """Return the answer to a request to `/detokenize`.
 
     Raises:
-        ApiError: 400 or 404.
+        ApiError: 400 where a field is not what the API expects, 404 for an unknown model.
     """
     replica.resolve_model(body.get("model"))
     tokens = body.get("tokens")

@@ -1,4 +1,4 @@
-"""This module serves `/v1/responses`: a chat, rendered back as items or as the event sequence.
+"""This module serves `/v1/responses`: it makes a chat of each request, and renders the answer as items or as events.
 
 It keeps answers for later turns, and decides what a stored answer holds. It does not reproduce reasoning items,
 built-in tools and conversations.
@@ -29,20 +29,21 @@ from warmroute_replica.sim.template import (
 
 @dataclass(slots=True)
 class StoredResponse:
-    """What `previous_response_id` and `GET /v1/responses/{id}` need."""
+    """A stored answer: what `previous_response_id` and `GET /v1/responses/{id}` need of it."""
 
     body: dict[str, Any]
     messages: list[Message]
-    """The conversation, this answer included once it is complete; instructions are not carried on."""
+    """The conversation, this answer included once it is complete. Instructions are left out, since later turns do not
+    carry them on."""
     generation: Generation | None = None
-    """While a background answer is being made."""
+    """The generation that makes a background answer; None once the answer is complete."""
 
 
 def _items(items: Any) -> list[Message]:
-    """Chat messages of a request's `input`.
+    """Return the chat messages that a request's `input` holds.
 
     Raises:
-        ApiError: 400, it is something else.
+        ApiError: 400, `input` is not what the API expects.
     """
     if isinstance(items, str):
         return [Message("user", items)]
@@ -82,10 +83,10 @@ def _tools(body: dict[str, Any]) -> list[Tool]:
 
 
 def stored(replica: SimulatedReplica, response_id: str) -> StoredResponse:
-    """A stored answer.
+    """Return a stored answer by its id.
 
     Raises:
-        ApiError: 404, it is not kept here.
+        ApiError: 404, this replica does not keep such an answer.
     """
     entry = replica.responses.get(response_id)
     if not isinstance(entry, StoredResponse):
@@ -98,10 +99,10 @@ def stored(replica: SimulatedReplica, response_id: str) -> StoredResponse:
 def plan_response(
     replica: SimulatedReplica, body: dict[str, Any], request_id: str
 ) -> tuple[Plan, ResponsesFormat]:
-    """Read a request.
+    """Read a responses request.
 
     Raises:
-        ApiError: 400 for what the API does not expect, 404 for an unknown model or previous response.
+        ApiError: 400 where a field is not what the API expects, 404 for an unknown model or previous response.
     """
     model = replica.resolve_model(body.get("model"))
     messages: list[Message] = []
@@ -134,7 +135,7 @@ def plan_response(
 
 
 class ResponsesFormat:
-    """See `generation.Format`; also what the store keeps."""
+    """Renders answers of the responses API and stores them; see `generation.Format`."""
 
     def __init__(
         self, replica: SimulatedReplica, plan: Plan, body: dict[str, Any], messages: list[Message]
@@ -150,7 +151,7 @@ class ResponsesFormat:
         self.background = body.get("background") is True
 
     def begin(self, generation: Generation) -> bytes:
-        """The response, the item and the part, opened."""
+        """Return the events that open the response, the item and the part."""
         opening = self._response("in_progress", [], None)
         out = self._event("response.created", response=opening) + self._event(
             "response.in_progress", response=opening
@@ -164,7 +165,7 @@ class ResponsesFormat:
         return out
 
     def token(self, generation: Generation, choice: Choice, index: int) -> bytes:
-        """One delta."""
+        """Return one token's delta."""
         piece = choice.answer.pieces[index]
         if choice.answer.tool is None:
             return self._part_event("response.output_text.delta", delta=piece, logprobs=[])
@@ -175,7 +176,7 @@ class ResponsesFormat:
         )
 
     def end(self, generation: Generation) -> bytes:
-        """The part, the item and the response, closed."""
+        """Return the events that close the part, the item and the response."""
         answer = generation.choices[0].answer
         if answer.tool is None:
             out = self._part_event("response.output_text.done", text=answer.text, logprobs=[])
@@ -193,7 +194,7 @@ class ResponsesFormat:
         return out + self._event("response.completed", response=self.body(generation))
 
     def body(self, generation: Generation) -> dict[str, Any]:
-        """The whole answer, kept for later unless the request says otherwise."""
+        """Return the body of a whole answer, and keep the answer unless the request asks not to."""
         answer = generation.choices[0].answer
         status = "incomplete" if answer.finish in (Finish.LENGTH, Finish.ABORT) else "completed"
         usage = {
@@ -223,7 +224,7 @@ class ResponsesFormat:
         return body
 
     def queued(self, generation: Generation) -> dict[str, Any]:
-        """The answer to a background request, kept until the real one is there."""
+        """Return the answer to a background request, which is kept until the complete answer replaces it."""
         body = self._response("queued", [], None)
         self._replica.store_response(self._plan.id, StoredResponse(body, self._messages, generation))
         return body
@@ -294,7 +295,8 @@ class ResponsesFormat:
 
 
 def run_in_background(generation: Generation, fmt: ResponsesFormat) -> dict[str, Any]:
-    """Start an answer nobody waits for; it replaces the queued one in the store when it is complete."""
+    """Start an answer for which no client waits, and return the queued one; once complete, the answer replaces the
+    queued one in the store."""
     generation.start()
 
     def finish(_future: object) -> None:
@@ -310,7 +312,7 @@ def cancel(replica: SimulatedReplica, response_id: str) -> dict[str, Any]:
     """Cancel a background answer.
 
     Raises:
-        ApiError: 404, it is not kept here; 400, it is not under way.
+        ApiError: 404, this replica does not keep such an answer; 400, the answer is not under way.
     """
     entry = stored(replica, response_id)
     if entry.generation is None:

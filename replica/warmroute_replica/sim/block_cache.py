@@ -18,7 +18,8 @@ from collections.abc import Hashable, Sequence
 
 
 class BlockCache:
-    """A fixed number of blocks, each free or used by one or more sequences, some with content worth finding.
+    """A fixed number of blocks. Each is free or used by one or more sequences, and may hold content that a lookup can
+    find.
 
     Invariants, checked by `validate`: a block is in the free queue exactly when its reference count is 0; a key leads
     to exactly the blocks that carry it.
@@ -31,28 +32,29 @@ class BlockCache:
             raise ValueError(f"a cache needs at least one block, got {blocks}")
         self.blocks = blocks
         self.evictions = 0
-        """Blocks whose content was given up to make room, ever."""
+        """Number of blocks whose content was given up to make room, since the cache was made."""
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))
         self._references = [0] * blocks
         self._keys: list[Hashable] = [None] * blocks
         self._by_key: dict[Hashable, int] = {}
         self._twins: dict[Hashable, OrderedDict[int, None]] = {}
-        """Further blocks with the same key, oldest first; at most one a sequence, so bounded by `blocks`."""
+        """Further blocks with the same key, oldest first. A sequence has at most one block of a key, so `blocks` bounds
+        them."""
 
     @property
     def free_blocks(self) -> int:
-        """Blocks no sequence uses, with or without content."""
+        """Number of blocks that no sequence uses, with or without content."""
         return len(self._free)
 
     @property
     def cached_blocks(self) -> int:
-        """Distinct prefixes, in blocks, that a lookup can find."""
+        """Number of different keys that a lookup can find, each of them one block."""
         return len(self._by_key)
 
     def match(self, keys: Sequence[Hashable], limit: int) -> list[int]:
-        """Blocks that hold the longest known prefix of `keys`, at most `limit` of them, first block first.
+        """Return the blocks that hold the longest known prefix of `keys`, at most `limit` of them, first block first.
 
-        Changes nothing: `take` them before anything else is allocated.
+        The call changes nothing, so the caller must `take` the blocks before it allocates any others.
         """
         by_key = self._by_key
         found: list[int] = []
@@ -64,12 +66,12 @@ class BlockCache:
         return found
 
     def unused(self, blocks: Sequence[int]) -> int:
-        """How many of these are in the free queue: what a hit on them costs in free blocks."""
+        """Return how many of these blocks are in the free queue: so many free blocks does a hit on them cost."""
         references = self._references
         return sum(1 for block in blocks if not references[block])
 
     def take(self, blocks: Sequence[int]) -> None:
-        """Add a user to each block, out of the free queue if it was there."""
+        """Add a user to each block; a block that was in the free queue leaves it."""
         references = self._references
         free = self._free
         for block in blocks:
@@ -78,10 +80,10 @@ class BlockCache:
             references[block] += 1
 
     def allocate(self, count: int) -> list[int]:
-        """Hand out the `count` blocks unused for longest, without content.
+        """Hand out the `count` blocks that have been unused for longest, without their content.
 
         Raises:
-            ValueError: Fewer than `count` are free; nothing has changed then.
+            ValueError: Fewer than `count` blocks are free; the call has then changed nothing.
         """
         free = self._free
         if count > len(free):
@@ -99,13 +101,14 @@ class BlockCache:
         return taken
 
     def store(self, block: int, key: Hashable) -> None:
-        """Note that a used block holds the full block `key`, from now on to be found under it."""
+        """Note that a used block holds the full block `key`; from now on a lookup finds the block under that key."""
         self._keys[block] = key
         if self._by_key.setdefault(key, block) != block:
             self._twins.setdefault(key, OrderedDict())[block] = None
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Take a user from each of a sequence's blocks, given first block first; the last is the first to be reused."""
+        """Take a user from each of a sequence's blocks, which are given first block first; the last block is reused
+        first."""
         references = self._references
         free = self._free
         for block in reversed(blocks):
@@ -117,19 +120,19 @@ class BlockCache:
                 free[block] = None
 
     def forget(self, blocks: Sequence[int]) -> None:
-        """Take back what `store` said of used blocks: their content was never computed."""
+        """Undo `store` for used blocks whose content was never computed."""
         for block in blocks:
             if self._keys[block] is not None:
                 self._forget(block)
 
     def clear(self) -> None:
-        """Forget all content; blocks in use stay in use."""
+        """Forget all content; blocks that sequences use stay in use."""
         self._by_key.clear()
         self._twins.clear()
         self._keys = [None] * self.blocks
 
     def validate(self) -> None:
-        """Raise AssertionError where an invariant is broken. For tests."""
+        """Raise AssertionError where an invariant is broken; tests call this."""
         assert all(count >= 0 for count in self._references)
         assert set(self._free) == {b for b, count in enumerate(self._references) if count == 0}
         carriers: dict[Hashable, set[int]] = {}

@@ -1,6 +1,6 @@
 """`warmroute-replica sim` runs one or more simulated replicas in one process.
 
-This module decides nothing but defaults of the command line; they are those of the configuration classes.
+This module decides nothing but the command line's defaults, which are those of the configuration classes.
 """
 
 from __future__ import annotations
@@ -149,8 +149,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _check_fault(text: str) -> None:
-    """Raises:
-    ValueError: It is no failure.
+    """Check that the text is a fault as `POST /sim/fault` takes it.
+
+    Raises:
+        ValueError: The text is no fault.
     """
     try:
         parse_fault(msgspec.json.decode(text))
@@ -160,10 +162,10 @@ def _check_fault(text: str) -> None:
 
 
 def config_of(args: argparse.Namespace) -> ReplicaConfig:
-    """Configuration from parsed arguments.
+    """Return the configuration that parsed arguments describe.
 
     Raises:
-        ValueError: They contradict each other.
+        ValueError: The arguments contradict each other.
     """
     step_time = StepTime(
         prefill_tokens_per_s=args.prefill_tokens_per_s,
@@ -208,7 +210,7 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
 async def serving(
     config: ReplicaConfig, ports: Sequence[int], host: str = "127.0.0.1"
 ) -> AsyncIterator[list[ReplicaServer]]:
-    """Replicas that listen while the context is open, one a port, all with the same configuration."""
+    """Yield replicas that listen while the context is open, one on each port, all with the same configuration."""
     servers = [ReplicaServer(config, host, port) for port in ports]
     opened: list[ReplicaServer] = []
     try:
@@ -248,7 +250,7 @@ async def _drain(servers: Sequence[ReplicaServer], shutdown_s: float) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, and return the exit status: 2 for a wrong argument, 1 for a port that is taken."""
     try:
         config = config_of(args)
     except ValueError as error:

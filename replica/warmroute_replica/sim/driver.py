@@ -1,8 +1,9 @@
-"""The driver runs an engine in real time on an event loop: it starts steps when due, hands out tokens when made.
+"""The driver runs an engine in real time on an event loop: it starts steps when they are due, and hands out tokens when
+they are made.
 
-This module decides when a step starts; what it computes is the engine's. It has no task, only one timer, set for the
-end of the step under way. Steps shorter than `WAKE_UP_S` are run several a wake-up, so that a fast simulation costs
-no more wake-ups than that.
+This module decides when a step starts; the engine decides what the step computes. The driver has no task, only one
+timer, set for the end of the step under way. It runs several steps shorter than `WAKE_UP_S` at each wake-up, so that a
+fast simulation costs no more wake-ups than that.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from typing import Protocol
 from warmroute_replica.sim.engine import Engine, RunState, SimRequest, StepResult
 
 WAKE_UP_S = 0.001
-"""Resolution of the event loop's timers."""
+"""Resolution of the event loop's timers, in seconds."""
 BURST_S = 0.005
-"""Longest time spent on steps before other work on the loop gets its turn."""
+"""The driver spends at most this long on steps before other work on the loop gets its turn."""
 CATCH_UP_S = 0.1
-"""How far simulated time may lag behind before it is given up: a machine too slow for `--speed` runs slower, not in
-bursts."""
+"""Simulated time may lag behind the clock by this much; what exceeds it is given up. So a machine too slow for
+`--speed` runs slower, not in bursts."""
 
 
 class TokenSink(Protocol):
-    """Whoever waits for a sequence's tokens."""
+    """Receives a sequence's tokens."""
 
     def on_tokens(self, state: RunState) -> None:
-        """The sequence has new tokens, its last perhaps included. Called on the loop; must not raise."""
+        """Take note that the sequence has new tokens, perhaps its last ones. Called on the loop; must not raise."""
 
 
 class StepObserver(Protocol):
-    """Whoever measures the engine."""
+    """Receives the results of an engine's steps, to measure them."""
 
     def on_step(self, result: StepResult) -> None:
-        """A run of steps has ended. Called before its tokens are handed out."""
+        """Take note that a run of steps has ended. Called before its tokens are handed out."""
 
 
 class Driver:
-    """One engine's clock. Owned by one event loop."""
+    """The clock of one engine, owned by one event loop."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, observer: StepObserver) -> None:
         self.engine = engine
@@ -49,30 +50,30 @@ class Driver:
         self._paused = False
 
     def submit(self, request: SimRequest, sink: TokenSink) -> RunState:
-        """Queue a sequence; `sink` hears of it until its last token or `abort`."""
+        """Queue a sequence; the driver tells `sink` of its tokens until its last token or `abort`."""
         now_s = self._loop.time()
         state = self.engine.add(request, now_s)
         self._sinks[request.id] = sink
         if self._timer is None and not self._paused:
             self._time_s = now_s
-            # Not at once: what arrives in the same turn of the loop shares the first step.
+            # The first step is not started at once, so that requests of the same turn of the loop share it.
             self._timer = self._loop.call_soon(self._tick)
         return state
 
     def abort(self, request_id: str) -> bool:
-        """Drop a sequence; false if it has already finished in the engine."""
+        """Drop a sequence; return False if it has already finished in the engine."""
         self._sinks.pop(request_id, None)
         return self.engine.abort(request_id)
 
     def pause(self) -> None:
-        """Stop the clock: what is queued, and what comes, waits without a sign."""
+        """Stop the clock: sequences that are queued, and those that come, wait without any sign of it."""
         self._paused = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def resume(self) -> None:
-        """Go on after `pause`; harmless without one."""
+        """Let the clock go on after `pause`; without one this does nothing."""
         if not self._paused:
             return
         self._paused = False
@@ -81,7 +82,7 @@ class Driver:
             self._timer = self._loop.call_soon(self._tick)
 
     def stop(self) -> None:
-        """Stop the clock for good; no sink hears anything any more."""
+        """Stop the clock for good; from then on no sink is told of anything."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -34,7 +34,7 @@ from warmroute_replica.sim.step_time import StepTime
 
 
 class SchedulingPolicy(Enum):
-    """Who is admitted first, and preempted first."""
+    """The order in which sequences are admitted; preemption goes by it, too."""
 
     FCFS = "fcfs"
     PRIORITY = "priority"
@@ -42,17 +42,18 @@ class SchedulingPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Limits of one engine, under vLLM's names."""
+    """The limits of one engine, under vLLM's names."""
 
     cache_tokens: int = 131_072
-    """Size of the KV cache, rounded down to whole blocks."""
+    """Size of the KV cache in tokens, rounded down to whole blocks."""
     block_tokens: int = 16
     max_num_batched_tokens: int = 8192
-    """Tokens a step computes at most, prompts and decoding together."""
+    """Number of tokens that a step computes at most, prompts and decoding together."""
     max_num_seqs: int = 256
-    """Sequences running at once at most."""
+    """Number of sequences that run at once at most."""
     long_prefill_token_threshold: int = 0
-    """Tokens of one sequence that a step computes at most while others are there; 0: no cap."""
+    """Number of tokens of one sequence that a step computes at most while other requests are unfinished; 0 sets no
+    cap."""
     long_prefill_token_threshold_adaptive: bool = False
     """Whether that cap is never below `max_num_batched_tokens` divided by the number of unfinished requests."""
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
@@ -68,30 +69,33 @@ class EngineConfig:
 
     @property
     def cache_blocks(self) -> int:
-        """Blocks in the cache."""
+        """Number of blocks in the cache."""
         return self.cache_tokens // self.block_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class SimRequest:
-    """One sequence to generate."""
+    """A request to the engine for one sequence."""
 
     id: str
-    """Unique among the engine's unfinished requests."""
+    """An id that no other unfinished request of the engine has."""
     prompt_tokens: int
     output_tokens: int
-    """Tokens generated before it finishes, at least 1: the simulator knows the answer beforehand."""
+    """Number of tokens that the sequence generates before it finishes, at least 1: the simulator knows the answer
+    beforehand."""
     block_keys: Sequence[Hashable] = ()
-    """Key of each full block of the prompt, and as far as known of prompt and output together; a key stands for the
-    block and all before it. Blocks past the end are computed and never found again."""
+    """The key of each full block of the prompt and, as far as it is known, of prompt and output together. A key stands
+    for the block and all before it. Blocks beyond the last key are computed and never found again."""
     priority: int = 0
-    """Smaller goes first where the engine schedules by priority; nothing elsewhere."""
+    """The smaller one goes first where the engine schedules by priority; elsewhere it has no effect."""
     reads_cache: bool = True
-    """False: nothing is looked up, as for `prompt_logprobs`; what it computes is stored all the same."""
+    """False where the request is not looked up in the cache, as with `prompt_logprobs`; the blocks that it computes are
+    stored all the same."""
 
 
 class RunState:
-    """A request inside the engine. Read by drivers, written by the engine only; identity is equality."""
+    """A request inside the engine. Drivers read it, only the engine writes it; two states are equal if they are
+    identical."""
 
     __slots__ = (
         "admitted_s",
@@ -111,27 +115,28 @@ class RunState:
     def __init__(self, request: SimRequest, now_s: float, number: int) -> None:
         self.id = request.id
         self.rank = (request.priority, number)
-        """By which requests are ordered where priorities count; `number` is that of their arrival."""
+        """Orders requests where priorities count; `number` counts arrivals, so that the earlier of equals goes
+        first."""
         self.request = request
         self.arrival_s = now_s
         self.admitted_s: float | None = None
-        """Start of the step that first scheduled it."""
+        """When the step that first scheduled the request started."""
         self.first_token_s: float | None = None
-        """End of the step that finished its prompt."""
+        """When the step that finished the request's prompt ended."""
         self.generated = 0
-        """Output tokens so far."""
+        """Number of output tokens generated so far."""
         self.cached_tokens = 0
-        """Prompt tokens found in the cache when it was first scheduled."""
+        """Number of prompt tokens found in the cache when the request was first scheduled."""
         self.computed = 0
-        """Tokens whose KV entries exist: all but the newest, once decoding."""
+        """Number of tokens whose KV entries exist: all but the newest token, once the sequence decodes."""
         self.blocks: list[int] = []
         self.stored = 0
-        """How many of `blocks` carry a key."""
+        """Number of `blocks` that carry a key."""
         self.preemptions = 0
 
     @property
     def tokens(self) -> int:
-        """Prompt and output so far."""
+        """Number of tokens of the prompt and of the output so far."""
         return self.request.prompt_tokens + self.generated
 
 
@@ -142,15 +147,15 @@ class StepResult:
     end_s: float
     duration_s: float
     steps: int = 0
-    """0 when there was nothing to do."""
+    """Number of steps; 0 when there was nothing to do."""
     tokens: list[RunState] = field(default_factory=list)
-    """Sequences with new tokens (`generated` says how many they have), the finished included."""
+    """Sequences with new tokens, those that finished included; `generated` says how many tokens each has."""
     first: list[RunState] = field(default_factory=list)
-    """Those of them whose first token it was."""
+    """Sequences among `tokens` that got their first token."""
     finished: list[RunState] = field(default_factory=list)
-    """Those of them that got their last token; they have left the engine."""
+    """Sequences among `tokens` that got their last token; they have left the engine."""
     prefill_tokens: int = 0
-    """Prompt tokens computed, recomputation after preemption included."""
+    """Number of prompt tokens computed, recomputation after a preemption included."""
     generated_tokens: int = 0
     preempted: int = 0
 
@@ -160,10 +165,10 @@ class EngineTotals:
     """Counters since the engine's start, with the meaning of vLLM's metrics."""
 
     queried_tokens: int = 0
-    """Prompt tokens looked up in the cache, once a request."""
+    """Number of prompt tokens looked up in the cache; each request counts once."""
     hit_tokens: int = 0
     prompt_tokens: int = 0
-    """Prompt tokens of the requests that got their first token."""
+    """Number of prompt tokens of the requests that got their first token."""
     generated_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
@@ -171,11 +176,11 @@ class EngineTotals:
 
 
 class Engine:
-    """One replica's scheduler and cache.
+    """The scheduler and the cache of one replica.
 
-    Every unfinished request is either in the waiting queue or in the running list. Complexity: a request costs
-    O(its blocks) once; a step O(running sequences); `advance` makes a run of plain decode steps cost O(running)
-    together instead of each.
+    Every unfinished request is either in the waiting queue or in the running list. Complexity: a request costs O(its
+    blocks) once; a step O(running sequences); `advance` makes a run of plain decode steps cost O(running) together
+    instead of O(running) each.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -188,46 +193,48 @@ class Engine:
         self._arrived = 0
         self._by_priority = config.scheduling_policy is SchedulingPolicy.PRIORITY
         self._stuck = False
-        """The head of the queue did not fit, and no block has been freed since."""
+        """True where the head of the queue did not fit, and no block has been freed since."""
         self._plain = False
-        """Every running sequence is known to have exactly one token to compute next."""
+        """True where every running sequence is known to have exactly one token to compute next."""
 
     @property
     def idle(self) -> bool:
-        """Nothing to do until the next `add`."""
+        """Whether the engine has nothing to do until the next `add`."""
         return not self._by_id
 
     @property
     def running(self) -> int:
-        """Sequences holding a seat."""
+        """Number of sequences that hold a seat."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences queued."""
+        """Number of sequences in the queue."""
         return len(self._waiting)
 
     @property
     def usage_ratio(self) -> float:
-        """Share of the cache that running sequences use; cached idle blocks count as free."""
+        """Share of the cache that running sequences use; blocks that are cached but unused count as free."""
         return 1.0 - self.cache.free_blocks / self.cache.blocks
 
     @property
     def backlog_tokens(self) -> int:
-        """Prompt tokens accepted and not yet computed, hits of those still waiting not deducted. O(unfinished)."""
+        """Number of prompt tokens accepted and not yet computed. What waiting requests will find cached is not
+        deducted. O(unfinished requests)."""
         return sum(max(0, state.request.prompt_tokens - state.computed) for state in self._by_id.values())
 
     def states(self) -> Iterator[RunState]:
-        """All unfinished requests, in order of arrival."""
+        """Return all unfinished requests, in order of arrival."""
         return iter(self._by_id.values())
 
     def overlap_tokens(self, block_keys: Sequence[Hashable], prompt_tokens: int) -> int:
-        """Prompt tokens a request would find in the cache if it were scheduled at once."""
+        """Return how many of its prompt tokens a request would find in the cache if it were scheduled at once."""
         limit = (prompt_tokens - 1) // self.config.block_tokens
         return len(self.cache.match(block_keys, limit)) * self.config.block_tokens
 
     def change_speed(self, speed: float) -> None:
-        """Divide the durations of steps that start from now on by this: another clock rate, another tenant."""
+        """Divide the durations of steps that start from now on by `speed`, as where the GPU's clock rate changes or
+        another tenant comes to the GPU."""
         self.config = replace(self.config, step_time=replace(self.config.step_time, speed=speed))
 
     def add(self, request: SimRequest, now_s: float) -> RunState:
@@ -249,7 +256,7 @@ class Engine:
         return state
 
     def abort(self, request_id: str) -> bool:
-        """Drop a request in whatever state; false if it is not here (any more)."""
+        """Drop a request, whatever its state; return False if the engine does not have it (any more)."""
         state = self._by_id.pop(request_id, None)
         if state is None:
             return False
@@ -263,7 +270,8 @@ class Engine:
         return True
 
     def step(self, now_s: float) -> StepResult:
-        """Compute one step that starts at `now_s`. With nothing to do, a result of no steps and no duration."""
+        """Compute one step that starts at `now_s`. If there is nothing to do, the result has no steps and no
+        duration."""
         if not self._by_id:
             return StepResult(now_s, 0.0)
         budget = self.config.max_num_batched_tokens
@@ -294,22 +302,24 @@ class Engine:
             budget -= new
             index += 1
         if preempted and not scheduled and running:
-            # By priority the first may have made itself go. The engine's empty step takes no time worth counting.
+            # Under scheduling by priority the first sequence may have preempted itself. vLLM then makes an empty step,
+            # which takes no time worth counting.
             result = self.step(now_s)
             result.preempted += preempted
             return result
         if not preempted or not scheduled:
-            # Nothing scheduled: the last sequence made itself go, and comes back into the empty cache at once.
+            # If nothing is scheduled, the last sequence preempted itself, and is admitted to the empty cache at once.
             self._admit(scheduled, budget, most, now_s)
         return self._finish_step(scheduled, preempted, now_s)
 
     def advance(self, now_s: float, until_s: float) -> StepResult:
-        """Compute steps back to back, the first starting at `now_s`, until one gives a sequence its first or last
-        token, or the next would start at or after `until_s`. At least one step, unless idle.
+        """Compute steps back to back, the first starting at `now_s`, until a step gives a sequence its first or last
+        token, or the next step would start at or after `until_s`. Unless the engine is idle, at least one step is
+        computed.
 
-        Exactly what repeated calls of `step` give, each starting at the `end_s` of the one before, but a run of
-        steps in which sequences only decode is computed at once. The caller may `add` what arrives meanwhile
-        afterwards: a step under way takes nobody in.
+        The result is exactly that of repeated calls of `step`, each starting at the `end_s` of the one before; but a
+        run of steps in which sequences only decode is computed at once. The caller may `add` what arrived during these
+        steps afterwards, since a step under way admits no new request.
         """
         total = StepResult(now_s, 0.0)
         gained: dict[RunState, None] = {}
@@ -332,7 +342,7 @@ class Engine:
         return total
 
     def validate(self) -> None:
-        """Raise AssertionError where the books do not agree. For tests."""
+        """Raise AssertionError where the engine's records contradict each other; tests call this."""
         self.cache.validate()
         assert len(self._by_id) == len(self._running) + len(self._waiting)
         assert len(self._running) <= self.config.max_num_seqs
@@ -346,7 +356,7 @@ class Engine:
         assert self.cache.blocks - self.cache.free_blocks == len(used)
 
     def _most_tokens(self, budget: int) -> int:
-        """How many tokens of one sequence the next step computes at most."""
+        """Return how many tokens of one sequence the next step computes at most."""
         threshold = self.config.long_prefill_token_threshold
         eligible = len(self._by_id)
         if not threshold or eligible < 2:
@@ -356,11 +366,11 @@ class Engine:
         return threshold
 
     def _victim(self) -> RunState:
-        """The running sequence to preempt."""
+        """Return the running sequence to preempt."""
         return max(self._running, key=_rank) if self._by_priority else self._running[-1]
 
     def _queue(self, state: RunState) -> None:
-        """Put a new sequence where it belongs in the waiting queue."""
+        """Put a sequence in its place in the waiting queue."""
         waiting = self._waiting
         if not self._by_priority:
             waiting.append(state)
@@ -432,8 +442,8 @@ class Engine:
         return result
 
     def _decode_run(self, now_s: float, until_s: float) -> StepResult | None:
-        """Steps up to and including the first that ends a sequence or reaches `until_s`; `None` where a step may do
-        anything but give every running sequence one token."""
+        """Compute steps up to and including the first that ends a sequence or reaches `until_s`. Return None where a
+        step may do anything but give every running sequence one token."""
         running = self._running
         count = len(running)
         if not self._plain or not running:
@@ -469,9 +479,9 @@ class Engine:
         return result
 
     def _block_edges(self, steps: int) -> list[tuple[int, int, bool]]:
-        """When, in the next plain decode steps, which running sequence takes a block or fills one: the step's number
-        from 1, the sequence's index, whether a block is taken. Sorted as single steps would come to it, so that both
-        ways leave the same cache."""
+        """Return when running sequences take or fill a block in the next plain decode steps. Each entry has the step's
+        number from 1, the sequence's index, and whether a block is taken. The entries have the order in which single
+        steps would come to them, so that a run of steps and single steps leave the same cache."""
         block_tokens = self.config.block_tokens
         edges: list[tuple[int, int, bool]] = []
         for index, state in enumerate(self._running):
@@ -484,7 +494,8 @@ class Engine:
         return edges
 
     def _grow(self, state: RunState, computed: int) -> bool:
-        """Give a sequence blocks for this many tokens and store those it fills; false, unchanged, without room."""
+        """Give a sequence the blocks for `computed` tokens, and store those that it fills. Return False, and change
+        nothing, where there is no room."""
         blocks = state.blocks
         missing = -(-computed // self.config.block_tokens) - len(blocks)
         if missing > 0:
@@ -500,7 +511,7 @@ class Engine:
         return True
 
     def _preempt(self, state: RunState) -> None:
-        # What the step that takes its blocks was still to compute is not there.
+        # The step that takes the blocks away was still to compute some of them, so their content does not exist.
         self.cache.forget(state.blocks[state.computed // self.config.block_tokens : state.stored])
         self.cache.release(state.blocks)
         state.blocks = []
@@ -525,7 +536,7 @@ def _rank(state: RunState) -> tuple[int, int]:
 
 
 def _withdraw(state: RunState, scheduled: list[tuple[RunState, int]]) -> int:
-    """Take a sequence out of what a step computes. Returns the tokens that were to be computed."""
+    """Take a sequence out of what a step computes, and return the number of its tokens that were to be computed."""
     for index, (other, new) in enumerate(scheduled):
         if other is state:
             del scheduled[index]

@@ -1,7 +1,7 @@
 """This module has the errors of the simulated server, in vLLM's words and shapes.
 
-It decides no status: whoever raises them does. They have OpenAI's shape everywhere but on `/v1/messages`, which has
-Anthropic's.
+The code that raises an error decides its status. Errors have OpenAI's shape everywhere but on `/v1/messages`, where
+they have Anthropic's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the 
 DRAINING = "cannot schedule new futures after shutdown"
 
 PAUSED = "Generation is paused. Please retry after it resumes."
-"""vLLM 0.33."""
+"""The answer of a paused engine, as vLLM 0.33 words it."""
 
 SCALING = "The model is currently scaling. Please try again later."
-"""vLLM's elastic expert parallelism, as a bare string under `error`. Source: vLLM 0.32, `ScalingMiddleware`."""
+"""The answer of vLLM's elastic expert parallelism while it changes the number of engines, a bare string under `error`.
+Source: vLLM 0.32, `ScalingMiddleware`."""
 
 _TYPES = {
     400: "BadRequestError",
@@ -31,7 +32,7 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """An answer other than success."""
+    """An answer that is no success; raising it ends the request."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, kind: str | None = None
@@ -43,7 +44,7 @@ class ApiError(Exception):
         self.kind = kind if kind is not None else _TYPES.get(status, "InternalServerError")
 
     def body(self, *, anthropic: bool = False) -> dict[str, Any]:
-        """The JSON body that vLLM sends."""
+        """Return the JSON body that vLLM sends with this error."""
         if anthropic:
             return {"type": "error", "error": {"type": self.kind, "message": self.message}}
         return {
@@ -52,22 +53,22 @@ class ApiError(Exception):
 
 
 def unknown_model(model: str) -> ApiError:
-    """404 for a model nobody serves here."""
+    """Return the 404 for a model that nobody serves here."""
     return ApiError(404, f"The model `{model}` does not exist.", param="model")
 
 
 def invalid(message: str, *, param: str | None = None) -> ApiError:
-    """400 for a request that is not what its API expects."""
+    """Return the 400 for a request that is not what its API expects."""
     return ApiError(400, message, param=param)
 
 
 def invalid_input(message: str) -> ApiError:
-    """400 of the endpoints for adapters."""
+    """Return the 400 of the endpoints for adapters."""
     return ApiError(400, message, kind="InvalidUserInput")
 
 
 def too_long(prompt_tokens: int, max_model_len: int) -> ApiError:
-    """400 for a prompt that leaves no room for an answer."""
+    """Return the 400 for a prompt that leaves no room for an answer."""
     return ApiError(
         400,
         f"This model's maximum context length is {max_model_len} tokens. However, your request has {prompt_tokens} "

@@ -1,7 +1,7 @@
-"""Faults are failures on demand: which request fails next, and how.
+"""Faults are failures on demand: they say which request fails next, and how.
 
-This module decides only the matching and counting; `generation` and `server` carry a fault out. At most `MAX_FAULTS`
-wait at once.
+This module decides only which fault strikes which request, and counts them; `generation` and `server` carry a fault
+out. At most `MAX_FAULTS` faults are armed at once.
 """
 
 from __future__ import annotations
@@ -17,76 +17,80 @@ from warmroute_replica.sim.errors import invalid
 MAX_FAULTS = 64
 
 POLL_S = 0.02
-"""Between two looks whether what hangs may go on."""
+"""A hung request looks once in this time whether it may go on, in seconds."""
 
 HANG_FOREVER_S = 24 * 3600.0
-"""Longest a hung request is kept."""
+"""A hung request is kept for this long at most, in seconds."""
 
 
 class FaultKind(StrEnum):
-    """Ways to fail."""
+    """The ways in which a request can fail."""
 
     DELAY = "delay"
-    """Wait `delay_s` before the request is looked at."""
+    """The request waits for `delay_s` before the server looks at it."""
     ERROR_500 = "500"
-    """Dead engine: status 500, or, in a stream after `after_chunks` chunks, an error event and `[DONE]`."""
+    """The engine is dead: the answer is a 500 or, in a stream after `after_chunks` chunks, an error event and
+    `[DONE]`."""
     ERROR_503 = "503"
-    """Full queue."""
+    """The queue is full: the answer is vLLM's 503."""
     STATUS = "status"
-    """Any answer: `status`, `body` (vLLM's error of that status where absent), `headers`."""
+    """The answer is given by `status`, `body` and `headers`; where `body` is absent, it is vLLM's error of that
+    status."""
     EMPTY = "empty"
-    """A stream that ends before its first event, status 200."""
+    """The stream has status 200 and ends before its first event."""
     CUT = "cut"
-    """Close the connection: before any byte (`at` "head"), else after `after_chunks` chunks or `after_s` seconds, or
-    half a plain body."""
+    """The server closes the connection: before any byte (`at` "head"), after `after_chunks` chunks or `after_s` seconds
+    of a stream, or after half of a plain body."""
     DIE = "die"
-    """A request that kills its engine: all connections are cut, as by `restart`, when it comes."""
+    """The request kills its engine: when it comes, all connections are cut, as by `restart`."""
     HANG = "hang"
-    """Fall silent: before any byte, or after `after_chunks` chunks; until the fault is cleared."""
+    """The server falls silent, before any byte or after `after_chunks` chunks, until the fault is cleared."""
     DRAINING = "draining"
-    """vLLM's 500 while it shuts down, with `/health` still 200."""
+    """The answer is vLLM's 500 while it shuts down; `/health` still answers 200."""
     REFUSE = "refuse"
-    """At once: the port refuses connections for `down_s` seconds; streams go on. Negative: until cleared, which a
-    sibling port of the same process can do (`"port"`)."""
+    """Takes effect at once: the port refuses connections for `down_s` seconds, while streams go on. A negative time
+    lasts until the fault is cleared, which can be done on a sibling port of the same process (`"port"`)."""
     RESTART = "restart"
-    """At once: all connections are cut, cache and memory are empty, the start time is new; the port refuses connections
-    for `down_s` seconds."""
+    """Takes effect at once: all connections are cut, cache and memory are emptied, the start time is new, and the port
+    refuses connections for `down_s` seconds."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """One armed failure."""
+    """A fault that is armed."""
 
     kind: FaultKind
     count: int = 1
-    """Requests still to fail; negative: all until cleared."""
+    """Number of requests still to fail; a negative one fails all requests until the fault is cleared."""
     after_chunks: int | None = None
-    """Stream chunks sent before it strikes; `None`: 1 for `cut`, and before any byte for the others."""
+    """Number of stream chunks sent before the fault strikes. With None, `cut` strikes after 1 and the others before any
+    byte."""
     delay_s: float = 1.0
     down_s: float = 0.0
     at: str | None = None
     path: str = "/v1/"
-    """Start of the paths it applies to; anything not under `/sim` can be made to fail."""
+    """The fault applies to paths that begin with this text. Any path outside `/sim` can be made to fail."""
     after_s: float | None = None
-    """Seconds from a stream's head to `cut`, whether or not tokens have come."""
+    """Seconds from a stream's head to the `cut`, whether or not tokens have come."""
     every: int = 1
-    """It strikes each so-many-th request that it applies to."""
+    """Of the requests that the fault applies to, it strikes each so-many-th one: every one with 1, every second with
+    2."""
     marker: str | None = None
-    """It applies to requests whose body holds this text."""
+    """The fault applies only to requests whose body holds this text; None sets no condition."""
     while_busy: bool = False
-    """It applies while requests are under way; what hangs goes on when none is."""
+    """The fault applies only while other requests are under way; a hung request goes on when none is."""
     status: int = 500
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     seen: int = 0
-    """Requests that it applied to, struck or not."""
+    """Number of requests that the fault applied to, whether or not it struck them."""
 
 
 def parse_fault(body: Any) -> Fault:
     """Read the body of `POST /sim/fault`.
 
     Raises:
-        ApiError: 400, it is not a fault.
+        ApiError: 400, the body describes no fault.
     """
     if not isinstance(body, dict):
         raise invalid("a fault is an object")
@@ -124,18 +128,18 @@ def _status(value: Any) -> int:
 
 
 class Faults:
-    """Armed failures, in the order in which they strike."""
+    """The armed faults of a replica; for each request the first that applies strikes."""
 
     def __init__(self) -> None:
         self._armed: list[Fault] = []
         self.cleared = asyncio.Event()
-        """Set, and replaced, when faults are cleared: what hangs goes on."""
+        """This event is set, and replaced by a new one, when faults are cleared; hung requests then go on."""
 
     def arm(self, fault: Fault) -> None:
-        """Add a fault.
+        """Arm a fault.
 
         Raises:
-            ApiError: 400, too many are armed.
+            ApiError: 400, too many faults are armed.
         """
         if len(self._armed) >= MAX_FAULTS:
             raise invalid(f"{MAX_FAULTS} faults are armed already; DELETE /sim/fault first")
@@ -143,17 +147,17 @@ class Faults:
             self._armed.append(fault)
 
     def clear(self) -> None:
-        """Disarm everything and let go of what hangs."""
+        """Disarm all faults, and let hung requests go on."""
         self._armed.clear()
         self.cleared.set()
         self.cleared = asyncio.Event()
 
     def reads_body(self, path: str) -> bool:
-        """Whether a fault of this path depends on the body."""
+        """Return whether some fault of this path depends on the request's body."""
         return any(fault.marker is not None and path.startswith(fault.path) for fault in self._armed)
 
     def take(self, path: str, body: bytes = b"", *, busy: bool = False) -> Fault | None:
-        """The fault that strikes this request, counted, or `None`."""
+        """Return the fault that strikes this request, and count the strike; None where no fault does."""
         for index, fault in enumerate(self._armed):
             if not path.startswith(fault.path) or (fault.while_busy and not busy):
                 continue
@@ -170,7 +174,7 @@ class Faults:
         return None
 
     async def wait_cleared(self, over: Callable[[], bool] = lambda: False) -> None:
-        """Wait for the next `clear`, or until it is `over`; at most `HANG_FOREVER_S`."""
+        """Wait for the next `clear`, or until `over` returns true; at most for `HANG_FOREVER_S`."""
         event = self.cleared
         try:
             async with asyncio.timeout(HANG_FOREVER_S):
@@ -184,5 +188,5 @@ class Faults:
             return
 
     def armed(self) -> list[dict[str, Any]]:
-        """For `/sim/stats`."""
+        """Return the armed faults as `/sim/stats` shows them."""
         return [{"kind": fault.kind.value, "count": fault.count, "path": fault.path} for fault in self._armed]

@@ -1,7 +1,7 @@
 """A generation is one API request's life in the engine: its sequences are queued, progress, finish or are dropped.
 
-This module decides when a request is done and what it used. Rendering is a `Format`'s, one an API; transport is
-`streaming`'s.
+This module decides when a request is done and what it used. Each API has a `Format`, which renders the answer;
+`streaming` sends it.
 """
 
 from __future__ import annotations
@@ -20,48 +20,52 @@ from warmroute_replica.sim.template import Tool
 from warmroute_replica.sim.tokens import block_keys, count_tokens
 
 MAX_SEQUENCES = 1024
-"""Sequences of one request (`n` times its prompts) at most."""
+"""Number of sequences (`n` times the prompts) that one request may have at most."""
 
 
 class Format(Protocol):
-    """Renders one answer in an API's shape. Holds what it needs of the request; each method is called in order."""
+    """Renders one answer in an API's shape. A format holds what it needs of the request; its methods are called in the
+    order below."""
 
     def begin(self, generation: Generation) -> bytes:
-        """Stream events that precede the first token."""
+        """Return the stream events that come before the first token."""
 
     def token(self, generation: Generation, choice: Choice, index: int) -> bytes:
-        """Stream events of one token of one sequence, its end included where it is the last; may be empty."""
+        """Return the stream events of one token of one sequence; may be empty. The last token's events include the
+        sequence's end."""
 
     def end(self, generation: Generation) -> bytes:
-        """Stream events after everything."""
+        """Return the stream events that come after all tokens."""
 
     def body(self, generation: Generation) -> Any:
-        """The JSON body of an answer that is not streamed."""
+        """Return the JSON body of an answer that is not streamed."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What an API asks of the engine."""
+    """What an API request asks of the engine."""
 
     id: str
-    """Public id, as in the answer's `id`."""
+    """The id that the answer shows to clients."""
     model: str
     prompts: list[bytes]
-    """Streams, each at least one token."""
+    """The streams of the prompts, each at least one token long."""
     limits: list[AnswerLimits]
-    """One a prompt."""
+    """The limits of the answers, one entry a prompt."""
     cache_salt: str | None = None
     n: int = 1
-    """Sequences a prompt."""
+    """Number of sequences for each prompt."""
     tool: Tool | None = None
     cacheable: bool = True
     """False for what has no place in the prefix cache: embeddings and scores."""
     reads_cache: bool = True
-    """False for what is computed whatever is cached, since logprobs of the prompt are wanted; it is cached after."""
+    """False where all of the prompt is computed, whatever is cached, since its logprobs are wanted; its blocks are
+    cached afterwards."""
     said_bytes: list[int] = field(default_factory=list)
-    """Of each prompt, how much of its end is the beginning of the answer, which goes on from there; none if empty."""
+    """For each prompt, how many bytes at its end are the beginning of the answer, which then goes on from there; empty
+    where no prompt has any."""
     priority: int = 0
-    """As in `SimRequest`."""
+    """The request's priority, as in `SimRequest`."""
 
 
 class Choice:
@@ -80,7 +84,7 @@ class Choice:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens found in the cache."""
+        """Number of prompt tokens found in the cache."""
         return self.state.cached_tokens if self.state is not None else 0
 
     def on_tokens(self, state: RunState) -> None:
@@ -90,20 +94,20 @@ class Choice:
 
 
 class ProgressListener(Protocol):
-    """Whoever streams a request's tokens as they come."""
+    """Receives word of a request's tokens as they come, so that they can be streamed."""
 
     def on_progress(self, choice: Choice) -> None:
-        """A sequence has new tokens. Must not raise."""
+        """Take note that a sequence has new tokens; must not raise."""
 
 
 class Generation:
-    """All sequences of one request. `start` once, `close` always."""
+    """All sequences of one request. Its owner calls `start` once, and `close` always."""
 
     def __init__(self, replica: SimulatedReplica, plan: Plan) -> None:
-        """Prepare.
+        """Prepare the sequences without queueing them.
 
         Raises:
-            ApiError: 400, a prompt is empty, or too long for the model, or there are too many.
+            ApiError: 400, a prompt is empty or too long for the model, or there are too many sequences.
         """
         if not 1 <= plan.n <= MAX_SEQUENCES or not plan.prompts or plan.n * len(plan.prompts) > MAX_SEQUENCES:
             raise invalid(f"between 1 and {MAX_SEQUENCES} sequences a request", param="n")
@@ -127,14 +131,15 @@ class Generation:
                     answer = make_answer(prompt_hash + number, plan.limits[prompt_index], plan.tool)
                 self.choices.append(Choice(self, len(self.choices), prompt_index, answer))
         self.wanted_rank: int | None = None
-        """Data-parallel rank that is asked for."""
+        """The data-parallel rank that the request names; None where it names none."""
         self._driver = replica.ranks[0].driver
         self._metrics = replica.metrics
         self._unfinished = len(self.choices)
         self._open = False
 
     def _continued(self, prompt_index: int) -> Answer | None:
-        """The rest of an answer whose beginning ends the prompt; None where it does not, and a new one is made."""
+        """Return the rest of an answer whose beginning ends the prompt; None where the prompt does not end so, and a
+        new answer is to be made."""
         plan = self.plan
         said_bytes = plan.said_bytes[prompt_index] if plan.said_bytes else 0
         if not said_bytes:
@@ -146,17 +151,17 @@ class Generation:
 
     @property
     def total_prompt_tokens(self) -> int:
-        """Prompt tokens, each prompt counted once."""
+        """Number of prompt tokens, each prompt counted once."""
         return sum(self.prompt_tokens)
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens found in the cache, of each prompt's first sequence."""
+        """Number of prompt tokens found in the cache; of each prompt its first sequence counts."""
         return sum(choice.cached_tokens for choice in self.choices[:: self.plan.n])
 
     @property
     def created_tokens(self) -> int:
-        """Prompt tokens in whole blocks that were not cached."""
+        """Number of prompt tokens in whole blocks that were not cached."""
         block_tokens = self.replica.config.engine.block_tokens
         return (
             sum(tokens // block_tokens * block_tokens for tokens in self.prompt_tokens) - self.cached_tokens
@@ -164,11 +169,11 @@ class Generation:
 
     @property
     def output_tokens(self) -> int:
-        """Tokens generated so far, of all sequences."""
+        """Number of tokens generated so far by all sequences."""
         return sum(choice.generated for choice in self.choices)
 
     def start(self) -> None:
-        """Queue all sequences.
+        """Queue all sequences in the engine.
 
         Raises:
             ApiError: 503, the queue is full.
@@ -182,8 +187,8 @@ class Generation:
         replica.begin(self)
         plan = self.plan
         block_tokens = replica.config.engine.block_tokens
-        # Where an adapter's weights came from is part of its cache's key; who loads others from the same place meets
-        # what the old ones computed.
+        # The path of an adapter's weights is part of the cache key, as in vLLM. So an adapter that is loaded from the
+        # same path with other weights hits blocks that the old weights computed.
         root = replica.loras.get(plan.model, "")
         scope = f"{plan.model}\0{root}\0{plan.cache_salt or ''}".encode("utf-8", "replace")
         for choice in self.choices:
@@ -199,7 +204,7 @@ class Generation:
             )
 
     def on_progress(self, choice: Choice) -> None:
-        """A sequence has new tokens."""
+        """Take note that a sequence has new tokens."""
         if choice.generated == choice.answer.tokens:
             self._unfinished -= 1
             if choice.answer.finish is not Finish.ABORT:
@@ -224,7 +229,7 @@ class Generation:
                 self.on_progress(choice)
 
     def close(self) -> None:
-        """Drop what is unfinished at once; harmless after the end and when repeated."""
+        """Drop unfinished sequences at once; the call does nothing after the end, and may be repeated."""
         if not self._open:
             return
         self._open = False
@@ -246,14 +251,14 @@ def limits_of(
     stop: Any = None,
     ceiling_above: int | None = None,
 ) -> AnswerLimits:
-    """Length limits from a request's fields.
+    """Return the limits of an answer's length that follow from a request's fields.
 
     Args:
-        replica: Whose context length bounds the answer.
-        prompt: The stream.
+        replica: The replica whose context length bounds the answer.
+        prompt: The prompt's stream.
         max_tokens: The field's value, of any type.
         stop: A string, a list of strings, or nothing.
-        ceiling_above: Values above this only bound the natural length.
+        ceiling_above: A `max_tokens` above this only bounds the length that the seed chooses.
 
     Raises:
         ApiError: 400, a field has a wrong type or value.
@@ -271,14 +276,15 @@ def limits_of(
 
 
 def prompt_logprobs_of(body: dict[str, Any], echoed: Any) -> int | None:
-    """How many logprobs of each prompt token are wanted; `None`: none are, and the cache is read.
+    """Return how many logprobs of each prompt token the request wants; None where it wants none, so that the cache is
+    read.
 
     Args:
         body: The request.
-        echoed: What `echo` asks for where nothing else does.
+        echoed: The number that `echo` asks for where no other field gives one.
 
     Raises:
-        ApiError: 400, no such number, or one that a stream cannot carry.
+        ApiError: 400, the value is no such number, or is not 0 in a stream, which cannot carry these logprobs.
     """
     wanted = body.get("prompt_logprobs")
     if wanted is None:
@@ -294,7 +300,8 @@ def prompt_logprobs_of(body: dict[str, Any], echoed: Any) -> int | None:
 
 
 def prompt_logprobs_list(prompt: bytes) -> list[dict[str, Any] | None]:
-    """Made-up logprobs of a prompt's tokens, in vLLM's shape: none for the first, which nothing precedes."""
+    """Make up logprobs for a prompt's tokens, in vLLM's shape; the first token gets none, since no token precedes
+    it."""
     pieces = [prompt[at : at + 4].decode("utf-8", "replace") for at in range(0, len(prompt), 4)]
     found: list[dict[str, Any] | None] = [
         {str(index): {"logprob": -(index % 23) / 16, "rank": 1, "decoded_token": piece}}
@@ -305,10 +312,10 @@ def prompt_logprobs_list(prompt: bytes) -> list[dict[str, Any] | None]:
 
 
 def salt_of(body: dict[str, Any]) -> str | None:
-    """`cache_salt` of a request.
+    """Return the `cache_salt` of a request; None where it has none.
 
     Raises:
-        ApiError: 400, it is not a string, or empty.
+        ApiError: 400, the salt is not a string, or is empty.
     """
     salt = body.get("cache_salt")
     if salt is None:
@@ -319,10 +326,11 @@ def salt_of(body: dict[str, Any]) -> str | None:
 
 
 def priority_of(body: dict[str, Any]) -> int:
-    """`priority` of a request: smaller is earlier. vLLM 0.32 takes it also where it does not schedule by it.
+    """Return the `priority` of a request; the smaller one goes first. vLLM 0.32 accepts the field also where it does
+    not schedule by it.
 
     Raises:
-        ApiError: 400, it is no integer of 64 bits.
+        ApiError: 400, the value is not an integer of 64 bits.
     """
     priority = body.get("priority", 0)
     if not isinstance(priority, int) or isinstance(priority, bool) or not -(2**63) <= priority < 2**63:

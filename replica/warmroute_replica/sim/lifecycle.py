@@ -1,6 +1,7 @@
-"""This module serves what operators and trainers do to an engine over HTTP: adapters, pause, sleep, as vLLM names them.
+"""This module serves what operators and trainers ask of an engine over HTTP, under vLLM's names: adapters, pause,
+sleep.
 
-It decides how requests are read; what happens is the replica's. vLLM has sleep and pause only with
+It decides how requests are read; the replica decides what happens. vLLM has sleep and pause only with
 `VLLM_SERVER_DEV_MODE`, and adapters only with `VLLM_ALLOW_RUNTIME_LORA_UPDATING`; here they are always there. Source:
 vLLM 0.32.0, `entrypoints/serve/lora`, `entrypoints/serve/dev/sleep`, `entrypoints/rl/online`.
 """
@@ -20,7 +21,7 @@ MODES = ("abort", "wait", "keep")
 
 
 def add_lifecycle(router: web.UrlDispatcher, replica: SimulatedReplica) -> None:
-    """Declare the endpoints."""
+    """Add the endpoints' routes."""
 
     async def load_lora(request: web.Request) -> web.Response:
         body = await _object(request)

@@ -1,7 +1,7 @@
 """This module renders `/metrics` of the simulated replica, under vLLM's names, labels and buckets.
 
-It decides the text format only; the figures are the engine's and what `Metrics` is told. There is one instance a life
-of the replica: a restart begins at zero with a new start time.
+It decides the text format only; the figures come from the engine and from what `Metrics` is told. Each life of the
+replica has an instance of its own: a restart begins at zero with a new start time.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ COUNT_BUCKETS = (
 
 
 class Histogram:
-    """Cumulative buckets of one figure."""
+    """Counts one figure's values in cumulative buckets."""
 
     __slots__ = ("_buckets", "_counts", "count", "sum")
 
@@ -72,13 +72,13 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Note a value, seen so many times."""
+        """Count a value that was seen `times` times."""
         self._counts[bisect_left(self._buckets, value)] += times
         self.count += times
         self.sum += value * times
 
     def lines(self, name: str, labels: str) -> list[str]:
-        """Samples in Prometheus' text format."""
+        """Return the histogram's samples in Prometheus' text format."""
         lines = []
         below = 0
         for edge, count in zip((*map(str, self._buckets), "+Inf"), self._counts, strict=True):
@@ -90,13 +90,13 @@ class Histogram:
 
 
 class Metrics:
-    """What the engine does not count itself."""
+    """Figures that the engine does not count itself."""
 
     def __init__(self, start_time_s: float) -> None:
         self.start_time_s = start_time_s
-        """Unix time of this life's start: what tells a router that the cache is empty."""
+        """The Unix time at which this life started, in seconds; a new one tells a router that the cache is empty."""
         self.aborted_total = 0
-        """Requests whose client went away, or that were cancelled, unfinished."""
+        """Number of requests that ended unfinished, because their client went away or they were cancelled."""
         self.rejected_total = 0
         self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
         self.ttft = Histogram(TTFT_BUCKETS)
@@ -110,7 +110,7 @@ class Metrics:
         self.computed_tokens = Histogram(COUNT_BUCKETS)
 
     def on_step(self, result: StepResult) -> None:
-        """Take in a run of steps."""
+        """Count what a run of steps did."""
         decoded = result.generated_tokens - len(result.first)
         if decoded:
             self.inter_token.observe(result.duration_s / result.steps, decoded)
@@ -140,11 +140,11 @@ def render_metrics(
     sleep_level: int | None = None,
     number: int = 0,
 ) -> str:
-    """The whole answer to `GET /metrics` of a server with this engine alone.
+    """Return the whole answer to `GET /metrics` of a server that has this engine alone.
 
     Args:
-        sleep_level: `None` while the engine is awake.
-        number: Its data-parallel rank.
+        sleep_level: The engine's sleep level; None while it is awake.
+        number: The engine's data-parallel rank.
     """
     labels = f'engine="{number}",model_name="{_escaped(model)}"'
     totals = engine.totals
@@ -224,7 +224,8 @@ def render_metrics(
 
 
 def merge_engines(texts: Sequence[str]) -> str:
-    """One answer of several engines': each family once, with all samples; the server's own are the first's."""
+    """Return one answer made of several engines' answers. Each metric family appears once, with all its samples; the
+    figures of the server as a whole are taken from the first."""
     if len(texts) == 1:
         return texts[0]
     families: dict[str, list[str]] = {}

@@ -1,4 +1,5 @@
-"""This is the HTTP server of one simulated replica: vLLM's endpoints, and `/sim` to make it fail and to look inside.
+"""This module is the HTTP server of one simulated replica. It has vLLM's endpoints, and endpoints under `/sim` that
+make the replica fail and show its inside.
 
 This module decides routes, request ids, where faults strike before an answer begins, and the listening socket's life.
 """
@@ -29,15 +30,15 @@ from warmroute_replica.sim.tokens import count_tokens
 VERSION = "0.32.0"
 MAX_BODY_BYTES = 256 * 1024 * 1024
 RELISTEN_S = 0.05
-"""Wait between attempts to take the port again."""
+"""Time between two attempts to listen on the port again, in seconds."""
 REQUEST_ID_CHARS = 256
-"""Longest `X-Request-Id` taken over."""
+"""The longest `X-Request-Id` that the server takes over, in characters."""
 
 UNSCALED = ("/health", "/is_scaling_elastic_ep")
-"""What is answered while the number of engines changes. Source: vLLM 0.33."""
+"""The paths that are answered while the number of engines changes. Source: vLLM 0.33."""
 
 FAULT = web.RequestKey("fault", Fault)
-"""The fault that strikes while a request is answered."""
+"""The fault that strikes a request while it is answered."""
 
 Planner = Callable[[SimulatedReplica, dict[str, Any], str], tuple[Plan, Format]]
 
@@ -55,21 +56,21 @@ _PLANNERS: dict[str, Planner] = {
 
 
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer."""
+    """Make a JSON answer."""
     return web.Response(
         body=msgspec.json.encode(body), status=status, content_type="application/json", headers=headers
     )
 
 
 class ReplicaServer:
-    """One port. `open` it, and `close` it in the end."""
+    """A simulated replica's server on one port. Its owner calls `open` to begin and `close` at the end."""
 
     def __init__(self, config: ReplicaConfig, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        """0 until `open` has found a free one."""
+        """The port; 0 until `open` has found a free one."""
         self.siblings: dict[int, ReplicaServer] = {}
-        """All ports of this process, this one included."""
+        """The servers of this process by port, this one included."""
         self.replica = SimulatedReplica(config, asyncio.get_running_loop())
         self._listener: asyncio.Server | None = None
         self._outages: asyncio.Task[None] | None = None
@@ -82,7 +83,7 @@ class ReplicaServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Base URL at which the server listens."""
         return f"http://{self.host}:{self.port}"
 
     async def open(self) -> None:
@@ -109,7 +110,7 @@ class ReplicaServer:
         await self._runner.cleanup()
 
     async def _serve_outages(self) -> None:
-        """Listen again after each refusal; runs until cancelled."""
+        """Listen again after each refusal, until the task is cancelled."""
         while True:
             await self._outage.wait()
             self._outage.clear()
@@ -122,7 +123,7 @@ class ReplicaServer:
                 try:
                     await self._listen()
                 except OSError:
-                    # The port is taken for the moment, by a connection that left it.
+                    # Another socket has the port for the moment: a client's outgoing connection was given its number.
                     await asyncio.sleep(RELISTEN_S)
 
     async def _listen(self) -> None:
@@ -140,19 +141,19 @@ class ReplicaServer:
             self._listener = None
 
     def open_connections(self) -> list[asyncio.Transport]:
-        """Transports of all clients connected."""
+        """Return the transports of all connected clients."""
         server = self._runner.server
         connections = server.connections if server is not None else []
         return [connection.transport for connection in connections if connection.transport is not None]
 
     def drop_connections(self, spared: asyncio.BaseTransport | None) -> None:
-        """Cut all connections but one."""
+        """Cut all connections but the spared one."""
         for transport in self.open_connections():
             if transport is not spared:
                 transport.abort()
 
     def go_down(self, down_s: float) -> None:
-        """Refuse connections for a while; negative: until the faults are cleared."""
+        """Refuse connections for `down_s` seconds; with a negative time, until the faults are cleared."""
         if self._listener is None:
             return
         self._stop_listening()
@@ -161,14 +162,15 @@ class ReplicaServer:
         self._outage.set()
 
     def die(self, down_s: float, spared: asyncio.BaseTransport | None) -> None:
-        """Be another process: empty, with a new start time, all connections cut but one, refusing them for a while."""
+        """Act as if a new process had taken this one's place: cache and memory are empty, the start time is new, all
+        connections but the spared one are cut, and new ones are refused for `down_s` seconds."""
         self.replica.restart()
         self.drop_connections(spared)
         if down_s:
             self.go_down(down_s)
 
     def clear_faults(self) -> None:
-        """Disarm everything, let go of what hangs, and listen again."""
+        """Disarm all faults, let hung requests go on, and listen again."""
         self.replica.faults.clear()
         self._outage_over.set()
 
@@ -203,7 +205,7 @@ class ReplicaServer:
         path = request.path
         control = path.startswith("/sim/")
         if self._listener is None and not control:
-            # Connections from before a refusal: the port is closed, so they are too.
+            # While the port refuses connections, a request on a connection from before is cut off, too.
             return self._cut(request)
         if self.replica.scaling and not control and path not in UNSCALED:
             return json_response({"error": SCALING}, status=503)
@@ -236,7 +238,7 @@ class ReplicaServer:
             raise ApiError(500, DRAINING)
 
     async def _strike_early(self, request: web.Request, fault: Fault) -> web.StreamResponse | None:
-        """Carry out a fault that strikes before the answer begins; `None`: the request goes on."""
+        """Carry out a fault that strikes before the answer begins; return None where the request goes on."""
         in_answer = fault.after_chunks is not None or (
             fault.kind is FaultKind.CUT and (fault.at != "head" or fault.after_s is not None)
         )
@@ -271,13 +273,14 @@ class ReplicaServer:
         return None
 
     async def _fault(self, request: web.Request) -> Fault | None:
-        """The fault that strikes this request."""
+        """Return the fault that strikes this request; None where none does."""
         faults = self.replica.faults
         body = await request.read() if faults.reads_body(request.path) else b""
         return faults.take(request.path, body, busy=self.replica.in_flight > 0)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        """What is answered before anything else: no key, or a path that FastAPI knows without its last slash."""
+        """Return the answer to a request that is refused before anything else, because it lacks the key or its path
+        ends with a slash that FastAPI does not know; None where it goes on."""
         key = self.replica.config.api_key
         path = request.path
         authorized = request.headers.get("Authorization") == f"Bearer {key}"
@@ -429,10 +432,10 @@ class ReplicaServer:
 
 
 async def read_body(request: web.Request) -> dict[str, Any]:
-    """The JSON object in a request.
+    """Return the JSON object in a request's body.
 
     Raises:
-        ApiError: 400, it is something else.
+        ApiError: 400, the body is no JSON object.
     """
     try:
         body = msgspec.json.decode(await request.read())
@@ -444,7 +447,7 @@ async def read_body(request: web.Request) -> dict[str, Any]:
 
 
 def scripted(request: web.Request, fault: Fault) -> web.Response:
-    """The answer that a fault spells out."""
+    """Return the answer that a fault of kind `status` describes."""
     if fault.body is not None:
         text = fault.body
     else:
@@ -455,7 +458,8 @@ def scripted(request: web.Request, fault: Fault) -> web.Response:
 
 
 def rank_of(request: web.Request) -> int | None:
-    """The data-parallel rank that a request names; what is no number is ignored, as by vLLM."""
+    """Return the data-parallel rank that a request names, or None. A value that is no number is ignored, as vLLM
+    does."""
     try:
         return int(request.headers["X-data-parallel-rank"])
     except (KeyError, ValueError):
@@ -463,7 +467,7 @@ def rank_of(request: web.Request) -> int | None:
 
 
 def request_id_of(request: web.Request, body: dict[str, Any]) -> str:
-    """The id that names the answer: the header's, the body's, or a new one."""
+    """Return the id that the answer carries: the header's, the body's, or a new one."""
     given = request.headers.get("X-Request-Id") or body.get("request_id")
     return str(given)[:REQUEST_ID_CHARS] if given else uuid.uuid4().hex[:16]
 

@@ -1,6 +1,7 @@
-"""A simulated replica is its engine and clock, what it remembers, and what happens to it.
+"""A simulated replica has its engines and their clocks, what it remembers, and what happens to it.
 
-This module decides admission (model, length, queue) and what a restart forgets. It speaks no HTTP: `server` does.
+This module decides which requests are admitted (model, length, queue) and what a restart forgets. It speaks no HTTP, as
+`server` does that.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from warmroute_replica.sim.generation import Generation
 
 STORED_RESPONSES = 2048
-"""Answers of `/v1/responses` kept; the oldest goes first."""
+"""Number of answers of `/v1/responses` that are kept; the oldest is dropped first."""
 MAX_LORAS = 1024
 SEEN_HEADERS = 32
-"""Requests whose headers `/sim/stats` shows."""
+"""Number of requests whose headers `/sim/stats` shows."""
 HEADER_CHARS = 1024
-"""Longest header value shown."""
+"""The longest part of a header's name or value that is shown, in characters."""
 
 
 Compression = Literal["gzip", "deflate"]
@@ -41,44 +42,48 @@ class ReplicaConfig:
     """What one replica serves, and how large it is."""
 
     models: tuple[str, ...] = ("sim",)
-    """Names it answers to, at least one; each has a cache of its own, as if it were a model of its own."""
+    """Model names that the replica answers to, at least one. Each has cache entries of its own, like a separate
+    model."""
     loras: tuple[str, ...] = ()
-    """Adapters of the first model that are there from the start."""
+    """Adapters of the first model that are loaded from the start."""
     lora_resolver: str | None = None
-    """An adapter whose name begins so is found when first asked for, as by a resolver plugin; listed only then."""
+    """An adapter whose name begins with this text is loaded when a request first names it, as by vLLM's resolver
+    plugins; the list of models shows it only from then on."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_waiting: int | None = None
-    """Queued sequences beyond which requests get vLLM's 503; `None` is no limit."""
+    """Number of queued sequences from which on requests get vLLM's 503; None sets no limit."""
     max_model_len: int = 131_072
-    """Tokens a sequence has at most, lowered to what the cache holds."""
+    """Number of tokens that a sequence has at most; what the cache holds bounds it, too."""
     seed: int = 0
-    """Another seed, other answers."""
+    """With another seed the replica gives other answers."""
     api_key: str | None = None
-    """Key that calls below `/v1` must carry; `None` asks for none."""
+    """The key that calls below `/v1` must carry; None asks for no key."""
     keep_alive_s: float = 0.0
-    """A stream that was silent for this long gets a comment (`--sse-keep-alive-interval` of vLLM 0.29 and newer)."""
+    """A stream that was silent for this many seconds gets a comment (`--sse-keep-alive-interval` of vLLM 0.29 and
+    newer)."""
     compress: Compression | None = None
-    """Coding of all answers, as of a proxy before the engine."""
+    """The content coding of all answers, as a proxy before the engine would apply it; None for no coding."""
     ranks: int = 1
-    """Data-parallel engines behind the port, each with a cache of its own (vLLM's `--data-parallel-size`)."""
+    """Number of data-parallel engines behind the port, each with a cache of its own (vLLM's `--data-parallel-size`)."""
     shutdown_s: float = 0.0
-    """After SIGTERM, what is under way has so long to finish (`--shutdown-timeout`), and what is new gets a 500."""
+    """After SIGTERM, requests under way have this many seconds to finish (`--shutdown-timeout`), and new ones get a
+    500."""
     scaling_s: float = 0.5
-    """How long a change of the number of engines takes."""
+    """Time that a change of the number of engines takes, in seconds."""
     pause_refuses: bool = False
-    """A paused engine answers new requests 503, as vLLM 0.33 does, instead of letting them wait."""
+    """Whether a paused engine answers new requests by 503, as vLLM 0.33 does, instead of letting them wait."""
     faults: tuple[str, ...] = ()
-    """Failures armed from the start, each as `POST /sim/fault` takes it."""
+    """Faults that are armed from the start, each as `POST /sim/fault` takes it."""
 
     @property
     def model_len(self) -> int:
-        """`max_model_len` as announced."""
+        """The `max_model_len` that the server announces."""
         return min(self.max_model_len, self.engine.cache_blocks * self.engine.block_tokens)
 
 
 @dataclass(slots=True)
 class ModelStats:
-    """Counters of one model name."""
+    """The counters of one model name."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -88,7 +93,7 @@ class ModelStats:
 
 @dataclass(slots=True)
 class Rank:
-    """One engine behind the port."""
+    """One engine behind the port, with its metrics and its clock."""
 
     engine: Engine
     metrics: Metrics
@@ -96,7 +101,7 @@ class Rank:
 
 
 class SimulatedReplica:
-    """State of one replica, through its restarts. Owned by one event loop."""
+    """The state of one replica, through its restarts. One event loop owns it."""
 
     def __init__(self, config: ReplicaConfig, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
@@ -104,7 +109,7 @@ class SimulatedReplica:
         for text in config.faults:
             self.faults.arm(parse_fault(msgspec.json.decode(text)))
         self.generations: set[Generation] = set()
-        """Requests accepted and not yet answered in full."""
+        """Requests that are accepted and not yet answered in full."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._admitting = asyncio.Event()
@@ -119,17 +124,17 @@ class SimulatedReplica:
         self._turn = 0
         self._set_ranks(self.config.ranks, time.time())
         self.scaling = False
-        """The number of engines is being changed."""
+        """True while the number of engines is being changed."""
         self.draining = False
         self.weight_version = "default"
         self.responses: OrderedDict[str, Any] = OrderedDict()
         self.created_s = int(self.metrics.start_time_s)
         self.loras: dict[str, str] = {name: f"/adapters/{name}" for name in self.config.loras}
-        """Where each adapter's weights are from."""
+        """The path of each adapter's weights, by the adapter's name."""
         self.paused: str | None = None
-        """How it was paused: `abort`, `wait` or `keep`; `None` while it runs."""
+        """The mode of the pause: `abort`, `wait` or `keep`; None while the replica runs."""
         self.sleep_level: int | None = None
-        """How deep it sleeps; `None` while it is awake."""
+        """The sleep level; None while the replica is awake."""
         self._clear_stats()
 
     def _set_ranks(self, count: int, start_s: float) -> None:
@@ -142,19 +147,19 @@ class SimulatedReplica:
 
     @property
     def engine(self) -> Engine:
-        """The first engine, of most replicas the only one."""
+        """The first engine, which most replicas have alone."""
         return self.ranks[0].engine
 
     @property
     def metrics(self) -> Metrics:
-        """The first engine's, and what is the whole server's."""
+        """The first engine's metrics; figures of the server as a whole are counted here, too."""
         return self.ranks[0].metrics
 
     def rank(self, wanted: int | None) -> Rank:
-        """The engine that a request names; else the least loaded, each in turn.
+        """Return the engine that a request names; where it names none, the least loaded one, and equals in turn.
 
         Raises:
-            ApiError: 400, there is none of this number.
+            ApiError: 400, no engine has this number.
         """
         ranks = self.ranks
         if wanted is not None:
@@ -166,7 +171,8 @@ class SimulatedReplica:
         return min(turned, key=lambda rank: rank.engine.running + rank.engine.waiting)
 
     async def scale(self, count: int) -> None:
-        """Have so many engines: the server answers nothing while it changes; what engines that go have is aborted."""
+        """Change the number of engines to `count`. The server answers no request meanwhile, and requests under way are
+        aborted."""
         self.scaling = True
         try:
             await self._come_to_rest("abort")
@@ -186,7 +192,7 @@ class SimulatedReplica:
             rank.driver.stop()
 
     async def wait_idle(self) -> None:
-        """Until nothing is under way."""
+        """Wait until no request is under way."""
         await self._idle.wait()
 
     def _clear_stats(self) -> None:
@@ -202,7 +208,7 @@ class SimulatedReplica:
         self._begin()
 
     def reset(self) -> None:
-        """Empty cache and counters without a new life; requests in flight go on."""
+        """Empty cache, stored responses, faults and counters without beginning a new life; requests in flight go on."""
         self.clear_cache()
         self.responses.clear()
         self.faults.clear()
@@ -210,27 +216,29 @@ class SimulatedReplica:
 
     @property
     def in_flight(self) -> int:
-        """Requests accepted and not yet answered in full."""
+        """Number of requests that are accepted and not yet answered in full."""
         return len(self.generations)
 
     def begin(self, generation: Generation) -> None:
-        """A request was accepted."""
+        """Note that a request was accepted."""
         self.generations.add(generation)
         self._idle.clear()
 
     def end(self, generation: Generation) -> None:
-        """A request was answered in full, or its client has gone."""
+        """Note that a request was answered in full, or that its client has gone."""
         self.generations.discard(generation)
         if not self.generations:
             self._idle.set()
 
     async def wait_admission(self) -> None:
-        """Wait while what is under way is let finish before a pause; once paused, requests wait in the engine."""
+        """Wait while a pause of mode `wait` lets requests under way finish; once the replica is paused, requests wait
+        in the engine."""
         if not self.config.pause_refuses:
             await self._admitting.wait()
 
     async def pause(self, mode: str) -> None:
-        """Compute nothing more: abort what is under way, let it finish first, or keep it for later; see `/pause`."""
+        """Stop computing. By its mode the pause aborts the requests under way, lets them finish first, or keeps them
+        for later; see `/pause`."""
         self.paused = mode
         await self._come_to_rest(mode)
         if self.paused == mode:
@@ -249,13 +257,14 @@ class SimulatedReplica:
                 generation.abort()
 
     def resume(self) -> None:
-        """Compute again."""
+        """Compute again after `pause`, unless the replica sleeps."""
         self.paused = None
         if self.sleep_level is None:
             self._run()
 
     async def sleep(self, level: int, mode: str) -> None:
-        """Give up the GPU's memory: level 0 only stops, 1 and 2 also empty the cache; see `/sleep`."""
+        """Put the replica to sleep: level 0 only stops the engines, levels 1 and 2 also empty the cache; see
+        `/sleep`."""
         await self._come_to_rest(mode)
         self.sleep_level = level
         for rank in self.ranks:
@@ -264,7 +273,7 @@ class SimulatedReplica:
             self.clear_cache()
 
     def wake_up(self) -> None:
-        """The end of `sleep`."""
+        """End the `sleep`; the replica computes again unless it is paused."""
         self.sleep_level = None
         if self.paused is None:
             self._run()
@@ -274,10 +283,10 @@ class SimulatedReplica:
             rank.driver.resume()
 
     def load_lora(self, name: str, path: str, *, in_place: bool) -> None:
-        """Serve an adapter.
+        """Serve an adapter from now on.
 
         Raises:
-            ApiError: 400, the name is a model's or that of an adapter which stays, or there are too many.
+            ApiError: 400, the name is a model's or that of an adapter which stays, or there are too many adapters.
         """
         if not name or not path:
             raise invalid_input("Both 'lora_name' and 'lora_path' must be provided.")
@@ -293,24 +302,24 @@ class SimulatedReplica:
         self.loras[name] = path
 
     def unload_lora(self, name: str) -> None:
-        """Serve an adapter no longer.
+        """Stop serving an adapter.
 
         Raises:
-            ApiError: 404, it is not there.
+            ApiError: 404, no such adapter is loaded.
         """
         if name not in self.loras:
             raise ApiError(404, f"The lora adapter '{name}' cannot be found.")
         del self.loras[name]
 
     def next_id(self) -> int:
-        """A number no other request of this replica has."""
+        """Return a number that no other request of this replica has."""
         return next(self._ids)
 
     def resolve_model(self, name: Any) -> str:
-        """The model a request asks for; the first one where it names none.
+        """Return the model that a request names; the first model where it names none.
 
         Raises:
-            ApiError: 404, it is not served here.
+            ApiError: 404, this replica does not serve the model.
         """
         if name is None:
             return self.config.models[0]
@@ -325,17 +334,17 @@ class SimulatedReplica:
         raise unknown_model(str(name)[:256])
 
     def check_room(self) -> None:
-        """Raise vLLM's 503 when the queue is full."""
+        """Raise vLLM's 503 when the queue is full, or when a paused engine is to refuse requests."""
         if self.paused is not None and self.paused != "keep" and self.config.pause_refuses:
             raise ApiError(503, PAUSED)
         limit = self.config.max_waiting
-        # vLLM's limit is the server's, whatever its ranks.
+        # vLLM's limit is one for the whole server, however many ranks it has.
         if limit is not None and sum(rank.engine.waiting for rank in self.ranks) >= limit:
             self.metrics.rejected_total += 1
             raise ApiError(503, QUEUE_FULL)
 
     def note_request(self, headers: Mapping[str, str]) -> None:
-        """Count a request to an API and keep its headers for `/sim/stats`."""
+        """Count a request to an API, and keep its headers for `/sim/stats`."""
         self.requests += 1
         self._headers.append(
             {
@@ -345,7 +354,7 @@ class SimulatedReplica:
         )
 
     def note_usage(self, model: str, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
-        """Count an answered request of a model (`resolve_model` bounds the names)."""
+        """Count an answered request of a model; the caller bounds the names by `resolve_model`."""
         stats = self.by_model.setdefault(model, ModelStats())
         stats.requests += 1
         stats.prompt_tokens += prompt_tokens
@@ -360,7 +369,7 @@ class SimulatedReplica:
             self.responses.popitem(last=False)
 
     def metrics_text(self) -> str:
-        """The answer to `GET /metrics`."""
+        """Return the answer to `GET /metrics`."""
         texts = [
             render_metrics(
                 rank.metrics,
@@ -376,7 +385,7 @@ class SimulatedReplica:
         return merge_engines(texts)
 
     def stats(self) -> dict[str, Any]:
-        """The answer to `GET /sim/stats`; counters since start, restart or reset."""
+        """Return the answer to `GET /sim/stats`; counters run since start, restart or reset."""
         engines = [rank.engine for rank in self.ranks]
         return {
             "requests": self.requests,

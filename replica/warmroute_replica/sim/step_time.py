@@ -23,8 +23,9 @@ class StepTime:
     """Constants of the model; the defaults are of an 8-billion-parameter model on one H100-class GPU."""
 
     prefill_tokens_per_s: float = 8000.0
-    """Uncached prompt tokens a second in a short context. The published figures range from 0.15-0.30 ms a token
-    alone (llm-d-inference-sim, 8B on H100) to 0.05 ms in full batches (llm-d, 32B on 2 H100): this is 0.125 ms."""
+    """Uncached prompt tokens that the engine computes in a second in a short context. The published figures range from
+    0.15-0.30 ms a token alone (llm-d-inference-sim, 8B on H100) to 0.05 ms in full batches (llm-d, 32B on 2 H100); this
+    is 0.125 ms."""
     decode_step_s: float = 0.012
     """Shortest step: reading the weights once. Published token intervals are 10-15 ms (llm-d-inference-sim)."""
     base_s: float = 0.002
@@ -37,7 +38,7 @@ class StepTime:
     decode_context_s: float = 40e-9
     """Added to a step by each token of context of each decoding sequence: 128 KiB of KV at 3.35 TB/s."""
     speed: float = 1.0
-    """Divides every duration; 10 is ten times faster than the modelled machine."""
+    """Every duration is divided by this; 10 is ten times faster than the modelled machine."""
 
     def __post_init__(self) -> None:
         if self.prefill_tokens_per_s <= 0 or self.speed <= 0:
@@ -50,13 +51,13 @@ class StepTime:
     def step_s(
         self, prefill_tokens: int, attended_tokens: float, decode_sequences: int, decode_context_tokens: int
     ) -> float:
-        """Duration of one step.
+        """Return the duration of one step, in seconds.
 
         Args:
-            prefill_tokens: Prompt tokens computed in it.
-            attended_tokens: Sum over them of the tokens each attends to.
-            decode_sequences: Sequences that get one more token, those just prefilled not counted.
-            decode_context_tokens: Sum over those of their tokens so far.
+            prefill_tokens: Number of prompt tokens that the step computes.
+            attended_tokens: Sum, over those tokens, of the number of tokens to which each attends.
+            decode_sequences: Number of sequences that get one more token; those that the step prefills do not count.
+            decode_context_tokens: Sum, over those sequences, of their tokens so far.
         """
         duration = self.decode_step_s
         if prefill_tokens:

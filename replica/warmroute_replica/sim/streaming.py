@@ -1,6 +1,6 @@
-"""This module writes a generation to a client: events as tokens come, or one JSON body; it fails on demand.
+"""This module writes a generation to a client, as events when tokens come or as one JSON body, and carries out faults.
 
-It decides framing, flow control and where a fault strikes. The events' content is a `Format`'s.
+It decides framing, flow control and where a fault strikes. A `Format` decides the events' content.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from warmroute_replica.sim.generation import Choice, Format, Generation
 from warmroute_replica.sim.simulated_replica import Compression
 
 BUFFER_BYTES = 256 * 1024
-"""Unsent bytes beyond which a client's tokens wait in the generation instead of the socket's buffer."""
+"""Once a client has this many unsent bytes, its tokens wait in the generation instead of the socket's buffer."""
 BATCH_TOKENS = 256
-"""Tokens written at a time to a client that is behind."""
+"""Number of tokens that are written at a time to a client that is behind."""
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
-"""What vLLM sends on a stream that was idle. Source: vLLM 0.32.0, `entrypoints/serve/utils/sse_keep_alive.py`."""
+"""The comment that vLLM sends on an idle stream. Source: vLLM 0.32.0, `entrypoints/serve/utils/sse_keep_alive.py`."""
 
 _WBITS = {"gzip": 31, "deflate": 15}
 
 
 class Coder:
-    """A body in a content coding, each piece so that all of it can be read when it comes."""
+    """Encodes a body in a content coding, each piece so that a client can read all of it when it comes."""
 
     def __init__(self, coding: Compression) -> None:
         self._compressor = zlib.compressobj(6, zlib.DEFLATED, _WBITS[coding])
 
     def piece(self, data: bytes) -> bytes:
-        """The next bytes."""
+        """Return the next bytes of the coded body."""
         return self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
 
     def end(self) -> bytes:
-        """The last bytes."""
+        """Return the last bytes of the coded body."""
         return self._compressor.flush(zlib.Z_FINISH)
 
 
 def event(name: str, data: Any) -> bytes:
-    """A named server-sent event."""
+    """Encode a named server-sent event."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
 
 
 def data_event(data: Any) -> bytes:
-    """An unnamed server-sent event."""
+    """Encode an unnamed server-sent event."""
     return b"data: %b\n\n" % msgspec.json.encode(data)
 
 
 class EventStream:
     """One streamed answer.
 
-    Tokens are written straight to the transport when the engine's clock hands them out, without waking a task; the
-    request's own coroutine (`run`) opens and closes the answer and writes to clients that are behind.
+    When the engine's clock hands tokens out, they are written straight to the transport, without waking a task. The
+    request's own coroutine (`run`) opens and closes the answer, and writes to clients that are behind.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class EventStream:
         self._sent = [0] * len(generation.choices)
         self._begun = False
         self._silent = False
-        """Nothing more is written by the clock: the client is gone, or a fault struck."""
+        """True once the clock must write nothing more, because the client is gone or a fault struck."""
         self._held: list[bytes] = []
-        """Events that a hanging stream keeps back."""
+        """The events that a hanging stream keeps back."""
         self._fault = fault
         coding = generation.replica.config.compress
         self._coder = Coder(coding) if coding is not None else None
@@ -91,7 +91,7 @@ class EventStream:
             self._chunks_left = default if fault.after_chunks is None else fault.after_chunks
 
     async def run(self) -> None:
-        """Answer the whole request. Cancelled when the client goes."""
+        """Answer the whole request; cancelled when the client goes."""
         generation = self._generation
         generation.start()
         await self._response.prepare(self._request)
@@ -146,7 +146,7 @@ class EventStream:
             self._request.transport.abort()
 
     def on_progress(self, choice: Choice) -> None:
-        """Write what is new; see `generation.ProgressListener`."""
+        """Write the new tokens; see `generation.ProgressListener`."""
         transport = self._request.transport
         if self._silent or transport is None or transport.is_closing():
             return
@@ -159,7 +159,8 @@ class EventStream:
         self._write(events)
 
     def _pending(self, limit: int) -> list[bytes]:
-        """Events of tokens not yet written, in the order of the sequences, taken as written."""
+        """Return the events of tokens that are not yet written, in the order of the sequences, and count them as
+        written."""
         generation = self._generation
         fmt = self._format
         events: list[bytes] = []
@@ -189,7 +190,7 @@ class EventStream:
         transport.write(payload)
 
     def _strike(self, events: list[bytes]) -> None:
-        """Write events up to the fault, then carry it out."""
+        """Write events up to the fault, then carry the fault out."""
         fault = self._fault
         transport = self._request.transport
         assert fault is not None
@@ -212,7 +213,7 @@ class EventStream:
 async def respond_stream(
     request: web.Request, generation: Generation, fmt: Format, fault: Fault | None, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """Stream an answer; returns when it is complete."""
+    """Stream an answer, and return when it is complete."""
     fields = {**headers, "Content-Type": "text/event-stream; charset=utf-8", **_coding_field(generation)}
     response = web.StreamResponse(headers=fields)
     if request.version >= (1, 1):
@@ -246,7 +247,7 @@ def _coding_field(generation: Generation) -> dict[str, str]:
 async def _respond_broken(
     request: web.Request, generation: Generation, body: bytes, fault: Fault, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """Send half the body; then close the connection, or fall silent until the fault is cleared."""
+    """Send half of the body, then close the connection or fall silent until the fault is cleared."""
     response = web.StreamResponse(headers={**headers, "Content-Type": "application/json"})
     response.content_length = len(body)
     await response.prepare(request)

@@ -1,7 +1,7 @@
-"""The chat template, ChatML with tools, makes of messages the bytes for which an engine computes KV.
+"""The chat template, ChatML with tools, turns messages into the bytes for which an engine computes KV.
 
-This module decides the prompt's order and framing. `Turn` is the one form that the chat, messages and responses APIs
-are converted to (their modules do so), as vLLM converts them to chat messages.
+This module decides the prompt's order and framing. The modules of the chat, messages and responses APIs convert each
+request to a `Turn`, as vLLM converts it to chat messages.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from warmroute_replica.sim.errors import invalid
 
 IMAGE_TOKENS_TEXT = "<|image_pad|>" * 64
-"""What an image costs in prompt: about 200 tokens, like a small picture in Qwen2-VL."""
+"""The text that stands for an image in the prompt: about 200 tokens, like a small picture in Qwen2-VL."""
 
 
 @dataclass(slots=True)
 class Tool:
-    """A function the model may call."""
+    """A function that the model may call."""
 
     name: str
     description: str
@@ -29,15 +29,15 @@ class Tool:
 
 @dataclass(slots=True)
 class ToolCall:
-    """A call the model makes, or made in an earlier turn."""
+    """A call that the model makes, or made in an earlier turn."""
 
     id: str
     name: str
     arguments: str
-    """JSON text."""
+    """The arguments as JSON text."""
 
     def rendered(self) -> str:
-        """The call as the model writes it."""
+        """Return the call as the model writes it."""
         return (
             f'<tool_call>\n{{"name": {json.dumps(self.name)}, "arguments": {self.arguments}}}\n</tool_call>'
         )
@@ -45,7 +45,7 @@ class ToolCall:
 
 @dataclass(slots=True)
 class Message:
-    """One entry of the conversation."""
+    """One message of the conversation."""
 
     role: str
     text: str
@@ -54,16 +54,16 @@ class Message:
 
 @dataclass(slots=True)
 class Turn:
-    """A conversation waiting for its next message."""
+    """A conversation that waits for its next message."""
 
     messages: list[Message]
     tools: list[Tool] = field(default_factory=list)
     tool_choice: str | None = None
-    """`None`: the model decides. `"none"`, `"required"`, or `"=NAME"`."""
+    """None leaves the choice to the model; else `"none"`, `"required"`, or `"=NAME"` to force a tool."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def chosen_tool(self) -> Tool | None:
-        """The tool that the simulated model calls: the forced one, or the first when the user says so."""
+        """The tool that the simulated model calls: the forced one, or the first when the user asks for a call."""
         if not self.tools or self.tool_choice == "none":
             return None
         if self.tool_choice is not None and self.tool_choice.startswith("="):
@@ -80,10 +80,11 @@ class Turn:
 
 
 def render(turn: Turn, *, generate: bool = True, open_end: bool = False) -> bytes:
-    """The prompt's bytes: system message and tools, then the messages, then the assistant's opening.
+    """Return the prompt's bytes: system message and tools, then the messages, then the opening of the assistant's
+    message.
 
     Args:
-        open_end: The last message is left without its end, for the model to go on with it.
+        open_end: Whether the last message is left without its end, so that the model goes on with it.
     """
     messages = turn.messages
     system = ""
@@ -115,12 +116,13 @@ def render(turn: Turn, *, generate: bool = True, open_end: bool = False) -> byte
 
 
 def encode(text: str) -> bytes:
-    """UTF-8 of text that came out of JSON, which may hold lone surrogates."""
+    """Encode text that came out of JSON as UTF-8; lone surrogates, which such text may hold, become `?`."""
     return text.encode("utf-8", "replace")
 
 
 def content_text(content: Any, param: str = "messages") -> str:
-    """Text of a message's content: a string, or a list of parts of any of the three APIs; media by digest."""
+    """Return the text of a message's content, which is a string or a list of parts of any of the three APIs. Media
+    become a digest."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -131,7 +133,7 @@ def content_text(content: Any, param: str = "messages") -> str:
 
 
 def part_text(part: Any, param: str) -> str:
-    """Text of one content part."""
+    """Return the text of one content part."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -147,7 +149,7 @@ def part_text(part: Any, param: str) -> str:
 
 
 def tool_of(name: Any, description: Any, schema: Any, *, index: int) -> Tool:
-    """A tool from an API's fields."""
+    """Make a tool from an API's fields."""
     if not isinstance(name, str) or not name:
         raise invalid(f"tools[{index}] needs a name", param="tools")
     return Tool(
@@ -156,10 +158,10 @@ def tool_of(name: Any, description: Any, schema: Any, *, index: int) -> Tool:
 
 
 def list_field(body: dict[str, Any], name: str) -> Sequence[Any]:
-    """A list in a request body; absent is empty.
+    """Return a list in a request's body; an absent list is empty.
 
     Raises:
-        ApiError: 400, it is something else.
+        ApiError: 400, the field is no list.
     """
     value = body.get(name)
     if value is None:

@@ -1,8 +1,8 @@
 """This module makes what the simulated model says: English-like words, each token exactly 4 bytes of UTF-8.
 
-The same seed gives the same words. This module decides output text, its length where the client leaves it open, and
-tool-call arguments. Token borders fall inside words, never inside a character; some words hold multi-byte characters
-so that clients meet them.
+The same seed gives the same words. This module decides the output's text, its length where the client sets none, and
+the arguments of tool calls. Token borders fall inside words, never inside a character; some words hold multi-byte
+characters, so that clients meet them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NATURAL_TOKENS = range(20, 201)
-"""Lengths of answers whose client gave no limit."""
+"""The lengths that answers may have where the client set no limit, in tokens."""
 
 _SHORT = (
     "the and for not you all one can her was our out day has how its may new now old see way who use".split()
@@ -26,9 +26,9 @@ _MARKS = ["so, ", "it. ", "no; ", "by: ", "né ", "日 ", "🙂", "… ", "— "
 
 
 def _pieces(word: str) -> tuple[str, ...]:
-    """Cut a word, trailing space included, into 4-byte pieces.
+    """Cut a word and the space after it into 4-byte pieces.
 
-    A trailing space, not a leading one, so that a client that strips an answer shifts nothing before its end.
+    The space follows the word, so that a client that strips an answer shifts nothing before the answer's end.
     """
     data = word.encode()
     return tuple(data[start : start + 4].decode() for start in range(0, len(data), 4))
@@ -42,16 +42,16 @@ _UNITS = (
 
 
 PIECE_BYTES = frozenset(piece.encode() for unit in _UNITS for piece in unit)
-"""Every token that the model says."""
+"""Every token that the model can say."""
 
 
 def natural_tokens(seed: int) -> int:
-    """Length of an answer whose client gave no limit."""
+    """Return the length of an answer for which the client set no limit, in tokens."""
     return NATURAL_TOKENS[seed % len(NATURAL_TOKENS)]
 
 
 def answer_pieces(seed: int, tokens: int) -> list[str]:
-    """Text of each of `tokens` tokens."""
+    """Return the text of each of `tokens` tokens."""
     pieces: list[str] = []
     for unit in random.Random(seed).choices(_UNITS, k=tokens):
         pieces.extend(unit)
@@ -61,7 +61,7 @@ def answer_pieces(seed: int, tokens: int) -> list[str]:
 
 
 def tool_arguments(schema: Mapping[str, Any], seed: int) -> str:
-    """JSON arguments for a tool that match its JSON schema as far as top-level types and enums go."""
+    """Make JSON arguments for a tool; they match its JSON schema as far as top-level types and enums go."""
     rng = random.Random(seed)
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):

@@ -13,24 +13,24 @@ from collections.abc import Sequence
 import xxhash
 
 TOKEN_BYTES = 4
-"""About what a byte-pair tokenizer makes of English; a token id is these bytes, little-endian."""
+"""About as many bytes as a byte-pair tokenizer puts in a token of English; a token id is these bytes, little-endian."""
 
 MAX_TOKEN_ID = 2 ** (8 * TOKEN_BYTES) - 1
 
 
 def count_tokens(stream: bytes) -> int:
-    """Tokens of a stream."""
+    """Return the number of tokens in a stream."""
     return -(-len(stream) // TOKEN_BYTES)
 
 
 def token_ids(stream: bytes) -> list[int]:
-    """Ids of all tokens; a short last token is padded with zero bytes."""
+    """Return the ids of all tokens; a short last token is padded with zero bytes."""
     ids = _words(stream + bytes(-len(stream) % TOKEN_BYTES))
     return ids.tolist()
 
 
 def stream_of_ids(ids: Sequence[int]) -> bytes:
-    """The stream whose tokens have these ids.
+    """Return the stream whose tokens have these ids.
 
     Raises:
         ValueError: An id is not an integer from 0 to `MAX_TOKEN_ID`.
@@ -45,21 +45,22 @@ def stream_of_ids(ids: Sequence[int]) -> bytes:
 
 
 def text_of_ids(ids: Sequence[int]) -> str:
-    """Text of these tokens; bytes that are no UTF-8 become replacement characters.
+    """Return the text of these tokens; bytes that are no UTF-8 become replacement characters.
 
     Raises:
-        ValueError: See `stream_of_ids`.
+        ValueError: An id is not an integer from 0 to `MAX_TOKEN_ID`.
     """
     return stream_of_ids(ids).replace(b"\0", b"").decode("utf-8", "replace")
 
 
 def block_keys(stream: bytes, block_tokens: int, scope: bytes) -> list[int]:
-    """Chained hash of each full block of a stream.
+    """Return the chained hash of each full block of a stream.
 
     Args:
-        stream: Prompt, and the output as far as known.
-        block_tokens: Tokens a block.
-        scope: What keeps equal text apart: model, adapter, cache salt. Enters the first block, the chain carries it.
+        stream: The prompt, and the output as far as it is known.
+        block_tokens: Number of tokens in a block.
+        scope: What keeps equal texts apart: model, adapter, cache salt. It enters the first block's hash, and the chain
+            carries it to the others.
     """
     size = block_tokens * TOKEN_BYTES
     digest = xxhash.xxh3_64_intdigest

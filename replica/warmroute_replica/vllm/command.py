@@ -1,6 +1,6 @@
-"""`warmroute-replica vllm-install | vllm-model | vllm-start | vllm-stop | vllm-status` handles local vLLM by hand.
+"""`warmroute-replica vllm-install | vllm-model | vllm-start | vllm-stop | vllm-status` handles a local vLLM by hand.
 
-It turns arguments into calls of `install`, `model` and `launch`, and their errors into exit status 1.
+This module turns arguments into calls of `install`, `model` and `launch`, and their errors into exit status 1.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command that was chosen; returns the exit status."""
+    """Run the command that was chosen, and return the exit status."""
     try:
         match args.command:
             case "vllm-install":
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                 _start(args)
             case "vllm-stop":
                 for replica in recorded_replicas():
-                    # A demo or a test run that is under way ends its own.
+                    # A demo or a test run that is under way ends its own replicas.
                     if replica.owner is not None and not replica.is_orphan() and not args.all:
                         continue
                     replica.stop()

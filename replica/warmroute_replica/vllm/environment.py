@@ -1,7 +1,7 @@
-"""This module makes the variables that another interpreter is started with: ours, less some.
+"""This module makes the environment variables with which another interpreter is started: ours, less some.
 
-It leaves out those that would make the other one use our packages. A `PYTHONPATH` of ours in the environment of the
-engine's pip makes it take our packages for its own, and install none of them; a `PIP_TARGET` makes it install into
+It leaves out those that would make the other interpreter use our packages. A `PYTHONPATH` of ours in the environment of
+the engine's pip makes pip take our packages for its own, and install none of them; a `PIP_TARGET` makes it install into
 somebody else's directory. Settings of pip that say where packages come from, proxies and the like stay.
 """
 
@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 
 _KEPT = frozenset({"PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONUTF8"})
-"""Variables of Python that say nothing of where packages are."""
+"""Python's variables that are kept, since they say nothing of where packages are."""
 
 _FOREIGN = frozenset(
     {
@@ -28,10 +28,10 @@ _FOREIGN = frozenset(
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a variable tells an interpreter, or its pip, of packages that are not its own."""
+    """Return whether a variable points an interpreter, or its pip, to packages that are not its own."""
     return name in _FOREIGN or (name.startswith("PYTHON") and name not in _KEPT)
 
 
 def clean_environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables without the foreign ones, and those `added`."""
+    """Return this process's variables without the foreign ones, together with those in `added`."""
     return {name: value for name, value in os.environ.items() if not is_foreign(name)} | dict(added or {})

@@ -29,10 +29,11 @@ from warmroute_replica.vllm.environment import clean_environment
 VLLM_VERSION = "0.32.0"
 TORCH_VERSION = "2.13.0"
 NEEDED_BYTES = 5_000_000_000
-"""Free disk space asked for before the start: 2.5 GB installed, and the wheels while they are unpacked."""
+"""Free disk space needed before an installation starts: 2.5 GB for the result, and the wheels while they are
+unpacked."""
 
 FORBIDDEN_PREFIXES = ("nvidia", "cuda", "torch", "triton")
-"""Names that only a CUDA build's requirements have. torch itself is installed in a step of its own."""
+"""Names that only a CUDA build's requirements begin with. torch itself is installed in a step of its own."""
 
 Progress = Callable[[str], None]
 
@@ -42,17 +43,18 @@ class InstallError(Exception):
 
 
 def cache_dir() -> Path:
-    """Where all is kept: `WARMROUTE_CACHE`, or `.cache/warmroute` in the working directory."""
+    """Return the directory in which everything is kept: `WARMROUTE_CACHE`, or `.cache/warmroute` in the working
+    directory."""
     return Path(os.environ.get("WARMROUTE_CACHE") or ".cache/warmroute").absolute()
 
 
 def default_venv() -> Path:
-    """The engine's virtual environment unless another is named."""
+    """Return the directory of the engine's virtual environment where no other is named."""
     return cache_dir() / "vllm"
 
 
 def is_installed(venv: Path) -> bool:
-    """Whether an installation of exactly this version was completed in `venv`."""
+    """Return whether an installation of exactly this version was completed in `venv`."""
     try:
         return (venv / "warmroute-installed").read_text() == _stamp()
     except OSError:
@@ -213,7 +215,7 @@ class _Installation:
         return parsed["plain"], parsed["bare"]
 
     def _plan(self, arguments: Sequence[str]) -> list[str] | None:
-        """Names of the packages that pip would install; `None` where it finds none that fit."""
+        """Return the names of the packages that pip would install; None where it finds none that fit."""
         report = self.venv / "pip-report.json"
         report.unlink(missing_ok=True)
         command = self._pip_command(["install", "-q", "--dry-run", "--report", str(report), *arguments])
@@ -264,7 +266,7 @@ class _Installation:
         return done.stdout.strip() or None
 
     def _eval(self, code: str) -> str:
-        """Last line that `code` prints inside the environment."""
+        """Return the last line that `code` prints inside the environment."""
         printed = self._run([str(self.python), "-I", "-W", "ignore", "-c", code], "checking the environment")
         return printed.strip().rpartition("\n")[2]
 
@@ -276,7 +278,7 @@ class _Installation:
         self._run(self._pip_command([arguments[0], "--progress-bar", "off", *arguments[1:]]), "pip")
 
     def _run(self, command: Sequence[str], what: str) -> str:
-        """Run, pass on what tells of progress, and return the standard output."""
+        """Run a command, pass on the lines that tell of progress, and return the standard output."""
         environment = clean_environment(
             {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         )

@@ -1,6 +1,6 @@
 """The launcher runs several vLLM replicas on this machine: it makes what is missing, starts all at once, ends all.
 
-How one replica runs is `warmroute_replica.vllm.server`'s matter.
+`warmroute_replica.vllm.server` knows how one replica runs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Fleet", "LaunchError", "Options", "Replica"]
 
 
 class Fleet:
-    """Several replicas of one tiny model; as a context manager it runs them for the time of its block.
+    """Several replicas of one tiny model. Used as a context manager, a fleet runs for the time of the block.
 
-    Entering installs the engine and makes the model where they are missing. Leaving ends every process,
-    also after an error, and at the interpreter's exit.
+    Entering the block installs the engine and makes the model where they are missing. Leaving it ends every process,
+    also after an error, and so does the interpreter's exit.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class Fleet:
 
     @property
     def urls(self) -> list[str]:
-        """Base URL of each replica."""
+        """The base URL of each replica."""
         return [replica.url for replica in self.replicas]
 
     @property
     def model_name(self) -> str:
-        """Name under which the model is served."""
+        """The name under which the model is served."""
         return self._options.served_name
 
     def start(self) -> None:
         """Start all replicas in parallel, and return when each is healthy and warmed up.
 
         Raises:
-            LaunchError: One did not come up; then none is left running.
+            LaunchError: A replica did not come up; then none is left running.
             InstallError: The engine or the model could not be made.
         """
         venv = ensure_installed(self._progress, venv=self._venv)
@@ -104,7 +104,7 @@ class Fleet:
             raise
 
     def stop(self) -> None:
-        """End every process of the fleet. Idempotent."""
+        """End every process of the fleet; may be called again."""
         atexit.unregister(self.stop)
         self._stop_replicas()
 

@@ -27,11 +27,11 @@ class Model:
 
     path: Path
     lora: tuple[tuple[str, Path], ...] = ()
-    """Name and directory of each adapter."""
+    """The name and the directory of each adapter."""
 
 
 def default_model(preset: str) -> Path:
-    """Where a preset's model lies unless another place is named."""
+    """Return the directory of a preset's model where no other is named."""
     return cache_dir() / f"model-{preset}"
 
 

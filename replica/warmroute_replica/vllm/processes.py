@@ -24,12 +24,12 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """The process that has this pid at this moment; `None` if there is none, or only a zombie."""
+        """Return the process that has this pid at this moment; None if there is none, or only a zombie."""
         stat = _stat(pid)
         return None if stat is None else cls(pid, stat[1])
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Return whether this very process still runs."""
         return Process.of(self.pid) == self
 
     def signal(self, number: signal.Signals) -> None:
@@ -41,11 +41,11 @@ class Process:
                 return
 
     def session(self) -> list[Process]:
-        """Engine processes of the session that this process leads or led, itself included.
+        """Return the engine processes of the session that this process leads or led, itself included.
 
-        A session id is not given to another process while the session has members: if another process has
-        it, none of ours is left. A leader that is gone cannot vouch for the members, so they must look like
-        vLLM's.
+        A session id is not given to another process while the session has members: if another process has it, none of
+        ours is left. A leader that is gone cannot vouch for the members, so then only members that look like vLLM's are
+        returned.
         """
         leader = Process.of(self.pid)
         if leader is not None and leader != self:
@@ -64,7 +64,8 @@ class Process:
 
 
 def end_session(leader: Process, *, grace_s: float) -> None:
-    """SIGTERM to a session's leader; what is left after `grace_s` is killed. Returns when all are gone."""
+    """Send SIGTERM to a session's leader, kill what is left after `grace_s` seconds, and return when all processes are
+    gone."""
     deadline_s = time.monotonic() + grace_s
     leader.signal(signal.SIGTERM)
     while leader.is_alive() and time.monotonic() < deadline_s:
@@ -88,7 +89,7 @@ def kill_session(leader: Process) -> None:
 
 
 def pss_bytes(leader: Process) -> int:
-    """Memory of a session, pages shared with others counted in proportion."""
+    """Return the memory of a session in bytes; a page shared with other processes counts in proportion."""
     total = 0
     for member in leader.session():
         try:
@@ -100,7 +101,7 @@ def pss_bytes(leader: Process) -> int:
 
 
 def _stat(pid: int) -> tuple[int, int] | None:
-    """Session id and start time of a running process."""
+    """Return the session id and the start time, in clock ticks, of a running process; None if it does not run."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

@@ -44,25 +44,27 @@ class Options:
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 2048
     long_prefill_token_threshold: int = 0
-    """Tokens of one prompt that a step computes at most while others are there; 0: vLLM's default, no cap."""
+    """Number of tokens of one prompt that a step computes at most while other requests are there; 0, vLLM's default,
+    sets no cap."""
     long_prefill_token_threshold_adaptive: bool = False
-    """Never cap below a fair share of the step."""
+    """Whether that cap is never below a fair share of the step."""
     scheduling_policy: str = "fcfs"
-    """`priority`: who waits is admitted by the requests' `priority`, smaller first."""
+    """With `priority`, waiting requests are admitted by their `priority`, the smaller first; `fcfs` admits by
+    arrival."""
     threads: int = 1
-    """OpenMP threads a replica."""
+    """Number of OpenMP threads of each replica."""
     shutdown_timeout_s: int = 0
-    """How long a replica finishes requests after SIGTERM; 0 aborts them."""
+    """Seconds that a replica takes to finish requests after SIGTERM; 0 aborts them."""
     kv_events: bool = False
-    """Publish KV events (vLLM tells where at `/kv_event_sources`)."""
+    """Whether replicas publish KV events; vLLM tells at `/kv_event_sources` where."""
     dev_mode: bool = False
-    """Serve vLLM's development endpoints, such as `/reset_prefix_cache`."""
+    """Whether replicas serve vLLM's development endpoints, such as `/reset_prefix_cache`."""
     extra: tuple[str, ...] = ()
-    """More arguments for `vllm serve`."""
+    """Further arguments for `vllm serve`."""
 
 
 def run_dir() -> Path:
-    """Where state files and logs of replicas lie."""
+    """Return the directory of the replicas' state files and logs."""
     return cache_dir() / "run"
 
 
@@ -84,7 +86,7 @@ class Replica:
         self.log_file = run_dir() / f"replica-{self.port}.log"
 
     def start(self) -> None:
-        """Start the server's processes; returns before it is healthy."""
+        """Start the server's processes, and return before the server is healthy."""
         if self.is_running():
             return
         if _port_answers(self.port):
@@ -113,11 +115,11 @@ class Replica:
         self._state_file.write_text(json.dumps(state))
 
     def is_running(self) -> bool:
-        """Whether the API server's process is alive, healthy or not."""
+        """Return whether the API server's process is alive, healthy or not."""
         return self._leader is not None and self._leader.is_alive()
 
     def warm_up(self) -> None:
-        """Send the first request, which also proves that the engine answers; at most two minutes."""
+        """Send the first request, which also proves that the engine answers; this takes two minutes at most."""
         fields = {
             "model": self._options.served_name,
             "prompt": "warm up",
@@ -139,11 +141,11 @@ class Replica:
             )
 
     def processes(self) -> list[Process]:
-        """Every process of it: API server, EngineCore, Worker."""
+        """Return every process of the replica: API server, EngineCore, Worker."""
         return [] if self._leader is None else self._leader.session()
 
     def is_healthy(self) -> bool:
-        """Whether `/health` answers 200 at this moment."""
+        """Return whether `/health` answers 200 at this moment."""
         return is_healthy(self.port)
 
     def wait_healthy(self, timeout_s: float = 300.0) -> None:
@@ -162,12 +164,13 @@ class Replica:
             time.sleep(0.3)
 
     def begin_stop(self) -> None:
-        """SIGTERM, without waiting; `stop` waits. Several replicas end sooner when all are told first."""
+        """Send SIGTERM without waiting for the end; `stop` waits. Several replicas end sooner if all are told first."""
         if self._leader is not None:
             self._leader.signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL to whatever is left; returns when every process is gone. Idempotent."""
+        """Send SIGTERM, then SIGKILL to processes that are left, and return when every process is gone; may be called
+        again."""
         if self._leader is not None:
             end_session(self._leader, grace_s=self._options.shutdown_timeout_s + 10.0)
         self._forget()
@@ -175,13 +178,14 @@ class Replica:
             self.log_file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """SIGKILL to the API server and what it leaves behind, as when a machine dies. May start again."""
+        """Send SIGKILL to the API server and the processes that it leaves behind, as when a machine dies. The replica
+        may be started again."""
         if self._leader is not None:
             kill_session(self._leader)
         self._forget()
 
     def log_tail(self) -> str:
-        """The last lines that the server logged."""
+        """Return the last lines that the server logged."""
         try:
             return self.log_file.read_text(errors="replace")[-3000:]
         except OSError:
@@ -262,27 +266,27 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A replica as its state file tells of it."""
+    """A replica as its state file describes it."""
 
     file: Path
     port: int
     leader: Process
     owner: Process | None
-    """The program that ends it; `None` if it was started to stay."""
+    """The program that has to end the replica; None if the replica was started to stay."""
 
     def is_orphan(self) -> bool:
-        """Whether the program that should have ended it is gone."""
+        """Return whether the program that should have ended the replica is gone."""
         return self.owner is not None and not self.owner.is_alive()
 
     def stop(self) -> None:
-        """End every process of it, and forget it."""
+        """End every process of the replica, and delete its state file and log."""
         end_session(self.leader, grace_s=10.0)
         self.file.unlink(missing_ok=True)
         self.file.with_suffix(".log").unlink(missing_ok=True)
 
 
 def recorded_replicas() -> list[Recorded]:
-    """Every replica that some program on this machine started with this cache and did not stop."""
+    """Return every replica that some program on this machine started with this cache and did not stop."""
     found = []
     for file in sorted(run_dir().glob("replica-*.json")):
         try:
@@ -290,16 +294,16 @@ def recorded_replicas() -> list[Recorded]:
             owner = None if state["owner"] is None else Process(*state["owner"])
             found.append(Recorded(file, state["port"], Process(*state["leader"]), owner))
         except (OSError, ValueError, KeyError, TypeError):
-            # Being written or removed by another program at this moment.
+            # Another program is writing or removing the file at this moment.
             continue
     return found
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody has at this moment.
+    """Return a TCP port on 127.0.0.1 that no process has at this moment.
 
-    Below the range from which systems give ports to clients: an engine takes a minute to listen, and nobody is to be
-    given its port meanwhile.
+    The port lies below the range from which systems give ports to clients: an engine takes a minute to listen, and no
+    client is to be given its port meanwhile.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -312,7 +316,7 @@ def free_port() -> int:
 
 
 def is_healthy(port: int) -> bool:
-    """Whether `/health` on this port answers 200 within two seconds."""
+    """Return whether `/health` on this port answers 200 within two seconds."""
     connection = http.client.HTTPConnection(HOST, port, timeout=2.0)
     try:
         connection.request("GET", "/health")

@@ -1,6 +1,6 @@
-"""This script prints what a wheel asks for, as JSON: `plain` requirements, and `bare` ones to install without more.
+"""This script prints a wheel's requirements as JSON: `plain` ones, and `bare` ones to install without their own.
 
-It is for the engine's environment (it needs `packaging`); it leaves out torch's family and triton, which
+It runs in the engine's environment (it needs `packaging`). It leaves out torch's family and triton, which
 `warmroute_replica.vllm.install` decides about.
 """
 
@@ -16,7 +16,7 @@ BARE = {"xgrammar"}
 
 
 def requirements_of(wheel: str) -> dict[str, list[str]]:
-    """Requirements that apply on this machine, in the wheel's order, markers resolved."""
+    """Return the requirements that apply on this machine, in the wheel's order, with their markers resolved."""
     from packaging.requirements import Requirement
 
     with zipfile.ZipFile(wheel) as archive:
