@@ -1,15 +1,17 @@
 """This module reads the router's own access log, written with `access_log.fingerprints: true`, as a workload.
 
-It decides how far two prompts of which only some depths are known agree. A rung says that they agree at least so far;
-the next one, that they differ somewhere before it: up to an eighth of the depth stays open. Three things narrow it,
-in this order:
+Of each prompt the log has hashes at some depths only (rungs), so this module decides how far two prompts agree. An
+equal rung says that they agree at least to its depth; a different next rung says that they differ somewhere before
+that: up to an eighth of the depth stays open. Three rules narrow it, in this order:
 
-1. A request that goes on with its session's last one (all rungs of that, none shorter) has its whole prompt and answer.
-2. Cached tokens that an engine reported were held by somebody: the latest prompt with the same deepest rung.
-3. Else they are taken to differ right after the last rung that they share.
+1. A request that goes on with its session's last one (it has all rungs of that request, and is not shorter) shares that
+   request's whole prompt and answer.
+2. Cached tokens that an engine reported were held because of an earlier prompt; the latest one with the same deepest
+   rung is taken for it.
+3. In all other cases two prompts are taken to differ right after the last rung that they share.
 
-Requests of one session that follow one another become turns with the pauses that were between them; all others start
-by the clock. Bytes become tokens by the model's mean over the log.
+Requests of one session that follow one another become turns with the pauses that were between them; all others start by
+the clock. The log's bytes become tokens by each model's mean over the log.
 """
 
 from __future__ import annotations
@@ -42,17 +44,17 @@ class _Line:
     session: str | None
     rungs: tuple[str, ...]
     keys: tuple[int, ...] = ()
-    """Blocks of prompt and answer, once known."""
+    """Keys of the blocks of prompt and answer; empty until they are known."""
 
 
 def access_log(path: Path, *, bad: Callable[[TraceError], None] = stop) -> Workload:
-    """Every answered request that was routed by prefix.
+    """Read every answered request that was routed by prefix.
 
     Args:
         path: The log.
-        bad: Takes what is wrong with a broken line, which is left out if this returns.
+        bad: Called with what is wrong with a broken line; if it returns, the line is left out.
     Raises:
-        TraceError: A line is not one of such a log, or none is.
+        TraceError: A line is not one of such a log, or no line is.
         OSError: The file cannot be read.
     """
     lines = sorted(_lines(path, bad), key=lambda line: line.start_s)
@@ -77,7 +79,7 @@ def _lines(path: Path, bad: Callable[[TraceError], None]) -> Iterator[_Line]:
 
 
 def _line(number: int, row: Any) -> _Line | None:
-    """None of a request without fingerprints, a failed one, and one that was not routed by prefix."""
+    """Read one line; None for a request without fingerprints, a failed one, and one that was not routed by prefix."""
     if not isinstance(row, dict):
         raise TypeError("no object")
     if "rungs" not in row or row["status"] != 200 or row["api"] not in PREFIX_APIS:
@@ -115,7 +117,7 @@ def _count(row: dict[str, Any], name: str) -> int | None:
 
 
 def _tokens_per_byte(lines: Iterable[_Line]) -> dict[str, float]:
-    """By model; of lines whose engine counted, where there are any."""
+    """Return tokens per byte of each model, from the lines whose engine counted tokens, where there are any."""
     sums: dict[str, list[int]] = {}
     for line in lines:
         if line.completion_tokens is not None:
@@ -125,7 +127,7 @@ def _tokens_per_byte(lines: Iterable[_Line]) -> dict[str, float]:
 
 
 def _find_keys(lines: list[_Line]) -> None:
-    """Blocks of each line, in order of arrival."""
+    """Find the keys of each line's blocks, in order of arrival."""
     ratios = _tokens_per_byte(lines)
     keys = KeyMaker()
     holder: dict[str, _Line] = {}
@@ -137,7 +139,8 @@ def _find_keys(lines: list[_Line]) -> None:
         parent, shared = _shared(line, holder, previous, ratios.get(line.model, 0.25))
         own = line.prompt_tokens + line.completion_tokens
         if line.rungs:
-            # A prompt denser than the mean must still cover its deepest rung, which others may share.
+            # A prompt whose tokens per byte differ from the mean must still cover its deepest rung, which other prompts
+            # may share.
             own = max(own, int(GRID[len(line.rungs) - 1] * ratios.get(line.model, 0.25)) + LOG_BLOCK_TOKENS)
         blocks = own // LOG_BLOCK_TOKENS
         head = parent.keys[: min(shared // LOG_BLOCK_TOKENS, blocks)] if parent is not None else ()
@@ -151,7 +154,7 @@ def _find_keys(lines: list[_Line]) -> None:
 def _shared(
     line: _Line, holder: dict[str, _Line], previous: dict[str, _Line], tokens_per_byte: float
 ) -> tuple[_Line | None, int]:
-    """The earlier line whose prefix this one has, and tokens of it."""
+    """Return the earlier line whose prefix this line shares, and the number of tokens that they share."""
     before = previous.get(line.session) if line.session is not None else None
     if (
         before is not None

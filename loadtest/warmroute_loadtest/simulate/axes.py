@@ -1,9 +1,10 @@
-"""The axes are what a rule must hold on: a designed set of cells, with one thing changed at a time.
+"""The axes are what a routing rule must hold on: a designed set of cells, with one thing changed at a time.
 
 This module decides which cells those are, which workloads a rule may be chosen on and which are reported apart, and
-which rivals are worth their time where. Everything is held against `KNEE_POLICY` in the same case, and that against
-the plain case: 8 replicas of 400,000 tokens, right priors, caches told, one router. A rate is a share of the plain
-fleet's knee, times what the fleet has of its speed. It runs nothing: `grid` does.
+which rivals are worth their running time in which cell. Every result is compared with `KNEE_POLICY` in the same case,
+and that ratio with the one in the plain case: 8 replicas of 400,000 tokens, right priors, known cache sizes, one
+router. A rate is a share of the plain fleet's knee, times the case's speed over the plain fleet's. This module runs
+nothing: `grid` does.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from warmroute_loadtest.simulate.sources import Source, of_seed
 
 CACHE_TOKENS = 400_000
 LOW, HIGH = 0.6, 0.9
-"""Shares of the knee."""
+"""The two loads, as shares of the knee."""
 
 CHOSEN_ON = ("conversation", "agent-loops", "hot-keys", "mixed")
 REPORTED_APART = ("ragpulse", "multi-turn", "no-reuse", "lmcache")
-"""The split of the cross-validation: whatever was chosen by looking at the first four is judged by the others, and the
-other way round. Each half has a trace, prompts that all share, sessions, and bursts or prompts that nobody shares."""
+"""The split of the cross-validation: what was chosen by looking at the first four workloads is judged by the other
+four, and the other way round. Each half has a trace, prompts that all share, sessions, and bursts or prompts that
+nobody shares."""
 
 RIVALS_OF: dict[str, tuple[str, ...]] = {
     "ragpulse": ("preble",),
@@ -32,7 +34,7 @@ RIVALS_OF: dict[str, tuple[str, ...]] = {
     "no-reuse": ("affinity-gate",),
     "mixed": ("llm-d",),
 }
-"""Besides `KNEE_POLICY`, who was ever the best there, in the plain case."""
+"""The policies that, besides `KNEE_POLICY`, were ever the best on a workload in the plain case."""
 
 SPEEDS = {"1,000/s": 0.125, "100,000/s": 12.5}
 PRIORS = {"1/100": 0.01, "x100": 100.0}
@@ -52,19 +54,19 @@ class Case:
     change: Callable[[FleetConfig, Source], FleetConfig] = _as_it_is
     shares: tuple[float, ...] = (HIGH,)
     speed_ratio: float = 1.0
-    """The whole fleet's speed, over the plain one's."""
+    """The speed of the case's whole fleet over that of the plain fleet."""
     requests_ratio: float = 1.0
     routers: int = 1
     spread: bool = False
-    """Whether requests of one moment come one after the other: in a burst that nobody ever sent, routers cannot have
-    heard of each other."""
+    """Whether requests of one moment are moved apart in time. A trace's coarse clock makes bursts that nobody ever
+    sent, and within such a burst routers could not have heard of each other."""
 
 
 PLAIN = Case("plain", (*CHOSEN_ON, *REPORTED_APART), shares=(LOW, HIGH))
 
 
 def cases() -> list[Case]:
-    """The plain case, then one for each other value of each axis: 60 cells."""
+    """Return the plain case, then one case for each other value of each axis: 60 cells in all."""
     made = [PLAIN]
     for name, speed in SPEEDS.items():
         made.append(
@@ -83,10 +85,12 @@ def cases() -> list[Case]:
             )
         )
     few = ("conversation", "agent-loops", "hot-keys", "multi-turn")
-    # What is served by 32 comes by the clock: so many sessions at once as they could serve, no generator has.
+    # The case of 32 replicas has workloads whose requests come by the clock, since no generator makes as many sessions
+    # at once as 32 replicas could serve.
     many = ("conversation", "ragpulse", "hot-keys", "no-reuse")
     made += [
-        # Sessions come in lumps: at a higher load so few hold less than is in use, under any rule.
+        # Sessions are spread unevenly over replicas: at a higher load, caches of only 2 replicas hold less than is in
+        # use, under any rule.
         Case(
             "replicas 2", few, lambda fleet, _: replace(fleet, replicas=2), shares=(LOW,), speed_ratio=2 / 8
         ),
@@ -131,7 +135,7 @@ def cases() -> list[Case]:
 def wanted_knees(
     sources: Mapping[str, Source], fleet: FleetConfig, seeds: Sequence[int]
 ) -> dict[str, tuple[Source, FleetConfig]]:
-    """Of the plain fleet, by key."""
+    """Return the knees to find, all of them of the plain fleet, by key."""
     return {
         knee_key(name, CACHE_TOKENS, seed): (of_seed(source, seed), _plain(fleet, seed))
         for name, source in sources.items()
@@ -142,13 +146,13 @@ def wanted_knees(
 def axis_cells(
     sources: Mapping[str, Source], knees: Mapping[str, float], fleet: FleetConfig, seed: int
 ) -> Iterator[Cell]:
-    """All cells under one seed of the workloads that there are."""
+    """Yield all cells under one seed, of the workloads that `sources` has."""
     for case in cases():
         for workload in case.workloads:
             if workload not in sources:
                 continue
             key = knee_key(workload, CACHE_TOKENS, seed)
-            # The same slice or draw as in the plain case, or one that begins with it.
+            # The source is the same slice or draw as in the plain case, or a longer one that begins with it.
             source = of_seed(sources[workload], seed)
             source = replace(
                 source, requests=round(source.requests * case.requests_ratio), spread=case.spread
@@ -173,22 +177,24 @@ def _plain(fleet: FleetConfig, seed: int) -> FleetConfig:
 
 @dataclass(slots=True)
 class Summary:
-    """One case, or a part of the plain one. Ratios are geometric means over its cells of mean, p90 and p99."""
+    """The summary of one case, or of a part of the plain case. Each ratio is a list of three geometric means over the
+    case's cells: of the TTFT mean, p90 and p99."""
 
     name: str
     cells: int
     over_rival: list[float]
-    """The policy's over `KNEE_POLICY`'s in the same cells."""
+    """The policy's TTFT over that of `KNEE_POLICY` in the same cells."""
     plain_over_rival: list[float] | None
-    """The same for the same workloads and loads in the plain case; None where one of those was not played."""
+    """The same ratio in the plain case, for the same workloads and loads; None where one of those cells was not
+    played."""
     over_plain: list[float] | None
-    """The policy's over its own in the plain case, at the same speed."""
+    """The policy's TTFT over its own TTFT in the plain case, corrected for the fleets' different speeds."""
     worst: str
-    """The cell of the highest ratio of means, and that."""
+    """The cell with the highest ratio of TTFT means, and that ratio."""
 
 
 def summaries(outcomes: Sequence[Outcome], policy: str) -> list[Summary]:
-    """The plain case's two halves and all of it, then every other case, as far as they were played."""
+    """Summarise the plain case's two halves, the whole plain case, and then every other case that was played."""
     by_case: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_case.setdefault(outcome.cell.name.partition(": ")[0], []).append(outcome)
@@ -201,7 +207,7 @@ def summaries(outcomes: Sequence[Outcome], policy: str) -> list[Summary]:
 
 
 def _place(outcome: Outcome) -> str:
-    """Workload and share."""
+    """Return the outcome's workload and its share of the knee."""
     return outcome.cell.name.partition(": ")[2]
 
 
@@ -224,7 +230,7 @@ def _summary(name: str, outcomes: list[Outcome], plain: Mapping[str, Outcome], p
 
 
 def _over(one: Figures, other: Figures) -> list[float]:
-    """Mean, p90 and p99 of one over the other's."""
+    """Return the mean, p90 and p99 of one policy's TTFT over those of the other."""
     return [
         one.ttft_mean_s / other.ttft_mean_s,
         one.ttft_p90_s / other.ttft_p90_s,

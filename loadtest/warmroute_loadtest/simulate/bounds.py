@@ -1,7 +1,7 @@
 """The bounds are what no router can beat: cached tokens of one pooled cache, and of one that knows the future.
 
-Both replay prompts in order of arrival without time, at the engine's own granularity: full blocks only, never a
-prompt's last token. Sessions' later turns are put where an answer without queueing would let them start.
+Both replay prompts in order of arrival without time, at the engine's own granularity: only full blocks count, and a
+prompt's last token is never cached. The later turns of a session are put where they would come if no answer queued.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ANSWER_S_PER_TOKEN = 0.02
 
 
 def arrival_order(workload: Workload) -> list[Turn]:
-    """Turns by the time they would come if answers took 20 ms a token."""
+    """Return the turns in the order in which they would come if answers took 20 ms a token."""
     timed: list[tuple[float, int, Turn]] = []
     for number, session in enumerate(workload.sessions):
         at_s = session.start_s
@@ -33,7 +33,8 @@ def _reusable(turn: Turn, block_tokens: int) -> int:
 
 
 def pooled_lru_ratio(workload: Workload, cache_tokens: int, turns: list[Turn] | None = None) -> float:
-    """Cached share of prompt tokens with one LRU cache of `cache_tokens`; `turns` in order where known."""
+    """Return the share of prompt tokens that one LRU cache of `cache_tokens` tokens would hold. `turns` are the
+    workload's turns in order of arrival, where the caller has them."""
     block = workload.block_tokens
     capacity = max(cache_tokens // block, 1)
     cache: OrderedDict[int, None] = OrderedDict()
@@ -45,7 +46,7 @@ def pooled_lru_ratio(workload: Workload, cache_tokens: int, turns: list[Turn] | 
             if key not in cache:
                 break
             hits += block
-        # Deepest first, as an engine frees a sequence: a prefix outlives its continuations.
+        # The deepest block is noted first, as an engine frees a sequence, so that a prefix outlives its continuations.
         unknown = -(-(turn.prompt_tokens + turn.output_tokens) // block) - len(turn.keys)
         for _ in range(max(unknown, 0)):
             cache[unique] = None
@@ -59,12 +60,14 @@ def pooled_lru_ratio(workload: Workload, cache_tokens: int, turns: list[Turn] | 
 
 
 def infinite_ratio(workload: Workload, turns: list[Turn] | None = None) -> float:
-    """Cached share with a cache that never evicts: the traffic's own reuse."""
+    """Return the share of prompt tokens that a cache without evictions would hold: all the reuse that the workload
+    has."""
     return pooled_lru_ratio(workload, 1 << 62, turns)
 
 
 def clairvoyant_ratio(workload: Workload, cache_tokens: int, turns: list[Turn] | None = None) -> float:
-    """Cached share with one cache that evicts what is needed again last (Belady), and keeps nothing never needed."""
+    """Return the share of prompt tokens that one cache would hold if it evicted what is needed again last (Belady), and
+    kept nothing that is never needed again."""
     block = workload.block_tokens
     capacity = max(cache_tokens // block, 1)
     order = arrival_order(workload) if turns is None else turns
@@ -97,7 +100,7 @@ def clairvoyant_ratio(workload: Workload, cache_tokens: int, turns: list[Turn] |
 
 
 def working_set_tokens(workload: Workload) -> int:
-    """Distinct tokens of all prompts and answers."""
+    """Return the number of distinct tokens in all prompts and answers."""
     block = workload.block_tokens
     known: set[int] = set()
     extra = 0

@@ -21,21 +21,22 @@ KNEE_POLICY = "waiting+2x"
 CACHES = (300_000, 1_000_000)
 SHARES = (0.5, 0.9)
 SIZES = {4: 0.8, 32: 0.8}
-"""Other fleet sizes for the first workload, at this share of its knee, scaled by size."""
+"""Other fleet sizes for the first workload: number of replicas, and the share of the knee, which is scaled by size."""
 
 RATE_STEP = 3e-4
-"""By how much the rates of a cell's draws differ: nothing to anybody, but another run. The order of two arrivals and an
-answer's end decide where a conversation lives, and with it a p99."""
+"""The rates of a cell's draws differ by this ratio, and multiples of it. No user would notice the difference, but it
+makes another run: the order of two arrivals and of an answer's end decides on which replica a conversation stays, and
+with it a p99."""
 
 LOST_RATIO = 1.03
-"""A cell is lost where TTFT is above this multiple of the best rival's."""
+"""A policy has lost a cell where its TTFT is more than this multiple of the best rival's."""
 
 TIMES = ("ttft_mean_s", "ttft_p90_s", "ttft_p99_s")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One workload at one rate on one fleet, under one seed; `draw` counts runs that differ in nothing else."""
+    """One workload at one rate on one fleet, under one seed; `draw` counts runs that differ only by `RATE_STEP`."""
 
     name: str
     source: Source
@@ -43,44 +44,44 @@ class Cell:
     fleet: FleetConfig
     draw: int = 0
     knee: str = ""
-    """Key of the knee that its rate is a share of."""
+    """The key of the knee that the cell's rate is a share of."""
     routers: int = 1
-    """In how many routers a policy of ours runs."""
+    """The number of routers that run a policy of ours."""
     rivals: tuple[str, ...] = tuple(RIVALS)
-    """Who is played beside."""
+    """The rivals that are played in the cell besides the policy under test."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """A cell's figures by policy, and its bounds."""
+    """The figures of a cell by policy, and its bounds."""
 
     cell: Cell
     figures: dict[str, Figures]
     bounds: dict[str, float]
 
     def best(self, measure: str) -> tuple[float, str]:
-        """The smallest value of any rival, and whose it is."""
+        """Return the smallest value that any rival has, and the rival's name."""
         return min((float(getattr(self.figures[name], measure)), name) for name in self.cell.rivals)
 
     def ratios(self, policy: str) -> list[float]:
-        """The policy's `TIMES` over the best rival's of this cell."""
+        """Return the policy's `TIMES` over those of the cell's best rival, each time over its own best."""
         own = self.figures[policy]
         return [float(getattr(own, measure)) / max(self.best(measure)[0], 1e-9) for measure in TIMES]
 
     def lost(self, policy: str) -> bool:
-        """Whether a rival is better by more than `LOST_RATIO` allows."""
+        """Return whether some rival's time is better by more than `LOST_RATIO` allows."""
         return max(self.ratios(policy)) > LOST_RATIO
 
 
 def knee_key(workload: str, cache_tokens: int, seed: int) -> str:
-    """Name of a knee in the file of known ones."""
+    """Return a knee's key in the file of known knees."""
     return f"{workload}|{cache_tokens}" + (f"|{seed}" if seed != FIRST_SEED else "")
 
 
 def wanted_knees(
     sources: Mapping[str, Source], fleet: FleetConfig, seeds: Sequence[int]
 ) -> dict[str, tuple[Source, FleetConfig]]:
-    """Every knee that the cells' rates are shares of, by key."""
+    """Return, by key, every knee that the cells' rates are shares of."""
     return {
         knee_key(name, cache_tokens, seed): (
             of_seed(source, seed),
@@ -95,7 +96,7 @@ def wanted_knees(
 def cells(
     sources: Mapping[str, Source], knees: Mapping[str, float], fleet: FleetConfig, seed: int
 ) -> Iterator[Cell]:
-    """All cells under one seed; `knees` has every knee of `wanted_knees`."""
+    """Yield all cells under one seed; `knees` must have every knee of `wanted_knees`."""
     for number, (name, first) in enumerate(sources.items()):
         source = of_seed(first, seed)
         for cache_tokens in CACHES:
@@ -112,7 +113,8 @@ def cells(
 
 
 def draws(cell: Cell, count: int) -> Iterator[Cell]:
-    """The cell at `count` rates, its own first, the others `RATE_STEP` and multiples of it above and below."""
+    """Yield the cell at `count` rates: first its own, then rates that are multiples of `RATE_STEP` above and below
+    it."""
     for draw in range(count):
         steps = (draw + 1) // 2 * (1 if draw % 2 else -1)
         yield replace(cell, rate=cell.rate * (1.0 + RATE_STEP * steps), draw=draw)
@@ -123,7 +125,7 @@ def _label(name: str, fleet: FleetConfig, share: float) -> str:
 
 
 def mean_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """One outcome a cell: each figure's mean over seeds and draws."""
+    """Return one outcome for each cell; each figure is the mean over seeds and draws."""
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.cell.name, []).append(outcome)
@@ -142,7 +144,7 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
             if field.name != "policy":
                 each = [getattr(o.figures[policy], field.name) for o in outcomes]
                 if None in each:
-                    values[field.name] = None  # no replica joined
+                    values[field.name] = None  # the value is of requests after a join, and no replica joined
                     continue
                 mean = sum(each) / count
                 values[field.name] = round(mean) if field.type == "int" else mean
@@ -153,7 +155,7 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def geometric_means(outcomes: Sequence[Outcome], policy: str) -> dict[str, float]:
-    """Geometric mean over cells of the policy's TTFT mean over each rival's."""
+    """For each rival, return the geometric mean over cells of the policy's TTFT mean over the rival's."""
     return {
         rival: geometric_mean(
             [o.figures[policy].ttft_mean_s / o.figures[rival].ttft_mean_s for o in outcomes]
@@ -163,5 +165,5 @@ def geometric_means(outcomes: Sequence[Outcome], policy: str) -> dict[str, float
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """Of at least one."""
+    """Return the geometric mean of one ratio or more."""
     return exp(sum(log(ratio) for ratio in ratios) / len(ratios))

@@ -1,7 +1,7 @@
-"""A chooser is what a router is to the simulation: it places turns, and hears what a router would hear.
+"""A chooser stands for a router in the simulation: it places turns, and hears what a router would hear.
 
-This module decides the contract and keeps the counts that every router has (requests in flight, tokens sent and not
-yet answered); the rules are `rivals` and `warm` (ours).
+This module decides the interface, and keeps the counts that every router has (requests in flight, tokens sent and not
+yet answered). The rules are those of `rivals` and of `warm` (ours).
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from warmroute_replica.sim.engine import Engine
 
 @dataclass(slots=True)
 class Site:
-    """What a router is told of the fleet. Engines are there for rivals whose rule reads them (events, scraped
-    metrics)."""
+    """What a router is told of the fleet. It includes the engines for rivals whose rule reads them, which the originals
+    do by events or scraped metrics."""
 
     engines: Sequence[Engine]
     cache_tokens: int | None
-    """Of each replica; None where they do not say."""
+    """Cache size of each replica in tokens; None where the replicas do not say."""
     block_tokens: int
     prefill_tokens_per_s: float
-    """Prior for routers that need one; right or not."""
+    """The prefill rate that routers assume before they learn; it may be wrong."""
     rng: Random
     feedback: bool = True
-    """Whether a router that can learn from reports of cached tokens does."""
+    """Whether a router that can learn from reports of cached tokens does so."""
     shared_step_tokens: int = 0
-    """The engines' `--long-prefill-token-threshold`, as an operator would say it."""
+    """The engines' `--long-prefill-token-threshold` in tokens, as an operator would tell it to the router."""
     replicas: int = 0
-    """How many are in the fleet at this moment: the first so many of the engines. 0: all of them."""
+    """Number of replicas in the fleet at this moment: the first so many of the engines; 0 takes all of them."""
 
     def __post_init__(self) -> None:
         self.replicas = self.replicas or len(self.engines)
 
 
 class Chooser:
-    """Base of all routers: counts, and round robin's absence of opinion."""
+    """The base of all routers: it counts requests in flight and has no rule of its own."""
 
     name = ""
 
@@ -47,46 +47,51 @@ class Chooser:
         self.in_flight = [0] * len(site.engines)
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
-        """Index of the replica for the turn, or None to keep it at the router until `released` gives it out."""
+        """Return the index of the replica for the turn, or None to hold the turn at the router until `released` returns
+        it."""
         raise NotImplementedError
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:
-        """Held turns that may go now, and where to. Asked after every event and at `wake_s`."""
+        """Return held turns that may go now, each with the index of its replica. Called after every event and at
+        `wake_s`."""
         return []
 
     def wake_s(self, now_s: float) -> float | None:
-        """When to ask `released` again though nothing happens, later than now; None: not at all."""
+        """Return a time after now at which to call `released` again even if nothing happens until then; None if that is
+        not needed."""
         return None
 
     def joined(self, replica: int, now_s: float) -> None:
-        """A replica has come to the fleet, with an empty cache.
+        """Take note that a replica has come to the fleet, with an empty cache.
 
         Raises:
-            ValueError: The rule is for fleets that stay as they are.
+            ValueError: The rule does not support fleets that change.
         """
         raise ValueError(f"policy {self.name} cannot be given more replicas in the middle of a run")
 
     def priority(self, turn: Turn) -> int:
-        """`priority` of the request as it is sent to an engine that may schedule by it; smaller goes first."""
+        """Return the `priority` with which the request is sent to an engine that may schedule by it; the smaller goes
+        first."""
         return 0
 
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
-        """The turn was sent."""
+        """Take note that the turn was sent to the replica."""
         self.in_flight[replica] += 1
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Its answer begins."""
+        """Take note that the turn's answer begins."""
 
     def predicted_tokens(self, turn: Turn) -> int:
-        """How much of the prompt it believed to be cached where it sent it; asked before `finished`."""
+        """Return how many of the turn's prompt tokens the router believed to be cached on the replica that it chose;
+        called before `finished`."""
         return 0
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
-        """Its answer is complete; the engine says how much of the prompt it had."""
+        """Take note that the turn's answer is complete, and how many prompt tokens the engine reports as cached."""
         self.in_flight[replica] -= 1
 
     def least(self, load: Callable[[int], float], among: Sequence[int] | None = None) -> int:
-        """The replica of smallest load; chance decides among equals."""
+        """Return the replica of smallest load; chance decides among equals."""
         pool = range(self.site.replicas) if among is None else among
         loads = [load(i) for i in pool]
         best = min(loads)

@@ -1,7 +1,6 @@
 """This is the command line: `warmroute simulate`, or `python -m warmroute_loadtest.simulate` where that is missing.
 
-It decides what is read and what is shown. There are three things to do: compare policies at one rate, find knees,
-play the grid.
+It decides what is read and what is shown. It can compare policies at one rate, find knees, and play the grid.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from warmroute_replica.sim.step_time import StepTime
 
 REQUESTS = 3000
 _GRID = (("multi-turn", 6000), ("agent-loops", 3000), ("hot-keys", 4000), ("no-reuse", 3000))
-"""Generated workloads of the grid, and how many requests of each where `--requests` does not say."""
+"""The grid's generated workloads, and how many requests each has where `--requests` does not say."""
 _AXES = (("multi-turn", 4000), ("agent-loops", 1500), ("hot-keys", 3000), ("no-reuse", 3000), ("mixed", 3000))
-"""Of the axes."""
+"""The same for the axes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options."""
+    """Declare all options."""
     parser.description = "Serves a workload by many routing policies on a fleet in virtual time."
     what = parser.add_argument_group("workload (one of)")
     source = what.add_mutually_exclusive_group()
@@ -218,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what is asked; 2 where it makes no sense."""
+    """Do what the arguments ask; return the exit status, which is 2 where they make no sense."""
     try:
         for name in arguments.policy or ():
             maker(name)
@@ -276,14 +275,14 @@ def _join(text: str) -> Join:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the module."""
+    """Run the module by its own command line, and return the exit status."""
     parser = argparse.ArgumentParser(prog="simulate")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 
 
 def add_parser(commands: Any) -> None:
-    """Register as a sub-command of `warmroute` (entry-point group `warmroute.commands`)."""
+    """Register the command as a sub-command of `warmroute` (entry-point group `warmroute.commands`)."""
     parser = commands.add_parser("simulate", help="try policies on a trace, in virtual time")
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -443,7 +442,8 @@ def _play_axes(arguments: argparse.Namespace) -> int:
     if arguments.ragpulse_dir is not None:
         sources["ragpulse"] = Source("ragpulse", asked or REQUESTS, arguments.ragpulse_dir)
     if arguments.lmcache_file is not None:
-        # Three slices, for three seeds. By the clock: with its sessions a fleet is never full.
+        # 1,370 requests make three slices of the trace, for three seeds. They come by the clock, since a fleet is never
+        # full if each session waits for its answers.
         sources["lmcache"] = Source(
             "mooncake", asked or 1370, arguments.lmcache_file, join_tokens=512, open_loop=True
         )

@@ -17,11 +17,11 @@ OURS = "prefix-cost"
 
 
 def maker(name: str) -> Callable[[Site], Chooser]:
-    """The router of this name; `<policy> xN` is a policy of ours in N routers. Where both have one, the rival: its
-    knowledge is the original's.
+    """Return what makes the router of this name. The name `<policy> xN` means a policy of ours in N routers. A name
+    that both a rival and a policy of ours have means the rival, since the rival knows what its original knows.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No policy has this name.
     """
     if name in RIVALS:
         return RIVALS[name]
@@ -34,10 +34,10 @@ def maker(name: str) -> Callable[[Site], Chooser]:
 
 
 def of_routers(policy: str, routers: int) -> str:
-    """The name of a policy in so many routers.
+    """Return the name of a policy in `routers` routers.
 
     Raises:
-        ValueError: There must be one at least.
+        ValueError: `routers` is below 1.
     """
     if routers < 1:
         raise ValueError(f"there is no policy without a router, got {routers}")

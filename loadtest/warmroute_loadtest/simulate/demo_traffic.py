@@ -24,7 +24,8 @@ _MEAN_TURNS = sum(SIMULATED.turns) // 2
 
 
 def demo(requests: int, seed: int = SIMULATED.seed) -> Workload:
-    """The demo as it is, or as much more of it, over as much longer, as makes so many requests."""
+    """Return the demo's conversations as a workload. For `requests` beyond the demo's own number, there are more
+    conversations over a time that is longer in proportion."""
     count = max(SIMULATED.conversations, ceil(requests / _MEAN_TURNS))
     window_s = SIMULATED.start_window_s * count / SIMULATED.conversations
     made = conversations(replace(SIMULATED, conversations=count, start_window_s=window_s, seed=seed))

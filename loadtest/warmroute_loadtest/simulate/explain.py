@@ -1,4 +1,4 @@
-"""This module shows why one request of a workload goes where it goes: the tie, and every candidate's terms then.
+"""This module shows why one request of a workload goes where it goes: the tied candidates, and each candidate's terms.
 
 It decides nothing: it plays the workload up to the request under our policy, and asks the core's own ranking.
 """
@@ -15,7 +15,7 @@ from warmroute_loadtest.simulate.workload import Turn, Workload
 
 
 class _Explaining(Warm):
-    """The policy, with a ranking taken down when the wanted request comes."""
+    """Our policy; it takes down the ranking when the wanted request comes."""
 
     def __init__(self, site: Site, number: int, found: dict[str, Any]) -> None:
         super().__init__(site, "prefix-cost", hold=HOLD, learner=Learner(LEARNING))
@@ -36,7 +36,7 @@ class _Explaining(Warm):
 
 
 def explain(workload: Workload, fleet: FleetConfig, number: int) -> dict[str, Any]:
-    """The ranking of the `number`-th request to come, counted from 1.
+    """Return the ranking of candidates for the `number`-th request to come, counted from 1.
 
     Raises:
         ValueError: The workload has fewer requests.

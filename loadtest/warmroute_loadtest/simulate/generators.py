@@ -1,7 +1,7 @@
 """The generators make workloads that no public trace covers, each from stated distributions and one seed.
 
-This module decides what is asked; the rates given are a starting point, since the harness moves them. Lengths are
-log-normal, given by mean and shape, cut at both ends; starts are Poisson.
+This module decides what is asked. The rates given are a starting point, since the grid sets its own. Lengths are
+log-normal, given by mean and shape and cut at both ends; starts are Poisson.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _tokens(rng: Random, mean: float, sigma: float, low: int, high: int) -> int:
 
 
 class _Popularity:
-    """Zipf over `count` items."""
+    """Draws from `count` items by Zipf's law."""
 
     def __init__(self, count: int, exponent: float) -> None:
         self._sums = list(accumulate((rank + 1) ** -exponent for rank in range(count)))
@@ -35,7 +35,7 @@ class _Popularity:
 
 
 class _Text:
-    """A growing prompt: shared head, then blocks of its own."""
+    """A growing prompt: a shared beginning, then blocks of its own."""
 
     def __init__(self, head: tuple[int, ...], block_tokens: int, keys: KeyMaker) -> None:
         self._block_tokens = block_tokens
@@ -43,7 +43,7 @@ class _Text:
         self._chain = list(head)
 
     def keys_for(self, tokens: int) -> tuple[int, ...]:
-        """Keys of the full blocks of the first `tokens` tokens."""
+        """Return the keys of the full blocks in the first `tokens` tokens."""
         full = tokens // self._block_tokens
         if full > len(self._chain):
             self._chain.extend(self._keys.fresh(full - len(self._chain)))
@@ -192,7 +192,7 @@ def no_reuse(requests: int, seed: int = 5) -> Workload:
 
 
 def mixed(requests: int, seed: int = 6) -> Workload:
-    """A fifth each of the requests from shared prompts, conversations, agents, hot keys and no reuse, over one
+    """A workload of which shared prompts, conversations, agents, hot keys and no reuse each make a fifth, over one
     span."""
     parts = [
         _regrain(make(requests // 5, seed + offset), 128)
@@ -211,7 +211,7 @@ def mixed(requests: int, seed: int = 6) -> Workload:
 
 
 def _regrain(workload: Workload, block_tokens: int) -> Workload:
-    """The same prompts in larger blocks, each known by its last key."""
+    """Return the same prompts in larger blocks; each larger block has the key of the last block in it."""
     group = block_tokens // workload.block_tokens
     if group > 1:
         for session in workload.sessions:
@@ -239,11 +239,11 @@ _NUMBERS = {
     "shared-prompts": 5,
     "demo": 6,
 }
-"""Keep the draws of different generators apart; a new one takes the next."""
+"""Numbers that keep the draws of different generators apart; a new generator takes the next one."""
 
 
 def generate(name: str, requests: int, variant: int = 0) -> Workload:
-    """A workload of `GENERATORS`. Variant 0 has the generator's own seed, others the same distributions in other
-    draws."""
+    """Make a workload by a generator of `GENERATORS`. Variant 0 has the generator's own seed; other variants draw anew
+    from the same distributions."""
     make = GENERATORS[name]
     return make(requests, 1000 * variant + _NUMBERS[name]) if variant else make(requests)

@@ -31,10 +31,10 @@ SAVE_INTERVAL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A set of cells."""
+    """A set of cells: the grid's or the axes'."""
 
     cells: Callable[[Mapping[str, Source], Mapping[str, float], FleetConfig, int], Iterator[Cell]]
-    """Under one seed, of these workloads, given their knees."""
+    """Yields the cells under one seed, given the workloads and their knees."""
     wanted_knees: Callable[
         [Mapping[str, Source], FleetConfig, Sequence[int]], dict[str, tuple[Source, FleetConfig]]
     ]
@@ -57,12 +57,13 @@ def play_grid(
     json_path: Path | None = None,
     design: Design = GRID,
 ) -> list[Outcome]:
-    """Every policy, and a cell's rivals, in every cell whose name holds one of `only` (all, where it is empty).
+    """Play every policy under test, and each cell's rivals, in every cell whose name holds one of `only` (in all cells,
+    where `only` is empty).
 
-    Each is played `repeats` times, see `draws`.
+    Each cell is played `repeats` times; see `draws`.
 
     Raises:
-        ValueError: No cell is left, or a file of an earlier run is not one.
+        ValueError: No cell is left, or the file of an earlier run cannot be read as one.
     """
     knees = _known_knees(knees_path)
     wanted = design.wanted_knees(sources, fleet, seeds)
@@ -89,7 +90,7 @@ def play_grid(
 
 
 def _players(cell: Cell, policies: Sequence[str]) -> list[str]:
-    """The policies under test, and the cell's rivals."""
+    """Return the policies under test and the cell's rivals."""
     return list(dict.fromkeys([*policies, *cell.rivals]))
 
 
@@ -144,7 +145,7 @@ def _play(
 
 
 def _bound_fleet(fleet: FleetConfig) -> FleetConfig:
-    """What of a fleet enters the bounds."""
+    """Return the fleet with only what affects the bounds."""
     return FleetConfig(fleet.replicas, fleet.cache_tokens)
 
 
@@ -178,7 +179,7 @@ def _find_knees(
 
 
 def _rows(path: Path | None) -> list[dict[str, Any]]:
-    """Cells of an earlier grid."""
+    """Return the rows of an earlier grid, one a cell."""
     if path is None or path == Path("-") or not path.exists():
         return []
     try:
@@ -190,7 +191,7 @@ def _rows(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _kept(rows: Sequence[dict[str, Any]]) -> dict[str, Figures]:
-    """Figures by the identity of their run."""
+    """Return the figures of an earlier grid by the identity of their run."""
     return {
         row["run"]: Figures(**{name: value for name, value in row.items() if name != "run"})
         for cell in rows

@@ -1,7 +1,7 @@
 """A history knows which prefixes each replica was sent: the approximate index that routers without engine events keep.
 
-It is one LRU of block keys a replica, bounded in tokens. It decides what is remembered; the rivals make something of
-it.
+It keeps one LRU of block keys for each replica, bounded in tokens. It decides what is remembered; the rivals decide
+what follows from it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 
 class History:
-    """Every block of a sent prompt is remembered as most recently used on its replica, a prefix longer than its
-    tail."""
+    """The blocks that each replica was sent. Every block of a prompt is noted as most recently used, a prefix as more
+    recent than its tail."""
 
     def __init__(self, replicas: int, block_tokens: int, capacity_tokens: int | None) -> None:
         self._block_tokens = block_tokens
@@ -20,7 +20,7 @@ class History:
         self._held: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(replicas)]
 
     def overlap_tokens(self, replica: int, keys: Sequence[int], prompt_tokens: int) -> int:
-        """Leading prompt tokens sent to the replica before and not yet forgotten."""
+        """Return how many leading tokens of a prompt the replica was sent before, as far as they are not forgotten."""
         held = self._held[replica]
         found = 0
         for key in keys[: prompt_tokens // self._block_tokens]:
@@ -30,7 +30,7 @@ class History:
         return found * self._block_tokens
 
     def remember(self, replica: int, keys: Sequence[int]) -> None:
-        """The replica was sent a prompt with these blocks."""
+        """Take note that the replica was sent a prompt with these blocks."""
         held = self._held[replica]
         for key in reversed(keys):
             if key in held:
@@ -42,5 +42,5 @@ class History:
                 held.popitem(last=False)
 
     def size_tokens(self, replica: int) -> int:
-        """Tokens remembered."""
+        """Return how many tokens are remembered of the replica."""
         return len(self._held[replica]) * self._block_tokens

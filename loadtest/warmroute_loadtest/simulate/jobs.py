@@ -1,7 +1,7 @@
-"""Simulations run in worker processes: one policy on one workload at one rate is a job.
+"""Simulations run in worker processes; one policy on one workload at one rate is a job.
 
-This module decides how work is spread; what a job computes is `simulation`'s and `metrics`'. A job's result depends
-on nothing but the job, so that the number of processes changes no figure.
+This module decides how jobs are spread over processes; `simulation` and `metrics` decide what a job computes. A job's
+result depends on nothing but the job, so that the number of processes changes no figure.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ R = TypeVar("R")
 
 
 class Job(Protocol[R_co]):
-    """Something to compute, sent to a worker as it is."""
+    """Something to compute; the job itself is sent to a worker process."""
 
     def run(self) -> R_co:
-        """Compute it."""
+        """Compute the job's result."""
 
 
 @dataclass(slots=True)
 class Played:
-    """What came of one run."""
+    """The result of one run."""
 
     figures: Figures
     curve_s: list[float]
-    """TTFT at every percent of the requests, from the fastest to the slowest."""
+    """TTFT at every percent of the requests, from the fastest to the slowest, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """Serve a workload by one policy."""
+    """A job that serves a workload by one policy."""
 
     source: Source
     rate: float | None
-    """Requests a second; None leaves the trace's clock."""
+    """Requests a second; None keeps the trace's clock."""
     fleet: FleetConfig
     policy: str
 
     def run(self) -> Played:
-        """Simulate."""
+        """Simulate the run."""
         workload = self.source.load()
         if self.rate is not None:
             workload = workload.at_rate(self.rate)
@@ -73,7 +73,8 @@ class Play:
 
     @property
     def identity(self) -> str:
-        """The same for the same inputs to the same code; another as soon as either changes."""
+        """Return a text that is the same for the same inputs to the same code, and differs as soon as either
+        changes."""
         inputs = [self.source.identity, self.rate, asdict(self.fleet), self.policy]
         text = json.dumps([inputs, code_digest(self.policy in RIVALS)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -81,28 +82,28 @@ class Play:
 
 @dataclass(frozen=True, slots=True)
 class FindKnee:
-    """Find the rate that a policy just carries."""
+    """A job that finds the highest rate that a policy carries."""
 
     source: Source
     rate: float | None
-    """Where to start."""
+    """The rate at which the search starts, in requests a second."""
     fleet: FleetConfig
     policy: str
 
     def run(self) -> float:
-        """Bisect."""
+        """Find the knee by bisection."""
         return knee_rate(self.source.load(), self.fleet, maker(self.policy), self.rate)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What no policy can beat, and how tight the cache is."""
+    """A job that computes what no policy can beat, and how small the cache is for the workload."""
 
     source: Source
     fleet: FleetConfig
 
     def run(self) -> dict[str, float]:
-        """Replay without time."""
+        """Replay the workload without time."""
         workload = self.source.load()
         turns = arrival_order(workload)
         total = self.fleet.cache_tokens * self.fleet.replicas
@@ -115,7 +116,8 @@ class Bounds:
 
 
 def run_all(jobs: Sequence[Job[R]], processes: int, done: Callable[[int, R], None] | None = None) -> list[R]:
-    """Results in the order of the jobs; `done` hears of each, with its index, as it comes."""
+    """Return the results in the order of the jobs. As each result comes, `done` is called with its index and the
+    result."""
     results: dict[int, R] = {}
     for index, result in _results(jobs, processes):
         results[index] = result
@@ -129,7 +131,7 @@ def _results(jobs: Sequence[Job[R]], processes: int) -> Iterator[tuple[int, R]]:
         for index, job in enumerate(jobs):
             yield index, job.run()
         return
-    # Spawned, so that no worker shares state with the process that started it.
+    # Workers are spawned, not forked, so that none shares state with the process that started it.
     with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn")) as pool:
         pending: dict[Future[R], int] = {pool.submit(job.run): index for index, job in enumerate(jobs)}
         try:
@@ -170,7 +172,8 @@ _SERVICES = (
 
 @lru_cache(maxsize=2)
 def code_digest(rival: bool) -> str:
-    """Of the sources that decide a policy's figures; a rival's do not depend on our core's policies."""
+    """Return a digest of the sources that decide a policy's figures; a rival's figures do not depend on our core's
+    policies."""
     files = [_HERE / f"{name}.py" for name in _RULES]
     files += [_ENGINES / "sim" / name for name in _ENGINE]
     files += [_ROUTER / "core" / name for name in ("prompt/fingerprint.py", "types.py")]

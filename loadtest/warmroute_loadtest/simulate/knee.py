@@ -24,10 +24,11 @@ def knee_rate(
     make_chooser: Callable[[Site], Chooser],
     start_rate: float | None = None,
 ) -> float:
-    """Requests a second, in the unit of `Workload.rate`.
+    """Find the knee, in requests a second, in the unit of `Workload.rate`.
 
-    0 where no rate down to a thousandth of the start holds; infinite where a million times the start does (traces of
-    days start far below), which happens with few sessions, that then all start at once.
+    The result is 0 where even a thousandth of the start rate is too much. It is infinite where a million times the
+    start rate is not (traces of days start far below their knee); this happens with few sessions, which then all start
+    at once.
     """
 
     def holds(rate: float) -> bool:

@@ -10,32 +10,33 @@ from warmroute_replica.sim.step_time import StepTime
 
 TARGET_BASE_S = 2.0
 TARGET_TOKEN_S = 0.0005
-"""A request is in time if its first token comes within 2 s plus 0.5 ms for each token of its prompt, cached or not:
-four times what the modelled engine computes a short prompt's token in, about twice a cold 60,000-token prompt's time.
-The Mooncake paper (FAST'25) allows ten times the unloaded time. At another `FleetConfig.speed` it is that
-many times less."""
+"""A request is in time if its first token comes within 2 s plus 0.5 ms for each token of its prompt, cached or not.
+That is four times what the modelled engine needs for a token of a short prompt, and about twice the time of a cold
+prompt of 60,000 tokens. The Mooncake paper (FAST'25) allows ten times the unloaded time. The target is divided by
+`FleetConfig.speed`."""
 
 
 SETTLED_REQUESTS = 500
-"""After so many answers a router is taken to have learnt what it can."""
+"""After this many answers a router is taken to have learnt what it can."""
 
 
 JOINED_S = 60.0
-"""For so long, at speed 1, the figures after a join are taken."""
+"""The figures after a join are taken over this time, in seconds at speed 1."""
 
 
 def target_s(prompt_tokens: int, base_s: float = TARGET_BASE_S) -> float:
-    """TTFT within which a request counts as good."""
+    """Return the TTFT within which a request counts as good, in seconds."""
     return base_s + prompt_tokens * TARGET_TOKEN_S
 
 
 def cold_prefill_s(tokens: int, step_time: StepTime) -> float:
-    """Time of the prompt alone on an idle replica without cache, in one step: the least a cold prompt can take."""
+    """Return the time that a prompt takes alone on an idle replica without cache, in one step: the least that a cold
+    prompt can take."""
     return step_time.step_s(tokens, tokens * tokens / 2.0, 0, 0)
 
 
 def quantile(ordered: Sequence[float], ratio: float) -> float:
-    """Linear between neighbours; 0 of nothing."""
+    """Return a quantile of sorted values, linear between neighbours; 0 if there are none."""
     if not ordered:
         return 0.0
     place = ratio * (len(ordered) - 1)
@@ -46,7 +47,7 @@ def quantile(ordered: Sequence[float], ratio: float) -> float:
 
 @dataclass(slots=True)
 class Figures:
-    """One policy on one workload at one rate."""
+    """The figures of one policy on one workload at one rate."""
 
     policy: str
     requests: int
@@ -55,35 +56,36 @@ class Figures:
     ttft_p90_s: float
     ttft_p99_s: float
     cached_ratio: float
-    """Prompt tokens found in the engines' caches."""
+    """Share of the prompt tokens that the engines found in their caches."""
     goodput_ratio: float
-    """Requests whose first token came within `target_s`."""
+    """Share of the requests whose first token came within `target_s`."""
     uncached_imbalance: float
-    """Prompt tokens computed, largest replica over the mean."""
+    """Prompt tokens that were computed: the largest replica's over the mean of all replicas."""
     uncached_tokens: int
     preemptions: int
     busy_ratio: float
     """Share of the run that the mean engine spent in steps."""
     span_s: float
     predicted_ratio: float = 0.0
-    """Prompt tokens that the router believed to be cached where it sent them."""
+    """Share of the prompt tokens that the router believed to be cached on the replica that it chose."""
     settled_cached_ratio: float = 0.0
     settled_predicted_ratio: float = 0.0
-    """The same two over all but the first `SETTLED_REQUESTS`."""
+    """`settled_cached_ratio` and this leave out the first `SETTLED_REQUESTS` requests."""
     joined_ttft_p50_s: float | None = None
     joined_ttft_p90_s: float | None = None
     joined_cached_ratio: float | None = None
-    """These three of requests that came within `JOINED_S` after replicas joined; None if none did."""
+    """This ratio and the two times above are of requests that came within `JOINED_S` after replicas joined; None if
+    none came."""
     joined_share_ratio: float | None = None
-    """Prompt tokens of these requests that replicas which joined were sent."""
+    """Share of those requests' prompt tokens that went to the replicas which joined."""
 
     def as_dict(self) -> dict[str, float | int | str]:
-        """For JSON."""
+        """Return the figures as a dict for JSON."""
         return asdict(self)
 
 
 def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
-    """All figures of a run."""
+    """Compute all figures of a run."""
     served = run.served
     times = sorted(s.ttft_s for s in served)
     count = len(times) or 1
@@ -124,5 +126,5 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
 
 
 def _joined(run: Run, joined_s: float) -> list[Served]:
-    """Requests that came in the time after a join."""
+    """Return the requests that came within `JOINED_S` after a join."""
     return [s for s in run.served if joined_s <= s.arrival_s < joined_s + JOINED_S / run.speed]

@@ -28,7 +28,7 @@ COLOURS = (
     "#16537e",
     "#999999",
 )
-"""One a policy, repeated where there are more."""
+"""The policies' colours; they are repeated where there are more policies."""
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#667;--line:#d8dce2;--back:#fff;--tint:#f5f7f9;--mark:#dff3ec}
@@ -64,7 +64,7 @@ _FACTS = (
 
 
 def page(title: str, facts: dict[str, Any], rows: Sequence[Row]) -> str:
-    """The whole page."""
+    """Return the whole page as HTML."""
     shown = "".join(
         f"<div><dt>{escape(label)}</dt><dd>{escape(form.format(facts[key]))}</dd></div>"
         for key, label, form in _FACTS
@@ -99,7 +99,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _best(texts: Sequence[str], which: str) -> str | None:
-    """The best of a column as it is written, so that equals are marked alike."""
+    """Return the best text of a column as it is written, so that policies whose texts are equal are marked alike."""
     values = {text: _number(text) for text in texts if text} if which else {}
     if len(set(values.values())) < 2:
         return None
@@ -116,7 +116,7 @@ def _colour(number: int) -> str:
 
 
 def _times(rows: Sequence[Row]) -> str:
-    """Cumulative distributions on a logarithmic axis of whole decades."""
+    """Draw the cumulative distributions of TTFT on a logarithmic axis of whole decades."""
     width, height, left, top = 800, 340, 46, 10
     known = [s for row in rows for s in row.curve_s if s > 0] or [0.01, 1.0]
     low, high = floor(log10(min(known))), ceil(log10(max(known)))
@@ -155,7 +155,7 @@ def _times(rows: Sequence[Row]) -> str:
 
 
 def _shares(facts: dict[str, Any], rows: Sequence[Row]) -> str:
-    """A bar a policy, and the bounds as lines."""
+    """Draw the cached share of each policy as a bar, and the bounds as lines."""
     width, left, top, step = 800, 150, 24, 22
     bounds = [
         (facts[key], name)

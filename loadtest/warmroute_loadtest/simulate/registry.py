@@ -1,8 +1,8 @@
 """Simulated routers remember placements in the product's embedded registry, on the simulation's clock.
 
-This module decides when what is known: a router's own placements at once, those of others `VISIBLE_S` after they were
-made. What is kept, noted anew and forgotten is `MemoryRegistry`'s, and for how long `warmroute.service.expiry`'s, as
-in production, with the settings' defaults and from what this router's own answers taught.
+This module decides when a router knows of a placement: at once of its own, and `VISIBLE_S` later of those of other
+routers. As in production, `MemoryRegistry` decides what is kept, renewed and forgotten, and `warmroute.service.expiry`
+decides for how long, with the settings' defaults and from what this router's own answers taught it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from warmroute.service.expiry import INTERVAL_S, Expiry
 from warmroute.tasks import Tasks
 
 VISIBLE_S = 0.01
-"""From a placement to its record's being seen by another router: batched for 4 ms, then a write and a read."""
+"""Time from a placement until another router can see its record, in seconds: it is batched for 4 ms, then written and
+read."""
 
 _SECRET = bytes(16)
 _Placement = tuple[float, Sequence[FingerprintHash], Incarnation]
 
 
 class VirtualRegistry:
-    """One router's. Times do not go back."""
+    """The registry of one router. Calls must come in the order of their times."""
 
     def __init__(self, fleet: Fleet, settings: RegistryConfig | None = None) -> None:
         settings = settings or RegistryConfig()
@@ -42,14 +43,14 @@ class VirtualRegistry:
         self._expiry_s = 0.0
         self._others: tuple[VirtualRegistry, ...] = ()
         self._coming: deque[_Placement] = deque()
-        """Placements of others, with the times at which they were made."""
+        """The placements of other routers, each with the time at which it was made."""
 
     def share(self, others: Sequence[VirtualRegistry]) -> None:
-        """Tell these of every placement from now on."""
+        """Tell these registries of every placement from now on."""
         self._others = tuple(one for one in others if one is not self)
 
     def lookup(self, rungs: Sequence[FingerprintHash], now_s: float) -> Records:
-        """Records of the rungs, as far as this router can have heard."""
+        """Return the records of the rungs, as far as this router can have heard of them."""
         self._pass(now_s)
         return self._memory.read(rungs)
 
@@ -62,7 +63,7 @@ class VirtualRegistry:
 
     @property
     def idle_s(self) -> float:
-        """How long what nobody touches is kept."""
+        """Return how long a record is kept that nobody touches, in seconds."""
         return self._memory.statistics()["idle_s"]
 
     def _pass(self, now_s: float) -> None:

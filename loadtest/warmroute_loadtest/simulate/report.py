@@ -18,23 +18,23 @@ from warmroute_loadtest.simulate.metrics import Figures
 
 @dataclass(slots=True)
 class Row:
-    """One policy's figures, with what they are held against."""
+    """The figures of one policy, with what they are compared to."""
 
     figures: Figures
     curve_s: list[float]
-    """TTFT at every percent of the requests."""
+    """TTFT at every percent of the requests, from the fastest to the slowest, in seconds."""
     pooled_lru_ratio: float
-    """Cached share of one LRU cache as large as all together."""
+    """The cached share of one LRU cache as large as all replicas' caches together."""
     knee_rate: float | None = None
-    """Requests a second; None where it was not looked for, infinite where no rate is too much."""
+    """The knee in requests a second; None where it was not searched, infinite where no rate is too much."""
 
     @property
     def of_bound_ratio(self) -> float | None:
-        """Cached share over the pooled-LRU bound; None where nothing could be reused."""
+        """The cached share over the pooled-LRU bound; None where nothing could be reused."""
         return self.figures.cached_ratio / self.pooled_lru_ratio if self.pooled_lru_ratio else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the row as a dict for JSON."""
         return {
             **self.figures.as_dict(),
             "of_bound_ratio": self.of_bound_ratio,
@@ -70,22 +70,22 @@ COLUMNS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
     ("preempted", "", _figure("preemptions", "d")),
     ("knee, 1/s", "most", _knee),
 )
-"""Title, which value is best, text of a row."""
+"""Each column's title, which of its values is the best, and what writes a row's value."""
 
 
 def columns(rows: Sequence[Row]) -> list[tuple[str, str, Callable[[Row], str]]]:
-    """Those in which some row has something."""
+    """Return the columns for which some row has a value."""
     return [column for column in COLUMNS if any(column[2](row) for row in rows)]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Figures of one workload and rate, a policy a row."""
+    """Render the figures of one workload and rate as a table, one row a policy."""
     shown = columns(rows)
     return aligned([[title for title, _, _ in shown], *([text(row) for _, _, text in shown] for row in rows)])
 
 
 def grid_table(outcomes: Sequence[Outcome], policy: str) -> str:
-    """One cell a row: the policy's TTFT and its ratio to the best rival's."""
+    """Render a table with one row a cell: the policy's TTFT, and its ratio to the best rival's."""
     head = "cell|rate|TTFT mean|ratio|best rival|p90|ratio|best rival|p99|ratio|best rival|cached|of bound|imbalance"
     cells = [head.split("|")]
     for outcome in outcomes:
@@ -113,8 +113,8 @@ def grid_table(outcomes: Sequence[Outcome], policy: str) -> str:
 
 
 def axes_table(outcomes: Sequence[Outcome], policy: str) -> str:
-    """One cell a row: the policy's TTFT, its ratio to `KNEE_POLICY`'s and to the best rival's that was played; then
-    one line a case."""
+    """Render a table with one row a cell: the policy's TTFT, and its ratios to that of `KNEE_POLICY` and to that of the
+    best rival played. Below it there is one line a case."""
     cells = [
         f"cell|rate|TTFT mean|ratio|best|p90|ratio|best|p99|ratio|best|cached|imbalance|{policy} over".split(
             "|"
@@ -142,7 +142,7 @@ def axes_table(outcomes: Sequence[Outcome], policy: str) -> str:
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Columns, the first to the left."""
+    """Align columns of texts, the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(

@@ -1,9 +1,10 @@
 """Several routers stand before one simulated fleet: each decides for itself, and hears of the others as in production.
 
-This module decides which router a request comes through (any, by dice, turn by turn) and how late routers hear of
-each other; what they make of it is the core's and `warmroute.service.load_reports`' own code. Placements reach the
-others' registries after `registry.VISIBLE_S`. Load notices are posted and read in steps, when and as often as in
-production and at each router's own phase; the board rings `ROUND_TRIP_S` after a notice was posted.
+This module decides through which router a request comes (any one, by dice, anew for each turn) and how late routers
+hear of each other; what they make of it is decided by the code of the core and of `warmroute.service.load_reports`.
+Placements reach the registries of other routers after `registry.VISIBLE_S`. Routers post and read load notices in
+steps, when and as often as in production and each at a phase of its own; the board tells routers `ROUND_TRIP_S` after a
+notice was posted that there is news.
 """
 
 from __future__ import annotations
@@ -24,26 +25,27 @@ from warmroute_loadtest.simulate.warm import HOLD, LEARNING, Warm
 from warmroute_loadtest.simulate.workload import Turn
 
 ROUND_TRIP_S = 0.001
-"""Of a step of load reports: what others post meanwhile is read by the next."""
+"""Duration of a step of load reports, in seconds; what other routers post meanwhile is read by the next step."""
 
 PUBLISH_INTERVAL_S = 0.05
 EXPIRE_S = 1.0
-"""The defaults of `leases`."""
+"""The default of the settings' `leases`, in seconds."""
 
 
 class Board:
-    """The stream of notices; every router reads from where it last stopped."""
+    """The stream of notices. Every router reads from where it last stopped."""
 
     def __init__(self) -> None:
         self._first = 0
         self._notices: deque[tuple[float, bytes]] = deque()
 
     def post(self, notice: bytes, now_s: float) -> None:
-        """Append."""
+        """Append a notice to the stream."""
         self._notices.append((now_s, notice))
 
     def read(self, start: int, now_s: float) -> tuple[list[bytes], int]:
-        """Notices from number `start` on that have arrived, and where to start the next time."""
+        """Return the notices from number `start` on that have arrived by now, and the number from which to read
+        next."""
         found: list[bytes] = []
         at = start - self._first
         while at < len(self._notices) and self._notices[at][0] <= now_s:
@@ -52,14 +54,14 @@ class Board:
         return found, self._first + at
 
     def forget_before(self, number: int) -> None:
-        """Everybody has read up to there."""
+        """Drop notices before this number, since all routers have read them."""
         while self._first < number:
             self._notices.popleft()
             self._first += 1
 
 
 class BoardOfOne:
-    """Implements the port `LoadBoard` for one simulated router."""
+    """One simulated router's access to the board; it implements the port `LoadBoard`."""
 
     shared = True
 
@@ -71,13 +73,13 @@ class BoardOfOne:
         self.now_s = 0.0
 
     async def start(self) -> None:
-        """Nothing to connect to."""
+        """Do nothing, since there is nothing to connect to."""
 
     def listen(self, ring: Callable[[], None]) -> None:
-        """`Routers` hears for it."""
+        """Ignore the callback, since `Routers` tells routers of news."""
 
     async def exchange(self, notice: bytes | None) -> Sequence[bytes]:
-        """Never waits."""
+        """Post a notice, and return those that have arrived; this never waits."""
         self.posted = notice is not None
         if notice is not None:
             self._board.post(notice, self.now_s)
@@ -85,11 +87,11 @@ class BoardOfOne:
         return found
 
     async def stop(self) -> None:
-        """Nothing to disconnect from."""
+        """Do nothing, since there is nothing to disconnect from."""
 
 
 class _Router:
-    """One router and its part in the load reports."""
+    """One router, and its part in the load reports."""
 
     def __init__(self, number: int, chooser: Warm, board: Board, phase_s: float) -> None:
         self.chooser = chooser
@@ -107,15 +109,16 @@ class _Router:
         self.step_s = phase_s
         self._least_step_s = phase_s
         self.due = False
-        """Whether something happened at which a router looks through what it holds."""
+        """Whether something happened after which the router has to look through the requests that it holds."""
 
     @property
     def read_to(self) -> int:
-        """How far it has read."""
+        """The number of the first notice that the router has not read."""
         return self._board.read_to
 
     def step(self) -> float | None:
-        """Speak and listen once. Returns when others hear that there is news, if there is."""
+        """Post and read notices once. Return the time at which the other routers hear that there is news; None if there
+        is none."""
         now_s = self._board.now_s = self.step_s
         _run(self._load_reports.step())
         self._least_step_s = now_s + self._load_reports.least_pause_s + ROUND_TRIP_S
@@ -125,11 +128,11 @@ class _Router:
 
     @property
     def hurried(self) -> bool:
-        """Whether something has happened that it should tell at once."""
+        """Whether something has happened that the router should tell the others at once."""
         return self._load_reports.hurried
 
     def hurry(self, now_s: float) -> bool:
-        """Step as soon as it may. Returns whether that is sooner than it would have been."""
+        """Bring the next step forward as far as allowed, and return whether it now comes sooner than it would have."""
         step_s = max(now_s, self._least_step_s)
         if step_s >= self.step_s:
             return False
@@ -173,26 +176,27 @@ class Routers(Chooser):
             registry.share(registries)
         self._steps = [(router.step_s, number) for number, router in enumerate(self._routers)]
         heapq.heapify(self._steps)
-        """When each is next due, and earlier times that are none."""
+        """When each router's next step is due, as a heap; it also has outdated times, which are skipped."""
         self._bells: deque[float] = deque()
         self._router_of: dict[str, _Router] = {}
 
     def joined(self, replica: int, now_s: float) -> None:
-        """Every router finds it."""
+        """Take note that a replica joined; every router learns of it at once."""
         self._step_until(now_s)
         for router in self._routers:
             router.chooser.joined(replica, now_s)
             router.due = True
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
-        """As the router that the request comes through decides."""
+        """Let the router decide through which the request comes."""
         router = self._at(turn, now_s)
         replica = router.chooser.choose(turn, now_s)
         self._tell(router, now_s)
         return replica
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:
-        """What any router lets go: each looks after events of its own, after hearing of others, and when due."""
+        """Return the turns that any router lets go. A router looks through its held turns after events of its own,
+        after hearing of others, and at its `wake_s`."""
         self._step_until(now_s)
         granted: list[tuple[Turn, int]] = []
         for router in self._routers:
@@ -204,23 +208,23 @@ class Routers(Chooser):
         return granted
 
     def wake_s(self, now_s: float) -> float | None:
-        """The first router's that wants to look again, or hears of others."""
+        """Return the first time at which a router with held turns wants to look again, or hears of others."""
         due = [again_s for r in self._routers if (again_s := r.chooser.wake_s(now_s)) is not None]
         steps = [r.step_s for r in self._routers if r.chooser.wake_s(now_s) is not None]
         return min(due + steps, default=None)
 
     def priority(self, turn: Turn) -> int:
-        """Its router's."""
+        """Return the priority that the turn's router gives."""
         return self._router_of[turn.id].chooser.priority(turn)
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Its router hears of it."""
+        """Tell the turn's router that the answer begins."""
         router = self._at(turn, now_s)
         router.chooser.first_byte(turn, replica, now_s)
         self._tell(router, now_s)
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
-        """Its router hears of it."""
+        """Tell the turn's router that the answer is complete."""
         super().finished(turn, replica, cached_tokens, now_s)
         router = self._at(turn, now_s)
         del self._router_of[turn.id]
@@ -229,7 +233,7 @@ class Routers(Chooser):
         self._tell(router, now_s)
 
     def _tell(self, router: _Router, now_s: float) -> None:
-        """Have it step soon, if it should."""
+        """Bring the router's next step forward if it has something to tell."""
         if router.hurried and router.hurry(now_s):
             heapq.heappush(self._steps, (router.step_s, self._routers.index(router)))
 
@@ -266,12 +270,12 @@ class Routers(Chooser):
 def several(
     policy: str, routers: int, parameters: CostParameters | None = None, hold: HoldParameters | None = HOLD
 ) -> Callable[[Site], Chooser]:
-    """A maker of choosers: one policy of the core in so many routers."""
+    """Return what makes a chooser of one core policy in `routers` routers."""
     return lambda site: Routers(site, policy, routers, parameters, hold if policy == "prefix-cost" else None)
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run what never waits."""
+    """Run a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration:

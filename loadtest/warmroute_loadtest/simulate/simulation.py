@@ -1,11 +1,11 @@
-"""The simulation is the clockwork: it runs sessions, a router and engines in virtual time.
+"""The simulation runs sessions, a router and engines in virtual time.
 
 This module decides the order of events and nothing else. A request takes `FleetConfig.hop_s` from the router to the
-engine, a first byte and an end as long back, and both are made at the end of an engine's step.
+engine; news of its first byte and of its end take as long back, and both are made at the end of an engine's step.
 
-Engines run ahead of each other as far as nothing can reach them: to the next event that is known, or to the earliest
-that a step under way can cause (two hops after its end where the router may be holding requests, a hop and the
-shortest pause after it where only sessions' next turns can follow).
+Engines run ahead of each other as far as nothing can reach them. That is up to the next known event, or up to the
+earliest event that a step under way can cause: two hops after the step's end where the router may be holding requests,
+and a hop and the shortest pause after it where only the sessions' next turns can follow.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from warmroute_replica.sim.engine import Engine, EngineConfig, RunState, Schedul
 from warmroute_replica.sim.step_time import StepTime
 
 HOP_S = 0.001
-"""One way between router and engine: network, event loops, the engine's front end."""
+"""Time one way between router and engine, in seconds: network, event loops, the engine's front end."""
 
 _FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE, _CHANGE, _JOIN = range(7)
 
 
 @dataclass(slots=True)
 class Served:
-    """One request's story."""
+    """What happened to one request."""
 
     turn: Turn
     arrival_s: float
@@ -39,18 +39,18 @@ class Served:
     end_s: float = 0.0
     cached_tokens: int = 0
     predicted_tokens: int = 0
-    """What the router believed to be cached; 0 of one that does not say."""
+    """Number of prompt tokens that the router believed to be cached; 0 where the router does not say."""
     priority: int = 0
-    """With which the router sent it."""
+    """The priority with which the router sent the request."""
 
     @property
     def ttft_s(self) -> float:
-        """From the client's request to its first token, time at the router included."""
+        """Time from the client's request to its first token, in seconds, time at the router included."""
         return self.first_s - self.arrival_s
 
     @property
     def uncached_tokens(self) -> int:
-        """Prompt tokens that the engine had to compute."""
+        """Number of prompt tokens that the engine had to compute."""
         return self.turn.prompt_tokens - self.cached_tokens
 
 
@@ -60,11 +60,11 @@ class SpeedChange:
 
     replica: int
     ratio: float
-    """Its speed from then on, over the one that it started with."""
+    """The replica's speed from then on, over the speed that it started with."""
     request: int | None = None
-    """When: as this request comes, counted from 1."""
+    """The change comes with the arrival of this request, counted from 1; None where `at_s` says when."""
     at_s: float | None = None
-    """Or when by the clock, from the run's beginning, at speed 1."""
+    """Time of the change from the run's beginning, in seconds at speed 1; None where `request` says when."""
 
     def __post_init__(self) -> None:
         if self.ratio <= 0:
@@ -78,9 +78,9 @@ class Join:
     """Replicas come to the fleet in the middle of a run, with empty caches."""
 
     replicas: int
-    """How many; 0: none, to measure the same minute without them."""
+    """Number of replicas that join; 0 for none, so that the same minute can be measured without them."""
     at_s: float
-    """When by the clock, from the run's beginning, at speed 1."""
+    """Time of the join from the run's beginning, in seconds at speed 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +88,33 @@ class FleetConfig:
     """The simulated fleet, and what routers are told of it."""
 
     replicas: int = 8
-    """At the beginning."""
+    """Number of replicas at the beginning."""
     cache_tokens: int = 1_000_000
     step_time: StepTime = field(default_factory=StepTime)
     speeds: tuple[float, ...] = ()
-    """Speed factor of each replica; empty: all 1. Shorter than the fleet: said again until it is as long."""
+    """Speed factor of each replica; empty means 1 for all. A list shorter than the fleet is repeated, and must then
+    divide the number of replicas."""
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     long_prefill_token_threshold: int = 0
     long_prefill_token_threshold_adaptive: bool = False
     scheduling_policy: str = SchedulingPolicy.FCFS.value
-    """These three as in `EngineConfig`; what priority a request has, its router says."""
+    """This field and the two before it have the meaning that they have in `EngineConfig`; a request's priority is set
+    by its router."""
     seed: int = 7
     believed_cache_tokens: int | None = None
-    """What routers are told of the cache's size; None: the truth; 0: nothing."""
+    """Cache size that routers are told, in tokens; None tells them the truth, 0 tells them nothing."""
     feedback: bool = True
-    """Whether our router learns from what answers report as cached."""
+    """Whether our router learns from the cached tokens that answers report."""
     prior_ratio: float = 1.0
-    """What routers take the engines' prefill rate for before they learn, over the truth (of a replica of factor 1)."""
+    """Prefill rate that routers assume before they learn, over the true rate of a replica with speed factor 1."""
     speed: float = 1.0
-    """How many times as fast everything passes that is of engines and of people: steps, arrivals, pauses, `at_s`. What
-    is of the router's machine stays: hops, timers. Rates of a workload are given at speed 1."""
+    """Factor by which engines and people are faster: steps, arrivals, pauses, `at_s`. What belongs to the routers'
+    machines keeps its time: hops and timers. Rates of a workload are given at speed 1."""
     changes: tuple[SpeedChange, ...] = ()
-    """Replicas that change speed."""
+    """Changes of replicas' speeds in the middle of the run."""
     joins: tuple[Join, ...] = ()
-    """Replicas that come later, numbered on from the first ones."""
+    """Replicas that join later; their numbers go on from those of the first ones."""
     hop_s: float = HOP_S
 
     def __post_init__(self) -> None:
@@ -126,28 +128,28 @@ class FleetConfig:
 
     @property
     def all_replicas(self) -> int:
-        """How many there are in the end."""
+        """Number of replicas at the end."""
         return self.replicas + sum(join.replicas for join in self.joins)
 
     @property
     def prefill_prior(self) -> float:
-        """Tokens a second that routers are told."""
+        """Prefill rate that routers are told, in tokens a second."""
         step = self.step_time
         return step.prefill_tokens_per_s * step.speed * self.speed * self.prior_ratio
 
     @property
     def told_cache_tokens(self) -> int | None:
-        """Of each replica, as routers are told."""
+        """Cache size of each replica that routers are told, in tokens; None where they are told nothing."""
         told = self.cache_tokens if self.believed_cache_tokens is None else self.believed_cache_tokens
         return told or None
 
     def speed_of(self, replica: int) -> float:
-        """What its durations are divided by at the beginning."""
+        """Return what a replica's durations are divided by at the beginning."""
         own = self.speeds[replica % len(self.speeds)] if self.speeds else 1.0
         return self.step_time.speed * self.speed * own
 
     def engines(self, block_tokens: int) -> list[Engine]:
-        """Fresh engines."""
+        """Make new engines for all replicas."""
         return [
             Engine(
                 EngineConfig(
@@ -167,22 +169,22 @@ class FleetConfig:
 
 @dataclass(slots=True)
 class Run:
-    """What came of one simulation."""
+    """The result of one simulation."""
 
     policy: str
     served: list[Served]
     engines: Sequence[Engine]
     span_s: float
-    """From the first arrival to the last answer."""
+    """Time from the first arrival to the last answer, in seconds."""
     busy_s: list[float]
-    """Time each engine spent in steps."""
+    """Time that each engine spent in steps, in seconds."""
     chooser: Chooser
     speed: float = 1.0
-    """How fast all this was."""
+    """The `FleetConfig.speed` of the run."""
     joined_s: float | None = None
-    """When the first replicas joined, if any did."""
+    """Time at which the first replicas joined, in seconds; None if none did."""
     first_replicas: int = 0
-    """How many there were at the beginning."""
+    """Number of replicas at the beginning."""
 
 
 def simulate(
@@ -191,7 +193,7 @@ def simulate(
     make_chooser: Callable[[Site], Chooser],
     progress: Callable[[int, float], None] | None = None,
 ) -> Run:
-    """Serve the workload from empty caches to the last answer."""
+    """Serve the whole workload, from empty caches to the last answer."""
     engines = fleet.engines(workload.block_tokens)
     site = Site(
         engines,
@@ -250,11 +252,11 @@ class _Clock:
         self._until_next_release_s = least_step_s + 2 * fleet.hop_s
         self._wake_s = float("inf")
         self._order = count()
-        # (time, order, kind, payload): arrivals and what engines have produced but the router has not heard.
+        # A heap of (time, order, kind, payload): arrivals, and news from engines that the router has not heard yet.
         self._events: list[tuple[float, int, int, object]] = []
         for number, session in enumerate(workload.sessions):
             self._push(session.start_s, _ARRIVE, (number, 0))
-        # Changes by the request that they come with, and by the clock.
+        # Changes of speed that come with a request, by its number; those by the clock are events.
         self._changes: dict[int, list[SpeedChange]] = {}
         for change in fleet.changes:
             if change.request is not None:
@@ -371,7 +373,7 @@ class _Clock:
         self._release(now_s)
 
     def _change(self, change: SpeedChange) -> None:
-        """From the engine's next step on."""
+        """Change the speed of a replica from its engine's next step on."""
         self._engines[change.replica].change_speed(self._fleet.speed_of(change.replica) * change.ratio)
 
     def _release(self, now_s: float) -> None:

@@ -1,7 +1,7 @@
 """A source says where a workload comes from, as a recipe small enough to be sent to another process.
 
-This module decides which part of a trace is meant, and what another seed means: other draws of a generator, the next
-slice of a trace. Reading is `traces`', generating `generators`'.
+This module decides which part of a trace is meant, and what another seed means: other draws of a generator, or the next
+slice of a trace. `traces` reads and `generators` generates.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from warmroute_loadtest.simulate.traces import mooncake, ragpulse
 from warmroute_loadtest.simulate.workload import Workload
 
 FIRST_SEED = 7
-"""The seed of the figures in the docs: generators' own seeds, traces from their start."""
+"""The seed of the figures in the docs: generators use their own seeds, and traces are read from their start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What to load."""
+    """Where one workload comes from."""
 
     kind: str
     """A key of `TRACES` or of `GENERATORS`."""
     requests: int
-    """How many at least, in whole sessions."""
+    """Number of requests at least, in whole sessions."""
     path: Path | None = None
-    """Of a trace."""
+    """Path of a trace."""
     skip: int = 0
     seed: int = FIRST_SEED
-    """Of a generated workload."""
+    """Seed of a generated workload."""
     spread: bool = False
     """Whether requests that start at one moment are moved apart."""
     join_tokens: int | None = None
-    """Of a Mooncake-format trace: size of the blocks that its own are joined to; None leaves them."""
+    """For a Mooncake-format trace, the size in tokens to which its blocks are joined; None leaves them as they are."""
     open_loop: bool = False
-    """Of a Mooncake-format trace: whether its sessions are ignored, so that all requests come by the clock."""
+    """For a Mooncake-format trace, whether its sessions are ignored, so that all requests come by the clock."""
 
     def load(self) -> Workload:
-        """The workload; the last one asked for is kept, so that all policies of a cell share it.
+        """Return the workload. The last one that was asked for is kept, so that all policies of a cell share it.
 
         Raises:
             TraceError: The file is not such a trace.
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
             ValueError: The part asked for is empty.
         """
         return _load(self)
 
     @property
     def identity(self) -> list[object]:
-        """What tells it from others: its fields, and the trace's size rather than its place."""
+        """Return what tells this source from others: its fields, with a trace's size in place of its path."""
         size = self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
         fields = [self.kind, self.requests, self.skip, self.seed, size]
         spread: list[object] = ["spread"] if self.spread else []
@@ -71,7 +71,7 @@ TRACES: dict[str, Callable[[Path, Source], Workload]] = {
 
 
 def of_seed(source: Source, seed: int) -> Source:
-    """The same kind of workload under another seed.
+    """Return the same kind of workload under another seed.
 
     Raises:
         ValueError: The seed is below `FIRST_SEED`: a trace has no slice before its first.

@@ -22,7 +22,7 @@ class TraceError(ValueError):
 
 
 def stop(error: TraceError) -> None:
-    """What becomes of a broken line unless a reader's caller says otherwise.
+    """Raise the error: this is what becomes of a broken line where a reader's caller names nothing else.
 
     Raises:
         TraceError: Always.
@@ -43,11 +43,11 @@ def _lines(path: Path, bad: Callable[[TraceError], None] = stop) -> Iterator[tup
 
 
 def _tokens(value: Any, least: int) -> int:
-    """A length as traces give them.
+    """Read a length in tokens as traces give it.
 
     Raises:
-        TypeError: It is no number.
-        ValueError: It is below `least`.
+        TypeError: The value is no number.
+        ValueError: The value is below `least`.
     """
     tokens = int(value)
     if tokens < least:
@@ -56,11 +56,11 @@ def _tokens(value: Any, least: int) -> int:
 
 
 def _ids(values: Any, full: int) -> tuple[int, ...]:
-    """Keys of the full blocks.
+    """Return the keys of the full blocks.
 
     Raises:
-        TypeError: They are no numbers.
-        ValueError: There are too few, or one is negative.
+        TypeError: The values are no numbers.
+        ValueError: There are too few values, or one is negative.
     """
     ids = tuple(_tokens(value, 0) + 1 for value in values[:full])
     if len(ids) < full:
@@ -76,26 +76,28 @@ def mooncake(
     open_loop: bool = False,
     bad: Callable[[TraceError], None] = stop,
 ) -> Workload:
-    """A Mooncake-format trace: `timestamp` ms, lengths in tokens, one hash id a block of `block` tokens (512 where the
-    lines do not say); lines that name one `session` are its turns.
+    """Read a Mooncake-format trace: `timestamp` in ms, lengths in tokens, and one hash id for each block of `block`
+    tokens (512 where the lines do not say). Lines that name one `session` are that session's turns.
 
-    An id is taken for its whole prefix, as the format defines it. The last id of a prompt covers a partial block; no
-    engine keeps those, so it is left out. Answers are nobody's prefix, since no line says what they became.
+    An id stands for its whole prefix, as the format defines it. The last id of a prompt covers a partial block, which
+    no engine keeps, so it is left out. Answers are nobody's prefix, since no line says what they became.
 
-    Lines without `session` stand alone. Those of one session follow one another in the order of their times: the first
-    starts by the trace's clock, each other is sent a pause after the answer to the one before. The format has times of
-    requests only, so that pause is the time between the two requests, answer included: at most that much too long.
-    It is of the trace's clock: with pauses that no rate shortens, the number of sessions would bound the load.
+    Lines without `session` stand alone. Lines of one session follow one another in the order of their times: the first
+    starts by the trace's clock, and each other is sent a pause after the answer to the one before. The format has only
+    the times of requests, so that pause is the time between the two requests, which includes the answer and so is too
+    long by at most that. It is a pause of the trace's clock: if no rate shortened pauses, the number of sessions would
+    bound the load.
 
     Args:
         path: The trace.
-        name: Of the workload; the file's where it is empty.
-        join_tokens: Blocks of the workload, a multiple of the trace's: fewer keys, that agree less far.
+        name: The workload's name; empty takes the file's.
+        join_tokens: The workload's block size, a multiple of the trace's. Larger blocks mean fewer keys, which agree
+            less far.
         open_loop: Whether every line stands alone, whatever session it names.
-        bad: Takes what is wrong with a broken line, which is left out if this returns.
+        bad: Called with what is wrong with a broken line; if it returns, the line is left out.
 
     Raises:
-        TraceError: A line is no such record, or has blocks of another size than the first.
+        TraceError: A line is no such record, or has blocks of another size than the first line.
     """
     lines: list[tuple[float, Turn, int | str | None]] = []
     block_tokens = joined = 0
@@ -118,10 +120,11 @@ def mooncake(
 
 
 def _block_tokens(row: dict[str, Any], before: int) -> int:
-    """Tokens that an id of this line stands for; `before`: what one of the lines before does, 0 for none.
+    """Return how many tokens an id of this line stands for. `before` is the size on the lines before; 0 if there is
+    none.
 
     Raises:
-        ValueError: It is another, or no size.
+        ValueError: The size differs from `before`, or is no size.
     """
     own = _tokens(row.get("block", MOONCAKE_BLOCK_TOKENS), 1)
     if before and own != before:
@@ -130,10 +133,10 @@ def _block_tokens(row: dict[str, Any], before: int) -> int:
 
 
 def _session(row: dict[str, Any]) -> int | str | None:
-    """What names the line's session.
+    """Return what names the line's session; None where nothing does.
 
     Raises:
-        TypeError: No number and no text.
+        TypeError: The name is neither a number nor a text.
     """
     session = row.get("session")
     if session is not None and type(session) not in (int, str):
@@ -142,10 +145,10 @@ def _session(row: dict[str, Any]) -> int | str | None:
 
 
 def _joined(block_tokens: int, join_tokens: int | None) -> int:
-    """How many of the trace's blocks make one.
+    """Return how many of the trace's blocks make one of the workload's.
 
     Raises:
-        ValueError: Not a whole number.
+        ValueError: The number is not whole.
     """
     joined, left = divmod(join_tokens or block_tokens, block_tokens)
     if left or not joined:
@@ -154,7 +157,7 @@ def _joined(block_tokens: int, join_tokens: int | None) -> int:
 
 
 def _in_sessions(lines: list[tuple[float, Turn, int | str | None]]) -> list[Session]:
-    """Turns with the times of their requests, in the trace's order, under what names their session."""
+    """Make sessions of turns that are given in the trace's order, with their times and the names of their sessions."""
     sessions: list[Session] = []
     latest: dict[int | str, tuple[Session, float]] = {}
     for at_s, turn, named in sorted(lines, key=lambda line: line[0]):
@@ -184,8 +187,8 @@ _RAG_SIZES = {
 
 
 def ragpulse(folder: Path) -> Workload:
-    """RAGPulse: each prompt is a list of pieces (system prompt, passages, history, web, user), sized in five
-    tables."""
+    """Read RAGPulse: each prompt is a list of pieces (system prompt, passages, history, web, user), whose sizes five
+    tables give."""
     sizes: dict[int, int] = {}
     for stem in _RAG_SIZES.values():
         for number, row in _lines(folder / f"{stem}.jsonl"):
@@ -210,7 +213,8 @@ def ragpulse(folder: Path) -> Workload:
 
 
 def _chain(pieces: list[int], sizes: dict[int, int], keys: KeyMaker) -> tuple[int, ...]:
-    """Keys of full blocks over pieces of any length: a block is the pieces it touches, after what came before."""
+    """Return the keys of the full blocks over pieces of any length. A block's key stands for the pieces that it
+    touches, after all that came before."""
     chain: list[int] = []
     parent = filled = 0
     touched: list[int] = []

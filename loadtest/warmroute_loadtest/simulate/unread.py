@@ -19,42 +19,43 @@ from warmroute_loadtest.simulate.workload import Session, Workload
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Cached tokens over prompt tokens in one draw. `others` are the requests that read the cache in both runs."""
+    """The share of prompt tokens that were cached, in one draw. `others` are the requests that read the cache in both
+    runs."""
 
     seed: int
     policy: str
     unread_requests: int
     without_ratio: float
-    """Of all requests, where each reads the cache."""
+    """The cached share of all requests, in the run in which each of them reads the cache."""
     with_ratio: float
-    """Of all requests, where some do not."""
+    """The cached share of all requests, in the run in which some do not read the cache."""
     others_without_ratio: float
     others_with_ratio: float
 
     @property
     def lost_points(self) -> float:
-        """What the others have lost, in points of a hundred."""
+        """How much of their cached share the other requests have lost, in percentage points."""
         return 100.0 * (self.others_without_ratio - self.others_with_ratio)
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the shares as a dict for JSON."""
         return {**asdict(self), "lost_points": self.lost_points}
 
 
 @dataclass(frozen=True, slots=True)
 class PlayUnread:
-    """One draw of a workload by one policy, with and without such requests."""
+    """A job that plays one draw of a workload by one policy, with and without requests that do not read the cache."""
 
     source: Source
     rate: float | None
-    """Requests a second; None leaves the workload's clock."""
+    """Requests a second; None keeps the workload's clock."""
     fleet: FleetConfig
     policy: str
     unread_ratio: float
     """Share of the requests that ask for `prompt_logprobs`."""
 
     def run(self) -> Shares:
-        """Simulate both."""
+        """Simulate both runs."""
         workload = self.source.load()
         if self.rate is not None:
             workload = workload.at_rate(self.rate)
@@ -73,14 +74,14 @@ class PlayUnread:
 
 
 def asked_of(workload: Workload, ratio: float, seed: int) -> frozenset[str]:
-    """Ids of the turns that ask for `prompt_logprobs`: that share of all, by dice."""
+    """Draw the turns that ask for `prompt_logprobs`, this share of all, and return their ids."""
     rng = Random(seed)
     ids = [turn.id for session in workload.sessions for turn in session.turns]
     return frozenset(rng.sample(ids, round(ratio * len(ids))))
 
 
 def with_unread(workload: Workload, asking: frozenset[str]) -> Workload:
-    """The same workload, in which these turns do not read the cache."""
+    """Return the same workload with these turns not reading the cache."""
     sessions = [
         Session(
             session.start_s,
@@ -92,7 +93,7 @@ def with_unread(workload: Workload, asking: frozenset[str]) -> Workload:
 
 
 def cached_ratio(served: Iterable[Served]) -> float:
-    """Cached tokens over prompt tokens; 0 of nothing."""
+    """Return the cached tokens over the prompt tokens; 0 where there are none."""
     prompt_tokens = cached_tokens = 0
     for one in served:
         prompt_tokens += one.turn.prompt_tokens
@@ -101,7 +102,7 @@ def cached_ratio(served: Iterable[Served]) -> float:
 
 
 def unread_table(rows: Sequence[Shares]) -> str:
-    """A line a draw, and the mean of each policy."""
+    """Render a table with one line a draw, and the mean of each policy."""
     lines = [
         f"{'policy':24s} {'seed':>5s} {'unread':>7s} {'all: without, with':>22s} {'others: without, with':>24s} lost"
     ]

@@ -28,7 +28,7 @@ LEARNING = LearningParameters()
 
 
 def told(site: Site) -> CostParameters:
-    """The defaults, with the site's prior and step sharing."""
+    """Return the cost parameters: the defaults, with the site's prior and step sharing."""
     return replace(
         CostParameters(),
         prefill_tokens_per_s=site.prefill_tokens_per_s,
@@ -68,7 +68,7 @@ class Warm(Chooser):
         self._now_s = 0.0
 
     def joined(self, replica: int, now_s: float) -> None:
-        """Discovery names it, and a probe finds it well."""
+        """Add the replica as discovery and a successful probe would."""
         site = self.site
         replica_id = ReplicaId(f"replica-{replica}:8000")
         self.fleet.apply(ReplicaAdded(replica_id, f"http://{replica_id}"))
@@ -79,7 +79,7 @@ class Warm(Chooser):
         )
 
     def choose(self, turn: Turn, now_s: float) -> int | None:
-        """The core's choice."""
+        """Ask the core's policy for its choice."""
         shape, records = self.ask(turn, now_s)
         if self._queue is None:
             return self._accept(turn, shape, self.fleet.choose_and_reserve(shape, records, now_s), now_s)
@@ -93,7 +93,7 @@ class Warm(Chooser):
         return self._accept(turn, shape, answer, now_s) if isinstance(answer, Decision) else None
 
     def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, Records]:
-        """The request's shape, and what the registry knows of it."""
+        """Return the request's shape, and the registry's records for it."""
         shape = self._shaper.shape(turn)
         return shape, self.registry.lookup(shape.rungs, now_s)
 
@@ -104,7 +104,7 @@ class Warm(Chooser):
         return decision.replica.index
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:
-        """What the queue grants."""
+        """Return the turns that the queue grants."""
         if self._queue is None:
             return []
         self._now_s = now_s
@@ -114,21 +114,21 @@ class Warm(Chooser):
         return granted
 
     def wake_s(self, now_s: float) -> float | None:
-        """When the queue wants to look again."""
+        """Return when the queue wants to look again; None if it does not."""
         return self._again_s
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Tell the fleet, if the answer is streamed."""
+        """Tell the fleet of the first byte, if the answer is streamed."""
         decision, shape = self._open[turn.id]
         if shape.streams:
             self.fleet.started(decision, now_s)
 
     def predicted_tokens(self, turn: Turn) -> int:
-        """What clients would be told."""
+        """Return the prediction that a client would be told."""
         return self._open[turn.id][0].expected_tokens
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
-        """Give the reservation back."""
+        """Give back the turn's reservation."""
         super().finished(turn, replica, cached_tokens, now_s)
         decision, shape = self._open.pop(turn.id)
         if not shape.streams:
@@ -145,7 +145,8 @@ def warm(
     hold: HoldParameters | None = HOLD,
     learning: LearningParameters | None = LEARNING,
 ) -> Callable[[Site], Chooser]:
-    """A maker of choosers for one policy of the core; only `prefix-cost` knows who is free, so only it holds."""
+    """Return what makes a chooser of one core policy. Only `prefix-cost` knows which replica is free, so only it holds
+    requests."""
     own_hold = hold if policy == "prefix-cost" else None
     return lambda site: Warm(
         site, policy, parameters, own_hold, Learner(learning) if learning is not None else None

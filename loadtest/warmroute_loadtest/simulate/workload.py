@@ -15,7 +15,7 @@ from warmroute.core.prompt.fingerprint import GRID, HEAD_BYTES
 from warmroute.core.types import FingerprintHash, RequestShape
 
 BYTES_PER_TOKEN = 4
-"""Canonical bytes a token in the simulation: a block of 512 tokens is 2,048 bytes on the router's ladder."""
+"""Canonical bytes of a token in the simulation: a block of 512 tokens is 2,048 bytes on the router's ladder."""
 
 _MASK = (1 << 64) - 1
 _MIX_A = 0x9E3779B97F4A7C15
@@ -25,7 +25,7 @@ MODEL = "simulated"
 
 @dataclass(slots=True)
 class Turn:
-    """One request."""
+    """One request of a session."""
 
     id: str
     prompt_tokens: int
@@ -33,12 +33,13 @@ class Turn:
     keys: tuple[int, ...]
     """Keys of the prompt's full blocks, then of the blocks that the answer completes, as far as they are known."""
     pause_s: float = 0.0
-    """Time between the answer to the session's turn before and this request; 0 for the first."""
+    """Time in seconds between the answer to the session's turn before and this request; 0 for the first turn."""
     user_key: int = 0
-    """Stands for the session's first user message: what routers that hash it see."""
+    """A key that stands for the session's first user message: routers that hash this message see the key."""
     session: int = 0
     reads_cache: bool = True
-    """False: it asks for the prompt's log probabilities, and the engine computes all of it."""
+    """False where the request asks for the prompt's log probabilities, so that the engine computes all of the
+    prompt."""
 
 
 @dataclass(slots=True)
@@ -55,27 +56,28 @@ class Workload:
 
     name: str
     block_tokens: int
-    """Tokens a key stands for; the engine's block size in the simulation."""
+    """Number of tokens that a key stands for; in the simulation this is the engine's block size."""
     sessions: list[Session]
     source: str = ""
-    """Where it comes from, for the report."""
+    """Where the workload comes from, as the report says it."""
     notes: dict[str, float] = field(default_factory=dict)
     clocked_pauses: bool = False
-    """Whether pauses are of the trace's clock, as starts are, and move with them; else they are people's own."""
+    """Whether pauses belong to the trace's clock, as starts do, and change with the rate; if not, they are people's
+    own."""
 
     @property
     def requests(self) -> int:
-        """Turns of all sessions."""
+        """Number of turns in all sessions."""
         return sum(len(session.turns) for session in self.sessions)
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts."""
+        """Number of tokens in all prompts."""
         return sum(turn.prompt_tokens for session in self.sessions for turn in session.turns)
 
     @property
     def rate(self) -> float:
-        """Requests a second by the sessions' starts alone: the unit in which load is given."""
+        """Requests a second as the sessions' starts alone give it: the unit of load."""
         if not self.sessions:
             return 0.0
         span_s = self.sessions[-1].start_s - self.sessions[0].start_s
@@ -83,22 +85,22 @@ class Workload:
 
     @property
     def least_pause_s(self) -> float:
-        """The shortest pause of any later turn; infinite where all sessions have one turn."""
+        """The shortest pause before any later turn, in seconds; infinite where all sessions have one turn."""
         pauses = [turn.pause_s for session in self.sessions for turn in session.turns[1:]]
         return min(pauses) if pauses else float("inf")
 
     def at_rate(self, rate: float) -> Workload:
-        """The same requests with starts moved closer or apart, so that `rate` becomes this, and with them the pauses
-        that are of the trace's clock."""
+        """Return the same requests with starts moved closer or apart so that `rate` has this value; pauses that belong
+        to the trace's clock change with them."""
         factor = self.rate / rate if rate > 0 and self.rate > 0 else 1.0
         return self._stretched(factor, factor if self.clocked_pauses else 1.0)
 
     def at_speed(self, speed: float) -> Workload:
-        """The same with all time so many times as fast, people's pauses included."""
+        """Return the same workload with all times divided by `speed`, people's pauses included."""
         return self if speed == 1.0 else self._stretched(1.0 / speed, 1.0 / speed)
 
     def _stretched(self, starts: float, pauses: float) -> Workload:
-        """All starts and all pauses that many times as long."""
+        """Return the same workload with all starts and all pauses multiplied by these factors."""
         if pauses == 1.0:
             sessions = [Session(session.start_s * starts, session.turns) for session in self.sessions]
         else:
@@ -112,8 +114,8 @@ class Workload:
         return replace(self, sessions=sessions)
 
     def spread(self) -> Workload:
-        """The same requests, those that start at one moment moved apart evenly until the next moment: a trace whose
-        clock ticks every few seconds has bursts that nobody ever sent."""
+        """Return the same requests, with those that start at one moment moved apart evenly until the next moment. A
+        trace whose clock ticks every few seconds has bursts that nobody ever sent."""
         sessions = self.sessions
         starts_s = [session.start_s for session in sessions]
         moved: list[Session] = []
@@ -132,7 +134,8 @@ class Workload:
         return replace(self, sessions=moved)
 
     def slice(self, requests: int, skip: int = 0) -> Workload:
-        """Whole sessions in order of start, at least `requests` turns after the first `skip`, starting at 0."""
+        """Return whole sessions in order of start, from after the first `skip` turns on, with at least `requests`
+        turns; the first session starts at 0."""
         kept: list[Session] = []
         passed = taken = 0
         for session in self.sessions:
@@ -148,16 +151,16 @@ class Workload:
 
 
 class Shaper:
-    """Turns into what the router's dialects would make of them: rungs of the real ladder, ring key, head key."""
+    """Makes of turns what the router's dialects would make of them: rungs of the real ladder, ring key, head key."""
 
     def __init__(self, block_tokens: int) -> None:
         self._block_bytes = block_tokens * BYTES_PER_TOKEN
 
     def shape(self, turn: Turn) -> RequestShape:
-        """The request's shape.
+        """Return the request's shape.
 
-        A rung stands for the block that it ends in: two prompts that differ within a block are taken to differ from
-        its start, since traces know no more.
+        A rung stands for the block in which it ends: two prompts that differ within a block are taken to differ from
+        the block's start, since traces know no more.
         """
         block_bytes = self._block_bytes
         prompt_bytes = turn.prompt_tokens * BYTES_PER_TOKEN
@@ -182,7 +185,7 @@ class Shaper:
 
 
 def rung_hash(key: int, index: int) -> int:
-    """64 well-mixed bits of a block key and a rung's number."""
+    """Return 64 well-mixed bits of a block key and a rung's number."""
     mixed = (key * _MIX_A + (index + 3) * _MIX_B) & _MASK
     mixed ^= mixed >> 29
     mixed = mixed * _MIX_B & _MASK
@@ -190,14 +193,14 @@ def rung_hash(key: int, index: int) -> int:
 
 
 class KeyMaker:
-    """Interns block keys: the same parent and content give the same key, anything else a new one."""
+    """Makes block keys: the same parent and content give the same key, and anything else a new one."""
 
     def __init__(self, first: int = 1) -> None:
         self._next = first
         self._known: dict[tuple[int, object], int] = {}
 
     def child(self, parent: int, content: object) -> int:
-        """The key of the block `content` after the prefix `parent` (0: none)."""
+        """Return the key of the block `content` after the prefix `parent` (0 means none)."""
         key = self._known.get((parent, content))
         if key is None:
             key = self._known[parent, content] = self._next
@@ -205,12 +208,12 @@ class KeyMaker:
         return key
 
     def fresh(self, count: int) -> tuple[int, ...]:
-        """Keys of blocks that nobody else has."""
+        """Return keys of blocks that no other prompt has."""
         start = self._next
         self._next += count
         return tuple(range(start, start + count))
 
 
 def interleave(sessions: Sequence[Session]) -> list[Session]:
-    """Sorted by start."""
+    """Return the sessions sorted by start."""
     return sorted(sessions, key=lambda session: session.start_s)

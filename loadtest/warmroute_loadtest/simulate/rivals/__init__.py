@@ -1,7 +1,8 @@
-"""The rivals are routers to compare with, each from its published rule, one file each, which names its source.
+"""The rivals are routers to compare ours with. Each follows its published rule and has a file of its own, which names
+the source.
 
-They get what their originals have: their own counts, their own history of what they sent where, engine metrics or
-exact cache contents where the original reads those (here without delay or loss, which flatters them).
+A rival has what its original has: its own counts, its own history of what it sent where, and engine metrics or exact
+cache contents where the original reads those. It gets them without delay or loss, which flatters it.
 """
 
 from __future__ import annotations
@@ -39,4 +40,4 @@ RIVALS: dict[str, Callable[[Site], Chooser]] = {
         WaitingPlusUncached,
     )
 }
-"""By name."""
+"""What makes each rival, by its name."""

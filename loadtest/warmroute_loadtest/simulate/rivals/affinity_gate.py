@@ -18,7 +18,7 @@ RELEASE_TOKENS_PER_S = 15_928.0
 
 
 class AffinityGate(Chooser):
-    """See the module."""
+    """The affinity gate; the module describes the rule."""
 
     name = "affinity-gate"
 
@@ -29,7 +29,7 @@ class AffinityGate(Chooser):
         self._uncached: dict[str, int] = {}
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """Least waiting tokens inside the gate."""
+        """Choose the replica with the fewest waiting tokens among those inside the gate."""
         matched = [
             self._index.overlap_tokens(i, turn.keys, turn.prompt_tokens) for i in range(self.site.replicas)
         ]
@@ -41,7 +41,7 @@ class AffinityGate(Chooser):
         return self.least(lambda i: waiting[i] + turn.prompt_tokens - matched[i], inside)
 
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Count the uncached tokens, remember the blocks."""
+        """Count the turn's uncached tokens on the replica, and remember its blocks."""
         super().dispatched(turn, replica, now_s)
         matched = self._index.overlap_tokens(replica, turn.keys, turn.prompt_tokens)
         self._uncached[turn.id] = turn.prompt_tokens - matched
@@ -49,5 +49,5 @@ class AffinityGate(Chooser):
         self._index.remember(replica, turn.keys[: turn.prompt_tokens // self.site.block_tokens])
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Its prefill is over."""
+        """Take off the turn's uncached tokens, since its prefill is over."""
         self._waiting[replica] -= self._uncached.pop(turn.id)

@@ -1,9 +1,10 @@
 """AIBrix's `prefix-cache` takes the longest match among the replicas that are not too busy.
 
-Most - least running > 8: only the least loaded are considered. Then by match ratio, largest first, then by running
-requests; the first with running <= mean + 1 standard deviation; none: least request. The index forgets after 20
-minutes.
-Source: AIBrix `pkg/plugins/gateway/algorithms/prefix_cache.go` (code's constants; the README says 16 and 2 sigma).
+If the most loaded replica runs more than 8 requests above the least loaded one, only the least loaded replicas are
+considered. Otherwise replicas are ordered by match ratio, largest first, then by running requests, and the first one is
+taken whose running requests are at most the mean plus 1 standard deviation. If there is none, the one with the fewest
+requests is taken. The index forgets after 20 minutes. Source: AIBrix `pkg/plugins/gateway/algorithms/prefix_cache.go`
+(code's constants; the README says 16 and 2 sigma).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ INDEX_BLOCKS_OF_4 = 200_000
 
 
 class AibrixPrefixCache(Chooser):
-    """See the module."""
+    """AIBrix's rule; the module describes it."""
 
     name = "aibrix"
 
@@ -29,7 +30,7 @@ class AibrixPrefixCache(Chooser):
         self._index = History(site.replicas, site.block_tokens, INDEX_BLOCKS_OF_4 * 16)
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """Match first, within the load limit."""
+        """Choose the longest match among the replicas within the load limit."""
         running = self.in_flight
         least = min(running)
         pool = list(range(self.site.replicas))

@@ -1,9 +1,9 @@
 """KubeAI hashes consistently, with bounded loads, on the first 100 characters.
 
-For chat, the characters are the first *user* message's, the system prompt is ignored; 256 virtual nodes; a replica
-takes at most 1.25 times the mean in flight, the ring's next one otherwise.
-Source: KubeAI `internal/loadbalancer/balance_chwbl.go`, `docs/concepts/load-balancing.md`; bound from Mirrokni et
-al. 2016.
+For chat these are the characters of the first *user* message; the system prompt is ignored. The ring has 256 virtual
+nodes for each replica. A replica takes at most 1.25 times the mean number of requests in flight; beyond that the ring's
+next replica takes the request. Source: KubeAI `internal/loadbalancer/balance_chwbl.go`,
+`docs/concepts/load-balancing.md`; bound from Mirrokni et al. 2016.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOAD_FACTOR = 1.25
 
 
 class Chwbl(Chooser):
-    """The ring's first one with room."""
+    """Consistent hashing with bounded loads: the first replica on the ring that has room."""
 
     name = "kubeai-chwbl"
 
@@ -28,7 +28,7 @@ class Chwbl(Chooser):
         self._ring = sorted((rung_hash(i + 1, v), i) for i in range(site.replicas) for v in range(VNODES))
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """Walk from the key's place."""
+        """Walk the ring from the key's place to the first replica with room."""
         limit = ceil(LOAD_FACTOR * (sum(self.in_flight) + 1) / self.site.replicas)
         start = bisect_left(self._ring, (rung_hash(turn.user_key, -9), 0))
         for step in range(len(self._ring)):

@@ -13,7 +13,7 @@ from warmroute_loadtest.simulate.workload import Turn
 
 
 class DynamoCost(Chooser):
-    """See the module."""
+    """Dynamo's cost; the module describes the rule."""
 
     name = "dynamo"
 
@@ -27,7 +27,7 @@ class DynamoCost(Chooser):
         return self.site.engines[replica].overlap_tokens(turn.keys, turn.prompt_tokens)
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """The smallest cost."""
+        """Choose the replica of smallest cost."""
         return self.least(
             lambda i: (
                 (self._prefill[i] + turn.prompt_tokens - self._overlap(turn, i) + self._decode[i])
@@ -36,17 +36,17 @@ class DynamoCost(Chooser):
         )
 
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Count its blocks."""
+        """Count the turn's blocks on the replica."""
         super().dispatched(turn, replica, now_s)
         self._uncached[turn.id] = uncached = turn.prompt_tokens - self._overlap(turn, replica)
         self._prefill[replica] += uncached
         self._decode[replica] += turn.prompt_tokens
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Its prefill is over."""
+        """Take off the turn's prefill blocks, since its prefill is over."""
         self._prefill[replica] -= self._uncached.pop(turn.id)
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
-        """Its blocks are no longer active."""
+        """Take off the turn's decode blocks, since they are no longer active."""
         super().finished(turn, replica, cached_tokens, now_s)
         self._decode[replica] -= turn.prompt_tokens

@@ -14,7 +14,7 @@ HEAD_TOKENS = 1024
 
 
 class HashHead(Chooser):
-    """Rendezvous hashing of the head."""
+    """Rendezvous hashing of a prompt's first tokens."""
 
     name = "hash-1024"
 
@@ -23,7 +23,7 @@ class HashHead(Chooser):
         self._blocks = max(HEAD_TOKENS // site.block_tokens, 1)
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """The replica whose hash with the head's key is largest."""
+        """Choose the replica whose hash with the key of the prompt's beginning is largest."""
         full = turn.keys[: min(self._blocks, turn.prompt_tokens // self.site.block_tokens)]
         key = full[-1] if full else hash(turn.id)
         return max(range(self.site.replicas), key=lambda i: rung_hash(key, i))

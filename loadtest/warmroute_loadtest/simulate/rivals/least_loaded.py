@@ -10,10 +10,10 @@ from warmroute_loadtest.simulate.workload import Turn
 
 
 class LeastLoaded(Chooser):
-    """The smallest count."""
+    """The rule that takes the smallest count of requests in flight."""
 
     name = "least-loaded"
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """Minimum of requests in flight."""
+        """Choose the replica with the fewest requests in flight."""
         return self.least(self.in_flight.__getitem__)

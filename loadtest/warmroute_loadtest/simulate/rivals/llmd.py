@@ -19,7 +19,7 @@ PREFIX_WEIGHT = 3.0
 
 
 class LlmdScorers(Chooser):
-    """See the module."""
+    """llm-d's scorers; the module describes the rule."""
 
     name = "llm-d"
 
@@ -28,7 +28,7 @@ class LlmdScorers(Chooser):
         self._index = History(site.replicas, site.block_tokens, site.cache_tokens)
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """The largest weighted sum."""
+        """Choose the replica with the largest weighted sum."""
         engines = self.site.engines
         waiting = [engine.waiting for engine in engines]
         most, least = max(waiting), min(waiting)

@@ -10,12 +10,12 @@ from warmroute_loadtest.simulate.workload import Turn
 
 
 class PowerOfTwo(Chooser):
-    """Two dice."""
+    """The rule that compares two replicas drawn by lot."""
 
     name = "power-of-two"
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """The one of two with fewer in flight."""
+        """Draw two replicas, and choose the one with fewer requests in flight."""
         count = self.site.replicas
         first = self.site.rng.randrange(count)
         second = (first + 1 + self.site.rng.randrange(count - 1)) % count if count > 1 else first

@@ -1,11 +1,11 @@
 """Preble E2 exploits where more is cached than new, explores by cost otherwise, and rebalances where one is overloaded.
 
-Exploit if the cached part is longer than the new part, on the holder with the smaller cost. Else the smallest of
-load of the last 3 minutes + cost of evicting + cost of the own prefill, all in prefill seconds. If the largest
-3-minute load is more than 1.5 times the smallest, what would go to the largest goes to the smallest.
-Source: Srivatsa et al., "Preble: Efficient Distributed Prompt Scheduling for LLM Serving" (ICLR 2025) and its
-repository. Decode is priced by the last 3 minutes' mean output; eviction by the tokens a full replica must drop, at
-prefill price.
+If the cached part of a prompt is longer than the new part, Preble exploits: it takes the holder with the smaller cost.
+Otherwise it explores: it takes the smallest sum of the load of the last 3 minutes, the cost of evicting, and the cost
+of the request's own prefill, all in seconds of prefill. If the largest 3-minute load is more than 1.5 times the
+smallest, what would go to the replica with the largest load goes to that with the smallest. Source: Srivatsa et al.,
+"Preble: Efficient Distributed Prompt Scheduling for LLM Serving" (ICLR 2025) and its repository. Decode is priced by
+the last 3 minutes' mean output; eviction by the tokens that a full replica must drop, at the price of prefill.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from warmroute_loadtest.simulate.workload import Turn
 WINDOW_S = 180.0
 REBALANCE_RATIO = 1.5
 DECODE_TOKEN_S = 0.0005
-"""A decoded token's share of a step, of some 30 sequences."""
+"""Seconds that a decoded token costs: its share of a step in which some 30 sequences decode."""
 
 
 class PrebleE2(Chooser):
-    """See the module."""
+    """Preble's rule; the module describes it."""
 
     name = "preble"
 
@@ -43,7 +43,7 @@ class PrebleE2(Chooser):
                 self._load[i] -= recent.popleft()[1]
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """Exploit, explore, rebalance."""
+        """Choose by exploiting or exploring, then rebalance."""
         self._forget(now_s)
         matched = [
             self._tree.overlap_tokens(i, turn.keys, turn.prompt_tokens) for i in range(self.site.replicas)
@@ -66,7 +66,7 @@ class PrebleE2(Chooser):
         return chosen
 
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Charge the replica for the next 3 minutes."""
+        """Charge the turn's cost to the replica for the next 3 minutes."""
         super().dispatched(turn, replica, now_s)
         uncached = turn.prompt_tokens - self._tree.overlap_tokens(replica, turn.keys, turn.prompt_tokens)
         decode = sum(self._outputs) / len(self._outputs) if self._outputs else 200.0
@@ -76,6 +76,6 @@ class PrebleE2(Chooser):
         self._tree.remember(replica, turn.keys[: turn.prompt_tokens // self.site.block_tokens])
 
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
-        """Learn the outputs' length."""
+        """Learn how long outputs are."""
         super().finished(turn, replica, cached_tokens, now_s)
         self._outputs.append(turn.output_tokens)

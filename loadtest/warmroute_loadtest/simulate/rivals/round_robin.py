@@ -10,7 +10,7 @@ from warmroute_loadtest.simulate.workload import Turn
 
 
 class RoundRobin(Chooser):
-    """The next one."""
+    """The rule that takes the replicas in turn."""
 
     name = "round-robin"
 
@@ -19,6 +19,6 @@ class RoundRobin(Chooser):
         self._next = -1
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """One further than the last."""
+        """Choose the replica after the last one chosen."""
         self._next = (self._next + 1) % self.site.replicas
         return self._next

@@ -1,9 +1,9 @@
 """SGLang's model gateway `cache_aware` over HTTP keeps an approximate tree, and escapes to the shortest queue.
 
-Imbalanced (most - least in flight > 64 and most > 1.5 x least): the shortest queue, affinity ignored. Else the
-replica of the longest match if that covers more than 0.3 of the prompt, else the replica with the smallest tree.
-Tree of at most 67,108,864 characters a replica, least recently used leaves go first.
-Source: sgl-model-gateway `policies/cache_aware.rs` and its CLI defaults (0.3 / 64 / 1.5 / 67108864). "Smallest
+If the load is imbalanced (most - least in flight > 64 and most > 1.5 x least), it takes the shortest queue and ignores
+affinity. Otherwise it takes the replica of the longest match if that covers more than 0.3 of the prompt, else the
+replica with the smallest tree. The tree has at most 67,108,864 characters a replica; the least recently used leaves go
+first. Source: sgl-model-gateway `policies/cache_aware.rs` and its CLI defaults (0.3 / 64 / 1.5 / 67108864). "Smallest
 tree" for no match is the legacy rule; the current one, least loaded, is used here, as it is the better of the two.
 """
 
@@ -20,7 +20,7 @@ MAX_TREE_CHARACTERS = 67_108_864
 
 
 class SglangCacheAware(Chooser):
-    """See the module."""
+    """SGLang's rule; the module describes it."""
 
     name = "sglang"
 
@@ -29,7 +29,7 @@ class SglangCacheAware(Chooser):
         self._tree = History(site.replicas, site.block_tokens, MAX_TREE_CHARACTERS // BYTES_PER_TOKEN)
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """Shortest queue, longest match or least loaded."""
+        """Choose the shortest queue, the longest match or the least loaded replica."""
         most, least = max(self.in_flight), min(self.in_flight)
         if most - least > BALANCE_ABSOLUTE and most > BALANCE_RELATIVE * least:
             return self.least(self.in_flight.__getitem__)

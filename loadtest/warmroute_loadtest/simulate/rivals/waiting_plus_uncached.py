@@ -1,7 +1,8 @@
 """The two-line cost adds the uncached tokens that wait for a first byte and twice the request's own uncached tokens.
 
-Source: none; the simplest cost that prices a miss to others, and the best of the simple rules on live routers over
-simulated replicas. History bounded by the replica's cache size, in-flight requests break ties.
+Source: none. It is the simplest cost that charges a miss for what it costs other requests, and the best of the simple
+rules on live routers over simulated replicas. The history is bounded by the replica's cache size; requests in flight
+break ties.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from warmroute_loadtest.simulate.workload import Turn
 
 
 class WaitingPlusUncached(Chooser):
-    """See the module."""
+    """The two-line cost; the module describes it."""
 
     name = "waiting+2x"
 
@@ -23,7 +24,7 @@ class WaitingPlusUncached(Chooser):
         self._uncached: dict[str, int] = {}
 
     def choose(self, turn: Turn, now_s: float) -> int:
-        """The smallest cost."""
+        """Choose the replica of smallest cost."""
 
         def cost(i: int) -> float:
             matched = self._index.overlap_tokens(i, turn.keys, turn.prompt_tokens)
@@ -32,7 +33,7 @@ class WaitingPlusUncached(Chooser):
         return self.least(cost)
 
     def dispatched(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Count the uncached tokens, remember the blocks."""
+        """Count the turn's uncached tokens on the replica, and remember its blocks."""
         super().dispatched(turn, replica, now_s)
         matched = self._index.overlap_tokens(replica, turn.keys, turn.prompt_tokens)
         self._uncached[turn.id] = turn.prompt_tokens - matched
@@ -40,5 +41,5 @@ class WaitingPlusUncached(Chooser):
         self._index.remember(replica, turn.keys[: turn.prompt_tokens // self.site.block_tokens])
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Its prefill is over."""
+        """Take off the turn's uncached tokens, since its prefill is over."""
         self._waiting[replica] -= self._uncached.pop(turn.id)
