@@ -28,7 +28,7 @@ SIM_SPEED = 6.0
 
 
 def settings_of(argv: Sequence[str] | None) -> Settings:
-    """Settings from arguments; ends the process with a usage message where they are wrong."""
+    """Return the settings that arguments give; wrong arguments end the process with a usage message."""
     parser = argparse.ArgumentParser(
         prog="warmroute_loadtest.demo", description="Warmroute beside round robin, over the same replicas."
     )
@@ -76,7 +76,7 @@ async def _run(settings: Settings, work_dir: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; returns the exit status."""
+    """Run the demo, and return the exit status."""
     settings = settings_of(argv)
     work_dir = Path(tempfile.mkdtemp(prefix="warmroute-demo-"))
     try:

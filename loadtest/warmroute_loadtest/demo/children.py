@@ -1,6 +1,6 @@
 """Child processes cannot outlive the demo: they are ended in reverse order of their start, also when it is killed.
 
-This module decides how a process is started, watched and ended; not what it is for.
+This module decides how a process is started, watched and ended, not what the process is for.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from types import TracebackType
 
 LOCALHOST = "127.0.0.1"
 STOP_S = 15.0
-"""From SIGTERM to SIGKILL: longer than a router's own grace for what the demo has under way."""
+"""Time from SIGTERM to SIGKILL, in seconds. It is longer than a router's own grace for the requests that the demo has
+under way."""
 LOG_TAIL_LINES = 15
 
 _PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a process gets when its parent dies."""
+"""prctl(2)'s option for the signal that a process gets when its parent dies."""
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why, for the user."""
+    """The demo cannot go on; the message tells the user why."""
 
 
 @dataclass(slots=True)
 class Child:
-    """One process and where its output goes."""
+    """One process, and where its output goes."""
 
     name: str
     process: asyncio.subprocess.Process
@@ -41,17 +42,19 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is no longer running."""
+        """Whether the process has ended."""
         return self.process.returncode is not None
 
     def log_tail(self) -> str:
-        """Its last lines."""
+        """Return the last lines of the process's output."""
         lines = self.log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (it wrote nothing)"
 
     def check(self) -> None:
-        """Raises:
-        DemoError: It has ended.
+        """Check that the process still runs.
+
+        Raises:
+            DemoError: The process has ended.
         """
         if self.has_ended:
             status = self.process.returncode
@@ -59,7 +62,7 @@ class Child:
 
 
 class Children:
-    """All processes of the demo; as an async context manager it leaves none behind."""
+    """All processes of the demo. Used as an async context manager, it leaves none of them behind."""
 
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
@@ -80,11 +83,11 @@ class Children:
         """Start a process whose output goes to a file of its own.
 
         Args:
-            name: For messages and the log file's name.
+            name: The process's name in messages and in the log file's name.
             command: Program and arguments.
-            environment: Its variables; `own_environment()` if absent.
+            environment: The process's variables; `own_environment()` if absent.
         Raises:
-            DemoError: The program is not there.
+            DemoError: The program was not found.
         """
         log_path = self._log_dir / f"{name.replace(' ', '-').replace(':', '-')}.log"
         with log_path.open("wb") as log:
@@ -95,7 +98,7 @@ class Children:
                     stdout=log,
                     stderr=log,
                     env=own_environment() if environment is None else environment,
-                    # Out of the terminal's group: Ctrl-C is ours to pass on, in order.
+                    # The process leaves the terminal's group, since the demo passes Ctrl-C on itself, in order.
                     start_new_session=True,
                     preexec_fn=self._die_with_parent,
                 )
@@ -106,15 +109,17 @@ class Children:
         return child
 
     async def stop(self, *children: Child) -> None:
-        """End these, the last started first; each has `STOP_S`, then it is killed."""
+        """End these processes, the last started first. Each has `STOP_S` seconds, then it is killed."""
         stopping = [child for child in reversed(self._running) if child in children]
         for child in stopping:
             await asyncio.shield(_end(child))
         self._running = [child for child in self._running if child not in children]
 
     def check(self) -> None:
-        """Raises:
-        DemoError: One has ended.
+        """Check that all processes still run.
+
+        Raises:
+            DemoError: A process has ended.
         """
         for child in self._running:
             child.check()
@@ -139,10 +144,10 @@ async def _end(child: Child) -> None:
 
 
 def program(name: str) -> str:
-    """Path of one of the project's commands, the one installed beside this Python first.
+    """Return the path of one of the project's commands; the one installed beside this Python goes first.
 
     Raises:
-        DemoError: It is not installed.
+        DemoError: The command is not installed.
     """
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
@@ -152,13 +157,14 @@ def program(name: str) -> str:
 
 
 def own_environment() -> dict[str, str]:
-    """The demo's variables, less those that tell Python where packages are: what it starts brings its own, and may
-    start yet another Python (the engine's installer) that would take ours for its own."""
+    """Return the demo's variables, less those that tell Python where packages are. A process that the demo starts
+    brings its own packages, and may start yet another Python (the engine's installer) that would take the demo's
+    packages for its own."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on this port."""
+    """Return whether nobody listens on this port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -169,8 +175,8 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on."""
-    # All are held until the last is known, so that none is given twice.
+    """Return different ports on which nobody listens."""
+    # All sockets are held open until the last port is known, so that no port is given twice.
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

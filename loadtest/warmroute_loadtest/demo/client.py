@@ -1,7 +1,7 @@
 """The client sends a workload to one URL and measures each answer.
 
-It decides nothing about what is sent or what it means. Every request is a stream, as chat clients send them. The time
-to first token is taken at the first byte of the body.
+It decides neither what is sent nor what the measurements mean. Every request is a stream, as chat clients send them.
+The time to first token is taken at the first byte of the body.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ class Sample:
     replica: str
     decision: str
     sent_s: float
-    """From the start of the workload."""
+    """Time from the start of the workload to the request, in seconds."""
     first_byte_s: float
     end_s: float
     late_s: float
-    """How much after its planned time it was sent, because the answer before was not complete."""
+    """Seconds by which the request was sent after its planned time, because the answer before was not complete."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
 
     @property
     def ttft_s(self) -> float:
-        """Time to first token."""
+        """Time to first token, in seconds."""
         return self.first_byte_s - self.sent_s
 
 
 @dataclass(slots=True)
 class Measurements:
-    """What one side's run showed; grows while it runs."""
+    """What the run of one side has shown; it grows while the run goes on."""
 
     samples: list[Sample] = field(default_factory=list)
     failed: int = 0
-    """Requests without a complete answer. Their conversations end there."""
+    """Number of requests without a complete answer; such a request ends its conversation."""
     failures: list[str] = field(default_factory=list)
-    """What the first few of them met."""
+    """What went wrong with the first few failed requests."""
     elapsed_s: float = 0.0
 
 
 class AnswerError(Exception):
-    """No complete answer."""
+    """An answer is not complete."""
 
 
 async def send(
     url: str, model: str, conversations: Sequence[Conversation], measured: Measurements
 ) -> list[Message]:
-    """Send everything at its time; returns when all is answered.
+    """Send everything at its time, and return when all is answered.
 
     Args:
-        url: Of a router, or of anything that speaks the chat API.
-        model: Name in each request.
+        url: The URL of a router, or of anything that speaks the chat API.
+        model: The model's name in each request.
         conversations: What is sent.
         measured: Filled while this runs.
     Returns:
@@ -102,7 +102,7 @@ class _Speaker:
         return monotonic() - self._start_s
 
     async def talk(self, conversation: Conversation) -> list[Message]:
-        """Ask all turns; stops at the first that fails."""
+        """Ask all questions of a conversation; the first that fails ends it."""
         messages: list[Message] = [{"role": "system", "content": conversation.system}]
         for number, turn in enumerate(conversation.turns):
             await asyncio.sleep(turn.at_s - self._now_s())
@@ -166,10 +166,10 @@ class _Speaker:
 
 
 def read_stream(body: bytes) -> tuple[str, dict[str, Any]]:
-    """Text and usage of a streamed chat answer.
+    """Return the text and the usage of a streamed chat answer.
 
     Raises:
-        AnswerError: It holds an error, or ends too early.
+        AnswerError: The answer holds an error, or ends too early.
     """
     texts: list[str] = []
     usage: dict[str, Any] | None = None

@@ -16,7 +16,7 @@ from warmroute_loadtest.demo.client import Measurements
 from warmroute_loadtest.demo.figures import Side, percentile
 
 LOG_INTERVAL_S = 5.0
-"""Between two lines of progress where there is no terminal."""
+"""Time between two lines of progress where there is no terminal, in seconds."""
 
 _BAR = 24
 _LABEL = 36
@@ -24,7 +24,7 @@ _COLUMN = 22
 
 
 class Screen:
-    """Where lines go."""
+    """Where the demo's lines go: a terminal or something else."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -34,7 +34,7 @@ class Screen:
         self._told_s = 0.0
 
     def say(self, line: str = "", *, strong: bool = False) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if self._open_line:
             self._out.write("\r\033[K")
             self._open_line = False
@@ -43,7 +43,7 @@ class Screen:
         self._out.flush()
 
     def progress(self, line: str, *, last: bool = False) -> None:
-        """A line that the next one replaces; the last one stays."""
+        """Print a line that the next one replaces; the last one stays."""
         if self._is_terminal:
             # A line that wraps could not be written over.
             shown = line if last else line[: shutil.get_terminal_size().columns - 1]
@@ -58,7 +58,7 @@ class Screen:
 
 
 def progress_line(name: str, measured: Measurements, total: int) -> str:
-    """How far a run is, and what it shows so far."""
+    """Return a line that says how far a run is, and what it shows so far."""
     samples = measured.samples
     done = len(samples) + measured.failed
     filled = done * _BAR // total
@@ -73,7 +73,7 @@ def progress_line(name: str, measured: Measurements, total: int) -> str:
 
 
 def table(before: Side, after: Side) -> list[str]:
-    """Both sides, a line a figure."""
+    """Return a table of both sides, with one line for each figure."""
     rows = [
         (
             "cached-token share",
@@ -97,7 +97,7 @@ def table(before: Side, after: Side) -> list[str]:
 
 
 def saving(before: Side, after: Side) -> str:
-    """One line: what was saved, and why."""
+    """Return one line that says what was saved, and why."""
     saved = before.computed_tokens - after.computed_tokens
     share = saved / before.computed_tokens if before.computed_tokens else 0.0
     return (
@@ -107,7 +107,7 @@ def saving(before: Side, after: Side) -> str:
 
 
 def closing(data_url: str, admin_url: str, body_file: str, pids: Sequence[tuple[str, int]]) -> list[str]:
-    """What to try while everything is up."""
+    """Return lines that say what the user can try while everything is up."""
     lines = [
         "The next turn of a conversation; the X-Warmroute headers say where it goes and why:",
         f"  curl -i {data_url}/v1/chat/completions -H 'Content-Type: application/json' -d @{body_file}",

@@ -14,7 +14,7 @@ from warmroute_loadtest.demo.client import Measurements, Sample
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Figures of one policy."""
+    """The figures of one policy."""
 
     policy: str
     requests: int
@@ -23,20 +23,20 @@ class Side:
     prompt_tokens: int
     cached_tokens: int
     cached_ratio: float
-    """Cached prompt tokens by prompt tokens."""
+    """Cached prompt tokens over all prompt tokens."""
     ttft_p50_ms: float
     ttft_p90_ms: float
     requests_per_replica: dict[str, int]
     late_requests: int
-    """Sent over 50 ms after their time, because the answer before was not complete."""
+    """Number of requests sent over 50 ms after their time, because the answer before was not complete."""
 
     @property
     def computed_tokens(self) -> int:
-        """Prompt tokens that the engines had to compute."""
+        """Number of prompt tokens that the engines had to compute."""
         return self.prompt_tokens - self.cached_tokens
 
     def as_dict(self) -> dict[str, object]:
-        """For the JSON line."""
+        """Return the figures as a dict for the JSON line."""
         return {**asdict(self), "computed_tokens": self.computed_tokens}
 
 
@@ -44,7 +44,7 @@ LATE_S = 0.05
 
 
 def side(policy: str, measured: Measurements, replicas: Sequence[str]) -> Side:
-    """Figures of what was measured; replicas that got nothing count as 0."""
+    """Compute the figures of what was measured; replicas that got no request count as 0."""
     samples = measured.samples
     prompt_tokens = sum(sample.prompt_tokens for sample in samples)
     cached_tokens = sum(sample.cached_tokens for sample in samples)
@@ -66,7 +66,7 @@ def side(policy: str, measured: Measurements, replicas: Sequence[str]) -> Side:
 
 
 def percentile(values: Sequence[float], ratio: float) -> float:
-    """The smallest value that at least this share of all do not exceed; 0 of none."""
+    """Return the smallest value that at least this share of all values do not exceed; 0 where there are none."""
     if not values:
         return 0.0
     rank = -int(-ratio * len(values) // 1)
@@ -74,10 +74,10 @@ def percentile(values: Sequence[float], ratio: float) -> float:
 
 
 def working_set_tokens(samples: Sequence[Sample]) -> int:
-    """Most tokens that conversations under way had at one moment.
+    """Return the most tokens that the conversations under way had at one moment.
 
     A conversation is under way from its first question to its last answer. An application's system prompt is counted
-    with each of its conversations, so this is slightly too much.
+    with each of its conversations, so the result is slightly too large.
     """
     last_turn: dict[int, int] = {}
     for sample in samples:

@@ -15,15 +15,17 @@ import aiohttp
 from warmroute_loadtest.demo.children import LOCALHOST, Child, Children, DemoError, free_ports, program
 
 SIM_REPLICAS, SIM_CACHE_TOKENS = 4, 128_000
-"""Together a little more than the conversations under way take; one of them holds a fourth of that."""
+"""Number of simulated replicas, and the cache of each in tokens. All caches together hold a little more than the
+conversations under way; one cache holds a fourth of that."""
 VLLM_REPLICAS = 2
 VLLM_KV_BYTES = "18M"
-"""9,216 tokens of the tiny model: with two replicas a little more than the conversations take."""
+"""KV cache of each vLLM replica: 9,216 tokens of the tiny model. Two replicas hold a little more than the
+conversations."""
 VLLM_MODEL_TOKENS = 4096
 
 START_S = 60.0
 VLLM_START_S = 1800.0
-"""The first start installs vLLM."""
+"""Time within which vLLM must be there, in seconds; the first start installs it."""
 POLL_S = 0.1
 
 Say = Callable[[str], None]
@@ -31,15 +33,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Running replicas."""
+    """Replicas that run."""
 
     description: str
     urls: tuple[str, ...]
     children: tuple[Child, ...]
     cache_tokens: int
-    """Of all replicas together."""
+    """Cache size of all replicas together, in tokens."""
     reset_path: str
-    """What empties a replica's cache when posted to."""
+    """The path that empties a replica's cache when a request is posted to it."""
 
     async def reset(self, session: aiohttp.ClientSession) -> None:
         """Empty every replica's cache.
@@ -54,10 +56,10 @@ class Fleet:
 
 
 async def start_simulated(children: Children, session: aiohttp.ClientSession, speed: float) -> Fleet:
-    """Start simulated replicas, a process each.
+    """Start simulated replicas, each in a process of its own.
 
     Raises:
-        DemoError: One did not come up.
+        DemoError: A replica did not come up.
     """
     command = [program("warmroute-replica"), "sim", "--speed", f"{speed:g}"]
     command += ["--cache-tokens", str(SIM_CACHE_TOKENS), "--port"]
@@ -78,10 +80,10 @@ async def start_simulated(children: Children, session: aiohttp.ClientSession, sp
 
 
 async def start_vllm(children: Children, session: aiohttp.ClientSession, say: Say) -> Fleet:
-    """Start real vLLM replicas, installing the engine and making the model where they are missing.
+    """Start real vLLM replicas; install the engine and make the model where they are missing.
 
     Raises:
-        DemoError: It could not be installed, or one did not come up.
+        DemoError: The engine could not be installed, or a replica did not come up.
     """
     command = [program("warmroute-replica"), "vllm-start", "--foreground", "-n", str(VLLM_REPLICAS)]
     command += ["--base-port", "0", "--kv-bytes", VLLM_KV_BYTES, "--max-model-len", str(VLLM_MODEL_TOKENS)]
@@ -122,7 +124,7 @@ async def _wait_healthy(session: aiohttp.ClientSession, url: str, child: Child) 
 
 
 async def _cache_tokens(session: aiohttp.ClientSession, urls: tuple[str, ...]) -> int:
-    """Sum of what the replicas say of their caches in `vllm:cache_config_info`."""
+    """Return the sum of the cache sizes, in tokens, that replicas report in `vllm:cache_config_info`."""
     total = 0
     for url in urls:
         async with session.get(f"{url}/metrics") as response:

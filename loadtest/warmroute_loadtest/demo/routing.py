@@ -23,19 +23,19 @@ READY_S = 60.0
 POLL_S = 0.1
 
 DATA_PORT, ADMIN_PORT = 8000, 8001
-"""Tried first: they are the router's own defaults."""
+"""The ports that are tried first: the router's own defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """A running router."""
+    """A router that runs."""
 
     policy: str
     child: Child
     url: str
     admin_url: str
     replicas: tuple[str, ...]
-    """Their ids, in the fleet's order."""
+    """Ids of the replicas, in the fleet's order."""
 
 
 async def start_router(
@@ -46,16 +46,16 @@ async def start_router(
     *,
     default_ports: bool = False,
 ) -> Router:
-    """Start `warmroute serve` and wait until it may use every replica.
+    """Start `warmroute serve`, and wait until it may use every replica.
 
     Args:
-        children: Where the process belongs.
-        session: For asking it.
-        policy: Its `--policy`.
+        children: The processes among which the router's is started.
+        session: Used to ask the router.
+        policy: The router's `--policy`.
         replica_urls: The fleet.
-        default_ports: Take ports 8000 and 8001 where they are free.
+        default_ports: Whether ports 8000 and 8001 are taken where they are free.
     Raises:
-        DemoError: It ended, or is not ready in time.
+        DemoError: The router ended, or was not ready in time.
     """
     data, admin = free_ports(2)
     if default_ports:
@@ -81,7 +81,7 @@ async def start_router(
 
 
 async def served_model(session: aiohttp.ClientSession, router: Router) -> str:
-    """The first model that the fleet serves."""
+    """Return the first model that the fleet serves."""
     async with session.get(f"{router.url}/v1/models") as response:
         return str((await response.json())["data"][0]["id"])
 

@@ -29,17 +29,17 @@ NEXT_QUESTION = "Thank you. And in one sentence?"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was asked for on the command line."""
+    """What the command line asked for."""
 
     engine: str
     workload: Workload
     stay: bool
-    """Keep everything up after the table."""
+    """Whether everything stays up after the table."""
 
 
 @dataclass(slots=True)
 class _Stage:
-    """What both sides share."""
+    """What the runs of both sides share."""
 
     screen: Screen
     children: Children
@@ -48,7 +48,8 @@ class _Stage:
     talks: Sequence[Conversation]
 
     async def run_side(self, router: Router) -> tuple[client.Measurements, list[client.Message], str]:
-        """Send the workload through a router, showing progress. Also returns a conversation and the model."""
+        """Send the workload through a router and show progress. Return the measurements, a conversation and the
+        model."""
         model = await served_model(self.session, router)
         measured = client.Measurements()
         total = count_turns(self.talks)
@@ -72,12 +73,12 @@ class _Stage:
 
 
 async def run(settings: Settings, screen: Screen, work_dir: Path) -> dict[str, object]:
-    """The whole demo. Returns both sides' figures once everything is taken down.
+    """Run the whole demo, and return both sides' figures once everything is taken down.
 
     Args:
         settings: What to run.
         screen: Where to print.
-        work_dir: For logs and the body to try; kept by the caller for as long as this runs.
+        work_dir: Directory for logs and for the body to try; the caller keeps it for as long as this runs.
     Raises:
         DemoError: Something did not start, or ended by itself. Nothing is left running.
     """
@@ -123,7 +124,7 @@ async def run(settings: Settings, screen: Screen, work_dir: Path) -> dict[str, o
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first."""
+    """Return the error that came first."""
     first = group.exceptions[0]
     return _only(first) if isinstance(first, BaseExceptionGroup) else first
 
@@ -173,7 +174,7 @@ def _write_body(work_dir: Path, model: str, messages: list[client.Message]) -> P
 
 
 async def _stay(stage: _Stage, router: Router, body_file: Path) -> None:
-    """Until cancelled, or until the router ends."""
+    """Wait until cancelled, or until the router ends."""
     screen = stage.screen
     screen.say()
     default = router.url.endswith(f":{DATA_PORT}") and router.admin_url.endswith(f":{ADMIN_PORT}")

@@ -1,6 +1,6 @@
 """The workload says who asks what, and when: conversations of several turns, some of which share a system prompt.
 
-This module decides texts and times; it sends nothing. The rule it keeps: equal parameters give equal conversations, so
+This module decides texts and times; it sends nothing. It keeps one rule: equal parameters give equal conversations, so
 both sides of a comparison are asked the same at the same times.
 
 A conversation is what an assistant with documents sees: an application's system prompt, a first question with a
@@ -18,7 +18,7 @@ _WORDS = (
     "import return class self value index string error module object function default result table python "
     "file name type list number"
 ).split()
-"""Whole tokens of the tiny model's tokenizer; the simulated engine counts every four bytes as a token."""
+"""Each word is one token of the tiny model's tokenizer; the simulated engine counts every four bytes as a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +27,35 @@ class Workload:
 
     conversations: int
     applications: int
-    """Different system prompts; conversations take them by turns."""
+    """Number of different system prompts; conversations take them by turns."""
     system_words: int
     first_words: tuple[int, int]
-    """Length of a conversation's first question, its document included."""
+    """Number of words in a conversation's first question, its document included."""
     later_words: tuple[int, int]
     turns: tuple[int, int]
     answer_tokens: tuple[int, int]
     start_window_s: float
-    """Conversations begin at random within this time."""
+    """Conversations begin at random within this time, in seconds."""
     think_s: tuple[float, float]
-    """Time from one turn's question to the next turn's: the answer's time and the reader's."""
+    """Time from one question to the next, in seconds: that of the answer and that of the reader."""
     speed: float = 1.0
-    """All times are divided by it."""
+    """All times are divided by this."""
     seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One question."""
+    """One question of a conversation."""
 
     at_s: float
-    """When it is asked, from the start of the workload."""
+    """Time of the question from the start of the workload, in seconds."""
     text: str
     answer_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Its turns are asked in order, each with everything before it."""
+    """A conversation. Its questions are asked in order, each with everything said before it."""
 
     number: int
     application: int
@@ -74,7 +74,7 @@ SIMULATED = Workload(
     start_window_s=50.0,
     think_s=(5.0, 30.0),
 )
-"""For replicas as fast as a small model's on one data-centre GPU."""
+"""A workload for replicas as fast as a small model's on one data-centre GPU."""
 
 TINY_VLLM = Workload(
     conversations=12,
@@ -87,11 +87,11 @@ TINY_VLLM = Workload(
     start_window_s=15.0,
     think_s=(4.0, 12.0),
 )
-"""For a toy model on two CPU cores, which computes some 3,000 prompt tokens a second."""
+"""A workload for a toy model on two CPU cores, which computes some 3,000 prompt tokens a second."""
 
 
 def conversations(workload: Workload) -> list[Conversation]:
-    """All conversations, in the order in which they begin."""
+    """Make all conversations, in the order in which they begin."""
     rng = random.Random(workload.seed)
     systems = [_text(rng, f"application {n}", workload.system_words) for n in range(workload.applications)]
     starts_s = sorted(rng.uniform(0, workload.start_window_s) for _ in range(workload.conversations))
@@ -110,12 +110,12 @@ def conversations(workload: Workload) -> list[Conversation]:
 
 
 def duration_s(made: Sequence[Conversation]) -> float:
-    """When the last question is asked."""
+    """Return the time of the last question, in seconds."""
     return max(conversation.turns[-1].at_s for conversation in made)
 
 
 def count_turns(made: Sequence[Conversation]) -> int:
-    """Number of requests."""
+    """Return the number of requests."""
     return sum(len(conversation.turns) for conversation in made)
 
 

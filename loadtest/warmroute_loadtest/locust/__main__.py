@@ -33,7 +33,7 @@ async def _run(settings: Settings) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a load test; returns the exit status."""
+    """Run a load test, and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "HELP=1" in words or "--help" in words:
         _say(manual())

@@ -1,8 +1,8 @@
 """An answer reads from its events when its tokens came, its text, and the tokens that the engine counted.
 
-This module decides what a first token is: the first event with text, reasoning or a tool call's arguments in it;
-roles and other openings are none. Counts of tokens are the engine's `usage`, never a count of events, since an event
-may carry several tokens. Events after the first token are only decoded where something in them matters.
+This module decides what counts as the first token: the first event with text, reasoning or a tool call's arguments in
+it. Roles and other openings do not count. Counts of tokens are the engine's `usage`, never a count of events, since an
+event may carry several tokens. Events after the first token are only decoded where something in them matters.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ MAX_ERROR_CHARS = 300
 
 @dataclass(slots=True)
 class Answer:
-    """One answer as it is read."""
+    """One answer while it is read."""
 
     api: Api
     keeps_text: bool = False
-    """Whether the text will be part of a later prompt."""
+    """Whether the text is kept, since it will be part of a later prompt."""
     first_s: float | None = None
-    """Clock at the first token."""
+    """Clock at the first token; None until it came."""
     last_s: float | None = None
     longest_gap_s: float = 0.0
-    """The longest time between two events with tokens."""
+    """The longest time between two events with tokens, in seconds."""
     events: int = 0
-    """Events with tokens."""
+    """Number of events with tokens."""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
-    """None where the engine does not say."""
+    """Prompt tokens that the engine reports as cached; None where it does not say."""
     completion_tokens: int | None = None
     error: str | None = None
     complete: bool = False
-    """The API's own end was seen."""
+    """True once the event that ends an answer in this API was seen."""
     _texts: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +47,7 @@ class Answer:
         return "".join(self._texts)
 
     def event(self, data: bytes, now_s: float) -> None:
-        """Take one event's data."""
+        """Read one event's data."""
         if data == b"[DONE]":
             self.complete = True
             return
@@ -69,7 +69,7 @@ class Answer:
             self._chunk(said, now_s)
 
     def body(self, data: bytes) -> None:
-        """Take a whole answer that is no stream."""
+        """Read a whole answer that is no stream."""
         try:
             said = _decode(data)
         except msgspec.DecodeError:
@@ -80,19 +80,19 @@ class Answer:
             self.complete = True
 
     def finished(self) -> None:
-        """The stream has ended; says so in `error` if it ended too early."""
+        """Take note that the stream has ended; if it ended too early, `error` says so."""
         if self.error is None and not self.complete:
             self.error = "the stream ended too early"
 
     def itl_s(self) -> float | None:
-        """Mean time between tokens after the first; None of fewer than two."""
+        """Mean time between tokens after the first, in seconds; None for fewer than two tokens."""
         if self.first_s is None or self.last_s is None or (self.completion_tokens or 0) < 2:
             return None
         assert self.completion_tokens is not None
         return (self.last_s - self.first_s) / (self.completion_tokens - 1)
 
     def _is_plain(self, data: bytes) -> bool:
-        """Whether the event can only be one more token."""
+        """Return whether the event can only be one more token, so that it needs no decoding."""
         if self.api is Api.MESSAGES:
             return b'"content_block_delta"' in data
         return (b'"usage":' not in data or b'"usage":null' in data) and b'"error"' not in data
@@ -149,7 +149,7 @@ class Answer:
 
 
 def refusal(status: int, body: bytes) -> str:
-    """What an answer of another status than 200 says."""
+    """Return what an answer with a status other than 200 says."""
     try:
         said = _decode(body)
     except msgspec.DecodeError:

@@ -1,9 +1,9 @@
 """Arrivals say when talks start, and which worker plays which.
 
-Open loop: starts are a Poisson process of its own dice, the same in every worker and for every router compared;
-worker `index` of `count` plays talks `index`, `index + count` and so on. A talk's later requests come at planned
-times too, whatever the answers took, unless the answer before is not complete. What is planned after the end is not
-asked.
+The loop is open: starts are a Poisson process with a random generator of its own, the same in every worker and for
+every router compared. Worker `index` of `count` plays talks `index`, `index + count` and so on. A talk's later requests
+come at planned times, too, however long the answers took, unless the answer before is not complete. A request planned
+after the end of the run is not sent.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from warmroute_loadtest.locust.talks import Talk, until
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A worker's part."""
+    """The part of the talks that one worker plays."""
 
     index: int = 0
     count: int = 1
 
     def numbers(self) -> Iterator[int]:
-        """Numbers of its talks."""
+        """Yield the numbers of the worker's talks."""
         number = self.index
         while True:
             yield number
@@ -33,7 +33,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A talk at its time."""
+    """A talk, and the time at which it starts."""
 
     number: int
     at_s: float
@@ -41,19 +41,20 @@ class Arrival:
 
 
 class Source(Protocol):
-    """Endless talks."""
+    """A source of talks that never ends."""
 
     def talk(self, number: int) -> Talk:
-        """Talk `number`."""
+        """Return talk `number`."""
 
     def mean_requests(self) -> float:
-        """Requests a talk."""
+        """Return the mean number of requests in a talk."""
 
 
 def poisson(
     source: Source, rate: float, seed: int, duration_s: float, share: Share = Share()
 ) -> Iterator[Arrival]:
-    """Talks of a share, at `rate` requests a second of all workers together once the first talks have ended."""
+    """Yield a worker's talks with their starts. All workers together send `rate` requests a second once the first talks
+    have ended."""
     dice = Random(f"arrivals/{seed}")
     talks_per_s = rate / source.mean_requests()
     at_s = dice.expovariate(talks_per_s)
@@ -68,7 +69,7 @@ def poisson(
 def recorded(
     arrivals: Sequence[Arrival], duration_s: float | None, share: Share = Share()
 ) -> Iterator[Arrival]:
-    """A share of talks whose times were read from somewhere."""
+    """Yield a worker's part of talks whose times were read from a file."""
     for arrival in arrivals:
         if duration_s is not None and arrival.at_s > duration_s:
             return

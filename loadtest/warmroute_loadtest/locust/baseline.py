@@ -25,15 +25,15 @@ class Baseline:
 
     name: str
     settings: dict[str, Any]
-    """What decides what was asked and when."""
+    """The settings that decide what was asked, and when."""
     figures: Figures
 
 
 def save(path: Path, settings: Mapping[str, Any], figures: Figures) -> None:
-    """Write a run's figures.
+    """Write a run's figures to a file.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = {"format": FORMAT, "settings": dict(settings), "figures": figures.as_dict()}
@@ -41,10 +41,10 @@ def save(path: Path, settings: Mapping[str, Any], figures: Figures) -> None:
 
 
 def load(path: Path) -> Baseline:
-    """What `save` wrote.
+    """Read a file that `save` wrote.
 
     Raises:
-        SettingError: It is not there, or something else.
+        SettingError: The file is not there, or is no baseline.
     """
     try:
         data = json.loads(path.read_text())
@@ -62,7 +62,7 @@ def load(path: Path) -> Baseline:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, in words: what makes two runs hard to compare."""
+    """Say in words which settings differ; these make two runs hard to compare."""
     names = sorted(before.keys() | now.keys())
     return [
         f"{name} was {_shown(before.get(name))}, is {_shown(now.get(name))}"

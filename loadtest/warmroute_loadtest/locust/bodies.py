@@ -1,7 +1,7 @@
-"""This module makes requests as bytes, for each API; a dialogue keeps what was said, encoded once.
+"""This module makes each API's requests as bytes; a dialogue keeps what was said, encoded once.
 
-It decides which fields are sent. A context of 100,000 tokens is joined from encoded messages at every turn, not
-encoded anew, so that a long dialogue costs its process microseconds a request.
+It decides which fields are sent. A context of 100,000 tokens is joined from encoded messages at every turn, not encoded
+anew, so that a request of a long dialogue costs its process microseconds.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Form:
 
     model: str
     ignore_eos: bool = True
-    """Whether engines are told to give every answer its full length: a field of vLLM's own."""
+    """Whether engines are told to give every answer its full length, by a field of vLLM's own."""
 
 
 class Dialogue:
-    """Bodies of one talk's requests, in order."""
+    """The bodies of one talk's requests, in order."""
 
     def __init__(self, talk: Talk, tape: Tape, form: Form) -> None:
         self._talk = talk
@@ -42,7 +42,7 @@ class Dialogue:
             self._said.append(_message("system", self._system))
 
     def ask(self, number: int) -> bytes:
-        """The body of request `number`; the answers before are taken as said."""
+        """Return the body of request `number`; it includes the answers that `answered` was told of."""
         talk, ask = self._talk, self._talk.asks[number]
         api = talk.api
         if api is Api.EMBEDDINGS:
@@ -50,7 +50,7 @@ class Dialogue:
             return json.dumps({"model": self._form.model, "input": texts}).encode()
         text = self._tape.text(ask.text)
         if api is Api.COMPLETIONS:
-            # A prompt is text; what was said before is kept as such.
+            # A prompt is plain text here, and so is what was said before.
             said = json.dumps(("" if self._said else self._system) + text)[1:-1].encode()
             said = b"".join(self._said) + said
             if talk.grows:
@@ -66,7 +66,7 @@ class Dialogue:
         return b"".join((b'{"model":', self._model(), b",", field, self._limits(ask.answer_tokens), b"}"))
 
     def answered(self, text: str) -> None:
-        """Take an answer into what the next request carries."""
+        """Add an answer to what the next request carries."""
         if not self._talk.grows:
             return
         if self._talk.api is Api.COMPLETIONS:

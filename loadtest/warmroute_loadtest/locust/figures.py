@@ -15,15 +15,15 @@ from warmroute_loadtest.locust.recorder import Generator, is_in_time
 from warmroute_loadtest.locust.samples import Sample
 
 LATE_P99_S = 0.05
-"""A run is late when one request in a hundred was sent later than that by the generator's fault..."""
+"""A run is late if more than one request in a hundred was sent later than this by the generator's own fault..."""
 LAG_P99_S = 0.02
-"""...or its clock was read so late one time in a hundred."""
+"""...or if its clock was read later than this in more than one of a hundred cases."""
 MAX_ERRORS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A distribution, in seconds; None of nothing."""
+    """A distribution in seconds; None in place of figures where there were no values."""
 
     mean: float | None
     p50: float | None
@@ -33,7 +33,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Figures of one scenario or of all."""
+    """The figures of one scenario, or of all together."""
 
     name: str
     requests: int
@@ -42,64 +42,65 @@ class Row:
     itl_s: Times
     e2e_s: Times
     gap_p99_s: float | None
-    """Of the longest times between two events of a stream."""
+    """The 99th percentile of the longest time between two events in a stream, in seconds."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     reported: int
-    """Answers whose engine said how much was cached; the cached share is of those."""
+    """Number of answers whose engine said how much was cached; the cached share is that of these answers."""
     cached_ratio: float | None
     goodput_ratio: float
-    """Answers in time by all requests, failed ones included."""
+    """Answers in time over all requests, failed ones included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of one run."""
+    """The figures of one run."""
 
     total: Row
     rows: tuple[Row, ...]
     span_s: float
-    """From the first request to the last answer."""
+    """Time from the first request to the last answer, in seconds."""
     requests_per_s: float
     output_tokens_per_s: float
     goodput_per_s: float
     most_in_flight: int
     late_s: Times
-    """How late the generator sent."""
+    """How late requests were sent by the generator's own fault."""
     late_max_s: float
     waiting: int
-    """Requests sent over 50 ms after their planned time because the answer before was not complete."""
+    """Number of requests sent over 50 ms after their planned time because the answer before was not complete."""
     lag_p99_s: float | None
-    """How late its clock was read."""
+    """The 99th percentile of how late the generator's clock was read, in seconds."""
     cpu_ratios: tuple[float, ...]
-    """Of a core, one a process of the generator."""
+    """Share of a core that each of the generator's processes used."""
     replicas: dict[str, int]
     decisions: dict[str, int]
     errors: dict[str, int]
     asked_tokens: int
-    """Prompt tokens that were meant, of those answers whose engine counted."""
+    """Prompt tokens that were meant, of the answers whose engine counted tokens."""
     ttft_target_s: float
     itl_target_s: float | None
 
     @property
     def is_late(self) -> bool:
-        """Whether the generator was too slow for its own schedule: then its times say more of it than of the
-        router."""
+        """Whether the generator was too slow for its own schedule; then its times say more about the generator than
+        about the router."""
         return (self.late_s.p99 or 0.0) > LATE_P99_S or (self.lag_p99_s or 0.0) > LAG_P99_S
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures as a dict for JSON."""
         return {**asdict(self), "is_late": self.is_late}
 
 
 def percentile(ordered: Sequence[float], ratio: float) -> float | None:
-    """The smallest of sorted values that at least this share of all do not exceed; None of none."""
+    """Return the smallest of sorted values that at least this share of them do not exceed; None where there are
+    none."""
     return ordered[max(0, -int(-ratio * len(ordered) // 1) - 1)] if ordered else None
 
 
 def times(values: Iterable[float | None]) -> Times:
-    """Their distribution, absent ones left out."""
+    """Return the distribution of the values; those that are None are left out."""
     known = sorted(value for value in values if value is not None)
     if not known:
         return Times(None, None, None, None)
@@ -114,7 +115,7 @@ def figures(
     ttft_target_s: float,
     itl_target_s: float | None = None,
 ) -> Figures:
-    """Figures of a run's samples."""
+    """Compute the figures of a run's samples."""
     measured = [sample for sample in samples if sample.is_measured]
     answered = [sample for sample in measured if not sample.error]
     total = _row("all", measured, ttft_target_s, itl_target_s)
@@ -150,7 +151,7 @@ def figures(
 
 
 def most_in_flight(samples: Sequence[Sample]) -> int:
-    """Most requests under way at one moment."""
+    """Return the most requests that were under way at one moment."""
     changes = sorted([(s.at_s, 1) for s in samples] + [(s.end_s, -1) for s in samples])
     level = most = 0
     for _, change in changes:

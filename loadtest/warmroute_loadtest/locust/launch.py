@@ -1,8 +1,9 @@
-"""The launcher runs locust against one router or several, and makes the report: all of `make loadtest` but arguments.
+"""The launcher runs locust against one router or several, and makes the report. It does all of `make loadtest` but to
+read arguments.
 
-This module decides the order: what can be wrong is looked at before anything is started; without a URL a router and
-simulated replicas are started; routers are compared one after the other unless they are to be compared at the same
-moments, each with texts that are new to its caches, or from emptied ones.
+This module decides the order. What can be wrong is looked at before anything is started. Without a URL, a router and
+simulated replicas are started. Routers are compared one after the other unless they are to be compared at the same
+moments; each is sent texts that are new to its caches, or starts from emptied caches.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MARK = "loadtest: "
 PROGRESS_S = 5.0
 POLL_S = 0.25
 RAMP_S = 10.0
-"""Time in which all users are there."""
+"""Time within which all users have started, in seconds."""
 WORKERS_WAIT_S = 300
 
 Say = Callable[[str], None]
@@ -61,13 +62,13 @@ class _Played:
 
 
 async def run(settings: Settings, say: Say) -> int:
-    """Everything; returns the exit status: 0, or 1 where a threshold was missed or nothing was answered.
+    """Run the whole load test. Return the exit status: 0, or 1 where a threshold was missed or nothing was answered.
 
     Raises:
-        SettingError: A setting does not fit what is there.
+        SettingError: A setting does not fit the router or the file.
         WireError: A router cannot be reached.
         TraceError: A file is not what it is said to be.
-        DemoError: What is started here did not come up.
+        DemoError: A router or replica that is started here did not come up.
         RunError: locust ended early.
         OSError: A file cannot be read or written.
     """
@@ -131,20 +132,20 @@ class _Stage:
 
     @property
     def salt(self) -> str:
-        """What enters every text."""
+        """The salt, which enters every text."""
         return self.settings.salt or self.fresh_salt
 
     async def given(self) -> list[_Played]:
-        """Against the URLs that were given."""
+        """Run against the URLs that were given."""
         targets = [(target, target.url) for target in self.settings.targets if target.url is not None]
         if self.settings.together:
             runs = [self._play(target, url, f"{self.salt}-{target.name}") for target, url in targets]
             return await asyncio.gather(*runs)
-        # Routers may share replicas: what one run left in their caches must not help the next.
+        # Routers may share replicas, so what one run left in their caches must not help the next run.
         return [await self._play(target, url, f"{self.salt}-{target.name}") for target, url in targets]
 
     async def own(self, stack: AsyncExitStack) -> list[_Played]:
-        """Against routers started here, one after the other over the same replicas."""
+        """Run against routers that are started here, one after the other over the same replicas."""
         session = await stack.enter_async_context(aiohttp.ClientSession())
         self.say("No URL given: starting simulated replicas and a router before them.")
         fleet: Fleet = await start_simulated(self.children, session, speed=OWN_SPEED)
@@ -162,7 +163,7 @@ class _Stage:
         return played
 
     async def _play(self, target: Target, url: str, salt: str) -> _Played:
-        """One run of locust to its end."""
+        """Run locust once, to its end."""
         settings = self.settings
         folder = self.folder / target.name if len(settings.targets) > 1 else self.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,7 @@ class _Stage:
 
 
 async def _follow(child: Child, say: Say) -> None:
-    """Say what the process says to people, until it ends."""
+    """Repeat the lines that the process prints for people, until it ends."""
     told = 0
     while True:
         has_ended = child.has_ended
@@ -213,7 +214,7 @@ async def _follow(child: Child, say: Say) -> None:
 
 
 def arguments(settings: Settings, arrivals: Sequence[Arrival] | None) -> list[str]:
-    """locust's, but for the router and the run's salt."""
+    """Return locust's arguments, but for the router and the run's salt."""
     processes = settings.workers or settings.external_workers
     made = ["--scenario", settings.scenario, "--api", settings.api, "--seed", str(settings.seed)]
     made += ["--lengths", f"{settings.lengths:g}", "--speed", f"{settings.pace:g}"]
@@ -270,14 +271,14 @@ def arguments(settings: Settings, arrivals: Sequence[Arrival] | None) -> list[st
 
 
 def _last_s(settings: Settings, arrivals: Sequence[Arrival] | None) -> float:
-    """When the last request is planned."""
+    """Return the planned time of the last request, in seconds."""
     ends = [each.at_s + each.talk.asks[-1].at_s for each in arrivals or ()]
     last_s = max(ends, default=math.inf)
     return min(last_s, settings.duration_s if settings.duration_s is not None else last_s)
 
 
 def _planned(settings: Settings, arrivals: Sequence[Arrival] | None) -> int | None:
-    """Requests that were to be sent; None where users decide, or people at the web interface."""
+    """Return how many requests were to be sent; None where users, or people at the web interface, decide that."""
     if settings.users is not None or settings.web is not None:
         return None
     if arrivals is not None:
@@ -290,7 +291,7 @@ def _planned(settings: Settings, arrivals: Sequence[Arrival] | None) -> int | No
 
 
 def _facts(settings: Settings) -> dict[str, str]:
-    """What was asked, for people."""
+    """Return what was asked, in words for people."""
     load = f"{settings.users} users" if settings.users is not None else "the record's own times"
     if settings.rate is not None:
         load = f"{settings.rate:g} requests a second, by the clock"
@@ -330,7 +331,7 @@ def _report(
     notes: list[str],
     arrivals: Sequence[Arrival] | None,
 ) -> int:
-    """Write, print and judge; returns the exit status."""
+    """Write the report, print it and judge the thresholds; return the exit status."""
     sides = [_side(settings, each) for each in played]
     verdicts = [
         (side.name, verdict)
@@ -373,7 +374,7 @@ def _report(
 
 
 def printed(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table for a terminal."""
+    """Return a table for a terminal."""
     widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
 
     def line(row: list[str]) -> str:

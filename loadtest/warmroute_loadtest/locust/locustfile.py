@@ -44,13 +44,13 @@ from warmroute_loadtest.simulate.traces import TraceError
 
 LAG_INTERVAL_S = 0.02
 START_S = 0.5
-"""From the start signal to second 0 of the schedule."""
+"""Time from the start signal to second 0 of the schedule, in seconds."""
 SHARE, DONE = "loadtest-share", "loadtest-done"
 API_KEY = "LOADTEST_API_KEY"
-"""Environment variable; a flag would show the key to every user of the machine."""
+"""Environment variable with the API key; a flag would show the key to every user of the machine."""
 
 MARK = "loadtest: "
-"""Begins lines that are said to people, among locust's own."""
+"""Lines for people begin with this, so that they can be told from locust's own."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ class Run:
     """One test run in one process."""
 
     def __init__(self, environment: Any, share: Share) -> None:
-        """Look at what is to be asked; send nothing but a request for the list of models.
+        """Look at what is to be asked; the only request sent is one for the list of models.
 
         Raises:
             WireError: The router cannot be reached.
-            SettingError: It does not serve the model, or a setting is wrong.
+            SettingError: The router does not serve the model, or a setting is wrong.
             TraceError: A file is not what it is said to be.
         """
         options: Namespace = environment.parsed_options
@@ -113,7 +113,7 @@ class Run:
         self.start_s = perf_counter() + START_S
         self.ended = False
         self.in_flight: dict[str, int] = {}
-        """Of each worker."""
+        """Number of requests in flight of each worker, by the worker's name."""
         self.done: set[str] = set()
         self._lags: list[float] = []
         self._cpu_s = process_time()
@@ -124,7 +124,7 @@ class Run:
         self.player: Player | None = None
 
     def open(self, salt: str) -> None:
-        """Get ready to play; see `__init__` for what it raises."""
+        """Get ready to play; raises what `__init__` raises."""
         options = self.options
         if not self.environment.host:
             raise SettingError("no router to test: --host http://HOST:PORT")
@@ -157,22 +157,23 @@ class Run:
         )
 
     def _say(self, line: str) -> None:
-        # Whoever wants progress has read the file beforehand.
+        # With `--progress-s` the launcher runs this; it has read the file before, and reported what is wrong with it.
         if self.share.index == 0 and not self.options.progress_s:
             tell(line)
 
     def is_by_clock(self, scenario: str) -> bool:
-        """Whether requests come by the clock."""
+        """Return whether the scenario's requests come by the clock."""
         return bool(self.options.rate) or (scenario in self._recorded and not self.options.by_users)
 
     def claim(self, scenario: str) -> bool:
-        """Whether this process's arrivals of a scenario are still to be played; the first to ask plays them."""
+        """Return whether this process's arrivals of a scenario are still to be played; the first user to ask gets True
+        and plays them."""
         is_first = scenario not in self._claimed
         self._claimed.add(scenario)
         return is_first
 
     def source(self, scenario: str) -> Source:
-        """Its talks."""
+        """Return the source of a scenario's talks."""
         options = self.options
         if scenario in (TRACE, ACCESS_LOG):
             if scenario not in self._recorded:
@@ -181,7 +182,7 @@ class Run:
         return Generated(scenario, options.seed, options.lengths, options.speed, options.api)
 
     def arrivals(self, scenario: str) -> Iterator[Arrival]:
-        """Its talks at their times, this process's share."""
+        """Yield this process's share of a scenario's talks, each with its time."""
         options = self.options
         if scenario in self._recorded:
             return recorded(self._recorded[scenario], options.duration_s or None, self.share)
@@ -189,16 +190,16 @@ class Run:
         return poisson(self.source(scenario), options.rate, options.seed, duration_s, self.share)
 
     def next_number(self, scenario: str) -> int:
-        """Number of the next talk of this process."""
+        """Return the number of the next talk that this process plays."""
         return next(self._numbers.setdefault(scenario, self.share.numbers()))
 
     def dialogue(self, talk: Talk) -> Dialogue:
-        """Its bodies."""
+        """Return the dialogue that makes a talk's bodies."""
         assert self.tape is not None
         return Dialogue(talk, self.tape, self.form)
 
     def add(self, sample: Sample) -> None:
-        """Take a sample, and tell locust."""
+        """Record a sample, and report it to locust."""
         self.recorder.add(sample)
         error = WireError(sample.error) if sample.error else None
         fire = self.environment.events.request.fire
@@ -228,13 +229,13 @@ class Run:
             self._lags.append(round(perf_counter() - due_s, 5))
 
     def fared(self) -> tuple[float, list[float]]:
-        """Its share of a core so far, and timers' lateness since it was asked last."""
+        """Return the share of a core that the process used so far, and the timers' lateness since the last call."""
         lags, self._lags = self._lags, []
         elapsed_s = max(perf_counter() - self.start_s + START_S, 1e-3)
         return (process_time() - self._cpu_s) / elapsed_s, lags
 
     def tell_progress(self) -> None:
-        """Print where the run is, again and again, until it has ended."""
+        """Print how far the run is, again and again, until it has ended."""
         while not self.ended:
             gevent.sleep(self.options.progress_s)
             under_way = sum(self.in_flight.values())
@@ -243,7 +244,7 @@ class Run:
             tell(self.recorder.progress(perf_counter() - self.start_s, under_way))
 
     def write(self) -> None:
-        """Everything into the folder for results, if there is one."""
+        """Write everything to the folder for results, if there is one."""
         if not self.options.results:
             return
         folder = Path(self.options.results)
@@ -257,7 +258,7 @@ class Run:
 
 
 def tell(line: str) -> None:
-    """Say something to whoever runs this; `launch` reads it from here."""
+    """Print a line for people; `launch` reads it from here."""
     sys.stderr.write(f"{MARK}{line}\n")
     sys.stderr.flush()
 
@@ -281,12 +282,12 @@ class LoadUser(User):
         self._due_s = 0.0
 
     def wait_time(self) -> float:
-        """Until its next request."""
+        """Return the time until the client's next request, in seconds."""
         return max(0.0, self._due_s - perf_counter())
 
     @task
     def play(self) -> None:
-        """One request, or with `--rate` all arrivals."""
+        """Play one request or, with `--rate`, all arrivals of this process."""
         run = _run
         if run is None or run.player is None:
             gevent.sleep(0.1)
@@ -331,7 +332,7 @@ class LoadUser(User):
 
 
 def _talk(run: Run, arrival: Arrival) -> None:
-    """All requests of one talk, by the clock."""
+    """Play all requests of one talk by the clock."""
     assert run.player is not None
     talk = arrival.talk
     dialogue = run.dialogue(talk)
@@ -411,10 +412,10 @@ class AccessLog(LoadUser):
 
 
 def _finished(run: Run) -> None:
-    """This process has played its share."""
+    """Report that this process has played its share."""
     runner = run.environment.runner
     if isinstance(runner, WorkerRunner):
-        # Not the next report's business: the master may end the run at once.
+        # Statistics are sent now, since the master may end the run before the next regular report.
         runner._send_stats()  # noqa: SLF001
         runner.send_message(DONE, {"who": runner.client_id})
     else:
@@ -422,7 +423,7 @@ def _finished(run: Run) -> None:
 
 
 def _end(run: Run) -> None:
-    """Everything is played."""
+    """End the run, since everything is played."""
     runner = run.environment.runner
     gevent.spawn(runner.stop if run.environment.web_ui is not None else runner.quit)
 

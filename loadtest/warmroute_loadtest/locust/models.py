@@ -1,4 +1,5 @@
-"""The model asked for is the one that was named, if the router lists it, or the first that it lists."""
+"""The load test asks for the model that was named, if the router lists it; where none was named, for the first one
+listed."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ PATH = "/v1/models"
 
 
 def choose(wire: Wire, headers: Mapping[str, str], wished: str) -> str:
-    """The model's name.
+    """Return the name of the model to ask for.
 
     Args:
-        wire: The router.
-        headers: With the key, if it wants one.
-        wished: A name; empty for the first listed.
+        wire: The connection to the router.
+        headers: Headers with the key, if the router wants one.
+        wished: The model's name; empty for the first one listed.
     Raises:
         WireError: The router cannot be reached, or does not list models.
-        SettingError: It does not list this one.
+        SettingError: The router does not list this model.
     """
     status, body = wire.get(PATH, headers)
     if status != 200:

@@ -1,8 +1,8 @@
 """The player plays one request: it sends it, reads its answer, and returns the sample.
 
-This module decides what a failure is: another status than 200, a broken connection, an error in the stream, a stream
-that ends before its API's own end. It waits nowhere for a time: its caller does. Clients of bad manners are played
-here too, and judged by `hostile`.
+This module decides what a failure is: a status other than 200, a broken connection, an error in the stream, or a stream
+that ends before its API's own end. The player never waits for a request's time; its caller does. Ill-mannered clients
+are played here, too; `hostile` judges the answers to them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CUT_OFF = "not answered when the run ended"
 
 @dataclass(slots=True)
 class _Reading:
-    """An answer on its way."""
+    """An answer while it is read."""
 
     answer: Answer
     events: Events
@@ -59,13 +59,13 @@ class Player:
         start_s: float,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Connect nothing yet.
+        """Prepare to play; no connection is made yet.
 
         Args:
             wire: The server.
-            headers: Sent with every request.
+            headers: Headers that are sent with every request.
             start_s: `perf_counter` at the start of the run.
-            sleep: How ill-mannered clients wait.
+            sleep: Called to wait where an ill-mannered client waits.
         """
         self._wire = wire
         self._headers = {"Content-Type": "application/json", "User-Agent": "warmroute-loadtest", **headers}
@@ -77,15 +77,15 @@ class Player:
     def play(
         self, talk: Talk, dialogue: Dialogue, number: int, turn: int, *, due_s: float, waited_s: float = 0.0
     ) -> tuple[Sample, str]:
-        """Send request `turn` of talk `number` now. Returns its sample, and the answer's text if it is kept.
+        """Send request `turn` of talk `number` now. Return its sample, and the answer's text if that is kept.
 
         Args:
-            talk: Whose it is.
-            dialogue: Its bodies.
-            number: Of the talk.
-            turn: Of the request in it.
-            due_s: `perf_counter` at which it was to be sent.
-            waited_s: How much later that is than planned, for the answer before.
+            talk: The talk that the request belongs to.
+            dialogue: Makes the talk's bodies.
+            number: The talk's number.
+            turn: The request's number in the talk.
+            due_s: `perf_counter` at which the request was to be sent.
+            waited_s: Seconds by which `due_s` is later than planned, because the answer before was not complete.
         """
         body = dialogue.ask(turn)
         keeps_text = talk.grows and turn + 1 < len(talk.asks)
@@ -98,7 +98,7 @@ class Player:
         try:
             reply, error = self._exchange(talk, body, reading)
         finally:
-            # Also where a killed greenlet leaves: what was under way then is a failure, and seen as one.
+            # This runs also when the greenlet is killed: a request under way then counts as failed.
             self.in_flight -= 1
             end_s = perf_counter()
             sample = Sample(
@@ -127,10 +127,10 @@ class Player:
         return sample, answer.text
 
     def on_cut_off(self, sample: Sample) -> None:
-        """Hook: called with what was under way when its greenlet was killed."""
+        """Hook that is called with the sample of a request that was under way when its greenlet was killed."""
 
     def _exchange(self, talk: Talk, body: bytes, reading: _Reading) -> tuple[Reply, str | None]:
-        """The answer's head, and what was wrong."""
+        """Return the answer's head, and what was wrong with the answer (None where nothing was)."""
         headers = self._messages_headers if talk.api is Api.MESSAGES else self._headers
         request = self._wire.head("POST", PATHS[talk.api], headers, len(body)) + body
         if talk.manners is not Manners.GOOD and talk.manners is not Manners.LEAVES_MIDWAY:
@@ -153,7 +153,7 @@ class Player:
     def _misbehave(
         self, talk: Talk, request: bytes, body: bytes, reading: _Reading
     ) -> tuple[Reply, str | None]:
-        """As such clients do; sleeps for up to some seconds."""
+        """Act as an ill-mannered client does; this may sleep for some seconds."""
         manners = talk.manners
         if manners in (Manners.UNKNOWN_MODEL, Manners.WRONG_TYPES, Manners.BROKEN_JSON):
             if manners is Manners.BROKEN_JSON:
@@ -177,7 +177,7 @@ class Player:
         return Reply(status), hostile.judged(manners, status)
 
     def _raw(self, sock: socket.socket, manners: Manners, request: bytes, body: bytes) -> int | None:
-        """The status line's number, if any came."""
+        """Return the number in the status line; None where no status line came."""
         if manners is Manners.READS_SLOWLY:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.sendall(request.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nConnection: close\r\n", 1))

@@ -17,7 +17,7 @@ from warmroute_loadtest.simulate.page import COLOURS
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 560, 220, 62, 12, 40, 14
 WINDOWS = 40
-"""Points of a course over time."""
+"""Number of points of a course over time."""
 CURVE_POINTS = 200
 
 _STYLE = (
@@ -36,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """How a value becomes a place."""
+    """How values become places on an axis."""
 
     low: float
     high: float
@@ -44,28 +44,28 @@ class Axis:
     is_logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """From 0 to 1."""
+        """Return a value's place on the axis, from 0 to 1."""
         if self.is_logarithmic:
             low, high = log10(self.low), log10(self.high)
             return (log10(max(value, self.low)) - low) / (high - low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Where lines are drawn."""
+        """Return the values at which lines are drawn."""
         if self.is_logarithmic:
             return [10.0**power for power in range(round(log10(self.low)), round(log10(self.high)) + 1)]
         step = _step(self.high - self.low)
         return [self.low + step * n for n in range(int((self.high - self.low) / step + 1e-9) + 1)]
 
     def label(self, value: float) -> str:
-        """What is written there."""
+        """Return the text that is written at a value."""
         if self.unit == "%":
             return f"{value * 100:.0f} %"
         return f"{value:g} {self.unit}".strip()
 
 
 def distribution(title: str, sides: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Shares of requests within a time, on a logarithmic axis of whole decades."""
+    """Draw which share of the requests took at most a time, on a logarithmic axis of whole decades."""
     known = [value for _, values in sides for value in values if value > 0] or [0.01, 1.0]
     low, high = floor(log10(min(known))), ceil(log10(max(known)))
     axis = Axis(10.0**low, 10.0 ** max(high, low + 1), "s", is_logarithmic=True)
@@ -79,7 +79,7 @@ def course(
     unit: str,
     high: float | None = None,
 ) -> str:
-    """A figure of the requests sent in each of 40 windows of the run."""
+    """Draw a figure of the requests sent in each of 40 windows of the run."""
     end_s = max((sample.at_s for _, samples in sides for sample in samples), default=1.0) or 1.0
     window_s = end_s / WINDOWS
     series = []
@@ -94,7 +94,7 @@ def course(
 
 
 def under_way(title: str, sides: Sequence[tuple[str, Sequence[Sample]]]) -> str:
-    """Requests under way over time."""
+    """Draw the number of requests under way over time."""
     end_s = max((sample.end_s for _, samples in sides for sample in samples), default=1.0) or 1.0
     series = []
     for name, samples in sides:
@@ -111,7 +111,7 @@ def under_way(title: str, sides: Sequence[tuple[str, Sequence[Sample]]]) -> str:
 
 
 def lines(title: str, series: Sequence[Series], across: Axis, up: Axis) -> str:
-    """Curves; the first is drawn last, above the others."""
+    """Draw curves; the first is drawn last, so that it lies above the others."""
 
     def x(value: float) -> float:
         return _LEFT + _WIDTH * min(max(across.place(value), 0.0), 1.0)
@@ -142,7 +142,7 @@ def lines(title: str, series: Sequence[Series], across: Axis, up: Axis) -> str:
 
 
 def bars(title: str, sides: Sequence[tuple[str, dict[str, int]]]) -> str:
-    """A bar a name and side."""
+    """Draw one bar for each name and side."""
     names = sorted({name for _, counts in sides for name in counts})
     most = max([count for _, counts in sides for count in counts.values()] + [1])
     step, left = 8 + 14 * len(sides), 150
@@ -166,7 +166,7 @@ def bars(title: str, sides: Sequence[tuple[str, dict[str, int]]]) -> str:
 
 
 def colour(number: int) -> str:
-    """Of side `number`."""
+    """Return the colour of side `number`."""
     return COLOURS[number % len(COLOURS)]
 
 
@@ -196,7 +196,7 @@ def _cumulative(values: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _step(span: float) -> float:
-    """A round number that cuts a span into four to eight parts."""
+    """Return a round number that cuts a span into four to eight parts."""
     rough = span / 5
     power = 10.0 ** floor(log10(rough))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

@@ -1,7 +1,7 @@
 """The recorder keeps what one process measures, sums it up as it comes, and hands on to a master what is new.
 
-This module decides how live figures are kept: in histograms of 2 % steps, since sorting all samples for a web page
-would hold up the clients of the same process. Final figures come from the samples themselves (`figures`).
+This module decides how live figures are kept: in histograms with steps of 2 %, since sorting all samples for a web page
+would hold up the clients of the same process. `figures` computes the final figures from the samples themselves.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Histogram:
         self._total = 0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one time."""
         self._counts[round(log(max(seconds, 1e-6)) / STEP)] += 1
         self._total += 1
 
     def percentile(self, ratio: float) -> float | None:
-        """The smallest step that this share does not exceed; None of nothing."""
+        """Return the smallest step that this share of the times does not exceed; None where no times were counted."""
         left = ratio * self._total
         for step in sorted(self._counts):
             left -= self._counts[step]
@@ -47,9 +47,9 @@ class Live:
     requests: int = 0
     failed: int = 0
     in_time: int = 0
-    """Answers whose first token came within the target."""
+    """Number of answers that came in time; see `is_in_time`."""
     prompt_tokens: int = 0
-    """Of answers whose engine says how much was cached."""
+    """Prompt tokens of the answers whose engine says how much was cached."""
     cached_tokens: int = 0
     completion_tokens: int = 0
     ttft: Histogram = field(default_factory=Histogram)
@@ -58,11 +58,11 @@ class Live:
 
     @property
     def cached_ratio(self) -> float | None:
-        """Cached tokens by prompt tokens; None where no engine says."""
+        """Cached tokens over prompt tokens; None where no engine reports cached tokens."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
 
     def add(self, sample: Sample, in_time: bool) -> None:
-        """Count one."""
+        """Count one sample."""
         self.requests += 1
         if sample.error:
             self.failed += 1
@@ -81,16 +81,16 @@ class Live:
 
 @dataclass(slots=True)
 class Generator:
-    """How one process of the load generator fared."""
+    """What one process of the load generator reports of itself."""
 
     cpu_ratio: float = 0.0
-    """Of one core, over the whole run."""
+    """Share of one core that the process used over the whole run."""
     lags: list[float] = field(default_factory=list)
-    """How late a timer of 20 ms was, each time, in seconds: by so much its clock is read late."""
+    """How late a timer of 20 ms went off, each time, in seconds; the process reads its clock late by as much."""
 
 
 class Recorder:
-    """Samples of a run, of this process or of all workers."""
+    """The samples of a run, of this process or of all workers."""
 
     def __init__(self, ttft_target_s: float, itl_target_s: float | None = None) -> None:
         self._ttft_target_s = ttft_target_s
@@ -102,7 +102,7 @@ class Recorder:
         self._sent = 0
 
     def add(self, sample: Sample) -> None:
-        """Take one."""
+        """Add one sample."""
         self.samples.append(sample)
         in_time = is_in_time(sample, self._ttft_target_s, self._itl_target_s)
         self.rows.setdefault(sample.name, Live()).add(sample, in_time)
@@ -111,24 +111,24 @@ class Recorder:
             self.late.add(sample.late_s)
 
     def news(self) -> list[list[Any]]:
-        """Rows of samples that were not handed on yet."""
+        """Return rows of the samples that were not handed on yet."""
         rows = [to_row(sample) for sample in self.samples[self._sent :]]
         self._sent = len(self.samples)
         return rows
 
     def take(self, rows: Iterable[list[Any]]) -> None:
-        """Samples of a worker."""
+        """Add the samples of a worker."""
         for row in rows:
             self.add(of_row(row))
 
     def fared(self, who: str, cpu_ratio: float, lags: Iterable[float]) -> None:
-        """What a process of the generator tells of itself since the last time."""
+        """Add what a process of the generator reports of itself since its last report."""
         generator = self.generators.setdefault(who, Generator())
         generator.cpu_ratio = cpu_ratio
         generator.lags.extend(lags)
 
     def progress(self, elapsed_s: float, in_flight: int) -> str:
-        """One line of where the run is."""
+        """Return one line that says how far the run is."""
         total = self.rows[TOTAL]
         parts = [f"{elapsed_s:5.0f} s", f"{total.requests:6,} answered", f"{total.failed} failed"]
         parts.append(f"{in_flight} under way")
@@ -140,7 +140,8 @@ class Recorder:
 
 
 def is_in_time(sample: Sample, ttft_target_s: float, itl_target_s: float | None) -> bool:
-    """Whether an answer counts as goodput: complete, its first token in time, and its others if that is asked for."""
+    """Return whether an answer counts as goodput: it is complete, its first token came in time, and its later tokens
+    did if there is a target for them."""
     if sample.error:
         return False
     first_s = sample.e2e_s if sample.ttft_s is None else sample.ttft_s

@@ -1,9 +1,9 @@
 """A replay takes talks from a trace or from the router's own access log, with the times at which they came.
 
-This module decides how blocks known by key become a prompt: a text a key, so that two prompts agree exactly as far as
-their keys do, then a rest that nobody else has. Each request carries its whole prompt as recorded; what the engine
-answers is not put into the next one, since the record says how long answers were, not what they said. Reading, and
-what a key stands for, is that of `warmroute_loadtest.simulate`.
+This module decides how blocks known by key become a prompt. Each key gets a text, so that two prompts agree exactly as
+far as their keys do, and the rest of each prompt is a text that no other prompt has. Each request carries its whole
+prompt as recorded. What the engine answers is not put into the next request, since the record says how long answers
+were, not what they said. `warmroute_loadtest.simulate` reads the files and decides what a key stands for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from warmroute_loadtest.simulate.traces import TraceError, mooncake
 from warmroute_loadtest.simulate.workload import Session, Turn, Workload
 
 MAX_BROKEN_RATIO = 0.1
-"""A file with more broken lines than that is not the trace it is said to be."""
+"""A file with a larger share of broken lines than this is not the trace it is said to be."""
 TOLD_LINES = 10
 
 
@@ -31,13 +31,14 @@ class Recording:
     path: Path
     is_access_log: bool = False
     requests: int | None = None
-    """The first so many, in whole sessions; None for all."""
+    """Number of requests to replay, the first ones, in whole sessions; None replays all."""
     rate: float | None = None
-    """Requests a second by the sessions' starts; None leaves the record's own."""
+    """Requests a second as the sessions' starts give it; None keeps the record's own rate."""
     speed: float = 1.0
-    """All times are divided by it."""
+    """All times are divided by this."""
     spread: bool = False
-    """Whether requests of one moment are moved apart until the next: for clocks that tick every few seconds."""
+    """Whether requests of one moment are moved apart until the next moment, for records whose clock ticks every few
+    seconds."""
     open_loop: bool = False
     """Whether every request comes by the clock, whatever session it names."""
     lengths: float = 1.0
@@ -45,13 +46,13 @@ class Recording:
 
 
 def arrivals(recording: Recording, say: Callable[[str], None] = lambda line: None) -> list[Arrival]:
-    """All talks in order of their times.
+    """Return all talks in order of their times.
 
-    A broken line is told, left out and counted; the first ten are told in full.
+    A broken line is left out and counted; the first ten are reported in full.
 
     Args:
         recording: What to read.
-        say: Takes what is to be told.
+        say: Called with each line for people.
     Raises:
         TraceError: More than a tenth of the lines are broken, or nothing is left.
         OSError: The file cannot be read.
@@ -93,13 +94,13 @@ def arrivals(recording: Recording, say: Callable[[str], None] = lambda line: Non
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """Recorded talks as an endless source, for clients that wait for their answers: from the first one again when all
-    were played, with other texts each time."""
+    """Recorded talks as a source that never ends, for clients that wait for their answers. When all talks were played,
+    the source begins again at the first one, with other texts each time."""
 
     arrivals: Sequence[Arrival]
 
     def talk(self, number: int) -> Talk:
-        """Talk `number`, from 0."""
+        """Return talk `number`, counted from 0."""
         again, place = divmod(number, len(self.arrivals))
         talk = self.arrivals[place].talk
         if not again:
@@ -110,7 +111,7 @@ class Played:
         return replace(talk, asks=asks)
 
     def mean_requests(self) -> float:
-        """Requests a talk."""
+        """Return the mean number of requests in a talk."""
         return sum(len(arrival.talk.asks) for arrival in self.arrivals) / len(self.arrivals)
 
 

@@ -31,15 +31,15 @@ class Side:
 
 @dataclass(slots=True)
 class Report:
-    """What is reported."""
+    """What a report shows."""
 
     title: str
     facts: dict[str, str]
-    """What was asked, for people."""
+    """What was asked, in words for people."""
     sides: Sequence[Side]
     baseline: Baseline | None = None
     verdicts: Sequence[tuple[str, Verdict]] = ()
-    """With the side's name."""
+    """The verdicts, each with its side's name."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know before believing the figures."""
 
@@ -88,7 +88,7 @@ FIGURES: tuple[Shown, ...] = (
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a figure a row, a side a column, then ratios."""
+    """Return a table's head and rows: one row a figure, one column a side, then columns of ratios."""
     columns = [(side.name, side.figures) for side in report.sides]
     if report.baseline is not None:
         columns.append((f"baseline {report.baseline.name}", report.baseline.figures))
@@ -105,7 +105,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def by_scenario(side: Side) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of one side's scenarios."""
+    """Return the head and the rows of a table of one side's scenarios."""
     head = ["scenario", "requests", "failed", "TTFT p50", "p90", "p99", "ITL p50", "end to end p90"]
     return [*head, "cached", "in time"], [_scenario(row) for row in side.figures.rows]
 
@@ -129,7 +129,7 @@ def _scenario(row: Row) -> list[str]:
 
 
 def notes(report: Report) -> list[str]:
-    """Everything that limits what the figures mean, the report's own notes first."""
+    """Return everything that limits what the figures mean, the report's own notes first."""
     said = list(report.notes)
     for side in report.sides:
         figures, total = side.figures, side.figures.total
@@ -164,7 +164,7 @@ def notes(report: Report) -> list[str]:
 
 
 def pictures(report: Report) -> dict[str, str]:
-    """SVGs by name."""
+    """Return the report's SVGs by name."""
     measured = [
         (side.name, [s for s in side.samples if s.is_measured and not s.error]) for side in report.sides
     ]
@@ -203,12 +203,12 @@ def pictures(report: Report) -> dict[str, str]:
 
 
 def title_of(svg: str) -> str:
-    """What a picture shows."""
+    """Return what a picture shows."""
     return svg.partition("<title>")[2].partition("</title>")[0]
 
 
 def markdown(report: Report) -> str:
-    """The report with its pictures as files beside it."""
+    """Return the report as Markdown, with its pictures as files beside it."""
     lines = [f"# {report.title}", ""]
     lines += [f"- {name}: {value}" for name, value in report.facts.items()]
     if report.verdicts:
@@ -226,7 +226,7 @@ def markdown(report: Report) -> str:
 
 
 def page(report: Report) -> str:
-    """The report as one page; nothing is loaded from anywhere, nothing is scripted."""
+    """Return the report as one HTML page, which loads nothing and has no scripts."""
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in report.facts.items()
     )
@@ -256,10 +256,10 @@ def page(report: Report) -> str:
 
 
 def write(folder: Path, report: Report) -> None:
-    """`report.html`, `report.md` and its pictures.
+    """Write `report.html`, `report.md` and its pictures.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").write_text(page(report))

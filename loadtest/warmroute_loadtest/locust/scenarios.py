@@ -21,13 +21,13 @@ from warmroute_loadtest.locust.hostile import hostile_talk
 from warmroute_loadtest.locust.talks import Api, Ask, Piece, Talk, hurried, planned
 
 MAX_CONTEXT_TOKENS = 100_000
-"""Of agent loops, before `lengths`."""
+"""The most tokens that a context of agent loops has, before `lengths` is applied."""
 SAMPLED_TALKS = 200
-"""From which the mean number of requests a talk is estimated."""
+"""Number of talks from which the mean number of requests in a talk is estimated."""
 
 
 class _Draw:
-    """Dice of one talk."""
+    """The random generator of one talk."""
 
     def __init__(self, name: str, seed: int, number: int, lengths: float) -> None:
         self.rng = Random(f"{name}/{seed}/{number}")
@@ -35,16 +35,16 @@ class _Draw:
         self.lengths = lengths
 
     def tokens(self, mean: float, shape: float, low: int, high: int) -> int:
-        """A length."""
+        """Draw a length in tokens."""
         drawn = self.rng.lognormvariate(log(mean) - shape * shape / 2, shape)
         return max(1, int(min(max(drawn, low), high) * self.lengths))
 
     def fixed(self, tokens: int) -> int:
-        """A length that is not drawn."""
+        """Return a length that is not drawn, in tokens."""
         return max(1, int(tokens * self.lengths))
 
     def pause_s(self, mean_s: float, low_s: float = 0.5, high_s: float = 600.0) -> float:
-        """A log-normal pause of shape 1."""
+        """Draw a pause in seconds from a log-normal distribution of shape 1."""
         return min(max(self.rng.lognormvariate(log(mean_s) - 0.5, 1.0), low_s), high_s)
 
 
@@ -54,7 +54,7 @@ def _sums(count: int, exponent: float) -> list[float]:
 
 
 def zipf(rng: Random, count: int, exponent: float) -> int:
-    """A rank from 0, the first the most frequent."""
+    """Draw a rank from 0; rank 0 is the most frequent."""
     sums = _sums(count, exponent)
     return min(bisect(sums, rng.uniform(0.0, sums[-1])), count - 1)
 
@@ -129,14 +129,14 @@ def embeddings(draw: _Draw) -> Talk:
 
 
 def hostile(draw: _Draw) -> Talk:
-    """Every other client means ill or is broken: leaves, reads slowly, sends what is no JSON, no HTTP, half a
-    body; the rest are `shared-prompts`, and only those are measured."""
+    """Every other client means ill or is broken: it leaves, reads slowly, or sends what is no JSON, no HTTP or half a
+    body. The other clients are those of `shared-prompts`, and only these are measured."""
     talk = shared_prompts(draw)
     return talk if draw.rng.uniform(0.0, 1.0) < 0.5 else hostile_talk(talk, draw.rng)
 
 
 def mixed(draw: _Draw) -> Talk:
-    """A fifth of the talks each: shared prompts, conversations, agent loops, RAG, no reuse."""
+    """Shared prompts, conversations, agent loops, RAG and no reuse each make a fifth of the talks."""
     make = draw.rng.choice((shared_prompts, multi_turn, agent_loops, rag, no_reuse))
     return make(draw)
 
@@ -155,30 +155,30 @@ SCENARIOS: dict[str, Callable[[_Draw], Talk]] = {
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Endless talks of one scenario."""
+    """The talks of one scenario, which never end."""
 
     scenario: str
     seed: int = 1
     lengths: float = 1.0
     speed: float = 1.0
-    """Pauses are divided by it."""
+    """Pauses are divided by this."""
     api: str = "chat"
-    """Of `Api`, or `both`: chat and messages by turns."""
+    """The name of an `Api`, or `both` for chat and messages by turns."""
 
     def talk(self, number: int) -> Talk:
-        """Talk `number`, from 0."""
+        """Return talk `number`, counted from 0."""
         made = SCENARIOS[self.scenario](_Draw(self.scenario, self.seed, number, self.lengths))
         if made.api is Api.CHAT:
             made = replace(made, api=api_of(self.api, number))
         return hurried(made, self.speed)
 
     def mean_requests(self) -> float:
-        """Requests a talk, estimated."""
+        """Return an estimate of the mean number of requests in a talk."""
         return sum(len(self.talk(number).asks) for number in range(SAMPLED_TALKS)) / SAMPLED_TALKS
 
 
 def api_of(wished: str, number: int) -> Api:
-    """The endpoint of talk `number`."""
+    """Return the API of talk `number`."""
     if wished == "both":
         return Api.MESSAGES if number % 2 else Api.CHAT
     return Api(wished)

@@ -22,13 +22,13 @@ TRACE, ACCESS_LOG = "trace", "access-log"
 NAMES = (*SCENARIOS, TRACE, ACCESS_LOG)
 API_NAMES = (Api.CHAT.value, Api.MESSAGES.value, Api.COMPLETIONS.value, "both")
 OWN_POLICY = "prefix-cost"
-"""Of the router that is started where no URL is given."""
+"""Policy of the router that is started where no URL is given."""
 OWN_SPEED = 4.0
-"""How many times as fast as the machine that they model those replicas are, so that a minute shows
-conversations of some turns on two cores."""
+"""How many times faster those replicas are than the machine that they model, so that a minute on two cores shows
+conversations of some turns."""
 
 _MAKES_OWN = frozenset(("PYTHON", "VENV", "SHELL", "ENGINE", "ONCE", "WARMROUTE_COMPILE", "MAKEFLAGS"))
-"""Variables of the Makefile that are not the load test's."""
+"""Variables of the Makefile that are no settings of the load test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,86 +37,90 @@ class Target:
 
     name: str
     url: str | None
-    """None: a router with the policy `name` is started before simulated replicas."""
+    """The router's URL; None starts a router with the policy `name` before simulated replicas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that can be set; a field's string is its manual."""
+    """All settings; a field's string is its manual."""
 
     scenario: str = "multi-turn"
-    """`shared-prompts`, `multi-turn`, `rag`, `agent-loops`, `no-reuse`, `embeddings`, `hostile`, `mixed`, `trace`,
-    `access-log`."""
+    """What is asked: `shared-prompts`, `multi-turn`, `rag`, `agent-loops`, `no-reuse`, `embeddings`, `hostile`,
+    `mixed`, `trace` or `access-log`."""
     url: str | None = None
-    """The router, `http://HOST:PORT`; without it a router and 4 simulated replicas are started here."""
+    """The router's URL, `http://HOST:PORT`; without it a router and 4 simulated replicas are started here."""
     compare: tuple[Target, ...] = ()
-    """Routers side by side: `"NAME=URL NAME=URL"`; a word without `=` is a policy, started before simulated
-    replicas."""
+    """Routers to compare side by side: `"NAME=URL NAME=URL"`. A word without `=` is a policy; a router with it is
+    started before simulated replicas."""
     together: bool = False
-    """Compare at the same moments instead of one after the other: for routers that have fleets of their own."""
+    """Whether routers are compared at the same moments instead of one after the other; for routers with fleets of their
+    own."""
     rate: float | None = None
-    """Requests a second, by the clock whatever answers take; 4 where neither this nor `USERS` is set, 12 with
-    replicas started here. A trace's own without."""
+    """Requests a second, sent by the clock however long answers take. Where neither this nor `USERS` is set, the rate
+    is 4, 12 with replicas started here, and a trace's own where a trace is replayed."""
     users: int | None = None
-    """Clients instead of a rate: each sends its next request a pause after its answer."""
+    """Number of clients, instead of a rate. Each sends its next request a pause after its answer."""
     duration_s: float | None = None
-    """Seconds in which requests are sent: 60; a trace's own without."""
+    """Seconds in which requests are sent; the default is 60, or a trace's own duration."""
     grace_s: float = 60.0
     """Seconds after that in which answers may still come."""
     model: str | None = None
-    """Model to ask for; without it the first that the router lists."""
+    """Name of the model to ask for; without it the first that the router lists."""
     api: str = "chat"
-    """`chat`, `messages` (Anthropic's), `completions`, or `both`: chat and messages by turns."""
+    """API of the requests: `chat`, `messages` (Anthropic's), `completions`, or `both` for chat and messages by
+    turns."""
     seed: int = 1
-    """Another seed, other requests."""
+    """With another seed, other requests are sent."""
     salt: str | None = None
-    """Enters every text. Without it a new one each run, so that caches are cold for it."""
+    """Enters every text. Without it each run has a new one, so that no cache holds the run's prompts."""
     lengths: float = 1.0
-    """Factor of all lengths, for models with short contexts."""
+    """All lengths are multiplied by this, for models with short contexts."""
     speed: float | None = None
-    """Divisor of all pauses, and of a trace's times: 1; as fast as the replicas are, 4, with replicas started
-    here."""
+    """All pauses, and a trace's times, are divided by this. The default is 1; with replicas started here it is 4, which
+    is how much faster these are."""
     trace: Path | None = None
-    """A Mooncake-format trace, for `SCENARIO=trace`."""
+    """File of a trace in Mooncake's format, for `SCENARIO=trace`."""
     access_log: Path | None = None
-    """The router's access log with fingerprints, for `SCENARIO=access-log`."""
+    """File of the router's access log with fingerprints, for `SCENARIO=access-log`."""
     requests: int | None = None
-    """The first so many of a trace or log."""
+    """Number of requests of a trace or log that are replayed, the first ones; without it all are."""
     spread: bool = False
-    """Move apart what a trace sends at one moment, for traces whose clock ticks every few seconds."""
+    """Whether requests that a trace sends at one moment are moved apart, for traces whose clock ticks every few
+    seconds."""
     open_loop: bool = False
-    """Send every line of a trace by the clock, whatever session it names."""
+    """Whether every line of a trace is sent by the clock, whatever session it names."""
     goodput_ttft_s: float | None = None
-    """Time to first token within which an answer counts as goodput: 2; 0.5 with replicas started here."""
+    """Time to first token in seconds within which an answer counts as goodput; the default is 2, or 0.5 with replicas
+    started here."""
     goodput_itl_s: float | None = None
-    """Inter-token latency within which it does; not looked at without."""
+    """Inter-token latency in seconds within which an answer counts as goodput; without it latency is not looked at."""
     bytes_per_token: float = 4.0
-    """Bytes of text that are taken for a token when prompts are made."""
+    """Number of bytes of text that count as one token when prompts are made."""
     ignore_eos: bool = True
-    """Tell vLLM to give every answer its full length; `0` for servers that refuse the field."""
+    """Whether vLLM is told to give every answer its full length; set `0` for servers that refuse the field."""
     timeout_s: float = 120.0
-    """Silence after which a request has failed."""
+    """Seconds of silence after which a request has failed."""
     workers: int = 0
-    """Processes of the generator on this machine beside the master; 0: one process."""
+    """Number of the generator's processes on this machine besides the master; with 0 there is one process in all."""
     external_workers: int = 0
-    """Workers that connect from other machines or containers, to wait for before the start."""
+    """Number of workers on other machines or in other containers that have to connect before the run starts."""
     web: int | None = None
-    """Port of locust's web interface, which then starts and stops the run."""
+    """Port of locust's web interface, where people then start and stop the run."""
     insecure: bool = False
-    """Accept any TLS certificate."""
+    """Whether any TLS certificate is accepted."""
     out: Path = Path("loadtest-results")
-    """Folder of the reports; each run makes one in it."""
+    """Folder of the reports; each run makes a folder of its own in it."""
     save: Path | None = None
-    """File to write this run's figures to, as a baseline."""
+    """File to which this run's figures are written, as a baseline."""
     baseline: Path | None = None
-    """File that `SAVE` wrote, to compare with."""
+    """File that `SAVE` wrote, with which this run is compared."""
 
     thresholds: tuple[Threshold, ...] = ()
-    """Bounds that a run must keep (`thresholds.NAMES`)."""
+    """Bounds that a run must keep (see `thresholds.NAMES`)."""
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Routers to run against."""
+        """The routers to run against."""
         if self.compare:
             return self.compare
         return (Target("router" if self.url else OWN_POLICY, self.url),)
@@ -133,16 +137,16 @@ class Settings:
 
     @property
     def pace(self) -> float:
-        """`speed`, once known."""
+        """The value of `speed`, once its default is filled in."""
         return self.speed or 1.0
 
     @property
     def target_s(self) -> float:
-        """`goodput_ttft_s`, once known."""
+        """The value of `goodput_ttft_s`, once its default is filled in."""
         return 2.0 if self.goodput_ttft_s is None else self.goodput_ttft_s
 
     def asked(self) -> dict[str, Any]:
-        """What decides what is asked and when, and what counts as in time."""
+        """The settings that decide what is asked and when, and what counts as in time."""
         names = (
             "scenario rate users duration_s api seed lengths speed requests spread open_loop goodput_ttft_s"
             " goodput_itl_s bytes_per_token"
@@ -153,10 +157,10 @@ class Settings:
 
 
 def parse(words: Sequence[str]) -> Settings:
-    """Settings from words.
+    """Read settings from `NAME=VALUE` words.
 
     Raises:
-        SettingError: One is wrong, or two contradict each other.
+        SettingError: A setting is wrong, or two contradict each other.
     """
     given: dict[str, str] = {}
     for word in words:
@@ -181,7 +185,7 @@ def parse(words: Sequence[str]) -> Settings:
 
 
 def manual() -> str:
-    """All settings and thresholds, for people."""
+    """Return a list of all settings and thresholds, for people."""
     lines = ["make loadtest [NAME=VALUE …]", ""]
     lines += [f"  {field.name.upper()}" for field in fields(Settings) if field.name != "thresholds"]
     lines += ["", "Thresholds (the exit status is 1 when one is missed):", ""]
@@ -191,7 +195,7 @@ def manual() -> str:
 
 
 def _completed(settings: Settings) -> Settings:
-    """With the defaults that depend on others."""
+    """Return the settings with those defaults filled in that depend on other settings."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     if not settings.is_recorded or settings.users is not None:
         values["duration_s"] = settings.duration_s or 60.0

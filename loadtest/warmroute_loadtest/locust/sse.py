@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class Events:
-    """One stream's reader."""
+    """Reads the events of one stream."""
 
     __slots__ = ("_data", "_rest")
 
@@ -17,12 +17,12 @@ class Events:
         self._data: list[bytes] = []
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """Data of the events that this piece completes."""
+        """Return the data of the events that this piece completes."""
         text = self._rest + piece
         self._rest = b""
         if b"\r" in text:
             if text.endswith(b"\r"):
-                # Whether a LF follows, the next piece says.
+                # Only the next piece tells whether an LF follows.
                 text, self._rest = text[:-1], b"\r"
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, last = text.split(b"\n")

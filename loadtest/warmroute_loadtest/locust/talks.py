@@ -1,7 +1,7 @@
 """A talk is what is asked: a conversation of one or more requests, with their lengths in tokens and their pauses.
 
-This module decides how planned times follow from pauses and answers of usual speed. Texts are `tape`'s, bodies
-`bodies`'.
+This module decides how planned times follow from pauses and from answers of usual speed. `tape` makes the texts, and
+`bodies` the bodies.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 PLANNED_TTFT_S, PLANNED_TOKEN_S = 0.5, 0.02
-"""How long an answer is taken to last when times are planned ahead: an 8-billion-parameter model, lightly loaded."""
+"""How long an answer is taken to last when times are planned ahead, in seconds to its first token and for each further
+one: those of an 8-billion-parameter model, lightly loaded."""
 
 
 class Api(StrEnum):
-    """Endpoints that can be asked."""
+    """The endpoints that can be asked."""
 
     CHAT = "chat"
     MESSAGES = "messages"
@@ -25,26 +26,26 @@ class Api(StrEnum):
 
 
 class Manners(StrEnum):
-    """How a client behaves."""
+    """The ways in which a client behaves."""
 
     GOOD = "good"
     LEAVES_EARLY = "leaves-early"
-    """Closes the connection while the prompt is computed."""
+    """The client closes the connection while the prompt is computed."""
     LEAVES_MIDWAY = "leaves-midway"
-    """Closes it after some tokens."""
+    """The client closes the connection after some tokens."""
     READS_SLOWLY = "reads-slowly"
-    """Pauses between reads, with a small receive buffer."""
+    """The client pauses between reads, with a small receive buffer."""
     BROKEN_JSON = "broken-json"
     UNKNOWN_MODEL = "unknown-model"
     WRONG_TYPES = "wrong-types"
     HUGE_HEAD = "huge-head"
     NOT_HTTP = "not-http"
     HALF_BODY = "half-body"
-    """Announces a body, sends half of it, waits, and closes."""
+    """The client announces a body, sends half of it, waits, and closes."""
 
 
 class Piece(NamedTuple):
-    """A stretch of text; equal keys have equal text."""
+    """A stretch of text; pieces with equal keys have equal text."""
 
     key: str
     tokens: int
@@ -52,20 +53,20 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request."""
+    """One request of a talk."""
 
     text: tuple[Piece, ...]
-    """The next user message; the whole prompt where the talk does not grow."""
+    """The next user message; where the talk does not grow, the whole prompt."""
     answer_tokens: int
-    """Tokens asked for; 0 of an embedding."""
+    """Number of tokens asked for; 0 for an embedding."""
     pause_s: float = 0.0
-    """From the answer before to this request, where clients wait for answers."""
+    """Seconds from the answer before to this request, where clients wait for answers."""
     at_s: float = 0.0
-    """From the talk's start to this request, where requests come by the clock."""
+    """Seconds from the talk's start to this request, where requests come by the clock."""
 
     @property
     def tokens(self) -> int:
-        """Of the text."""
+        """Number of tokens in the text."""
         return sum(piece.tokens for piece in self.text)
 
 
@@ -74,7 +75,7 @@ class Talk:
     """Requests that follow one another."""
 
     name: str
-    """The row of the statistics that it counts in."""
+    """The row of the statistics in which the talk counts."""
     asks: tuple[Ask, ...]
     api: Api = Api.CHAT
     system: tuple[Piece, ...] = ()
@@ -83,7 +84,7 @@ class Talk:
     manners: Manners = Manners.GOOD
 
     def asked_tokens(self, number: int) -> int:
-        """Prompt tokens that request `number` is meant to have, the template's own left out."""
+        """Return the number of prompt tokens that request `number` is meant to have, without those of the template."""
         system = sum(piece.tokens for piece in self.system)
         if not self.grows:
             return system + self.asks[number].tokens
@@ -92,7 +93,8 @@ class Talk:
 
 
 def planned(asks: Sequence[Ask]) -> tuple[Ask, ...]:
-    """The same with times by the clock: each a pause after the planned end of the answer before."""
+    """Return the same requests with times by the clock: each comes a pause after the planned end of the answer
+    before."""
     made: list[Ask] = []
     now_s = 0.0
     for ask in asks:
@@ -103,7 +105,7 @@ def planned(asks: Sequence[Ask]) -> tuple[Ask, ...]:
 
 
 def hurried(talk: Talk, speed: float) -> Talk:
-    """The same talk so many times as fast."""
+    """Return the same talk with all times divided by `speed`."""
     if speed == 1.0:
         return talk
     asks = tuple(replace(ask, pause_s=ask.pause_s / speed, at_s=ask.at_s / speed) for ask in talk.asks)
@@ -111,6 +113,6 @@ def hurried(talk: Talk, speed: float) -> Talk:
 
 
 def until(talk: Talk, left_s: float) -> Talk:
-    """What of it is planned to be asked within this time of its start."""
+    """Return the part of a talk that is planned to be asked within this time of its start."""
     kept = tuple(ask for ask in talk.asks if ask.at_s <= left_s)
     return talk if len(kept) == len(talk.asks) else replace(talk, asks=kept)

@@ -21,7 +21,7 @@ _WORDS = (
 
 
 class Tape:
-    """All texts of one run."""
+    """The texts of one run."""
 
     def __init__(self, salt: str, bytes_per_token: float = 4.0) -> None:
         self._salt = salt
@@ -33,7 +33,7 @@ class Tape:
         self._tape = tape + " " + tape
 
     def text(self, pieces: Iterable[Piece]) -> str:
-        """Text of these pieces, one after the other."""
+        """Return the text of these pieces, one after the other."""
         return "".join(self._piece(piece.key, piece.tokens) for piece in pieces)
 
     def _piece(self, key: str, tokens: int) -> str:

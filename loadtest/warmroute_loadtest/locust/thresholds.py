@@ -1,8 +1,8 @@
-"""Thresholds are figures that a run must reach: read from `NAME=VALUE`, and judged against the run's figures.
+"""Thresholds are figures that a run must reach. They are read from `NAME=VALUE` and compared with the run's figures.
 
-A name says the unit and so the side: times and failures must not be above, shares and rates not below. A figure that
-cannot be had (no answer, an engine that does not report cached tokens) misses its threshold, since nothing shows that
-it was reached.
+A threshold's name tells its unit, and so its side: times and failures must not be above it, shares and rates not below.
+A figure that cannot be had (because there was no answer, or the engine does not report cached tokens) misses its
+threshold, since nothing shows that it was reached.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from warmroute_loadtest.locust.figures import Figures, Times
 
 
 class SettingError(ValueError):
-    """A setting is wrong; the message says which, how and what to write instead."""
+    """A setting is wrong; the message says which one, what is wrong, and what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """One bound."""
+    """One threshold."""
 
     name: str
     bound: float
@@ -27,7 +27,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a run has to a bound."""
+    """A run's figure, compared with a threshold."""
 
     threshold: Threshold
     value: float | None
@@ -35,7 +35,7 @@ class Verdict:
     is_met: bool
 
     def text(self) -> str:
-        """In words, for people."""
+        """The verdict in words, for people."""
         name = self.threshold.name
         bound = written(name, self.threshold.bound)
         value = "no figure" if self.value is None else written(name, self.value)
@@ -71,21 +71,21 @@ NAMES = (*_UPPER, *_LOWER)
 
 
 def value_of(name: str, figures: Figures) -> float | None:
-    """The figure that a threshold of this name looks at."""
+    """Return the figure that a threshold of this name looks at."""
     return (_UPPER.get(name) or _LOWER[name])(figures)
 
 
 def parse(settings: Mapping[str, str]) -> list[Threshold]:
-    """Thresholds among settings, in the order of `NAMES`.
+    """Return the thresholds among settings, in the order of `NAMES`.
 
     Raises:
-        SettingError: One is no number, or out of range.
+        SettingError: A threshold is no number, or out of range.
     """
     return [Threshold(name, _bound(name, settings[name])) for name in NAMES if name in settings]
 
 
 def judge(thresholds: list[Threshold], figures: Figures) -> list[Verdict]:
-    """A verdict each."""
+    """Return a verdict for each threshold."""
     verdicts: list[Verdict] = []
     for threshold in thresholds:
         value = value_of(threshold.name, figures)
@@ -96,7 +96,7 @@ def judge(thresholds: list[Threshold], figures: Figures) -> list[Verdict]:
 
 
 def written(name: str, value: float) -> str:
-    """A figure as people write it."""
+    """Return a figure as people write it."""
     if name.endswith("_RATIO"):
         return f"{value:.1%}"
     if name.endswith("_PER_S"):

@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def extend(environment: Any, current: Callable[[], Run | None]) -> None:
-    """Add the tab and the downloads."""
+    """Add the tab and the downloads to locust's web interface."""
     web = environment.web_ui
     structure = [{"key": key, "title": title} for key, title in COLUMNS]
     web.template_args |= {
@@ -90,7 +90,7 @@ def extend(environment: Any, current: Callable[[], Run | None]) -> None:
 
 
 def rows(live: dict[str, Live]) -> list[dict[str, Any]]:
-    """The tab's rows, the total first."""
+    """Return the tab's rows, the total first."""
     return [_row(name, each) for name, each in live.items()]
 
 

@@ -1,8 +1,9 @@
-"""The wire speaks HTTP/1.1 to one server, one connection a request at a time, and reads the clock at every arrival.
+"""The wire speaks HTTP/1.1 to one server, one connection for each request at a time, and reads the clock at every
+arrival.
 
 This module decides nothing about what is sent. It uses Python's own sockets, which wait cooperatively once gevent has
-patched them, and block as usual without it. A connection that the server had closed while it was idle costs a fresh
-one, not a failure; anything else that breaks is told.
+patched them, and block as usual without it. If the server had closed an idle connection, the request goes out on a new
+one and does not fail; anything else that breaks is reported.
 """
 
 from __future__ import annotations
@@ -19,37 +20,37 @@ import httptools
 RECEIVE_BYTES = 65_536
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 3.0
-"""Connections idle for longer are not used again: vLLM closes them after 5 s."""
+"""Connections that were idle for longer than this, in seconds, are not used again: vLLM closes them after 5 s."""
 ADDRESS_S = 30.0
-"""For how long a resolved name is used."""
+"""A resolved name is used for this long, in seconds."""
 
 
 class WireError(Exception):
-    """No complete answer; the message says why."""
+    """There is no complete answer; the message says why."""
 
 
 class Leave(Exception):
-    """Raised by a reader that wants the connection closed at once."""
+    """A reader raises this to have the connection closed at once."""
 
 
 @dataclass(slots=True)
 class Reply:
-    """An answer's head, and its end."""
+    """The head of an answer, and how the answer ended."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    """By lower-case name."""
+    """The headers by lower-case name."""
     has_ended: bool = False
     keeps_alive: bool = False
     received_bytes: int = 0
 
 
 Reader = Callable[[Reply, bytes, float], None]
-"""Takes body bytes as they come, with the clock at their arrival."""
+"""Called with the answer's head, body bytes as they come, and the clock at their arrival."""
 
 
 class _Parts:
-    """What httptools calls."""
+    """Receives what httptools parses."""
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
@@ -64,22 +65,22 @@ class _Parts:
 
     def on_message_complete(self) -> None:
         self.reply.has_ended = True
-        # The parser forgets it with the message.
+        # Read now, since the parser forgets it after the message.
         self.reply.keeps_alive = self.parser.should_keep_alive()
 
 
 class Wire:
-    """One server; connections are kept, the one used last is used next."""
+    """A client of one server. It keeps connections, and uses the one next that was used last."""
 
     def __init__(self, url: str, *, timeout_s: float = 120.0, insecure: bool = False) -> None:
-        """Resolve nothing yet.
+        """Prepare to connect; the name is not resolved yet.
 
         Args:
             url: `http://` or `https://`, host and port; a path is put before those of requests.
-            timeout_s: Silence after which an answer counts as failed.
-            insecure: Accept any certificate.
+            timeout_s: Seconds of silence after which an answer counts as failed.
+            insecure: Whether any certificate is accepted.
         Raises:
-            ValueError: It is no such URL.
+            ValueError: The text is no such URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -99,7 +100,7 @@ class Wire:
         self._address: tuple[float, int, tuple[object, ...]] | None = None
 
     def head(self, method: str, path: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
-        """A request's head."""
+        """Return the head of a request."""
         lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if body_bytes:
@@ -107,21 +108,21 @@ class Wire:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def get(self, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Status and body of a GET.
+        """Send a GET, and return the answer's status and body.
 
         Raises:
-            WireError: No complete answer.
+            WireError: There is no complete answer.
         """
         pieces: list[bytes] = []
         reply = self.exchange(self.head("GET", path, headers, 0), lambda _, piece, __: pieces.append(piece))
         return reply.status or 0, b"".join(pieces)
 
     def exchange(self, request: bytes, read: Reader) -> Reply:
-        """Send a request, read its answer to the end.
+        """Send a request, and read its answer to the end.
 
         Raises:
-            WireError: No complete answer.
-            Leave: As raised by `read`; the connection is closed.
+            WireError: There is no complete answer.
+            Leave: `read` raised it; the connection is closed.
         """
         while True:
             sock, is_used = self._take()
@@ -143,10 +144,10 @@ class Wire:
             return reply
 
     def connect(self) -> socket.socket:
-        """A fresh connection, closed by the caller.
+        """Return a new connection, which the caller closes.
 
         Raises:
-            WireError: There is none to be had.
+            WireError: No connection can be made.
         """
         try:
             family, address = self._resolved()
@@ -166,7 +167,7 @@ class Wire:
             raise WireError(f"no connection to {self._host}:{self._port}: {_said(error)}") from error
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         while self._idle:
             self._idle.pop()[0].close()
 
@@ -187,7 +188,8 @@ class Wire:
         return self._address[1], self._address[2]
 
     def pump(self, sock: socket.socket, take: Callable[[bytes, float], bool]) -> None:
-        """Give `take` what arrives, with the clock at its arrival, until it is satisfied; empty is the end.
+        """Call `take` with what arrives and the clock at its arrival, until `take` wants no more. Empty bytes mean that
+        the server closed the connection.
 
         Raises:
             OSError: The connection broke, or was silent for too long.
@@ -219,11 +221,11 @@ class Wire:
 
 
 def _ended(reply: Reply) -> bool:
-    """What the connection's end means: true where it ends an answer without a length.
+    """Return whether the connection's end ends the answer, as it does for an answer without a length.
 
     Raises:
         ConnectionResetError: There was no answer.
-        WireError: There was a part of one.
+        WireError: There was a part of an answer.
     """
     if not reply.received_bytes:
         raise ConnectionResetError("the connection was closed without an answer")
