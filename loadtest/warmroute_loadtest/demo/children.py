@@ -125,7 +125,7 @@ class Children:
             child.check()
 
     def _die_with_parent(self) -> None:
-        # Runs in the child, before its program.
+        # This runs in the child process, before its program.
         self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -65,7 +65,7 @@ async def start_router(
     command += ["--listen", f"{LOCALHOST}:{data}", "--admin", f"{LOCALHOST}:{admin}"]
     for url in replica_urls:
         command += ["--replica", url]
-    # Settings of the user's own, of whatever router, are none of the demo's.
+    # The demo's router takes no settings that the user's environment holds for another router.
     environment = {k: value for k, value in own_environment().items() if not k.startswith("WARMROUTE_")}
     child = await children.start(f"router {policy}", command, environment)
     admin_url = f"http://{LOCALHOST}:{admin}"

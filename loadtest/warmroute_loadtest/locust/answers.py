@@ -133,7 +133,7 @@ class Answer:
         if not isinstance(usage, dict):
             return
         if self.api is Api.MESSAGES:
-            # What was read from the cache and written to it is not part of `input_tokens` there.
+            # Anthropic's `input_tokens` leaves out the tokens that were read from the cache and written to it.
             if usage.get("input_tokens") is not None:
                 cached = usage.get("cache_read_input_tokens")
                 created = usage.get("cache_creation_input_tokens") or 0

@@ -45,6 +45,6 @@ def judged(manners: Manners, status: int | None) -> str | None:
     if manners in _WHOLE:
         return None if status == 200 else f"status {status}"
     if status is None:
-        # A head that is too large may be refused by closing, while it is still sent.
+        # A router may refuse a head that is too large by closing the connection while the head is still sent.
         return None if manners is Manners.HUGE_HEAD else "cut off without an answer"
     return None if 400 <= status < 500 else f"status {status} to a bad request"

@@ -2,10 +2,10 @@
 
     locust -f loadtest/warmroute_loadtest/locust/locustfile.py AgentLoops --host http://127.0.0.1:8000
 
-This module decides nothing about what is asked or what it amounts to. With `--rate` requests come by the clock: the
-first user of each process plays that process's share of the arrivals, and further users stay idle. Without it every
-user is one client that waits for its answers. Each request counts in three of locust's rows: its API (end to end),
-`TTFT` and `ITL`.
+This module decides neither what is asked nor what the figures are. With `--rate` requests come by the clock: the first
+user of each process plays that process's share of the arrivals, and further users stay idle. Without it every user is
+one client that waits for its answers. Each request counts in three of locust's rows: its API (end to end), `TTFT` and
+`ITL`.
 """
 
 from __future__ import annotations
@@ -352,61 +352,61 @@ def _talk(run: Run, arrival: Arrival) -> None:
 
 
 class SharedPrompts(LoadUser):
-    """Single questions under shared system prompts."""
+    """A client that asks single questions under shared system prompts."""
 
     scenario = "shared-prompts"
 
 
 class MultiTurn(LoadUser):
-    """Conversations."""
+    """A client that holds conversations."""
 
     scenario = "multi-turn"
 
 
 class Rag(LoadUser):
-    """Questions over retrieved passages."""
+    """A client that asks questions over retrieved passages."""
 
     scenario = "rag"
 
 
 class AgentLoops(LoadUser):
-    """Coding agents with contexts that grow to 100,000 tokens."""
+    """A coding agent whose context grows to 100,000 tokens."""
 
     scenario = "agent-loops"
 
 
 class NoReuse(LoadUser):
-    """Questions that share nothing."""
+    """A client that asks questions which share nothing."""
 
     scenario = "no-reuse"
 
 
 class Embeddings(LoadUser):
-    """Embeddings."""
+    """A client that asks for embeddings."""
 
     scenario = "embeddings"
 
 
 class Hostile(LoadUser):
-    """Half of the clients are broken or mean ill."""
+    """A client that is broken or means ill in half of its talks."""
 
     scenario = "hostile"
 
 
 class Mixed(LoadUser):
-    """A fifth each of the first five scenarios."""
+    """A client whose talks are of the first five scenarios, a fifth of each."""
 
     scenario = "mixed"
 
 
 class Trace(LoadUser):
-    """A Mooncake-format trace (`--trace FILE`)."""
+    """A client that replays a trace in Mooncake's format (`--trace FILE`)."""
 
     scenario = TRACE
 
 
 class AccessLog(LoadUser):
-    """The router's access log (`--access-log FILE`)."""
+    """A client that replays the router's access log (`--access-log FILE`)."""
 
     scenario = ACCESS_LOG
 
@@ -447,7 +447,7 @@ def _prepare(environment: Any, **_: Any) -> None:
     elif isinstance(runner, MasterRunner):
         runner.register_message(DONE, _worker_done)
     if environment.web_ui is not None:
-        # Flask is only there with the web interface.
+        # Imported here, since it needs Flask, which locust loads only with its web interface.
         from warmroute_loadtest.locust.web import extend
 
         extend(environment, lambda: _run)

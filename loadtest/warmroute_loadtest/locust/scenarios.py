@@ -129,8 +129,8 @@ def embeddings(draw: _Draw) -> Talk:
 
 
 def hostile(draw: _Draw) -> Talk:
-    """Every other client means ill or is broken: it leaves, reads slowly, or sends what is no JSON, no HTTP or half a
-    body. The other clients are those of `shared-prompts`, and only these are measured."""
+    """Half of the clients, by chance, mean ill or are broken: they leave, read slowly, or send what is no JSON, no HTTP
+    or half a body. The other half are those of `shared-prompts`, and only these are measured."""
     talk = shared_prompts(draw)
     return talk if draw.rng.uniform(0.0, 1.0) < 0.5 else hostile_talk(talk, draw.rng)
 

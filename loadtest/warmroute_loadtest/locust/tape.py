@@ -1,8 +1,8 @@
 """The tape gives texts of a wished length: the same for one key, different from the first bytes on for another.
 
-A text is a stretch cut from one long tape of words, behind a few characters of its own: making 100,000 tokens takes
-microseconds, where drawing words would hold up every other client of the process. The salt is of a run: with another
-one no text of an earlier run is met again, so that every run finds caches cold, whatever the replicas hold.
+A text is a stretch cut from one long tape of words, behind a few characters of its own. So making 100,000 tokens takes
+microseconds, where drawing words would hold up every other client of the process. Each run has a salt: with a new salt
+no text of an earlier run appears again, so that every run finds cold caches, whatever the replicas hold.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Tape:
         self._bytes_per_token = bytes_per_token
         words = random.Random(salt).choices(_WORDS, k=TAPE_BYTES // 5)
         tape = " ".join(words)
-        # Twice, so that a stretch can begin anywhere.
+        # The tape holds its words twice, so that a stretch can begin anywhere.
         self._length = len(tape)
         self._tape = tape + " " + tape
 

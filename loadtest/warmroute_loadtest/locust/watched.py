@@ -26,7 +26,7 @@ class WatchedWire(Wire):
 
     def pump(self, sock: socket.socket, take: Callable[[bytes, float], bool]) -> None:
         """See `Wire.pump`."""
-        # Only gevent's own sockets have a bare one within, and only those without TLS can be read there.
+        # Only gevent's own sockets wrap a bare socket, and only without TLS can the bare one be read.
         bare: Any = None if isinstance(sock, gevent.ssl.SSLSocket) else getattr(sock, "_sock", None)
         if bare is None:
             super().pump(sock, take)

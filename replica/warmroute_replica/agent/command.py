@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _agent(args: argparse.Namespace) -> int:
     from warmroute_replica.agent import (
-        running,  # late: other commands of warmroute-replica need no Redis client
+        running,  # imported late, since other commands of warmroute-replica need no Redis client
     )
 
     return running.run(read(args))

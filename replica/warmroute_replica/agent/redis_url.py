@@ -98,7 +98,7 @@ def local_address(servers: RedisServers) -> str:
         try:
             family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             with socket.socket(family, kind, proto) as probe:
-                probe.connect(address)  # sends nothing: only has the system choose its address
+                probe.connect(address)  # sends nothing; the system only chooses the local address
                 return str(probe.getsockname()[0])
         except OSError:
             continue

@@ -195,7 +195,7 @@ class MessageFormat:
             try:
                 arguments = msgspec.json.decode(answer.text)
             except msgspec.DecodeError:
-                # Cut off by max_tokens.
+                # The call was cut off by max_tokens, so its arguments are no JSON.
                 arguments = {}
             block = {"type": "tool_use", "id": answer.tool.id, "name": answer.tool.name, "input": arguments}
         return self._message(

@@ -88,7 +88,7 @@ class Choice:
         return self.state.cached_tokens if self.state is not None else 0
 
     def on_tokens(self, state: RunState) -> None:
-        """See `driver.TokenSink`."""
+        """Tell the generation that the sequence has new tokens; see `driver.TokenSink`."""
         self.generated = state.generated
         self.generation.on_progress(self)
 

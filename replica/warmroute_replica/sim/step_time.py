@@ -29,14 +29,14 @@ class StepTime:
     decode_step_s: float = 0.012
     """Shortest step: reading the weights once. Published token intervals are 10-15 ms (llm-d-inference-sim)."""
     base_s: float = 0.002
-    """Part of every step that no batch hides: scheduling, input preparation, sampling, output."""
+    """The part of every step that no batch hides: scheduling, input preparation, sampling, output."""
     attention_context_tokens: float = 32_000.0
     """Mean context at which a prefilled token's attention costs as much as all the rest of its forward pass: 16 GFLOP
     a token of weights against 4 * 4096 * 32 layers = 0.52 MFLOP a token of context, for 8B. 0 leaves attention out."""
     decode_sequence_s: float = 30e-6
-    """Added to a step by each decoding sequence: sampling, detokenising, its share of the matrix products."""
+    """Each decoding sequence adds this to a step: sampling, detokenising, its share of the matrix products."""
     decode_context_s: float = 40e-9
-    """Added to a step by each token of context of each decoding sequence: 128 KiB of KV at 3.35 TB/s."""
+    """Each token of context of each decoding sequence adds this to a step: 128 KiB of KV at 3.35 TB/s."""
     speed: float = 1.0
     """Every duration is divided by this; 10 is ten times faster than the modelled machine."""
 

@@ -179,7 +179,7 @@ def _start(args: argparse.Namespace) -> None:
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
-    # An exception, so that the fleet's processes are ended wherever this strikes.
+    # The signal raises an exception, so that the fleet's processes are ended wherever it strikes.
     sys.exit(0)
 
 

@@ -81,7 +81,8 @@ def _make(venv: Path, out: Path, arguments: list[str], preset: str, progress: Pr
     if out.exists() and any(out.iterdir()) and not stamp_file.exists():
         raise InstallError(f"{out} holds something that was not made here; name another directory")
     progress(f"making {out.name} (once)")
-    # Made beside its place and moved there, so that an interrupted run leaves nothing that looks whole.
+    # The model is made beside its place and then moved there, so that an interrupted run leaves nothing that looks
+    # whole.
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     command = [str(venv / "bin" / "python"), "-I", "-W", "ignore", str(_MAKER), str(unfinished), *arguments]

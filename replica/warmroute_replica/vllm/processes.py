@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One life of one process."""
+    """One process, told from a later one with the same pid by its start time."""
 
     pid: int
     start_ticks: int

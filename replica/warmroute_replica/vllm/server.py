@@ -31,7 +31,7 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How each replica of a fleet serves."""
+    """The options by which each replica of a fleet serves."""
 
     served_name: str = "tiny"
     """Model name that clients use."""
@@ -99,7 +99,7 @@ class Replica:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(),
-                # Models go by their place in this directory: clients read it in /v1/models.
+                # The command names models by their place in this directory, and /v1/models shows that name to clients.
                 cwd=self._model.path.parent,
                 start_new_session=True,
             )
