@@ -165,6 +165,7 @@ class Worker:
             draining=lambda: self.gateway.draining,
             ever_reachable=self.fleet.ever_reachable,
             discovery_failing=lambda: self._discovery.failing(),
+            listening=lambda: self._accepts,
         )
         queueing = parts.queueing(config, self.fleet)
         self.gateway = Gateway(
@@ -296,6 +297,8 @@ class Worker:
             socket_path=control_socket,
         )
         self.data_port = 0
+        self._accepts = False
+        """Whether clients can connect."""
         self.admin_port = 0
 
     async def start(self) -> None:
@@ -325,6 +328,7 @@ class Worker:
         self.data_port = await self._data.start(
             *split_address(config.listen), self._listening_tls, listeners=self._listeners
         )
+        self._accepts = True
         log.info(
             "listening",
             extra=fields(

@@ -25,6 +25,7 @@ class Router:
         self.draining = False
         self.ever_reachable = True
         self.discovery_failing = False
+        self.listening = True
         self.explained: list[tuple[str, str | None, bytes]] = []
         self.failure: Exception | None = None
 
@@ -36,6 +37,7 @@ class Router:
             lambda: self.draining,
             lambda: self.ever_reachable,
             lambda: self.discovery_failing,
+            lambda: self.listening,
         )
         return ControlDeps(
             readiness=readiness,
@@ -101,6 +103,9 @@ def test_ready_needs_a_routable_replica_and_no_drain_but_no_registry() -> None:
             "draining": False,
         }
         assert (await call("GET", "/ready"))[:2] == (200, ready)
+        router.listening = False
+        assert (await call("GET", "/ready"))[1] == ready | {"status": "not_ready", "reason": "starting"}
+        router.listening = True
         router.registry_healthy = False
         assert (await call("GET", "/ready"))[:2] == (200, ready | {"registry": "down"})
         router.draining = True

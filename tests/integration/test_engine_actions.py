@@ -131,6 +131,9 @@ def test_an_adapter_loaded_in_place_from_its_own_path_has_the_cache_reset() -> N
         assert ask(router, "sql")[2] == 0, "nothing is answered from what the old weights computed"
 
         life = row(router, home)["incarnation"]
+        wait_until(
+            lambda: router.call(lambda: all("sql" in r.cards for r in router.worker.fleet.replicas.values()))
+        )
         other = {"lora_name": "sql", "lora_path": "/adapters/sql-2", "load_inplace": True}
         _, told = call(router.admin_url, "/v1/load_lora_adapter", other)
         assert all("cache_reset" not in answer for answer in told["replicas"]), "other weights, other hashes"

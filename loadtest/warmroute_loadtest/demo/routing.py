@@ -88,6 +88,9 @@ async def served_model(session: aiohttp.ClientSession, router: Router) -> str:
 
 async def _all_ready(session: aiohttp.ClientSession, admin_url: str, count: int) -> bool:
     try:
+        async with session.get(f"{admin_url}/ready") as response:
+            if response.status != 200:
+                return False
         async with session.get(f"{admin_url}/replicas") as response:
             rows: list[dict[str, object]] = (await response.json())["replicas"]
     except aiohttp.ClientError:
