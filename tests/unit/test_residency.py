@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmroute.core.beliefs.cache_use import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, CacheUse
-from warmroute.core.beliefs.residency import MAX_BUCKETS, MOST_FOLLOWED, Residency
+from warmroute.core.beliefs.residency import MAX_BUCKETS, MOST_FOLLOWED, MOST_TOLD, Residency
 
 
 def residency(tokens: int) -> Residency:
@@ -303,6 +303,22 @@ def test_a_restart_is_not_told_of_and_ends_what_was_followed() -> None:
     one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
     one.begin(100, [], [], 5.0)
     one.clear()
-    assert one.told == []
+    assert [use.kind for use in one.told] == [LOST], "others take what it had under way for over"
     one.follow(2, CacheUse(COMPUTED, 1, 0, 0.0), 6.0)
     assert (one.tokens, one.pinned_tokens) == (0, 0)
+
+
+def test_whoever_has_too_much_to_tell_says_that_it_is_lost() -> None:
+    one, other = residency(10**9), residency(10**9)
+    one.told = []
+    first = one.begin(50, [], [], 1.0)
+    for use in one.told:
+        other.follow(2, use, 0.0)
+    one.told.clear()
+    one.end(first, 1.0, 1.5, computed=True)
+    for _ in range(MOST_TOLD):
+        one.touch(1, 2.0)
+    assert len(one.told) <= MOST_TOLD
+    for use in one.told:
+        other.follow(2, use, 0.0)
+    assert other.pinned_tokens == 0, "its end was not told, and nobody waits for it"

@@ -21,10 +21,10 @@ ADDED: Final = 3
 REUSED: Final = 4
 """Tokens were found to be used again that nobody had believed to be there."""
 LOST: Final = 5
-"""What the router has under way is not known any more: a notice was lost, or the router is silent."""
+"""What the router has under way is not known any more: a notice was lost, the router is silent, or it says so itself,
+since it did not tell everything."""
 
-KINDS: Final = 5
-"""Kinds that are told; `LOST` is concluded by whoever listens."""
+KINDS: Final = 6
 
 
 class CacheUse(NamedTuple):

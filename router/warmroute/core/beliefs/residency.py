@@ -29,7 +29,7 @@ MAX_BUCKETS: Final = 1024
 """Moments that are kept apart."""
 
 MOST_TOLD: Final = 4096
-"""Uses that are kept until the next notice; those beyond are not told."""
+"""Uses that are kept until the next notice; where there are more, others are told that they know nothing any more."""
 
 MOST_FOLLOWED: Final = 4096
 """Requests of one other router under way at once; where there are more, some ends were not heard."""
@@ -99,8 +99,7 @@ class Residency:
         self._under_way.clear()
         self._ended.clear()
         self._followed.clear()
-        if self.told is not None:
-            self.told.clear()
+        self._forget_told()
         self.tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
         self._newest = 0
@@ -258,8 +257,15 @@ class Residency:
         self, kind: int, serial: int, tokens: int, at_s: float, parts: Sequence[tuple[int, float]] = ()
     ) -> None:
         told = self.told
-        if told is not None and len(told) < MOST_TOLD:
+        if told is not None:
+            if len(told) >= MOST_TOLD:
+                self._forget_told()
             told.append(CacheUse(kind, serial, tokens, at_s, parts))
+
+    def _forget_told(self) -> None:
+        """What was to be told is dropped. Without its ends others would take requests for under way for ever."""
+        if self.told is not None:
+            self.told[:] = [CacheUse(LOST, 0, 0, self._newest / self._per_s)]
 
     def _take(self, tokens: int, second: int) -> None:
         bucket = self._ended.get(second, second)
