@@ -16,7 +16,7 @@ COMPILED = [
     "router/warmroute/adapters/registry/memory.py",
     "router/warmroute/adapters/tenants/limits_memory.py",
     "router/warmroute/core/beliefs/belief.py",
-    "router/warmroute/core/beliefs/cache_use.py",
+    "router/warmroute/core/beliefs/cache_event.py",
     "router/warmroute/core/beliefs/residency.py",
     "router/warmroute/core/beliefs/returns.py",
     "router/warmroute/core/beliefs/seen.py",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.beliefs.cache_use import ADDED, BEGUN, COMPUTED, KINDS, CacheUse
+from warmroute.core.beliefs.cache_event import ADDED, BEGUN, COMPUTED, KINDS, CacheEvent
 from warmroute.core.fleet.peer_load import Load, Notice
 from warmroute.core.types import ReplicaId
 from warmroute.wire.load_notice import (
@@ -44,9 +44,9 @@ GOLDEN = [
             held=3,
             first_ms=-250,
             uses=[
-                (MOST.key, CacheUse(BEGUN, 7, 5_000, -1 / 16, [(4_096, -63.9375), (16, 0.0)])),
-                (1, CacheUse(ADDED, 0, -2, 0.0, [])),
-                (MOST.key, CacheUse(COMPUTED, 65_535, 0, 0.0, [])),
+                (MOST.key, CacheEvent(BEGUN, 7, 5_000, -1 / 16, [(4_096, -63.9375), (16, 0.0)])),
+                (1, CacheEvent(ADDED, 0, -2, 0.0, [])),
+                (MOST.key, CacheEvent(COMPUTED, 65_535, 0, 0.0, [])),
             ],
             shares=((7, 1000), (2**64 - 1, -5)),
         ),
@@ -87,7 +87,7 @@ uses = st.lists(
     st.tuples(
         st.integers(0, 19),
         st.builds(
-            CacheUse,
+            CacheEvent,
             st.integers(0, KINDS - 1),
             st.integers(0, 2**16 - 1),
             st.integers(0, 2**31 - 1),
@@ -123,7 +123,7 @@ def test_any_notice_survives_the_trip(
     whole: bool,
     asking: bool,
     said: list[Load],
-    used: list[tuple[int, CacheUse]],
+    used: list[tuple[int, CacheEvent]],
 ) -> None:
     used = [(index % len(said), use) for index, use in used] if said else []
     raw = pack_notice(router, number, said, used, whole=whole, asking=asking)
@@ -149,13 +149,13 @@ def near(before_s: float, after_s: float) -> bool:
 def test_uses_of_kinds_that_are_not_known_are_left_out_with_their_parts() -> None:
     said = [Load(7, 1, 0, 0, 0, 0, 0)]
     used = [
-        (0, CacheUse(KINDS, 1, 9, 0.0, [(3, 0.0)])),
-        (0, CacheUse(ADDED, 0, 5, 0.0)),
-        (1, CacheUse(ADDED, 0, 6, 0.0)),
+        (0, CacheEvent(KINDS, 1, 9, 0.0, [(3, 0.0)])),
+        (0, CacheEvent(ADDED, 0, 5, 0.0)),
+        (1, CacheEvent(ADDED, 0, 6, 0.0)),
     ]
     heard = unpack_notice(pack_notice(1, 1, said, used, whole=False, asking=False))
     assert heard is not None
-    assert heard.uses == [(7, CacheUse(ADDED, 0, 5, 0.0, []))]
+    assert heard.uses == [(7, CacheEvent(ADDED, 0, 5, 0.0, []))]
 
 
 @given(st.binary(max_size=100))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from warmroute.core.beliefs.cache_use import BEGUN, COMPUTED, LOST, CacheUse
+from warmroute.core.beliefs.cache_event import BEGUN, COMPUTED, LOST, CacheEvent
 from warmroute.core.fleet.peer_load import MAX_ROUTERS, Load, Notice, PeerLoad, Peers
 
 OWN, A, B = 1, 2, 3
@@ -28,7 +28,7 @@ def notice(
     *loads: Load,
     whole: bool = False,
     asking: bool = False,
-    uses: Sequence[tuple[int, CacheUse]] = (),
+    uses: Sequence[tuple[int, CacheEvent]] = (),
 ) -> Notice:
     return Notice(router, number, whole, asking, loads, uses=uses)
 
@@ -123,7 +123,7 @@ def test_more_routers_than_any_deployment_has_are_not_kept() -> None:
 
 def test_uses_are_told_once_with_their_router_and_how_long_ago_they_were_heard_of() -> None:
     ledger = Peers(OWN, 1.0)
-    begun, over = CacheUse(BEGUN, 1, 90, -0.01), CacheUse(COMPUTED, 1, 0, 0.0)
+    begun, over = CacheEvent(BEGUN, 1, 90, -0.01), CacheEvent(COMPUTED, 1, 0, 0.0)
     ledger.take(notice(A, 0, load(7, 1), whole=True, uses=[(7, begun), (8, begun)]), 0.0)
     assert ledger.of(7, 0.1).uses == ()
     ledger.take(notice(B, 0, load(7, 1), whole=True, uses=[(7, begun)]), 0.25)
@@ -142,7 +142,7 @@ def test_whoever_cannot_be_followed_has_lost_what_it_had_under_way(how: str) -> 
     ledger.take(notice(B, 0, load(7, 1), whole=True), 0.9)
     ledger.collect(0.9)
     if how == "a gap":
-        ledger.take(notice(A, 2, load(7, 1), uses=[(7, CacheUse(BEGUN, 4, 9, 0.0))]), 0.95)
+        ledger.take(notice(A, 2, load(7, 1), uses=[(7, CacheEvent(BEGUN, 4, 9, 0.0))]), 0.95)
         after = [(A, LOST), (A, BEGUN)]
     elif how == "silence":
         ledger.expire(1.0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.core.beliefs.cache_use import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, CacheUse
+from warmroute.core.beliefs.cache_event import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, CacheEvent
 from warmroute.core.beliefs.residency import MAX_BUCKETS, MOST_FOLLOWED, MOST_TOLD, Residency
 
 
@@ -152,7 +152,7 @@ def test_a_clock_set_back_empties_it_once_though_others_are_followed() -> None:
     one = residency(1000)
     serve(one, 600, 5000.0)
     counted = one.begin(100, [], [], 1000.0)
-    one.follow(1, CacheUse(ADDED, 0, 200, 0.0), 1001.0)
+    one.follow(1, CacheEvent(ADDED, 0, 200, 0.0), 1001.0)
     one.end(counted, 1000.0, 1002.0, computed=True)
     serve(one, 300, 1003.0)
     assert one.tokens == 600
@@ -261,37 +261,37 @@ def test_routers_that_follow_each_other_have_the_picture_that_one_would_have(
 def test_what_is_followed_is_not_told_again() -> None:
     one = residency(1000)
     one.told = []
-    one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
-    one.follow(2, CacheUse(ADDED, 0, 20, 0.5), 5.0)
-    one.follow(2, CacheUse(COMPUTED, 1, 0, 1.0), 5.0)
+    one.follow(2, CacheEvent(BEGUN, 1, 300, 0.0), 5.0)
+    one.follow(2, CacheEvent(ADDED, 0, 20, 0.5), 5.0)
+    one.follow(2, CacheEvent(COMPUTED, 1, 0, 1.0), 5.0)
     assert one.told == []
     assert (one.tokens, one.pinned_tokens) == (320, 0)
 
 
 def test_requests_of_a_router_that_is_not_heard_any_more_are_taken_for_over() -> None:
     one = residency(1000)
-    one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
-    one.follow(3, CacheUse(BEGUN, 1, 200, 0.0), 5.0)
-    one.follow(2, CacheUse(LOST, 0, 0, 0.0), 9.0)
+    one.follow(2, CacheEvent(BEGUN, 1, 300, 0.0), 5.0)
+    one.follow(3, CacheEvent(BEGUN, 1, 200, 0.0), 5.0)
+    one.follow(2, CacheEvent(LOST, 0, 0, 0.0), 9.0)
     assert (one.tokens, one.pinned_tokens) == (300, 200)
-    one.follow(2, CacheUse(COMPUTED, 1, 0, 0.0), 9.5)
+    one.follow(2, CacheEvent(COMPUTED, 1, 0, 0.0), 9.5)
     assert (one.tokens, one.pinned_tokens) == (300, 200), "an end of what is not known is nothing"
-    one.follow(3, CacheUse(ABANDONED, 1, 0, 0.0), 9.5)
+    one.follow(3, CacheEvent(ABANDONED, 1, 0, 0.0), 9.5)
     assert (one.tokens, one.pinned_tokens) == (300, 0)
 
 
 def test_a_request_that_begins_twice_or_one_too_many_ends_what_was_under_way_before() -> None:
     one = residency(10**9)
     for serial in [*range(1, MOST_FOLLOWED + 1), 5, 5]:
-        one.follow(2, CacheUse(BEGUN, serial, 10, 0.0), 5.0)
+        one.follow(2, CacheEvent(BEGUN, serial, 10, 0.0), 5.0)
     assert (one.tokens, one.pinned_tokens) == (10 * (MOST_FOLLOWED + 1), 10)
 
 
 def test_what_is_told_late_happened_at_the_latest_moment_known() -> None:
     one = residency(1000)
     serve(one, 400, 100.0)
-    one.follow(2, CacheUse(BEGUN, 1, 300, -50.0), 100.5)
-    one.follow(2, CacheUse(COMPUTED, 1, 0, -49.0), 100.5)
+    one.follow(2, CacheEvent(BEGUN, 1, 300, -50.0), 100.5)
+    one.follow(2, CacheEvent(COMPUTED, 1, 0, -49.0), 100.5)
     assert one.tokens == 700, "a clock set back would have emptied it"
     serve(one, 400, 101.0)
     assert one.resident_ratio(100.0) < 1.0
@@ -300,11 +300,11 @@ def test_what_is_told_late_happened_at_the_latest_moment_known() -> None:
 def test_a_restart_is_not_told_of_and_ends_what_was_followed() -> None:
     one = residency(1000)
     one.told = []
-    one.follow(2, CacheUse(BEGUN, 1, 300, 0.0), 5.0)
+    one.follow(2, CacheEvent(BEGUN, 1, 300, 0.0), 5.0)
     one.begin(100, [], [], 5.0)
     one.clear()
     assert [use.kind for use in one.told] == [LOST], "others take what it had under way for over"
-    one.follow(2, CacheUse(COMPUTED, 1, 0, 0.0), 6.0)
+    one.follow(2, CacheEvent(COMPUTED, 1, 0, 0.0), 6.0)
     assert (one.tokens, one.pinned_tokens) == (0, 0)
 
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from warmroute.core.beliefs.cache_use import CacheUse
+from warmroute.core.beliefs.cache_event import CacheEvent
 from warmroute.core.fleet.fleet import Fleet, Replica
 from warmroute.core.fleet.peer_load import Load, Peers
 from warmroute.core.holding.queue import AGEING_RATIO
@@ -86,7 +86,7 @@ class LoadReports:
         self._keys: list[int] = []
         self._said: dict[int, tuple[int, int, int]] = {}
         """What the others know of this router, if they heard everything."""
-        self._uses: list[tuple[int, CacheUse]] = []
+        self._uses: list[tuple[int, CacheEvent]] = []
         """What belongs to the last `_changes`, as `pack_notice` takes it."""
         self._said_held = 0, 0.0
         self._number = 0
@@ -224,7 +224,7 @@ class LoadReports:
     def _pack(
         self,
         changes: list[Load],
-        uses: Sequence[tuple[int, CacheUse]] = (),
+        uses: Sequence[tuple[int, CacheEvent]] = (),
         *,
         whole: bool,
         asking: bool = False,

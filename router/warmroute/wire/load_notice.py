@@ -9,7 +9,7 @@ prefilled in tokens without context (4), the first of them (2, in steps of 64), 
 name (8), and tokens that the router served it since its last notice (4, signed).
 
 Then follow 11 bytes for each use of a cache, in their order: which of the replicas (2), the kind (1, see
-`core.beliefs.cache_use`), tokens (4, signed), how long ago (2, in steps of a two-thousandth of an octave, from 1/16 s
+`core.beliefs.cache_event`), tokens (4, signed), how long ago (2, in steps of a two-thousandth of an octave, from 1/16 s
 on), and the request's serial (2). A use's parts stand behind it, each as a use of kind 255, whose time is when it was
 last used. What is beyond its field is clamped. A notice of another format is nobody's: routers of different formats
 serve side by side and do not count each other's load.
@@ -23,7 +23,7 @@ from math import log2
 
 from xxhash import xxh3_64_intdigest
 
-from warmroute.core.beliefs.cache_use import ADDED, KINDS, CacheUse
+from warmroute.core.beliefs.cache_event import ADDED, KINDS, CacheEvent
 from warmroute.core.fleet.peer_load import Load, Notice
 from warmroute.core.types import ReplicaId
 
@@ -62,7 +62,7 @@ def pack_notice(
     router: int,
     number: int,
     loads: Sequence[Load],
-    uses: Iterable[tuple[int, CacheUse]] = (),
+    uses: Iterable[tuple[int, CacheEvent]] = (),
     shares: Sequence[tuple[int, int]] = (),
     *,
     whole: bool,
@@ -135,9 +135,9 @@ def _pack_use(index: int, kind: int, tokens: int, age_s: float, serial: int) -> 
     return _USE.pack(index, kind, tokens, _age_code(age_s), serial)
 
 
-def _unpack_uses(raw: bytes, loads: Sequence[Load]) -> list[tuple[int, CacheUse]]:
+def _unpack_uses(raw: bytes, loads: Sequence[Load]) -> list[tuple[int, CacheEvent]]:
     """Times count from the notice. What names no replica, or is of an unknown kind, is left out with its parts."""
-    uses: list[tuple[int, CacheUse]] = []
+    uses: list[tuple[int, CacheEvent]] = []
     known = False
     parts: list[tuple[int, float]] = []
     for index, kind, tokens, age_code, serial in _USE.iter_unpack(raw):
@@ -151,7 +151,7 @@ def _unpack_uses(raw: bytes, loads: Sequence[Load]) -> list[tuple[int, CacheUse]
             parts = []
             if kind != ADDED:
                 tokens = max(tokens, 0)
-            uses.append((loads[index].key, CacheUse(kind, serial, tokens, at_s, parts)))
+            uses.append((loads[index].key, CacheEvent(kind, serial, tokens, at_s, parts)))
     return uses
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from warmroute.core.beliefs.cache_use import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, REUSED, CacheUse
+from warmroute.core.beliefs.cache_event import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, REUSED, CacheEvent
 
 MOMENTS_PER_S: Final = 16.0
 """Of the finest: no engine's step is much shorter."""
@@ -70,7 +70,7 @@ class Residency:
         """Resident and not in use."""
         self.pinned_tokens = 0
         """In use."""
-        self.told: list[CacheUse] | None = None
+        self.told: list[CacheEvent] | None = None
         """What this router's requests did here and is to be told to other routers; None while there is nobody to
         tell."""
         self._serial = 0
@@ -202,7 +202,7 @@ class Residency:
         if self._buckets:
             self._take(tokens, int(used_s * self._per_s))
 
-    def follow(self, router: int, use: CacheUse, notice_s: float) -> None:
+    def follow(self, router: int, use: CacheEvent, notice_s: float) -> None:
         """Another router's request did this.
 
         Args:
@@ -260,12 +260,12 @@ class Residency:
         if told is not None:
             if len(told) >= MOST_TOLD:
                 self._forget_told()
-            told.append(CacheUse(kind, serial, tokens, at_s, parts))
+            told.append(CacheEvent(kind, serial, tokens, at_s, parts))
 
     def _forget_told(self) -> None:
         """What was to be told is dropped. Without its ends others would take requests for under way for ever."""
         if self.told is not None:
-            self.told[:] = [CacheUse(LOST, 0, 0, self._newest / self._per_s)]
+            self.told[:] = [CacheEvent(LOST, 0, 0, self._newest / self._per_s)]
 
     def _take(self, tokens: int, second: int) -> None:
         bucket = self._ended.get(second, second)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-from warmroute.core.beliefs.cache_use import LOST, CacheUse
+from warmroute.core.beliefs.cache_event import LOST, CacheEvent
 
 MAX_ROUTERS = 1000
 MAX_REPLICAS = 10_000
@@ -53,7 +53,7 @@ class PeerLoad(NamedTuple):
     """For how long the engine has been at one."""
     awaited_tokens: int
     """Uncached tokens of those whose first byte will be heard."""
-    uses: Sequence[tuple[int, CacheUse, float]] = ()
+    uses: Sequence[tuple[int, CacheEvent, float]] = ()
     """What their requests did to its cache since last collected: the router, the use, and how long ago, in seconds, the
     notice was heard that the use's times count from."""
 
@@ -73,7 +73,7 @@ class Notice(NamedTuple):
     """Requests held at the router."""
     first_ms: int = 0
     """The key of the first of them less what it will age until then, in ms: comparable between routers."""
-    uses: Sequence[tuple[int, CacheUse]] = ()
+    uses: Sequence[tuple[int, CacheEvent]] = ()
     """What its requests did to caches since its last notice: the replica's key, and the use. Its times count from this
     notice: none is above 0."""
     shares: Sequence[tuple[int, int]] = ()
@@ -115,7 +115,7 @@ class _Sum:
         """By router, for those that have prompts there."""
         self.since_s = -inf
         """The latest that anybody told of."""
-        self.uses: list[tuple[int, CacheUse, float]] = []
+        self.uses: list[tuple[int, CacheEvent, float]] = []
         """Since the last `collect`: the router, the use, and when it was heard of."""
 
     def change(self, router: int, load: Load | None, before: Load | None) -> None:
@@ -285,7 +285,7 @@ class Peers:
         """What it has under way there is not known any more."""
         total = self._sums.get(key)
         if total is not None:
-            total.uses.append((router, CacheUse(LOST, 0, 0, 0.0), now_s))
+            total.uses.append((router, CacheEvent(LOST, 0, 0, 0.0), now_s))
             self._changed.add(key)
 
     def _take_back(self, router: int, load: Load, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A cache use is one thing that a request did to what a replica has cached, as routers tell it to each other.
+"""A cache event is one thing that a request did to what a replica has cached, as routers tell it to each other.
 
 `residency` makes them for this router's requests and follows those of others, so that every router's picture of a cache
 is the same as one router's would be, but for the time that telling takes. This module decides nothing; it is what the
@@ -27,7 +27,7 @@ since it did not tell everything."""
 KINDS: Final = 6
 
 
-class CacheUse(NamedTuple):
+class CacheEvent(NamedTuple):
     """Of one replica's cache."""
 
     kind: int
