@@ -109,7 +109,11 @@ def test_a_request_that_kills_its_engine_leaves_half_of_the_fleet() -> None:
         fleet = router.worker.gateway.fleet
         wait_until(lambda: router.call(fleet.routable) == 2)
         status, _, answer = router.post(PATH, body("POISON pill"))
-        assert (status, json.loads(answer)["error"]["code"]) == (422, "deadly_request")
+        healths = [
+            (server.id, server.health.state, server.health.reason, server.health.dead)
+            for server in fleet.servers.values()
+        ]
+        assert (status, json.loads(answer)["error"]["code"]) == (422, "deadly_request"), (answer, healths)
         assert router.call(fleet.routable) == 2
         assert router.post(PATH, body("fine"))[0] == 200
         router.assert_at_rest()

@@ -172,6 +172,29 @@ def test_traffic_that_fails_hurries_a_probe_but_never_into_a_busy_loop() -> None
     play(scenario, A)
 
 
+def test_what_a_probe_found_before_connections_were_refused_is_not_believed() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        replica = world.fleet.replicas[A.replica_id]
+        world.engine.delay_s = 0.5
+        asked = len(world.engine.asked)
+        while len(world.engine.asked) == asked:
+            await asyncio.sleep(0.01)
+        world.fleet.report_failure(
+            replica, FailureReason.REFUSED, asyncio.get_running_loop().time(), "connection refused"
+        )
+        world.engine.delay_s = 0.0  # of the next one
+        await asyncio.sleep(0.51)
+        assert (replica.state, replica.health.dead) == (ReplicaState.EJECTED, True)
+        await asyncio.sleep(0.4)
+        assert (replica.state, replica.health.dead) == (ReplicaState.READY, False), (
+            "the next probe is believed"
+        )
+
+    play(scenario, A)
+
+
 def test_members_come_and_go_with_discovery() -> None:
     async def scenario(world: World) -> None:
         world.membership.start()

@@ -267,8 +267,14 @@ class Membership:
         failures = 0
         while True:
             async with self._slots:
+                begun_s = self._clock()
                 result = await self._engine.probe(member.replica_id, member.url)
             watched = self._watched[member.replica_id]
+            if result.alive and self._fleet.servers[member.replica_id].health.refused_s >= begun_s:
+                # It may have died since it answered this probe, and the refusal is the later word: another probe tells.
+                failures += 1
+                await self._sleep(failures, wake)
+                continue
             member, previous, watched.latest = watched.member, watched.latest, result
             self._tell(member, result)
             self._log_change(member, previous, result)

@@ -149,6 +149,7 @@ class Health:
         "parameters",
         "probe_failures",
         "reason",
+        "refused_s",
         "state",
         "strikes",
         "suspect",
@@ -175,6 +176,8 @@ class Health:
 
     def _reset(self) -> None:
         self.dead = False
+        self.refused_s = -inf
+        """When its machine last refused a connection of a request; what a probe found that had begun before is older."""
         self.suspect = False
         """Silent for longer than its requests should take: one probe that is not answered either ejects it."""
         self.failures = 0
@@ -229,6 +232,7 @@ class Health:
         self.failures += 1
         if reason is FailureReason.REFUSED:
             self.dead = True
+            self.refused_s = now_s
         self.tainted = True
         ready = self.state is ReplicaState.READY
         if ready and reason not in _CERTAIN and self.failures < self.parameters.failures_to_eject:
