@@ -177,7 +177,7 @@ class Health:
     def _reset(self) -> None:
         self.dead = False
         self.refused_s = -inf
-        """When its machine last refused a connection of a request; what a probe found that had begun before is older."""
+        """When its machine last refused a request's connection; what a probe found that began before is older."""
         self.suspect = False
         """Silent for longer than its requests should take: one probe that is not answered either ejects it."""
         self.failures = 0
