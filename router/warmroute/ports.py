@@ -32,6 +32,11 @@ class Registry(Protocol):
     def healthy(self) -> bool:
         """False while the backend cannot be reached (always true for `memory`)."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether the routers that share the backend cannot tell each other at the moment what they place: it is away,
+        slow, or takes nothing (never true for `memory`)."""
+
     async def start(self, on_secret: Callable[[bytes], None]) -> None:
         """Connect. Returns within a second whether or not the backend answers; keeps trying by itself.
 

@@ -49,8 +49,10 @@ def test_a_killed_redis_costs_nothing_and_comes_back_by_itself_with_what_was_pla
         async with router_on(server.url, secrets) as one, router_on(server.url) as other:
             one.touch(rungs_of(1, 2), life(7), time.time())
             await settled(one)
+            assert not one.apart
             server.kill()
             await is_down(one)
+            assert one.apart, "nobody hears of what it places now"
             assert one.lookup(rungs_of(1), print) is not None, "answers at once while down"
             assert await holders(one, rungs_of(1, 2, 3)) == [[7], [7], None]
             one.touch(rungs_of(3), life(8), time.time())
@@ -59,6 +61,7 @@ def test_a_killed_redis_costs_nothing_and_comes_back_by_itself_with_what_was_pla
             server.start()
             await is_up(one)
             await is_up(other)
+            assert not one.apart
             assert await holders(one, rungs_of(1, 2, 3)) == [[7], None, [8]], (
                 "its own, though Redis lost them"
             )
@@ -338,6 +341,7 @@ def test_a_full_redis_refuses_writes_and_lookups_go_on_with_what_is_known_here()
             assert await holders(registry, rungs_of(1, 2)) == [[7], [8]]
             assert registry.statistics()["errors_total"] >= 1
             assert registry.healthy
+            assert registry.apart, "it can read, and nobody reads what it places"
 
     with RedisServer() as server:
         uvloop.run(main(server))

@@ -100,3 +100,38 @@ def test_a_killed_router_leaves_the_other_one_serving_and_knowing_all_it_knew(
         ]
         assert warm == [True] * len(prompts)
         assert_at_rest(survivor)
+
+
+def talk(number: int, turns: int) -> dict[str, object]:
+    """A conversation's request of that turn; short, so that each turn changes its first 4 KB."""
+    messages = [{"role": "user", "content": f"talk {number} " + "about words " * 60}]
+    for _ in range(turns - 1):
+        messages += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "go on " * 60}]
+    return {"model": "sim", "max_tokens": 2, "messages": messages}
+
+
+def led_by_beginnings(router: RouterProcess) -> bool:
+    """Whether it would place the turns of conversations that nobody has seen by what is the same in all of them."""
+    return all(
+        len({call(router.admin_url, "/explain", talk(n, turns)).json["replica"] for turns in (1, 2, 3)}) == 1
+        for n in range(100, 108)
+    )
+
+
+def test_while_redis_is_away_the_ring_leads_all_turns_of_a_conversation_to_one_replica_through_any_router(
+    sims: SimProcess, redis: RedisServer
+) -> None:
+    arguments = ["--registry", redis.url]
+    with RouterProcess(sims.urls, *arguments) as one, RouterProcess(sims.urls, *arguments) as other:
+        redis.kill()
+        for router in (one, other):
+            wait_until(lambda router=router: led_by_beginnings(router), "the loss is seen, by the fleet too")
+        homes = [
+            {
+                call(router.url, "/v1/chat/completions", talk(n, turns)).replica
+                for turns, router in enumerate((one, other, one, other), 1)
+            }
+            for n in range(8)
+        ]
+        assert [len(home) for home in homes] == [1] * 8
+        assert len(set.union(*homes)) > 1

@@ -13,7 +13,7 @@ from tests.support.fleet_simulation import Simulation, forget_recent_load, promp
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.fleet import Fleet, ProbeSucceeded, ReplicaAdded
 from warmroute.core.learning.sample import WAY_S
-from warmroute.core.types import DecisionKind, Incarnation, Record, ReplicaId, RequestShape
+from warmroute.core.types import DecidedBy, DecisionKind, Incarnation, Record, ReplicaId, RequestShape
 
 
 def holders(*incarnations: int) -> Record:
@@ -63,6 +63,27 @@ def test_a_cold_request_spills_when_the_rings_first_choice_has_more_than_its_sha
     decision = fleet.choose_and_reserve(shape(), None, 1.0)
     assert decision.replica is not first
     assert decision.kind is DecisionKind.SPILL
+
+
+def test_while_routers_are_apart_the_ring_is_worth_all_that_a_cold_request_costs() -> None:
+    fleet = ready_fleet(8)
+    first = fleet.rank(shape(), None, 1.0).choice.replica
+    for name in fleet.replicas:
+        busy(fleet, name, 1000 if name == first.id else 0)
+    assert fleet.rank(shape(), None, 1.0).choice.replica is not first
+    fleet.stand_apart(True)
+    decision = fleet.rank(shape(), None, 1.0)
+    assert (decision.choice.replica, decision.choice.kind) == (first, DecisionKind.RING)
+    assert first in decision.tie.replicas
+    assert decision.tie.decided_by == DecidedBy.RING
+    assert fleet.choose_and_reserve(shape(), None, 1.0).replica is first
+    assert fleet.rank(shape(), [holders(3)] * 3, 1.0).choice.kind is DecisionKind.WARM, (
+        "what is known still counts"
+    )
+    busy(fleet, first.id, 20_000)
+    assert fleet.rank(shape(), None, 1.0).choice.replica is not first, (
+        "it costs more than another computation"
+    )
 
 
 def test_the_deeper_of_two_warm_replicas_wins() -> None:

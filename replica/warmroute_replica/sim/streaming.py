@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -121,7 +122,8 @@ class EventStream:
         await self._response.write(self._coded(last))
         if self._coder is not None:
             await self._response.write(self._coder.end())
-        await self._response.write_eof()
+        with suppress(ConnectionResetError):  # the client left as the last bytes were on their way
+            await self._response.write_eof()
 
     def _coded(self, data: bytes) -> bytes:
         return self._coder.piece(data) if self._coder is not None and data else data

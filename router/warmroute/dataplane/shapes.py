@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from warmroute.core.prompt.prompt import beginning
 from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead
@@ -17,7 +18,7 @@ from warmroute.dialects.parsed import Parsed, model_required
 from warmroute.dialects.reading import parse
 
 HEAD_BYTES: Final = 4096
-"""How much of a body that is not routed by prefix enters its ring key."""
+"""How much enters a ring key: of a body that is not routed by prefix, and of a prompt whose beginning stands for it."""
 
 
 def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> RequestShape:
@@ -27,6 +28,10 @@ def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> Request
     session = gateway.sessions.find(head.said, parsed.told)
     if gateway.caching is not None:
         session = gateway.caching.session(session, parsed)
+    if not session and gateway.fleet.apart:
+        # No other router can say where this conversation's turns went: the ring has to find it, and goes by what is the
+        # same in all of them.
+        session = beginning(parsed.canonical, HEAD_BYTES).hex()
     shape = gateway.fingerprinter.shape(
         model,
         parsed.scope_salt,

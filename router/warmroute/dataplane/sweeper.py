@@ -83,6 +83,7 @@ class Sweeper:
         for pool in self._gateway.pools.values():
             pool.expire()
             pool.patience.swept(pool.heard_s)
+        self._gateway.fleet.stand_apart(self._gateway.registry.apart)
         self._gateway.plain_s *= 1.0 - PLAIN_FADE
         self._gateway.first_s *= 1.0 - PLAIN_FADE
 

@@ -95,6 +95,11 @@ class MemoryRegistry:
         """Always: there is nothing to lose."""
         return True
 
+    @property
+    def apart(self) -> bool:
+        """Never: nobody shares it."""
+        return False
+
     async def start(self, on_secret: Callable[[bytes], None]) -> None:
         """Hand out the secret."""
         on_secret(self._secret)

@@ -97,10 +97,12 @@ class View:
 class Prices:
     """What counts for all replicas alike in one choice; the fleet says it anew for each."""
 
-    __slots__ = ("queued", "recent_load_scale")
+    __slots__ = ("apart", "queued", "recent_load_scale")
 
-    def __init__(self, queued: float = 0.0, recent_load_scale: float = 1.0) -> None:
+    def __init__(self, queued: float = 0.0, recent_load_scale: float = 1.0, apart: bool = False) -> None:
         self.queued = queued
         """What a second of prefill costs the requests held at routers, in seconds."""
         self.recent_load_scale = recent_load_scale
         """The factor that makes seconds of `Replica.recent_load_s`, which is in a growing unit."""
+        self.apart = apart
+        """Routers cannot tell each other at the moment what they place: only the ring is theirs in common."""

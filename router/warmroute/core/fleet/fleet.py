@@ -112,6 +112,8 @@ class Fleet(Members):
         """The replicas that requests which stay held are meant for; only while held requests are looked through."""
         self.first_held_s = inf
         """The key, in the queue's order, of the first request that is held here; infinite where none is."""
+        self.apart = False
+        """Whether routers cannot tell each other what they place; `stand_apart` says it."""
         self.peer_held = 0
         """Requests held at other routers; 0 while nobody tells, and where there are several models."""
         self.rivals: list[float] = []
@@ -153,7 +155,11 @@ class Fleet(Members):
         belief = Belief(shape, records, view.by_incarnation, self._grid, now_s)
         # A retry costs the fleet what a first try does, however many were tried.
         replicas = len(eligibility.view(model).members) if tried else len(view.members)
-        return view, belief, Prices(self._queued_price(model, replicas), 1.0 / self._recent_load_unit)
+        return (
+            view,
+            belief,
+            Prices(self._queued_price(model, replicas), 1.0 / self._recent_load_unit, self.apart),
+        )
 
     def believe(self, shape: RequestShape, records: Records | None) -> Belief:
         """What is believed of a prompt, as of the last tick.
@@ -510,6 +516,10 @@ class Fleet(Members):
         self.first_held_s = key_s
         if urgent and self.moved is not None:
             self.moved()
+
+    def stand_apart(self, apart: bool) -> None:
+        """Take over what `apart` is from now on (`Registry.apart`)."""
+        self.apart = apart
 
     def note_routers(
         self, routers: int, moved: Callable[[], None] | None, held: int = 0, rivals: Sequence[float] = ()

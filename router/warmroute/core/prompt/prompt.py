@@ -127,6 +127,12 @@ def add_json(out: list[bytes], tag: bytes, json: bytes) -> None:
         out.append(json)
 
 
+def beginning(canonical: bytes, most_bytes: int) -> bytes:
+    """What stands before the first answer, `most_bytes` at most: the same in every turn of a conversation."""
+    at = canonical.find(MESSAGES["assistant"], 0, most_bytes)
+    return canonical[: at if at > 0 else most_bytes]
+
+
 def pack_tokens(token_ids: Iterable[int]) -> bytes:
     """Token ids as 4 bytes each, little-endian.
 

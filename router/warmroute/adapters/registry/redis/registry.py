@@ -35,6 +35,8 @@ LOCAL_ENTRIES = 100_000
 
 _START_S = 0.9
 _FLUSH_S = 1.0
+_APART_S = 1.0
+"""A refused note says for so long that others cannot be told: while Redis is full, each is refused."""
 _REFILL_AT_ONCE = 2_000
 
 
@@ -90,7 +92,7 @@ class RedisRegistry:
         self._writes = Writes(
             self._commands,
             idle_s,
-            on_lost=self._distrust,
+            on_lost=self._refused,
             on_withdrawn=self._overlay.withdrawal_ended,
             on_moved=lambda: self._keeper.look_again(),
         )
@@ -105,6 +107,8 @@ class RedisRegistry:
             rng=rng if rng is not None else random.Random(),
         )
         self._missed_since_s = math.inf
+        self._refused_s = -math.inf
+        """When a note was last refused or dropped."""
         self._entries = 0
         self._bytes = 0
         self._local_lookups = 0
@@ -114,6 +118,11 @@ class RedisRegistry:
     def healthy(self) -> bool:
         """True while every key has a connected server that answers, and does so in time."""
         return self._keeper.healthy
+
+    @property
+    def apart(self) -> bool:
+        """As in `Registry`."""
+        return not self._keeper.healthy or self._clock() - self._refused_s < _APART_S
 
     async def start(self, on_secret: Callable[[bytes], None]) -> None:
         """Connect, or go on trying in the background after most of a second."""
@@ -283,6 +292,10 @@ class RedisRegistry:
     def _emptied(self) -> None:
         """Redis has lost everything while it was connected: what is ours counts until it is noted again."""
         self._overlay.trusted_s = self._clock()
+
+    def _refused(self, since_s: float) -> None:
+        self._refused_s = self._clock()
+        self._distrust(since_s)
 
     def _distrust(self, since_s: float) -> None:
         """Redis may lack what was noted until now, and does lack something noted at `since_s`."""

@@ -8,6 +8,9 @@ request's own cost on the cheapest replica are equal to it:
 - Where nobody does, the ring's first choice wins, if it is among the equals and has fewer than `bounded_load_factor`
   times the mean under way; else the most preferred of the equals that have. If none has, the smallest cost wins after
   all, and the ring decides between costs that are exactly the same.
+- While routers cannot tell each other what they place (`Prices.apart`), costs that exceed it by the request's whole own
+  cost are equal where nobody holds any of it: a conversation whose turns come through other routers then finds its
+  beginning by the ring alone, and pays its own cost again where it does not.
 
 From this follows without further rules that a conversation goes home; that a home which is too busy loses, and the
 prefix is copied where the work goes; and that a prefix which everybody shares is copied to all replicas, since its miss
@@ -75,7 +78,8 @@ class PrefixCost:
             elif cost < second:
                 second = cost
         prefill_s = best.prefill_s(tokens, overlaps.get(best, 0))
-        limit = least + self._tie_ratio * (best.base_latency_s + (best.price + queued) * prefill_s)
+        own_s = best.base_latency_s + (best.price + queued) * prefill_s
+        limit = least + (own_s if prices.apart and not overlaps else self._tie_ratio * own_s)
         if overlaps:
             if second <= limit:
                 fewest = min([r.load for r, cost in zip(pool, costs, strict=True) if cost <= limit])
@@ -110,7 +114,8 @@ class PrefixCost:
         )
         least, _, best = rows[0]
         own_s = (best.price + prices.queued) * best.prefill_s(shape.prompt_tokens, overlaps.get(best, 0))
-        limit = least + self._tie_ratio * (best.base_latency_s + own_s)
+        own_s += best.base_latency_s
+        limit = least + (own_s if prices.apart and not overlaps else self._tie_ratio * own_s)
         near = [r for cost, _, r in rows if cost <= limit]
         if len(pool) == 1:
             decided_by, why = DecidedBy.ONLY_ONE, "it is the only replica that may be chosen"
