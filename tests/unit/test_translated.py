@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from typing import Any
 
 import pytest
 
+from tests.support.tenants import KeyedFleet, bearer
 from tests.support.wire import ClientWire, ParsedAnswers, Wire
 from warmroute.config.schema import CachedContentsConfig, CorsConfig
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dataplane.translated import TranslatedExchange, exchange_for
+from warmroute.dialects import coding
 
 GENERATE = "/v1beta/models/m:generateContent"
 STREAM = "/v1beta/models/m:streamGenerateContent"
@@ -382,3 +385,33 @@ def test_switched_off_nothing_of_it_is_there() -> None:
     send(client, GENERATE, ASKED)
     ((status, _, body),) = answers(client)
     assert (status, json.loads(body)["error"]["code"]) == (404, "unknown_endpoint")
+
+
+def test_nothing_is_decoded_for_who_shows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+
+    def counted(name: bytes, body: bytes, most_bytes: int) -> bytes:
+        decoded.append(len(body))
+        return gzip.decompress(body)
+
+    monkeypatch.setattr(coding, "decoded", counted)
+    fleet = KeyedFleet(cached_contents=CachedContentsConfig(enabled=True))
+    body = gzip.compress(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode())
+
+    def ask(fields: bytes) -> ClientWire:
+        client = fleet.wire.connect()
+        client.feed(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: r\r\n%bContent-Encoding: gzip\r\nContent-Length: %d"
+            b"\r\n\r\n%b" % (fields, len(body), body)
+        )
+        return client
+
+    ((status, _, _),) = answers(ask(b""))
+    assert (status, decoded) == (401, [])
+    client = ask(bearer("a"))
+    exchange = client.connection.exchange
+    assert exchange is not None
+    fleet.reply(exchange)
+    ((status, _, _),) = answers(client)
+    assert status == 200
+    assert decoded

@@ -54,17 +54,12 @@ def exchange_for(gateway: Gateway, caches: CachedContents, client: ClientSide, r
     """The exchange that a request takes."""
     head = request.head
     if gemini_paths.concerns(head.path) and (head.route is None or not _others(head)):
-        return TranslatedExchange(gateway, caches, client, request, None)
+        return TranslatedExchange(gateway, caches, client, request, chat=False)
     found = head.route
     if found is not None and found.api is Api.CHAT and found.kind is RouteKind.PREFIX:
-        try:
-            body = request.body if not head.coding else readable(gateway, request)
-            if cached_contents.FIELD in body:
-                chat = gemini_fields.read(body)
-                if chat.get("cached_content") not in (None, ""):
-                    return TranslatedExchange(gateway, caches, client, request, chat)
-        except ClientError:
-            pass  # whoever reads it next says what is wrong with it
+        # Only what costs nothing is done here: the key is not checked yet.
+        if head.coding or cached_contents.FIELD in request.body:
+            return TranslatedExchange(gateway, caches, client, request, chat=True)
     return Exchange(gateway, client, request)
 
 
@@ -80,7 +75,7 @@ class TranslatedExchange(Exchange):
     """One such request.
 
     Args:
-        chat: The body of a chat request that names a content; None: it is one by its path.
+        chat: It is a chat request, which may name a content; else it is one of these by its path.
     """
 
     __slots__ = ("_asked_key", "_caches", "_chat", "_google", "_outer", "_ready")
@@ -91,7 +86,8 @@ class TranslatedExchange(Exchange):
         caches: CachedContents,
         client: ClientSide,
         request: Request,
-        chat: Json | None,
+        *,
+        chat: bool,
     ) -> None:
         super().__init__(gateway, client, request)
         self._caches = caches
@@ -103,7 +99,7 @@ class TranslatedExchange(Exchange):
         self._ready = False
         """The request is what replicas are sent."""
         head = request.head
-        if chat is None and not head.path.startswith(b"/v1/caches"):
+        if not chat and not head.path.startswith(b"/v1/caches"):
             self._google = GoogleClient(client, head)
             self.client = self._google
             self._asked_key = _google_key(head)
@@ -125,8 +121,13 @@ class TranslatedExchange(Exchange):
             _check_key(self._asked_key)
             if gateway.admission is not None and self.caller is None and not self._let_in(RouteKind.PREFIX):
                 return
-            if self._chat is not None:
-                gateway.tasks.spawn(self._go_on(None, self._chat), name="cached content")
+            if self._chat:
+                chat = self._naming()
+                if chat is not None:
+                    gateway.tasks.spawn(self._go_on(None, chat), name="cached content")
+                else:
+                    self._ready = True
+                    Exchange.start(self)
                 return
             asked = _asked(head)
             body = gemini_fields.read(readable(gateway, self._request)) if self._request.body_bytes else {}
@@ -138,6 +139,15 @@ class TranslatedExchange(Exchange):
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
             self.crashed(error)
+
+    def _naming(self) -> Json | None:
+        """The body of a chat that names a content; None where it names none."""
+        try:
+            body = readable(self._gateway, self._request)
+            chat = gemini_fields.read(body) if cached_contents.FIELD in body else {}
+        except ClientError:
+            return None  # whoever reads it next says what is wrong with it
+        return chat if chat.get("cached_content") not in (None, "") else None
 
     async def _go_on(self, asked: Asked | None, body: Json) -> None:
         """What needs the store."""
