@@ -76,6 +76,10 @@ class Ticket:
     def __lt__(self, other: Ticket) -> bool:
         return self.key < other.key
 
+    def __hash__(self) -> int:
+        # A compiled class that can be compared has no hash unless it says so.
+        return id(self)
+
 
 class HoldQueue:
     """The queue of one event loop, in front of one fleet."""
