@@ -42,6 +42,7 @@ COMPILED = [
     "router/warmroute/core/health/silence.py",
     "router/warmroute/core/holding/admission_queue.py",
     "router/warmroute/core/holding/line.py",
+    "router/warmroute/core/holding/paces.py",
     "router/warmroute/core/holding/queue.py",
     "router/warmroute/core/holding/shares.py",
     "router/warmroute/core/learning/answers.py",

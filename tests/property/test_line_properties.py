@@ -200,7 +200,7 @@ def test_room_is_made_by_lower_classes_first_and_then_by_who_has_most_waiting(
     for number, (class_, key) in enumerate(waiting):
         world.put(key, 1000.0 + number, class_)
     flow = world.shares.flow(9, 1.0)
-    victim = world.line.gives_way(level, flow, 0.125)
+    victim = world.line.gives_way(level, flow, 0.125, "m", lambda _: 1)
     lowest = max(class_ for class_, _ in waiting)
     if victim is None:
         assert lowest <= level
@@ -223,11 +223,11 @@ def test_a_tenant_that_sends_too_much_turns_away_its_own_requests() -> None:
     for _ in range(2):
         world.put(2)
     noisy, quiet = world.shares.flow(1, 1.0), world.shares.flow(2, 1.0)
-    assert world.line.gives_way(DEFAULT, noisy, 0.125) is None
-    victim = world.line.gives_way(DEFAULT, quiet, 0.125)
+    assert world.line.gives_way(DEFAULT, noisy, 0.125, "m", lambda _: 1) is None
+    victim = world.line.gives_way(DEFAULT, quiet, 0.125, "m", lambda _: 1)
     assert victim is not None
     assert victim.flow is noisy
-    assert world.line.ahead_s(DEFAULT, quiet) < world.line.ahead_s(DEFAULT, noisy)
+    assert world.line.ahead_s(DEFAULT, quiet, {"m": 1.0}) < world.line.ahead_s(DEFAULT, noisy, {"m": 1.0})
 
 
 def test_classes_have_three_names() -> None:

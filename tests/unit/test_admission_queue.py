@@ -289,3 +289,69 @@ def test_nobody_waits_for_a_place_at_the_best_replica_while_another_has_one() ->
     world.queue.release(0.3, cold)
     assert world.granted() == ["held"]
     assert world.running[-1].replica is cold
+
+
+def of_models(world: World, *models: list[str]) -> None:
+    """Each replica serves these."""
+    for number, (replica, served) in enumerate(zip(world.fleet.replicas.values(), models, strict=True), 1):
+        world.fleet.apply(ProbeSucceeded(replica.id, Incarnation(number), served, 16, None, 0.0))
+
+
+def test_a_line_is_as_long_as_what_waits_for_the_same_replicas() -> None:
+    world = World(replicas=2)
+    of_models(world, ["busy"], ["calm"])
+    world.ask("running there", 0.0, model="busy")
+    world.ask("running here", 0.0, model="calm")
+    for number in range(20):
+        world.ask(f"held {number}", 0.0, model="busy")
+    assert world.ask("calm", 0.0, model="calm", timeout_s=2.0) is not None
+    world.ask("too many", 0.0, model="busy", timeout_s=20.0)
+    assert set(world.refused()) == {"too many"}
+
+
+def test_models_of_one_replica_stand_in_one_line_and_of_more_replicas_in_part() -> None:
+    world = World(replicas=3)
+    of_models(world, ["base", "adapter"], ["base"], ["alone"])
+    for name, model in (("a", "base"), ("b", "base"), ("c", "alone")):
+        world.ask(name, 0.0, model=model)
+    for number in range(8):
+        world.ask(f"held {number}", 0.0, model="base")  # four of them are expected at the adapter's replica
+    world.ask("too late", 0.0, model="adapter", timeout_s=4.0)
+    assert set(world.refused()) == {"too late"}
+    assert world.ask("in time", 0.0, model="adapter", timeout_s=7.0) is not None
+    assert world.ask("alone", 0.0, model="alone", timeout_s=2.0) is not None
+
+
+def test_how_fast_one_model_moves_says_nothing_of_another() -> None:
+    world = World(replicas=2)
+    of_models(world, ["quick"], ["slow"])
+    world.ask("running", 0.0, model="quick", tokens=1)
+    world.ask("running too", 0.0, model="slow")
+    for number in range(40):
+        world.ask(f"quick {number}", 0.0, model="quick", tokens=SECOND // 10)
+    for number in range(4):
+        world.ask(f"slow {number}", 0.0, model="slow")
+    for step in range(
+        1, 30
+    ):  # the quick line moves by four seconds of prefill each second, the slow one not at all
+        quick = next(d for d in world.running if d.replica.id == "r0")
+        world.running.remove(quick)
+        world.running.insert(0, quick)
+        world.finish(0.025 * step + 1.0)
+    world.ask("late", 2.0, model="slow", timeout_s=4.0)
+    assert set(world.refused()) == {"late"}
+    assert world.ask("in time", 2.0, model="quick", tokens=1, timeout_s=2.0) is not None
+
+
+def test_without_room_the_model_with_the_longest_line_for_its_replicas_gives_way() -> None:
+    world = World(replicas=3, max_held=4)
+    of_models(world, ["wide"], ["wide"], ["narrow"])
+    for name, model in (("a", "wide"), ("b", "wide"), ("c", "narrow")):
+        world.ask(name, 0.0, model=model)
+    for number in range(3):
+        world.ask(f"narrow {number}", 0.0, model="narrow")
+    world.ask("wide 0", 0.0, model="wide")
+    world.ask("wide 1", 0.0, model="wide")
+    assert set(world.refused()) == {"narrow 2"}
+    world.ask("narrow 3", 0.0, model="narrow")
+    assert set(world.refused()) == {"narrow 2", "narrow 3"}

@@ -170,6 +170,14 @@ class Fleet(Members):
         known = self._eligibility.view(shape.model).by_incarnation
         return Belief(shape, records, known, self._grid, self._ticked_s)
 
+    def view(self, model: str) -> View:
+        """The replicas that may be chosen for a model.
+
+        Raises:
+            NotFoundError, OverloadError: As `choose_and_reserve`.
+        """
+        return self._eligibility.view(model)
+
     def _queued_price(self, model: str, replicas: int) -> float:
         count = self.peer_held + (self.held.get(model, 0) if self.held else 0)
         return count / replicas if count else 0.0

@@ -5,8 +5,9 @@ who wait were promised: each is begun before its deadline or refused when that p
 hold queue, which this one is built on, when a replica is free and what it is given. The rules it keeps besides theirs:
 1. Nobody waits here but while no replica has room, or for one that computes a prompt and is the best for it even so (as
    in the hold queue): priorities and shares leave no engine idle.
-2. Nobody is taken in who will not be begun in time, as far as can be told from how fast the line moved lately; nor
-   beyond `max_held` requests or `max_bytes` of bodies. Whoever is refused is told at once, and when to come back.
+2. Nobody is taken in who will not be begun in time, as far as can be told from what waits for the replicas of the same
+   model, and from how fast that moved lately (`paces`); nor beyond `max_held` requests or `max_bytes` of bodies.
+   Whoever is refused is told at once, and when to come back.
 3. Every request that waits is answered exactly once: with a decision, or with the reason why there is none.
 
 What is told to other routers of the first in line is a key that puts classes before shares, and shares before the hold
@@ -16,7 +17,7 @@ queue's own order, so that of several routers the one goes first whose first req
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, exp, inf
+from math import ceil, inf
 from typing import Final
 
 from warmroute.core.errors import OverloadError, RouterError
@@ -24,6 +25,7 @@ from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.holding.line import BATCH, CLASSES, LEVELS, Claim, Cursor, Line
+from warmroute.core.holding.paces import Paces
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import AGEING_RATIO, MAX_LOOKED_AT, MOST_TIMER_S, HoldQueue, Ticket
 from warmroute.core.holding.queue_parameters import QueueParameters
@@ -39,12 +41,6 @@ and prefill make of the hold queue's own key."""
 LEAST_COST_S: Final = 0.005
 """What a request without a prompt that could be computed counts."""
 
-PACE_S: Final = 10.0
-"""After so long how fast the line moved counts 37 %."""
-
-LEAST_SEEN_S: Final = 1.0
-"""For so long it must have been seen to move; until then each replica is taken to compute one prompt at a time."""
-
 SURE_RATIO: Final = 0.75
 """Of a request's time, what the line ahead of it may take. The rest is for what is not known: others' answers, and who
 goes before it for being shorter."""
@@ -59,35 +55,6 @@ OVERLOADED: Final = "overloaded"
 LATE: Final = "deadline_exceeded"
 
 
-class Pace:
-    """How fast the line moves while somebody waits: seconds of prefill that are let go in a second."""
-
-    __slots__ = ("_busy_s", "_cost_s", "_noted_s")
-
-    def __init__(self) -> None:
-        self._cost_s = 0.0
-        self._busy_s = 0.0
-        self._noted_s = 0.0
-
-    def note(self, cost_s: float, now_s: float, *, waits: bool) -> None:
-        """So much was let go now; since this was called last somebody waited all the time, or nobody did."""
-        passed_s = now_s - self._noted_s
-        self._noted_s = now_s
-        if passed_s > 0.0:
-            faded = exp(-passed_s / PACE_S)
-            self._cost_s *= faded
-            self._busy_s *= faded
-            if waits:
-                self._busy_s += passed_s if passed_s < MOST_TIMER_S * 2 else MOST_TIMER_S * 2
-        if waits:
-            self._cost_s += cost_s
-
-    @property
-    def known(self) -> float:
-        """0 while that is not known."""
-        return self._cost_s / self._busy_s if self._busy_s >= LEAST_SEEN_S else 0.0
-
-
 class AdmissionQueue(HoldQueue):
     """The queue of one event loop, in front of one fleet."""
 
@@ -100,7 +67,7 @@ class AdmissionQueue(HoldQueue):
         self._terms.max_under_way = parameters.max_under_way
         self._spare_ratio = parameters.spare_ratio
         self._shares = shares
-        self._pace = Pace()
+        self._paces = Paces(fleet)
         self._refused: list[tuple[Ticket, Decision | RouterError]] = []
         """Those who gave way and are to be told."""
         self._next_deadline_s = inf
@@ -155,8 +122,9 @@ class AdmissionQueue(HoldQueue):
         line = self._line
         belief = fleet.believe(shape, records)
         cost_s = max(fleet.prefill_s(belief), LEAST_COST_S)
-        self._pace.note(0.0, now_s, waits=bool(self._models))
-        ahead_s = line.ahead_s(level, flow) / (self._pace.known or float(max(1, len(fleet.replicas))))
+        model = shape.model
+        pace = self._paces.asked(model, now_s)
+        ahead_s = line.ahead_s(level, flow, self._paces.shares(model)) / pace
         if ahead_s > SURE_RATIO * timeout_s:
             raise self._turned_away(
                 level, ahead_s - SURE_RATIO * timeout_s, f"it would wait for about {ahead_s:.1f} s"
@@ -164,7 +132,7 @@ class AdmissionQueue(HoldQueue):
         while len(line) >= self._max_held or (
             line.body_bytes + body_bytes > self._max_bytes and body_bytes <= self._max_bytes and len(line) > 0
         ):
-            other = line.gives_way(level, flow, cost_s)
+            other = line.gives_way(level, flow, cost_s, model, self._paces.replicas)
             if other is None:
                 raise self._turned_away(level, ahead_s, "as many requests wait as may")
             self._leave(other)
@@ -187,10 +155,10 @@ class AdmissionQueue(HoldQueue):
             now_s + timeout_s,
             body_bytes,
             cost_s,
-            fleet.as_tokens(shape.model, cost_s),
+            fleet.as_tokens(model, cost_s),
         )
         line.put(claim, now_s)
-        fleet.hold_begun(shape.model)
+        fleet.hold_begun(model)
         if claim.deadline_s < self._next_deadline_s:
             self._next_deadline_s = claim.deadline_s
         told_s = self._told_s(claim, now_s)
@@ -294,7 +262,7 @@ class AdmissionQueue(HoldQueue):
         for claim, given in gone.items():
             if not isinstance(given, RouterError):
                 line.granted(claim, now_s)
-                self._pace.note(claim.cost_s, now_s, waits=True)
+                self._paces.granted(given.replica, claim.cost_s, now_s)
             self._leave(claim)
             answers.append((claim, given))
         if gone:

@@ -6,8 +6,9 @@ nothing (`admission_queue`). The rules it keeps:
    alike, and of one tenant's, whoever the hold queue would let go first: short and warm ones.
 2. A lower class is served at least `AGED_RATIO` of what the classes above it are while one of its requests has waited
    for longer than `aged_s`: nobody starves, and no class pays more than that for it.
-3. Where there is no room, the lowest class gives way first, and of one class the tenant that has most waiting for its
-   weight: a tenant that sends too much turns away its own requests.
+3. Where there is no room, the lowest class gives way first; of one class the model that has most waiting for its
+   replicas; and for one model the tenant that has most waiting for its weight: a tenant that sends too much turns away
+   its own requests.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MOST_CREDIT_S: Final = 10.0
 class Claim(Ticket):
     """One request that waits in line."""
 
-    __slots__ = ("body_bytes", "charged_tokens", "cost_s", "deadline_s", "flow", "level", "tokens")
+    __slots__ = ("body_bytes", "charged_tokens", "cost_s", "cost_us", "deadline_s", "flow", "level", "tokens")
 
     def __init__(
         self,
@@ -65,6 +66,8 @@ class Claim(Ticket):
         self.body_bytes = body_bytes
         self.cost_s = cost_s
         """Expected prefill time where most of it is cached."""
+        self.cost_us = max(1, int(cost_s * 1e6))
+        """The same as a whole number, so that sums of them are exact."""
         self.tokens = tokens
         """The same as tokens without context: what its tenant is charged when it goes."""
         self.charged_tokens = 0.0
@@ -74,19 +77,48 @@ class Claim(Ticket):
 class Lane:
     """Requests of one tenant and one class, first ones first. Never empty."""
 
-    __slots__ = ("claims", "cost_s", "flow", "level")
+    __slots__ = ("claims", "cost_us", "costs_us", "flow", "level")
 
     def __init__(self, flow: Flow, level: int) -> None:
         self.flow = flow
         self.level = level
         self.claims: list[Claim] = []
-        self.cost_s = 0.0
+        self.cost_us = 0
+        """Their prefill."""
+        self.costs_us: dict[str, int] = {}
+        """The same by model."""
+
+    def ahead_s(self, shares: dict[str, float]) -> float:
+        """Of its prefill, such a share by model."""
+        if len(self.costs_us) == 1:
+            for model in self.costs_us:
+                return self.cost_us * shares.get(model, 0.0) * 1e-6
+        ahead_us = 0.0
+        for model, cost_us in self.costs_us.items():
+            ahead_us += cost_us * shares.get(model, 0.0)
+        return ahead_us * 1e-6
+
+    def last_of(self, model: str) -> Claim:
+        """The last one for this model, which one waits for."""
+        for claim in reversed(self.claims):
+            if claim.shape.model == model:
+                return claim
+        raise AssertionError(model)
+
+
+def _add(costs_us: dict[str, int], model: str, cost_us: int) -> None:
+    """Count it in sums by model; one that has become nothing is not kept."""
+    total_us = costs_us.get(model, 0) + cost_us
+    if total_us:
+        costs_us[model] = total_us
+    else:
+        del costs_us[model]
 
 
 class Line:
     """All that wait."""
 
-    __slots__ = ("_credits_s", "_lanes", "aged_s", "body_bytes", "costs_s", "counts", "shares")
+    __slots__ = ("_costs_us", "_credits_s", "_lanes", "aged_s", "body_bytes", "counts", "shares")
 
     def __init__(self, shares: Shares, aged_s: float) -> None:
         self.shares = shares
@@ -94,8 +126,8 @@ class Line:
         self.body_bytes = 0
         self.counts = [0] * LEVELS
         """Requests of each class."""
-        self.costs_s = [0.0] * LEVELS
-        """Their prefill."""
+        self._costs_us: list[dict[str, int]] = [{}, {}, {}]
+        """Their prefill, by model."""
         self._lanes: list[dict[Flow, Lane]] = [{}, {}, {}]
         self._credits_s = [0.0] * LEVELS
         """What each class is owed by those above it, as prefill; below 0: it has had more."""
@@ -110,9 +142,10 @@ class Line:
         if lane is None:
             lane = lanes[claim.flow] = Lane(claim.flow, claim.level)
         insort(lane.claims, claim)
-        lane.cost_s += claim.cost_s
+        lane.cost_us += claim.cost_us
+        _add(lane.costs_us, claim.shape.model, claim.cost_us)
+        _add(self._costs_us[claim.level], claim.shape.model, claim.cost_us)
         self.counts[claim.level] += 1
-        self.costs_s[claim.level] += claim.cost_s
         self.body_bytes += claim.body_bytes
         self.shares.begin_waiting(claim.flow, now_s)
 
@@ -122,11 +155,12 @@ class Line:
         lanes = self._lanes[level]
         lane = lanes[claim.flow]
         lane.claims.remove(claim)
-        lane.cost_s -= claim.cost_s
+        lane.cost_us -= claim.cost_us
+        _add(lane.costs_us, claim.shape.model, -claim.cost_us)
+        _add(self._costs_us[level], claim.shape.model, -claim.cost_us)
         if not lane.claims:
             del lanes[claim.flow]
         self.counts[level] -= 1
-        self.costs_s[level] = self.costs_s[level] - claim.cost_s if self.counts[level] else 0.0
         self.body_bytes -= claim.body_bytes
         self.shares.end_waiting(claim.flow)
 
@@ -183,40 +217,69 @@ class Line:
 
     # -- who is turned away -----------------------------------------------------------------------------------------
 
-    def gives_way(self, level: int, flow: Flow, cost_s: float) -> Claim | None:
-        """Who is to make room for another request; None: nobody, so that other is turned away itself."""
+    def gives_way(
+        self, level: int, flow: Flow, cost_s: float, model: str, replicas: Callable[[str], int]
+    ) -> Claim | None:
+        """Who is to make room for another request; None: nobody, so that other is turned away itself.
+
+        Args:
+            replicas: How many serve a model.
+        """
         for lower in range(BATCH, level - 1, -1):
             lanes = self._lanes[lower]
             if not lanes:
                 continue
-            most, whose = 0.0, None
-            for lane in lanes.values():
-                waiting_s = lane.cost_s / lane.flow.weight
-                if whose is None or waiting_s > most:
-                    most, whose = waiting_s, lane
-            assert whose is not None
+            costs_us = self._costs_us[lower]
+            crowded, most_us = "", -1.0
+            for name, waiting_us in costs_us.items():
+                for_each_us = waiting_us / replicas(name)
+                if for_each_us > most_us:
+                    crowded, most_us = name, for_each_us
             if lower > level:
-                return whose.claims[-1]
+                return self._most_waiting(lower, crowded).last_of(crowded)
+            if crowded != model and most_us > (cost_s * 1e6 + costs_us.get(model, 0)) / replicas(model):
+                return self._most_waiting(lower, crowded).last_of(crowded)
+            if model not in costs_us:
+                return None
+            whose = self._most_waiting(lower, model)
             own = lanes.get(flow)
-            own_s = cost_s + (0.0 if own is None else own.cost_s)
-            if whose.flow is not flow and most > own_s / flow.weight:
-                return whose.claims[-1]
+            own_us = cost_s * 1e6 + (0 if own is None else own.costs_us.get(model, 0))
+            if whose.flow is not flow and whose.costs_us[model] / whose.flow.weight > own_us / flow.weight:
+                return whose.last_of(model)
         return None
 
-    def ahead_s(self, level: int, flow: Flow) -> float:
-        """The prefill that goes before the next request of this class and tenant, as far as it is here."""
+    def _most_waiting(self, level: int, model: str) -> Lane:
+        """Of the tenants that wait for this model, of which there is one: who has most waiting for its weight."""
+        most_us, whose = 0.0, None
+        for lane in self._lanes[level].values():
+            cost_us = lane.costs_us.get(model)
+            if cost_us is not None:
+                waiting_us = cost_us / lane.flow.weight
+                if whose is None or waiting_us > most_us:
+                    most_us, whose = waiting_us, lane
+        assert whose is not None
+        return whose
+
+    def ahead_s(self, level: int, flow: Flow, shares: dict[str, float]) -> float:
+        """The prefill that goes before the next request of this class and tenant, as far as it is here.
+
+        Args:
+            shares: By model, what of its prefill goes where that request goes; of those not named none.
+        """
         ahead_s = 0.0
         for higher in range(level):
-            ahead_s += self.costs_s[higher]
+            for model, cost_us in self._costs_us[higher].items():
+                ahead_s += cost_us * shares.get(model, 0.0) * 1e-6
         lanes = self._lanes[level]
         own = lanes.get(flow)
-        own_s = 0.0 if own is None else own.cost_s
+        own_s = 0.0 if own is None else own.ahead_s(shares)
         weight = flow.weight
         for lane in lanes.values():
             if lane.flow is not flow:
                 # Until its own are served each other gets its share beside them, or all that it asks for.
                 share_s = own_s * lane.flow.weight / weight
-                ahead_s += share_s if share_s < lane.cost_s else lane.cost_s
+                other_s = lane.ahead_s(shares)
+                ahead_s += share_s if share_s < other_s else other_s
         return ahead_s + own_s
 
     def validate(self) -> None:
@@ -228,10 +291,14 @@ class Line:
                 assert lane.claims, flow.key
                 assert lane.claims == sorted(lane.claims), flow.key
                 assert all(c.flow is flow and c.level == level for c in lane.claims)
-                assert abs(lane.cost_s - sum([c.cost_s for c in lane.claims])) < 1e-6
+                assert lane.cost_us == sum([c.cost_us for c in lane.claims]) == sum(lane.costs_us.values())
+                assert set(lane.costs_us) == {c.shape.model for c in lane.claims}
                 count += len(lane.claims)
                 flows[flow] = flows.get(flow, 0) + len(lane.claims)
             assert self.counts[level] == count, level
+            costs_us = self._costs_us[level]
+            assert set(costs_us) == {model for lane in lanes.values() for model in lane.costs_us}, level
+            assert sum(costs_us.values()) == sum([lane.cost_us for lane in lanes.values()]), level
         for flow, count in flows.items():
             assert flow.waiting == count, flow.key
         assert self.body_bytes == sum([c.body_bytes for c in self.claims()])
