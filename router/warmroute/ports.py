@@ -350,8 +350,9 @@ class Limiter(Protocol):
         True if it is decided at once; then `done` is never called. Otherwise it is called exactly once, soon.
         """
 
-    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
-        """A granted request is over: so many requests and tokens more than were taken, or fewer. Once a grant."""
+    def settle(self, grant: Grant, requests: int, tokens: int, cost_nano: int = 0) -> None:
+        """A granted request is over: so many requests and tokens, and so much money, more than was taken, or less. Once
+        a grant."""
 
     def statistics(self) -> dict[str, float]:
         """Figures for `/metrics`: at least `local_total` (decided without the backend) and `errors_total`."""

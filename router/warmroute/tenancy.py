@@ -211,6 +211,8 @@ def _allowance(limits: AllowanceConfig) -> Allowance:
         requests_per_day=limits.requests_per_day,
         tokens_per_minute=limits.tokens_per_minute,
         tokens_per_day=limits.tokens_per_day,
+        cost_per_day=round(limits.cost_per_day * 1e9),
+        cost_per_month=round(limits.cost_per_month * 1e9),
         concurrent_requests=limits.concurrent_requests,
         prompt_tokens=limits.prompt_tokens,
     )

@@ -18,7 +18,7 @@ from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.limits_memory import MemoryLimiter
 from warmroute.adapters.tenants.limits_redis import RedisLimiter
 from warmroute.ports import Limiter
-from warmroute.tenants.limits import NAMES, Grant, LocalLimits, Scope
+from warmroute.tenants.limits import CONCURRENT, COST_DAY, COST_MONTH, NAMES, Grant, LocalLimits, Scope
 
 _namespaces = count()
 Open = Callable[[], Limiter]
@@ -54,8 +54,9 @@ def limits(**values: int) -> Any:
     return tuple(values.get(name, 0) for name in NAMES)
 
 
-async def ask(limiter: Limiter, scopes: list[Scope], tokens: int = 0) -> Grant:
+async def ask(limiter: Limiter, scopes: list[Scope], tokens: int = 0, cost_nano: int = 0) -> Grant:
     grant = Grant(scopes, tokens)
+    grant.cost_nano = cost_nano
     decided = asyncio.Event()
     if not limiter.take(grant, decided.set):
         await decided.wait()
@@ -98,7 +99,7 @@ def test_it_grants_and_refuses_as_the_rules_say(opener: Open) -> None:
                     assert left == (expected.left_requests, expected.left_tokens) or limiter.healthy is False
                 else:
                     assert grant.whose is expected.whose
-                    assert abs(grant.wait_s - expected.wait_s) < 2 or grant.which == 4
+                    assert abs(grant.wait_s - expected.wait_s) < 2 or grant.which == CONCURRENT
 
     asyncio.run(run())
 
@@ -118,6 +119,61 @@ def test_what_was_not_used_is_free_again_and_what_was_used_besides_is_not(opener
             limiter.settle(second, 0, 10)
             await asyncio.sleep(0.05)
             assert not (await ask(limiter, [scope], 1)).granted
+
+    asyncio.run(run())
+
+
+def test_money_is_held_against_a_day_and_a_month_and_put_right_by_what_it_was(opener: Open) -> None:
+    async def run() -> None:
+        limiter = opener()
+        cent = 10_000_000
+        model = Scope("m", "dear", limits(cost_per_day=300 * cent))
+        whole = Scope("m", "", limits(cost_per_month=10**6 * 10**9, tokens_per_day=1000))
+        async with started(limiter):
+            first = await ask(limiter, [model, whole], 100, 200 * cent)
+            assert first.granted
+            refused = await ask(limiter, [model, whole], 100, 101 * cent)
+            assert (refused.granted, refused.which, refused.whose) == (False, COST_DAY, model)
+            assert 1200 < refused.wait_s <= 86_400 + 1440
+            assert (await ask(limiter, [model], 1, 0)).granted  # what costs nothing is not held against it
+            limiter.settle(first, 0, 0, -150 * cent)  # most of it was cached
+            await asyncio.sleep(0.05)
+            second = await ask(limiter, [model, whole], 100, 250 * cent)
+            assert second.granted
+            limiter.settle(second, 0, 700, 200 * cent)  # and its answer was long
+            await asyncio.sleep(0.05)
+            assert (await ask(limiter, [model], 1, 1)).which == COST_DAY
+            assert (await ask(limiter, [model], 1, 0)).granted
+            vast = await ask(limiter, [whole], 1, 10**6 * 10**9 - 500 * cent)  # exact, however large
+            assert vast.granted
+            assert (await ask(limiter, [whole], 1, 1)).which == COST_MONTH
+            limiter.settle(vast, -1, -1, -vast.cost_nano)
+            await asyncio.sleep(0.05)
+            assert (await ask(limiter, [whole], 1, 1)).granted
+
+    asyncio.run(run())
+
+
+def test_three_routers_together_spend_what_one_may(server: RedisServer) -> None:
+    async def run() -> None:
+        routers = [opened() for opened in [sharing(server)] * 3]
+        scope = Scope("n", "", limits(cost_per_day=10**9))
+        async with started(*routers):
+            grants = await asyncio.gather(
+                *[ask(router, [scope], 5, 7_000_000) for router in routers for _ in range(100)]
+            )
+            assert sum(grant.granted for grant in grants) == 10**9 // 7_000_000
+            for router, grant in zip([r for r in routers for _ in range(100)], grants, strict=True):
+                if grant.granted:
+                    router.settle(grant, 0, 0, -6_000_000)
+            await asyncio.sleep(0.1)
+            granted = 0
+            for _ in range(2):
+                more = await asyncio.gather(
+                    *[ask(r, [scope], 5, 7_000_000) for r in routers for _ in range(50)]
+                )
+                granted += sum(grant.granted for grant in more)
+            assert granted == (10**9 - 142 * 1_000_000) // 7_000_000
 
     asyncio.run(run())
 
@@ -230,7 +286,9 @@ def test_a_silent_redis_delays_nobody_for_longer_than_the_deadline() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("which", ["requests_per_minute", "tokens_per_day", "concurrent_requests"])
+@pytest.mark.parametrize(
+    "which", ["requests_per_minute", "tokens_per_day", "cost_per_month", "concurrent_requests"]
+)
 def test_while_redis_is_silent_nobody_takes_more_than_a_share_of_what_was_left(which: str) -> None:
     async def run() -> None:
         with RedisServer() as own:
@@ -242,15 +300,15 @@ def test_while_redis_is_silent_nobody_takes_more_than_a_share_of_what_was_left(w
                 granted = 0
                 for router, count in ((routers[0], 48), (routers[1], 1), (routers[2], 1)):  # far from even
                     for _ in range(count):
-                        granted += (await ask(router, [scope], 1)).granted
+                        granted += (await ask(router, [scope], 1, 1)).granted
                 assert granted >= 50
                 for router in routers:
-                    await ask(router, [scope], 1)  # all know what is left
+                    await ask(router, [scope], 1, 1)  # all know what is left
                 own.pause()
                 try:
                     async with asyncio.timeout(30):
                         grants = await asyncio.gather(
-                            *[ask(router, [scope], 1) for router in routers for _ in range(30)]
+                            *[ask(router, [scope], 1, 1) for router in routers for _ in range(30)]
                         )
                 finally:
                     own.resume()

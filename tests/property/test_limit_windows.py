@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.tenants.limits import CONCURRENT, NAMES, Grant, LocalLimits, Scope
+from warmroute.tenants.limits import CONCURRENT, NAMES, Grant, Limits, LocalLimits, Scope
 from warmroute.tenants.window import PARTS, Window
 
 SPAN_S = 60
@@ -62,7 +62,7 @@ def test_what_is_given_back_is_given_back_where_it_was_taken(steps: list[tuple[f
     assert window.roll(int(now_s) + 2 * SPAN_S) == 0
 
 
-def limits(**values: int) -> tuple[int, int, int, int, int]:
+def limits(**values: int) -> Limits:
     numbers = tuple(values.get(name, 0) for name in NAMES)
     return numbers  # type: ignore[return-value]
 

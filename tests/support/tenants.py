@@ -51,7 +51,7 @@ class SlowLimiter:
             grant.refuse(0, grant.scopes[0], 12.3)
         done()
 
-    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int, cost_nano: int = 0) -> None:
         assert not grant.settled
         grant.settled = True
         self.settled.append((requests, tokens))

@@ -11,6 +11,7 @@ import pytest
 from tests.support.tenants import KEYS, KeyedFleet, SlowLimiter, bearer, key_record, tenant
 from tests.support.wire_fleet import BREAKS, OK, plain
 from warmroute.config.schema import (
+    AllowanceConfig,
     HealthConfig,
     IsolationConfig,
     KeysConfig,
@@ -21,6 +22,7 @@ from warmroute.config.schema import (
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.outcome import Outcome
+from warmroute.tenants.limits import COST_DAY
 from warmroute.tenants.usage import BEGUN, COST, COUNTERS, FAILED, REQUESTS
 
 PATHS = ("/v1/chat/completions", "/v1/embeddings", "/v1/unknown/thing", "/v1/models", "/load", "/version")
@@ -204,11 +206,53 @@ def test_a_request_that_no_replica_was_asked_for_costs_nothing() -> None:
     grant = fleet.admission.admit(standing, 700)
     limiter: Any = fleet.admission._limiter
     sums = next(iter(limiter.own._sums.values()))
-    assert [*sums.used(time.time())] == [1, 0, 700, 0, 1]
+    assert [*sums.used(time.time())] == [1, 0, 700, 0, 0, 0, 1]
     outcome = Outcome(ClientSide(), b"1")
     outcome.standing, outcome.grant, outcome.shape = standing, grant, RequestShape("m", prompt_tokens=700)
     fleet.admission.finished(outcome, 503, None, None, time.time())
-    assert [*sums.used(time.time())] == [0, 0, 0, 0, 0]
+    assert [*sums.used(time.time())] == [0] * 7
+
+
+PRICES = (PriceConfig(model="m", prompt=10.0, cached=1.0, output=100.0), PriceConfig(model="*"))
+COST_NANO = 8 * 10_000 + 3 * 1_000 + 1 * 100_000
+"""Of each answer of the fleet's, by these prices."""
+
+
+def spender(cost_per_day: float) -> KeyedFleet:
+    """A router whose tenant may spend so much."""
+    return KeyedFleet(
+        TenantConfig(id="a", limits=AllowanceConfig(cost_per_day=cost_per_day)),
+        usage=UsageConfig(enabled=True, prices=PRICES),
+        keys=KeysConfig(url="/nowhere/keys"),
+    )
+
+
+def test_money_is_taken_by_estimate_and_settled_by_what_the_answer_cost() -> None:
+    fleet = spender(2.05 * COST_NANO / 1e9)
+    assert [fleet.answered(bearer("a"))[0] for _ in range(3)] == [200, 200, 429]
+    limiter: Any = fleet.admission._limiter
+    sums = next(iter(limiter.own._sums.values()))
+    assert sums.used(time.time())[COST_DAY] == 2 * COST_NANO
+    status, head, body = fleet.answered(bearer("a"))
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["type"]) == (429, "budget_exceeded", "insufficient_quota")
+    assert 1 <= int(head.split(b"retry-after: ")[1].split(b"\r\n")[0]) <= 86_400 + 1440
+    status, head, body = fleet.answered(bearer("a") + b"anthropic-version: 2023-06-01\r\n")
+    assert (status, json.loads(body)["error"]["type"]) == (429, "rate_limit_error")
+    assert b"retry-after: " in head
+    assert fleet.admission.refused["budget_exceeded"] == 3
+    assert fleet.answered(bearer("b"))[0] == 200
+
+
+def test_what_costs_nothing_is_not_held_against_money_and_what_costs_too_much_never_comes_in() -> None:
+    fleet = spender(1e-9)
+    status, _, body = fleet.answered(bearer("a"))
+    assert (status, json.loads(body)["error"]["code"]) == (413, "budget_exceeded")
+    caller = fleet.admission.keyring.find(KEYS["a"])
+    assert caller is not None
+    grant = fleet.admission.admit(fleet.admission.standing(caller, "free"), 700)
+    assert grant is not None
+    assert (grant.granted, grant.cost_nano) == (True, 0)
 
 
 def slow(fleet: KeyedFleet) -> SlowLimiter:

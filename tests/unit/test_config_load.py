@@ -163,6 +163,10 @@ def test_two_variables_for_one_key_must_agree() -> None:
         ("admin: 127.0.0.1:8000\n", "w:1: admin: 127.0.0.1:8000 is taken by listen"),
         ("listen: 127.0.0.1:8001\n", "w:1: admin: 127.0.0.1:8001 is taken by listen"),
         ("listen: 0.0.0.0:8001\n", "w:1: admin: 127.0.0.1:8001 is taken by listen"),
+        (
+            "keys: /k\ntenants:\n  - id: a\n    limits: {cost_per_day: 5}\n",
+            "w:3: tenants[0]: a limit on money needs usage: true and usage.prices",
+        ),
         ("limits:\n  body_bytes: 2000000000\n", "w:2: limits.buffered_body_bytes: is less than limits.body_bytes"),
         ("health: {backoff_max_s: 0.5}\n", "w:1: health.backoff_max_s: is less than health.backoff_min_s"),
         ("health: {probe_interval_s: 60}\n", "w:1: health.scrape_interval_s: is less than"),

@@ -28,6 +28,13 @@ def tenant_faults(config: Config) -> Iterator[Fault]:
         if tenant.group and not TENANT_ID.fullmatch(tenant.group):
             yield Fault(key, f"group {tenant.group!r} must be 1 to 128 letters, digits, or . _ : @ -")
         yield from _twice(key, [entry.model for entry in tenant.model_limits], "model_limits")
+        allowances = [tenant.limits, *[entry.limits for entry in tenant.model_limits]]
+        if any(one.cost_per_day or one.cost_per_month for one in allowances) and not _priced(config):
+            yield Fault(
+                key,
+                "a limit on money needs usage: true and usage.prices: they say what a request costs",
+                "usage.prices",
+            )
     yield from _twice("usage.prices", [price.model for price in config.usage.prices], "prices")
     yield from _keys(config)
     yield from _oidc(config)
@@ -101,6 +108,10 @@ def _oidc(config: Config) -> Iterator[Fault]:
             yield Fault(f"oidc.algorithms[{index}]", f"{algorithm!r} is no signature with a public key")
     if oidc.issuer and not oidc.tenant_claim:
         yield Fault("oidc.tenant_claim", "must name the claim that says whose a token is", "oidc.issuer")
+
+
+def _priced(config: Config) -> bool:
+    return config.usage.enabled and any(p.prompt or p.cached or p.output for p in config.usage.prices)
 
 
 def _twice(key: str, names: Iterable[str], what: str) -> Iterator[Fault]:

@@ -103,7 +103,8 @@ class AdminAuthConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowanceConfig:
-    """What a tenant may use, over all routers that share a Redis. 0: as much as it likes."""
+    """What a tenant may use, over all routers that share a Redis. 0: as much as it likes. Limits on money need
+    `usage.prices`."""
 
     requests_per_minute: Count = 0
     """Most requests in any 60 s."""
@@ -113,6 +114,11 @@ class AllowanceConfig:
     """Most tokens, of prompts and answers, in any 60 s. A prompt counts by an estimate until its answer tells."""
     tokens_per_day: Count = 0
     """Most tokens in any 24 hours."""
+    cost_per_day: Annotated[float, Range(0.0, 1e6)] = 0.0
+    """Most money in any 24 hours, by `usage.prices` and in their currency. A request counts by the price of its prompt,
+    none of it cached, until its answer tells."""
+    cost_per_month: Annotated[float, Range(0.0, 1e6)] = 0.0
+    """Most money in any 30 days."""
     concurrent_requests: Count = 0
     """Most requests under way at once."""
     prompt_tokens: Count = 0

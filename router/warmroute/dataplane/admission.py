@@ -21,6 +21,8 @@ from warmroute.dialects.routes import RouteKind
 from warmroute.tenants.caller import Caller, Standing
 from warmroute.tenants.keys import Keyring
 from warmroute.tenants.limits import (
+    COST_DAY,
+    COST_MONTH,
     NAMES,
     SPANS_S,
     TOKENS_DAY,
@@ -46,6 +48,9 @@ OPEN: Final = frozenset((RouteKind.HEALTH, RouteKind.READY, RouteKind.METHOD))
 
 MOST_TOKENS: Final = 10_000
 """Verified tokens that are remembered."""
+
+BUDGET: Final = "budget_exceeded"
+"""The code of what is refused for money."""
 
 _JWT: Final = b"eyJ"
 """How every JSON Web Token begins: `{"` in base64."""
@@ -306,6 +311,16 @@ class Admission:
         if not scopes:
             return None
         grant = Grant(scopes, prompt_tokens)
+        if standing.costed:
+            grant.cost_nano = standing.row.least_cost_nano(prompt_tokens)
+            if grant.unaffordable:
+                self._count(BUDGET)
+                raise ClientError(
+                    f"the prompt has about {prompt_tokens} tokens, which cost more than this tenant may ever spend at"
+                    " once",
+                    status=413,
+                    code=BUDGET,
+                )
         if grant.hopeless:
             self._count("prompt_too_large")
             raise ClientError(
@@ -331,33 +346,39 @@ class Admission:
         """What a refused grant is answered; None if it was granted."""
         if grant.granted:
             return None
-        self._count("rate_limit_exceeded")
         scope = grant.whose
         assert scope is not None
-        limit = scope.limits[grant.which]
+        which = grant.which
+        limit = scope.limits[which]
         of_what = f"model {scope.model!r}" if scope.model else "all models"
         retry_s = max(1, ceil(grant.wait_s))
-        error = OverloadError(
-            f"over the limit of {limit} {NAMES[grant.which].replace('_', ' ')} for {of_what}:"
-            f" retry in {retry_s} s",
-            status=429,
-            code="rate_limit_exceeded",
-        )
-        error.type = "tokens" if TOKENS_MINUTE <= grant.which <= TOKENS_DAY else "requests"
+        if which == COST_DAY or which == COST_MONTH:
+            code, kind = BUDGET, "insufficient_quota"
+            span = "24 hours" if which == COST_DAY else "30 days"
+            over = f"over the budget of {limit / 1e9:g} in {span}"
+        else:
+            code, kind = (
+                "rate_limit_exceeded",
+                "tokens" if TOKENS_MINUTE <= which <= TOKENS_DAY else "requests",
+            )
+            over = f"over the limit of {limit} {NAMES[which].replace('_', ' ')}"
+        self._count(code)
+        error = OverloadError(f"{over} for {of_what}: retry in {retry_s} s", status=429, code=code)
+        error.type = kind
         error.lines = b"retry-after: %d\r\n%b" % (retry_s, self.limit_lines(grant, anthropic))
         return error
 
     def give_back(self, grant: Grant) -> None:
         """Nobody waits for it any more: nothing of it was used."""
-        self._settle(grant, -1, -grant.tokens, self._clock())
+        self._settle(grant, -1, -grant.tokens, -grant.cost_nano, self._clock())
 
-    def _settle(self, grant: Grant, requests: int, tokens: int, now_s: float) -> None:
+    def _settle(self, grant: Grant, requests: int, tokens: int, cost_nano: int, now_s: float) -> None:
         local = self._local
         if local is not None:
             if not grant.settled:
-                local.settle(grant, requests, tokens, now_s, grant.at_s)
+                local.settle(grant, requests, tokens, now_s, grant.at_s, cost_nano)
         elif self._limiter is not None:
-            self._limiter.settle(grant, requests, tokens)
+            self._limiter.settle(grant, requests, tokens, cost_nano)
 
     def limit_lines(self, grant: Grant, anthropic: bool) -> bytes:
         """Header lines that tell what is left, as the called API names them."""
@@ -435,7 +456,13 @@ class Admission:
             prompt_tokens = shape.prompt_tokens
         grant = outcome.grant
         if grant is not None and grant.granted:
-            self._settle(grant, 0 if attempts else -1, prompt_tokens + output_tokens - grant.tokens, now_s)
+            cost_nano = 0
+            if grant.cost_nano:
+                cost_nano = (
+                    standing.row.cost_nano(prompt_tokens, cached_tokens, output_tokens) - grant.cost_nano
+                )
+            tokens = prompt_tokens + output_tokens - grant.tokens
+            self._settle(grant, 0 if attempts else -1, tokens, cost_nano, now_s)
         ledger = self.ledger
         if ledger is not None:
             saved_s = 0.0

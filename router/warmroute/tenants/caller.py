@@ -18,7 +18,7 @@ from warmroute.tenants.usage import Row
 class Standing:
     """How a caller stands with one model."""
 
-    __slots__ = ("allowed", "caller", "model", "most_prompt_tokens", "row", "scopes")
+    __slots__ = ("allowed", "caller", "costed", "model", "most_prompt_tokens", "row", "scopes")
 
     def __init__(self, caller: Caller, model: str, row: Row, scopes: list[Scope]) -> None:
         self.caller = caller
@@ -27,6 +27,8 @@ class Standing:
         """Where its requests are counted."""
         self.scopes = scopes
         """What limits them; empty: nothing that has to be counted."""
+        self.costed = any(scope.costed for scope in scopes)
+        """Money is among what limits them."""
         self.allowed = caller.may_use(model)
         self.most_prompt_tokens = caller.tenant.most_prompt_tokens(model)
         """0: any."""

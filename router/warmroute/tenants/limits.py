@@ -1,8 +1,8 @@
 """Whether one more request is within what its tenant may use, and what of that it takes: windows, requests under way.
 
 A request is judged in one step over all of its limits, of the tenant and of the model: it takes of all or of none. What
-it takes is an estimate of its prompt; `settle` puts right what its answer has told. Keeps one process's sums; what
-routers share is kept by an adapter of the port `Limiter` by the same rules.
+it takes is an estimate of its prompt, in tokens and in money; `settle` puts right what its answer has told. Keeps one
+process's sums; what routers share is kept by an adapter of the port `Limiter` by the same rules.
 
 Time is an argument: seconds of one clock, never below a day.
 """
@@ -14,30 +14,37 @@ from itertools import count
 from typing import Final
 
 from warmroute.tenants.tenant import Allowance, Tenant
-from warmroute.tenants.window import DAY_S, MINUTE_S, Window
+from warmroute.tenants.window import DAY_S, MINUTE_S, MONTH_S, Window
 
 REQUESTS_MINUTE: Final = 0
 REQUESTS_DAY: Final = 1
 TOKENS_MINUTE: Final = 2
 TOKENS_DAY: Final = 3
-CONCURRENT: Final = 4
+COST_DAY: Final = 4
+COST_MONTH: Final = 5
+CONCURRENT: Final = 6
 
 NAMES: Final = (
     "requests_per_minute",
     "requests_per_day",
     "tokens_per_minute",
     "tokens_per_day",
+    "cost_per_day",
+    "cost_per_month",
     "concurrent_requests",
 )
 """Of the settings, by number."""
 
-SPANS_S: Final = (MINUTE_S, DAY_S, MINUTE_S, DAY_S)
+WINDOWS: Final = 6
+"""Limits of time: those before `CONCURRENT`."""
+
+SPANS_S: Final = (MINUTE_S, DAY_S, MINUTE_S, DAY_S, DAY_S, MONTH_S)
 
 BUSY_S: Final = 1.0
 """When to come back if too many requests are under way: nobody knows when one ends."""
 
-Limits = tuple[int, int, int, int, int]
-"""By number; 0: none."""
+Limits = tuple[int, int, int, int, int, int, int]
+"""By number; money in billionths of the price table's currency; 0: none."""
 
 
 def limits_of(allowance: Allowance) -> Limits:
@@ -47,6 +54,8 @@ def limits_of(allowance: Allowance) -> Limits:
         allowance.requests_per_day,
         allowance.tokens_per_minute,
         allowance.tokens_per_day,
+        allowance.cost_per_day,
+        allowance.cost_per_month,
         allowance.concurrent_requests,
     )
 
@@ -56,11 +65,13 @@ class Scope:
 
     __slots__ = (
         "concurrent",
+        "costed",
         "kept",
         "kept_by",
         "limits",
         "meters",
         "model",
+        "most_cost",
         "most_tokens",
         "requests_told",
         "tenant",
@@ -76,13 +87,17 @@ class Scope:
         """Empty: all."""
         self.limits = limits
         self.concurrent = limits[CONCURRENT] > 0
-        self.windows = [which for which in range(4) if limits[which]]
+        self.windows = [which for which in range(WINDOWS) if limits[which]]
         """Numbers of its limits of time."""
         self.under_way = limits[CONCURRENT]
         """Most requests under way; 0: any number."""
         tokens = [limits[which] for which in (TOKENS_MINUTE, TOKENS_DAY) if limits[which]]
         self.most_tokens = min(tokens) if tokens else 0
         """More than so many are never let through at once; 0: any number."""
+        costs = [limits[which] for which in (COST_DAY, COST_MONTH) if limits[which]]
+        self.most_cost = min(costs) if costs else 0
+        """The same of money."""
+        self.costed = bool(costs)
         self.requests_told = _first(limits, REQUESTS_MINUTE, REQUESTS_DAY)
         """Number of the limit of requests that clients are told of; -1: none."""
         self.tokens_told = _first(limits, TOKENS_MINUTE, TOKENS_DAY)
@@ -121,6 +136,7 @@ class Grant:
 
     __slots__ = (
         "at_s",
+        "cost_nano",
         "granted",
         "left_requests",
         "left_tokens",
@@ -138,6 +154,8 @@ class Grant:
         self.scopes = scopes
         self.tokens = tokens
         """Estimate that was taken."""
+        self.cost_nano = 0
+        """The same in billionths of money; 0: it costs nothing, and no limit on money concerns it."""
         self.granted = False
         self.which = 0
         """Number of the limit that refused it."""
@@ -164,6 +182,20 @@ class Grant:
         self.whose = whose
         self.wait_s = wait_s
 
+    def amount(self, which: int) -> int:
+        """What it takes of the limit of this number."""
+        if which < TOKENS_MINUTE or which == CONCURRENT:
+            return 1
+        return self.tokens if which < COST_DAY else self.cost_nano
+
+    @property
+    def unaffordable(self) -> bool:
+        """It costs more than some limit ever lets through at once."""
+        for scope in self.scopes:
+            if 0 < scope.most_cost < self.cost_nano:
+                return True
+        return False
+
     @property
     def hopeless(self) -> bool:
         """It is more than some limit ever lets through at once."""
@@ -187,13 +219,14 @@ class Grant:
 class Meter:
     """A window and the limit that it is held against."""
 
-    __slots__ = ("by_tokens", "limit", "which", "window")
+    __slots__ = ("by_cost", "by_tokens", "limit", "which", "window")
 
     def __init__(self, window: Window, which: int, limit: int) -> None:
         self.window = window
         self.which = which
         self.limit = limit
-        self.by_tokens = which >= TOKENS_MINUTE
+        self.by_tokens = TOKENS_MINUTE <= which <= TOKENS_DAY
+        self.by_cost = which > TOKENS_DAY
 
 
 class Sums:
@@ -208,11 +241,20 @@ class Sums:
         here without it since. Empty where nobody has told."""
         self.told_s = 0.0
         """When that was told."""
-        self.windows = [Window(span_s) for span_s in SPANS_S]
+        self.windows: list[Window | None] = [None] * WINDOWS
+        """By number; those that were ever held against a limit."""
+
+    def window(self, which: int) -> Window:
+        """That of a limit."""
+        window = self.windows[which]
+        if window is None:
+            window = self.windows[which] = Window(SPANS_S[which])
+        return window
 
     def used(self, now_s: float) -> list[int]:
         """By number."""
-        return [window.roll(int(now_s)) for window in self.windows] + [self.under_way]
+        second = int(now_s)
+        return [*[0 if one is None else one.roll(second) for one in self.windows], self.under_way]
 
 
 _versions = count(1)
@@ -252,7 +294,7 @@ class LocalLimits:
                 self._sweep(now_s)
             found = self._sums[scope.tenant, scope.model] = Sums()
         scope.kept, scope.kept_by = found, self._version
-        scope.meters = [Meter(found.windows[which], which, scope.limits[which]) for which in scope.windows]
+        scope.meters = [Meter(found.window(which), which, scope.limits[which]) for which in scope.windows]
         return found
 
     def take(self, grant: Grant, now_s: float) -> None:
@@ -260,6 +302,7 @@ class LocalLimits:
         second = int(now_s)
         share = self.share
         tokens = grant.tokens
+        cost = grant.cost_nano
         scopes = grant.scopes
         for scope in scopes:
             sums = self.sums(scope, now_s)
@@ -267,9 +310,9 @@ class LocalLimits:
                 limit = meter.limit
                 if share > 1:
                     limit = max(1, limit // share)
-                amount = tokens if meter.by_tokens else 1
+                amount = tokens if meter.by_tokens else cost if meter.by_cost else 1
                 window = meter.window
-                if window.roll(second) + amount > limit:
+                if window.roll(second) + amount > limit and not (meter.by_cost and not cost):
                     grant.refuse(meter.which, scope, window.wait_s(amount, limit, now_s))
                     return
             limit = scope.under_way
@@ -280,7 +323,7 @@ class LocalLimits:
             sums = self.sums(scope, now_s)
             sums.under_way += 1
             for meter in scope.meters:
-                meter.window.count(tokens if meter.by_tokens else 1)
+                meter.window.count(tokens if meter.by_tokens else cost if meter.by_cost else 1)
         grant.granted = True
         grant.at_s = now_s
         scope = scopes[0]
@@ -296,11 +339,13 @@ class LocalLimits:
         for scope in grant.scopes:
             sums = self.sums(scope, now_s)
             sums.under_way += 1
-            for which in scope.windows:
-                sums.windows[which].add(1 if which < TOKENS_MINUTE else grant.tokens, second)
+            for meter in scope.meters:
+                meter.window.add(grant.amount(meter.which), second)
 
-    def settle(self, grant: Grant, requests: int, tokens: int, now_s: float, at_s: float) -> None:
-        """It is over: count so many requests and tokens more, or, below 0, less of what was taken at `at_s`."""
+    def settle(
+        self, grant: Grant, requests: int, tokens: int, now_s: float, at_s: float, cost_nano: int = 0
+    ) -> None:
+        """It is over: count so much more, or, below 0, less of what was taken at `at_s`."""
         grant.settled = True
         second = int(now_s)
         for scope in grant.scopes:
@@ -308,7 +353,7 @@ class LocalLimits:
             if sums.under_way > 0:
                 sums.under_way -= 1
             for meter in scope.meters:
-                amount = tokens if meter.by_tokens else requests
+                amount = tokens if meter.by_tokens else cost_nano if meter.by_cost else requests
                 if amount:
                     meter.window.add(amount, second, int(at_s) if amount < 0 else 0)
 

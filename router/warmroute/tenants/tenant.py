@@ -27,12 +27,14 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What may be used, of all models or of one. 0: no limit."""
+    """What may be used, of all models or of one. 0: no limit. Money is in billionths of the price table's currency."""
 
     requests_per_minute: int = 0
     requests_per_day: int = 0
     tokens_per_minute: int = 0
     tokens_per_day: int = 0
+    cost_per_day: int = 0
+    cost_per_month: int = 0
     concurrent_requests: int = 0
     prompt_tokens: int = 0
 
@@ -44,6 +46,8 @@ class Allowance:
             or self.requests_per_day
             or self.tokens_per_minute
             or self.tokens_per_day
+            or self.cost_per_day
+            or self.cost_per_month
             or self.concurrent_requests
         )
 

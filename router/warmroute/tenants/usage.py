@@ -112,11 +112,22 @@ class Row:
             self._saved += int(saved_s * 1e6)
         if queued_s > 0.0:
             self._queued += int(queued_s * 1e6)
-        self._cost += (
+        self._cost += self.cost_nano(prompt_tokens, cached_tokens, output_tokens)
+
+    def cost_nano(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+        """What a request costs, by the prices that it was last counted with."""
+        return (
             (prompt_tokens - cached_tokens) * self.prompt_price
             + cached_tokens * self.cached_price
             + output_tokens * self.output_price
         )
+
+    def least_cost_nano(self, prompt_tokens: int) -> int:
+        """What a request costs as far as that is known when it comes: its prompt, none of it cached. 0 if and only if
+        it costs nothing whatever is answered."""
+        if not (self.prompt_price or self.cached_price or self.output_price):
+            return 0
+        return max(1, prompt_tokens * self.prompt_price)
 
     def price(self, prices: Prices) -> None:
         """Its tokens cost what this table says from now on."""

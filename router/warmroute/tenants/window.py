@@ -14,6 +14,7 @@ PARTS: Final = 60
 
 MINUTE_S: Final = 60
 DAY_S: Final = 86_400
+MONTH_S: Final = 30 * DAY_S
 
 
 class Window:

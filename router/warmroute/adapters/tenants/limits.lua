@@ -3,18 +3,24 @@
 --
 -- KEYS: two a scope: its sums, and its routers' requests under way.
 -- ARGV: this router's name; milliseconds for which its requests under way count unless it says so again;
---   a scope: 5 limits (0: none) and how many requests this router has under way in it;
---   the number of charges, and of each: scope, requests, tokens, milliseconds when they were taken (0: now);
---   the number of requests, and of each: a bit for every scope that it counts in, tokens.
+--   a scope: 7 limits (0: none; money in billionths) and how many requests this router has under way in it;
+--   the number of charges, and of each: scope, requests, tokens, money, milliseconds when they were taken (0: now);
+--   the number of requests, and of each: a bit for every scope that it counts in, tokens, money.
 -- Replies: the time in milliseconds; of each request: scope and limit that refuse it (0, 0: none) and how many
 -- milliseconds that lasts; then what each scope has used, by limit.
 local call, floor, max = redis.call, math.floor, math.max
 local PARTS = 60
-local SPANS = {60000, 86400000, 60000, 86400000}
+-- Limits of time by number, then that of requests under way.
+local SPANS = {60000, 86400000, 60000, 86400000, 86400000, 2592000000}
+local WINDOWS, CONCURRENT = #SPANS, #SPANS + 1
 local BUSY_MS = 1000
 local time = call('TIME')
 local now = time[1] * 1000 + floor(time[2] / 1000)
 local at = 0
+-- Of the limit of this number, what so many requests, tokens and so much money take.
+local function amount_of(w, requests, tokens, money)
+  return w < 3 and requests or w < 5 and tokens or money
+end
 local function next_word()
   at = at + 1
   return ARGV[at]
@@ -28,7 +34,7 @@ local lease = next_number()
 local scopes = {}
 for s = 1, #KEYS / 2 do
   local scope = {key = KEYS[2 * s - 1], ways = KEYS[2 * s], limits = {}, totals = {}, parts = {}, own = 0, others = 0}
-  for w = 1, 5 do
+  for w = 1, CONCURRENT do
     scope.limits[w] = next_number()
   end
   scope.own = next_number()
@@ -89,12 +95,12 @@ local function wait(scope, w, amount)
 end
 
 for _, scope in ipairs(scopes) do
-  for w = 1, 4 do
+  for w = 1, WINDOWS do
     if scope.limits[w] > 0 then
       roll(scope, w)
     end
   end
-  if scope.limits[5] > 0 then
+  if scope.limits[CONCURRENT] > 0 then
     local ways = call('HGETALL', scope.ways)
     for index = 1, #ways, 2 do
       local count, until_ms = string.match(ways[index + 1], '^(%d+) (%d+)$')
@@ -108,9 +114,10 @@ for _, scope in ipairs(scopes) do
 end
 
 for _ = 1, next_number() do
-  local scope, requests, tokens, when = scopes[next_number()], next_number(), next_number(), next_number()
-  for w = 1, 4 do
-    local amount = w < 3 and requests or tokens
+  local scope, requests, tokens = scopes[next_number()], next_number(), next_number()
+  local money, when = next_number(), next_number()
+  for w = 1, WINDOWS do
+    local amount = amount_of(w, requests, tokens, money)
     if amount ~= 0 and scope.limits[w] > 0 then
       local part = scope.parts[w]
       if amount < 0 and when > 0 then
@@ -125,16 +132,20 @@ end
 
 local reply = {now}
 for _ = 1, next_number() do
-  local bits, tokens = next_number(), next_number()
+  local bits, tokens, money = next_number(), next_number(), next_number()
   local whose, which, wait_ms = 0, 0, 0
   for s, scope in ipairs(scopes) do
     if whose == 0 and floor(bits / 2 ^ (s - 1)) % 2 == 1 then
-      for w = 1, 5 do
+      for w = 1, CONCURRENT do
         local limit = scope.limits[w]
         if whose == 0 and limit > 0 then
           local ms = 0
-          if w < 5 then
-            ms = wait(scope, w, w < 3 and 1 or tokens)
+          if w <= WINDOWS then
+            local amount = amount_of(w, 1, tokens, money)
+            -- What costs nothing is not held against money.
+            if w < 5 or amount > 0 then
+              ms = wait(scope, w, amount)
+            end
           elseif scope.own + scope.others >= limit then
             ms = BUSY_MS
           end
@@ -149,9 +160,9 @@ for _ = 1, next_number() do
     for s, scope in ipairs(scopes) do
       if floor(bits / 2 ^ (s - 1)) % 2 == 1 then
         scope.own = scope.own + 1
-        for w = 1, 4 do
+        for w = 1, WINDOWS do
           if scope.limits[w] > 0 then
-            add(scope, w, w < 3 and 1 or tokens, scope.parts[w])
+            add(scope, w, amount_of(w, 1, tokens, money), scope.parts[w])
           end
         end
       end
@@ -163,11 +174,11 @@ for _ = 1, next_number() do
 end
 
 for _, scope in ipairs(scopes) do
-  for w = 1, 4 do
+  for w = 1, WINDOWS do
     reply[#reply + 1] = scope.totals[w] or 0
   end
   reply[#reply + 1] = scope.own + scope.others
-  if scope.limits[5] > 0 then
+  if scope.limits[CONCURRENT] > 0 then
     if scope.own > 0 then
       call('HSET', scope.ways, router, string.format('%d %.0f', scope.own, now + lease))
       call('PEXPIRE', scope.ways, lease)
@@ -175,7 +186,12 @@ for _, scope in ipairs(scopes) do
       call('HDEL', scope.ways, router)
     end
   end
-  local longest = (scope.limits[2] > 0 or scope.limits[4] > 0) and 2 or 1
-  call('PEXPIRE', scope.key, SPANS[longest] + SPANS[longest] / PARTS)
+  local longest = SPANS[1]
+  for w = 1, WINDOWS do
+    if scope.limits[w] > 0 then
+      longest = max(longest, SPANS[w])
+    end
+  end
+  call('PEXPIRE', scope.key, longest + longest / PARTS)
 end
 return reply

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from warmroute.tenants.limits import BUSY_S, CONCURRENT, TOKENS_DAY, TOKENS_MINUTE, Grant, LocalLimits, Scope
+from warmroute.tenants.limits import BUSY_S, CONCURRENT, Grant, LocalLimits, Scope
 
 FRESH_S: Final = 3.0
 """For so long it counts what was told; after that too much of a minute is free again."""
@@ -30,7 +30,8 @@ def used_up(local: LocalLimits, grant: Grant, now_s: float) -> bool:
     for scope in grant.scopes:
         for which, used in enumerate(_told(local, scope, now_s)):
             limit = scope.limits[which]
-            if limit and used + _shared_out(local, scope, which, grant.tokens) > limit:
+            amount = grant.amount(which)
+            if limit and amount and used + _shared_out(local, scope, which, amount) > limit:
                 grant.refuse(which, scope, BUSY_S)
                 return True
     return False
@@ -41,7 +42,7 @@ def note_taken(local: LocalLimits, grant: Grant, now_s: float) -> None:
     for scope in grant.scopes:
         used = _told(local, scope, now_s)
         for which in range(len(used)):
-            used[which] += _shared_out(local, scope, which, grant.tokens)
+            used[which] += _shared_out(local, scope, which, grant.amount(which))
 
 
 def note_ended(local: LocalLimits, grant: Grant, now_s: float) -> None:
@@ -49,7 +50,7 @@ def note_ended(local: LocalLimits, grant: Grant, now_s: float) -> None:
     for scope in grant.scopes:
         used = _told(local, scope, now_s) if scope.concurrent else []
         if used:
-            taken = _shared_out(local, scope, CONCURRENT, 0) if grant.local else 1
+            taken = _shared_out(local, scope, CONCURRENT, 1) if grant.local else 1
             used[CONCURRENT] = max(0, used[CONCURRENT] - taken)
 
 
@@ -59,7 +60,6 @@ def _told(local: LocalLimits, scope: Scope, now_s: float) -> list[int]:
     return sums.told_used if 0.0 <= now_s - sums.told_s < FRESH_S else []
 
 
-def _shared_out(local: LocalLimits, scope: Scope, which: int, tokens: int) -> int:
+def _shared_out(local: LocalLimits, scope: Scope, which: int, amount: int) -> int:
     """What a request takes if each router takes the same; of a limit that has not one for each, what it takes alone."""
-    amount = tokens if TOKENS_MINUTE <= which <= TOKENS_DAY else 1
     return amount * local.share if scope.limits[which] >= local.share else amount

@@ -37,10 +37,10 @@ class MemoryLimiter:
         self.own.take(grant, self._clock())
         return True
 
-    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int, cost_nano: int = 0) -> None:
         """At once."""
         if not grant.settled:
-            self.own.settle(grant, requests, tokens, self._clock(), grant.at_s)
+            self.own.settle(grant, requests, tokens, self._clock(), grant.at_s, cost_nano)
 
     def statistics(self) -> dict[str, float]:
         """Nothing can fail."""

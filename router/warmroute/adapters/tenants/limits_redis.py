@@ -22,9 +22,10 @@ from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.resp.pipe import Pipe, Replies
 from warmroute.adapters.tenants.limits_alone import note_ended, note_taken, note_told, used_up
+from warmroute.adapters.tenants.limits_charges import Charge, Charges
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields
-from warmroute.tenants.limits import CONCURRENT, Grant, LocalLimits, Scope
+from warmroute.tenants.limits import CONCURRENT, NAMES, Grant, LocalLimits, Scope
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +36,12 @@ LEASE_S = 15.0
 _RENEW_S = 4.0
 _SETTLE_DELAY_S = 0.005
 _FLUSH_S = 1.0
-_MOST_CHARGES = 100_000
 _MISSES = 3
 """Deadlines in a row that a server may miss before its connection is given up."""
 
+_LIMITS = len(NAMES)
+
 _Asker = tuple[Grant, Callable[[], None]]
-
-
-class _Charge:
-    """What is to be counted whatever the limits say."""
-
-    __slots__ = ("at_ms", "requests", "scope", "tokens")
-
-    def __init__(self, scope: Scope, at_ms: int) -> None:
-        self.scope = scope
-        self.at_ms = at_ms
-        self.requests = 0
-        self.tokens = 0
 
 
 class _Call:
@@ -63,7 +53,7 @@ class _Call:
         self.scopes: dict[str, Scope] = {}
         """By model."""
         self.askers: list[_Asker] = []
-        self.charges: list[_Charge] = []
+        self.charges: list[Charge] = []
         self.late = False
         """Its grants were decided without it."""
         self.timer: asyncio.TimerHandle | None = None
@@ -103,7 +93,7 @@ class RedisLimiter:
         """Requests asked about and not answered yet, by scope."""
         self._live: dict[tuple[str, str], Scope] = {}
         """Scopes whose requests under way must be told now and then."""
-        self._charges: dict[tuple[str, str, int], _Charge] = {}
+        self._charges = Charges()
         self._filling: list[_Asker] = []
         self._flying: set[_Call] = set()
         self._settling: asyncio.TimerHandle | None = None
@@ -163,18 +153,19 @@ class RedisLimiter:
         self._filling.append((grant, done))
         return False
 
-    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int, cost_nano: int = 0) -> None:
         """Told within some milliseconds."""
         if grant.settled:
             return
         now_s = self._clock()
-        self._local.settle(grant, requests, tokens, now_s, grant.at_s)
+        self._local.settle(grant, requests, tokens, now_s, grant.at_s, cost_nano)
         note_ended(self._local, grant, now_s)
         for scope in grant.scopes:
-            if requests or tokens:
-                self._charge(scope, requests, tokens, grant.at_s if requests < 0 or tokens < 0 else 0.0)
+            if requests or tokens or cost_nano:
+                less = requests < 0 or tokens < 0 or cost_nano < 0
+                self._charges.add(scope, requests, tokens, cost_nano, grant.at_s if less else 0.0)
             elif scope.concurrent:
-                self._charge(scope, 0, 0, 0.0)
+                self._charges.add(scope, 0, 0, 0, 0.0)
         self._settle_soon()
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -185,8 +176,7 @@ class RedisLimiter:
         calls: dict[str, _Call] = {}
         if self._link.up:
             self._local.share = max(1, self._routers())
-            charges, self._charges = self._charges, {}
-            for charge in charges.values():
+            for charge in self._charges.take():
                 call = calls.setdefault(charge.scope.tenant, _Call())
                 call.scopes[charge.scope.model] = charge.scope
                 call.charges.append(charge)
@@ -236,10 +226,16 @@ class RedisLimiter:
             words.append(self._local.sums(scope, now_s).under_way + max(0, earlier))
         words.append(len(call.charges))
         for charge in call.charges:
-            words += [place[charge.scope.model], charge.requests, charge.tokens, charge.at_ms]
+            words += [
+                place[charge.scope.model],
+                charge.requests,
+                charge.tokens,
+                charge.cost_nano,
+                charge.at_ms,
+            ]
         words.append(len(call.askers))
         for grant, _ in call.askers:
-            words += [sum(1 << (place[scope.model] - 1) for scope in grant.scopes), grant.tokens]
+            words += [sum([1 << (place[s.model] - 1) for s in grant.scopes]), grant.tokens, grant.cost_nano]
         return pack("EVALSHA", self._sha, len(keys), *keys, *words)
 
     def _replied(self, calls: list[_Call], replies: Replies | None) -> None:
@@ -255,7 +251,7 @@ class RedisLimiter:
             else:
                 if reply is not None:
                     self._refused(str(reply))
-                self._keep_charges(call)
+                self._charges.put_back(call.charges)
                 self._decide_alone(call)
         if not self._flying:
             self._idle.set()
@@ -264,7 +260,7 @@ class RedisLimiter:
         scopes = list(call.scopes.values())
         at_s = reply[0] / 1000
         used = {
-            scope.model: reply[1 + 3 * len(call.askers) + 5 * number :][:5]
+            scope.model: reply[1 + 3 * len(call.askers) + _LIMITS * number :][:_LIMITS]
             for number, scope in enumerate(scopes)
         }
         now_s = self._clock()
@@ -274,7 +270,7 @@ class RedisLimiter:
             if call.late:
                 if not whose:  # it was counted there, and here as well
                     for scope in grant.scopes:
-                        self._charge(scope, -1, -grant.tokens, at_s)
+                        self._charges.add(scope, -1, -grant.tokens, -grant.cost_nano, at_s)
                 continue
             self._answered(grant)
             if whose:
@@ -339,7 +335,7 @@ class RedisLimiter:
             self._note_live(grant)
             note_taken(self._local, grant, now_s)
             for scope in grant.scopes:
-                self._charge(scope, 1, grant.tokens, 0.0)
+                self._charges.add(scope, 1, grant.tokens, grant.cost_nano, 0.0)
             self._settle_soon()
 
     def _answered(self, grant: Grant) -> None:
@@ -363,21 +359,6 @@ class RedisLimiter:
 
     # -- what is told afterwards ----------------------------------------------------------------------------------
 
-    def _charge(self, scope: Scope, requests: int, tokens: int, at_s: float) -> None:
-        key = (scope.tenant, scope.model, int(at_s))
-        charge = self._charges.get(key)
-        if charge is None:
-            if len(self._charges) >= _MOST_CHARGES:
-                del self._charges[next(iter(self._charges))]
-            charge = self._charges[key] = _Charge(scope, int(at_s * 1000))
-        charge.requests += requests
-        charge.tokens += tokens
-
-    def _keep_charges(self, call: _Call) -> None:
-        """They did not arrive."""
-        for charge in call.charges:
-            self._charge(charge.scope, charge.requests, charge.tokens, charge.at_ms / 1000)
-
     def _settle_soon(self) -> None:
         if self._settling is None:
             self._settling = self._loop.call_later(_SETTLE_DELAY_S, self._settle_now)
@@ -395,6 +376,6 @@ class RedisLimiter:
             for key, scope in list(self._live.items()):
                 if not self._local.sums(scope, now_s).under_way:
                     del self._live[key]
-                self._charge(scope, 0, 0, 0.0)
+                self._charges.add(scope, 0, 0, 0, 0.0)
             if self._charges:
                 self._settle_now()
