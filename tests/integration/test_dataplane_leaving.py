@@ -217,3 +217,18 @@ def test_bodies_that_wait_for_their_answers_count_as_memory_until_nobody_needs_t
             for sock in socks:
                 assert sock.recv(17) == b"HTTP/1.1 200 OK\r\n"
         pair.router.assert_at_rest()
+
+
+def test_who_announces_long_bodies_and_drips_takes_nobodys_room() -> None:
+    limits = LimitsConfig(buffered_body_bytes=4 << 20, body_bytes=4 << 20, body_timeout_s=2.0)
+    with paired(limits=limits) as pair, contextlib.ExitStack() as stack:
+        announcing = raw_request("/v1/chat/completions", body={}).partition(b"Content-Length:")[0]
+        dripping = [stack.enter_context(pair.router.connect()) for _ in range(40)]
+        for sock in dripping:
+            sock.sendall(b"%bContent-Length: %d\r\n\r\n{" % (announcing, 2 << 20))
+        wait_until(lambda: pair.router.call(lambda: pair.router.worker.gateway.buffered_bytes) > 0)
+        body = {"model": "m", "messages": [{"role": "user", "content": "x" * 2_000_000}]}
+        assert pair.router.post("/v1/chat/completions", body)[0] == 200
+        for sock in dripping:
+            assert read_answer(sock).startswith(b"HTTP/1.1 408 ")
+        pair.router.assert_at_rest()

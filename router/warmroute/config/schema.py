@@ -171,7 +171,8 @@ class LimitsConfig:
     header_timeout_s: PositiveSeconds = 10.0
     """Longest time from a request's first byte to the end of its headers; later is answered 408."""
     body_timeout_s: PositiveSeconds = 60.0
-    """Longest time from the end of the headers to the end of the body; later is answered 408."""
+    """Longest time from the end of the headers to the end of the body, and 16 s more for each MiB of it that has come;
+    later is answered 408."""
     idle_timeout_s: PositiveSeconds = 75.0
     """A client connection without a request is closed after this long."""
     connections: PositiveCount = 10_000

@@ -46,6 +46,10 @@ class ClientSide:
 
     # -- for what stands in for it on its transport (`large_body`, `tunnel`) ----------------------------------------
 
+    def claim_body(self, size_bytes: int) -> bool:
+        """So much more of a long body has come. False: what comes is of no use."""
+        raise NotImplementedError
+
     def large_body_completed(self, body: bytearray) -> None:
         """All of a long body is there, and the connection is its own again."""
         raise NotImplementedError

@@ -73,6 +73,7 @@ class ClientConnection(ClientSide):
         "_heads_begun",
         "_in_head",
         "_known",
+        "_large",
         "_paused_reading",
         "_parser",
         "_queue",
@@ -112,6 +113,8 @@ class ClientConnection(ClientSide):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._body_length = 0
+        self._large: LargeBody | None = None
+        """What stands in for this one while a long body is read."""
         self._write_paused = False
         """Whether the client is behind with what is written: then no further request of its is started."""
         self.lingering = False
@@ -191,11 +194,11 @@ class ClientConnection(ClientSide):
             if fields_before is self._fields or (idle and self._heads_begun == 1):
                 self._head_bytes += len(data)  # all of this read belongs to one head that has not ended
             if self._head_bytes > self._gateway.limits.header_bytes:
-                self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
+                self._refuse(local.headers_too_large(self._gateway.limits.header_bytes))
         elif self._body_length < 0 and not self._between and not self._refused:
             self._head_bytes = 0 if self._body_bytes != body_before else self._head_bytes + len(data)
             if self._head_bytes > self._gateway.limits.header_bytes:  # trailers, or an extension of a chunk
-                self._refuse(_headers_too_large(self._gateway.limits.header_bytes))
+                self._refuse(local.headers_too_large(self._gateway.limits.header_bytes))
         elif self._body_length - self._body_bytes > LARGE_BYTES and not self._refused:
             self._read_large_body()
 
@@ -228,7 +231,7 @@ class ClientConnection(ClientSide):
             return True
         if missing_bytes < LARGE_BYTES:
             return False
-        if not self._reserve(length_bytes):
+        if not self._announce(length_bytes):
             return False
         self.waiting = Waiting.BODY
         self.since_s = monotonic()
@@ -316,15 +319,15 @@ class ClientConnection(ClientSide):
             upstream=self._gateway.upstream_authorization,
         )
         if head_bytes > limits.header_bytes:
-            self._refuse(_headers_too_large(limits.header_bytes))
+            self._refuse(local.headers_too_large(limits.header_bytes))
         elif not head.target or head.method == b"CONNECT":
             self._refuse(
                 ClientError("the request target must be a path or an http URL", code="malformed_http")
             )
         elif self._body_length > limits.body_bytes:
-            self._refuse(_body_too_large(limits.body_bytes))
-        elif self._body_length > LARGE_BYTES and not self._reserve(self._body_length):
-            self._refuse(_buffers_full())
+            self._refuse(local.body_too_large(limits.body_bytes))
+        elif self._body_length > LARGE_BYTES and not self._announce(self._body_length):
+            self._refuse(local.buffers_full())
         elif self._body_length:
             self.waiting = Waiting.BODY
             self.since_s = monotonic()
@@ -358,11 +361,11 @@ class ClientConnection(ClientSide):
         if self._body_length < 0:
             limits = self._gateway.limits
             if self._body_bytes > limits.body_bytes:
-                self._refuse(_body_too_large(limits.body_bytes))
+                self._refuse(local.body_too_large(limits.body_bytes))
             elif self._body_bytes > LARGE_BYTES and not self._reserve(
                 self._body_bytes - self._reserved_bytes
             ):
-                self._refuse(_buffers_full())
+                self._refuse(local.buffers_full())
 
     def on_message_complete(self) -> None:
         """The request is complete, unless it was refused or carries an upgrade that is about to be ignored."""
@@ -403,11 +406,26 @@ class ClientConnection(ClientSide):
         exchange.start()
 
     def _read_large_body(self) -> None:
-        large = LargeBody(self, self._body, self._body_length)
+        large = self._large = LargeBody(self, self._body, self._body_length, self._reserved_bytes)
         self._body = []
         self.transport.pause_reading()
         self.transport.set_protocol(large)
         self.transport.resume_reading()
+
+    def _announce(self, length_bytes: int) -> bool:
+        """A body of this length is about to come. There must be room for it, and it takes of that what has come."""
+        limits = self._gateway.limits
+        if self._gateway.buffered_bytes + length_bytes > limits.buffered_body_bytes:
+            return False
+        return self._reserve(min(length_bytes, LARGE_BYTES))
+
+    def claim_body(self, size_bytes: int) -> bool:
+        """So much more of a long body has come, or is about to. False: it is refused, and what comes is of no use."""
+        if self._refused:
+            return False
+        if not self._reserve(size_bytes):
+            self._refuse(local.buffers_full())
+        return not self._refused
 
     def large_body_completed(self, body: bytearray) -> None:
         """The long body is in its place: take the socket back and go on with a parser that never saw it."""
@@ -415,6 +433,7 @@ class ClientConnection(ClientSide):
         self.transport.set_protocol(cast(asyncio.Protocol, self))
         self.transport.resume_reading()
         self._paused_reading = False
+        self._large = None
         self._parser = httptools.HttpRequestParser(self)
         self._between = True
         self._completed(body)
@@ -560,9 +579,10 @@ class ClientConnection(ClientSide):
         return self.exchange is None and self.waiting == Waiting.IDLE and not self.closing
 
     @property
-    def body_length(self) -> int:
-        """Announced length of the body being read; 0 if it is chunked."""
-        return max(0, self._body_length)
+    def body_arrived(self) -> int:
+        """How much of the body being read is there."""
+        large = self._large
+        return self._body_bytes if large is None else large.filled
 
     def close(self) -> None:
         """Send what is written, then close; the sweeper cuts off a client that does not take it."""
@@ -574,17 +594,3 @@ class ClientConnection(ClientSide):
         """Close at once: the answer cannot be completed, and the client must see that."""
         self.closing = True
         self.transport.abort()
-
-
-def _headers_too_large(limit_bytes: int) -> ClientError:
-    return ClientError(f"request headers exceed {limit_bytes} bytes", status=431, code="headers_too_large")
-
-
-def _body_too_large(limit_bytes: int) -> ClientError:
-    return ClientError(
-        f"request body exceeds {limit_bytes} bytes (limits.body_bytes)", status=413, code="body_too_large"
-    )
-
-
-def _buffers_full() -> OverloadError:
-    return OverloadError("the router holds too many request bodies: retry later", code="buffers_full")

@@ -18,10 +18,14 @@ LARGE_BYTES = 32 * 1024
 class LargeBody(asyncio.BufferedProtocol):
     """Stands in for a client connection until the body is complete."""
 
-    __slots__ = ("_buffer", "_connection", "_filled", "_view")
+    __slots__ = ("_buffer", "_claimed", "_connection", "_refused", "_view", "filled")
 
-    def __init__(self, connection: ClientSide, begun: list[bytes], length_bytes: int) -> None:
+    def __init__(
+        self, connection: ClientSide, begun: list[bytes], length_bytes: int, claimed_bytes: int
+    ) -> None:
         self._connection = connection
+        self._claimed = claimed_bytes
+        self._refused = False
         # bytearray(n) is calloc: pages are only taken as bytes arrive, so a client that claims 64 MiB and sends
         # nothing costs nothing.
         self._buffer = bytearray(length_bytes)
@@ -30,16 +34,27 @@ class LargeBody(asyncio.BufferedProtocol):
         for piece in begun:
             self._view[filled : filled + len(piece)] = piece
             filled += len(piece)
-        self._filled = filled
+        self.filled = filled
+        """How much of it is there."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The part still empty."""
-        return self._view[self._filled :]
+        return self._view if self._refused else self._view[self.filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Some of the body arrived."""
-        self._filled += nbytes
-        if self._filled == len(self._buffer):
+        if self._refused:
+            return  # the same place is written again until the client has read why
+        self.filled += nbytes
+        length = len(self._buffer)
+        if self.filled > self._claimed:
+            # Twice what has come: who announces much and sends little takes nobody's room.
+            more = min(2 * self.filled, length) - self._claimed
+            self._claimed += more
+            if not self._connection.claim_body(more):
+                self._refused = True
+                return
+        if self.filled == length:
             connection, buffer = self._connection, self._buffer
             self._view.release()
             connection.large_body_completed(buffer)

@@ -5,7 +5,7 @@ This module decides nothing about what is answered: `own_answers` does, and whoe
 
 from __future__ import annotations
 
-from warmroute.core.errors import ClientError, RouterError
+from warmroute.core.errors import ClientError, OverloadError, RouterError
 from warmroute.core.types import Api
 from warmroute.dataplane.answer import STATUS_LINES
 from warmroute.dataplane.client_side import ClientSide
@@ -38,6 +38,23 @@ class UnauthorizedError(ClientError):
 
     def __init__(self) -> None:
         super().__init__("this fleet asks for a key that its replicas take: Authorization: Bearer KEY")
+
+
+def headers_too_large(limit_bytes: int) -> ClientError:
+    """The request's head is longer than heads may be."""
+    return ClientError(f"request headers exceed {limit_bytes} bytes", status=431, code="headers_too_large")
+
+
+def body_too_large(limit_bytes: int) -> ClientError:
+    """Its body is longer than bodies may be."""
+    return ClientError(
+        f"request body exceeds {limit_bytes} bytes (limits.body_bytes)", status=413, code="body_too_large"
+    )
+
+
+def buffers_full() -> OverloadError:
+    """All bodies under way together are as long as they may be."""
+    return OverloadError("the router holds too many request bodies: retry later", code="buffers_full")
 
 
 def id_lines(head: RequestHead, request_id: bytes) -> bytes:

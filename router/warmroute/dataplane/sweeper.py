@@ -25,7 +25,8 @@ from warmroute.dataplane.second import HEDGE, SILENCE, Second
 PERIOD_S = 0.5
 
 SLOWEST_BODY_BYTES_PER_S = 64 * 1024
-"""A body may take `limits.body_timeout_s` plus its length at this rate: long ones are not cut off, drips are."""
+"""A body may take `limits.body_timeout_s` plus what of it has come at this rate: long ones are not cut off, drips are,
+whatever length they announce."""
 
 LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off, so that it can read the refusal."""
@@ -97,7 +98,7 @@ class Sweeper:
             if waited_s > limits.header_timeout_s:
                 connection.time_out("head")
         elif waiting == Waiting.BODY:
-            allowed_s = limits.body_timeout_s + connection.body_length / SLOWEST_BODY_BYTES_PER_S
+            allowed_s = limits.body_timeout_s + connection.body_arrived / SLOWEST_BODY_BYTES_PER_S
             if waited_s > allowed_s:
                 connection.time_out("body")
         elif waited_s > limits.idle_timeout_s:
