@@ -14,7 +14,12 @@ from setuptools import setup
 
 COMPILED = [
     "router/warmroute/adapters/registry/memory.py",
+    "router/warmroute/adapters/registry/owners.py",
+    "router/warmroute/adapters/registry/response_homes.py",
+    "router/warmroute/adapters/tenants/limits_alone.py",
+    "router/warmroute/adapters/tenants/limits_charges.py",
     "router/warmroute/adapters/tenants/limits_memory.py",
+    "router/warmroute/adapters/tenants/limits_redis.py",
     "router/warmroute/core/beliefs/belief.py",
     "router/warmroute/core/beliefs/cache_event.py",
     "router/warmroute/core/beliefs/residency.py",

@@ -565,9 +565,13 @@ def _discovery_source(
 
 def _registry(config: Config, clock: Callable[[], float]) -> Registry:
     settings = config.registry
+    most_owned = config.isolation.records if config.isolation.enabled else 0
     if settings.url == "memory":
         return MemoryRegistry(
-            idle_s=settings.idle_max_s, max_entries=settings.max_entries or MEMORY_ENTRIES, clock=clock
+            idle_s=settings.idle_max_s,
+            max_entries=settings.max_entries or MEMORY_ENTRIES,
+            most_owned=most_owned,
+            clock=clock,
         )
     try:
         return RedisRegistry(
@@ -577,6 +581,7 @@ def _registry(config: Config, clock: Callable[[], float]) -> Registry:
             namespace=settings.namespace,
             local_entries=settings.max_entries or LOCAL_ENTRIES,
             keeps_s=LONGEST_S if config.caching.openai or config.caching.anthropic else 0.0,
+            most_owned=most_owned,
             clock=clock,
         )
     except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read

@@ -305,6 +305,39 @@ def test_what_is_kept_can_be_withdrawn(opened: Opener) -> None:
     run(main())
 
 
+def test_what_one_owner_notes_pushes_out_nothing_of_anothers(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=600.0, max_entries=1000, most_owned=200) as registry:
+            now_s = time.time()
+            quiet = [rungs_of(*range(number, number + 10)) for number in range(10_000, 10_100, 10)]
+            for rungs in quiet:
+                registry.touch(rungs, life(7), now_s, "quiet")
+            flood = [rungs_of(*range(number, number + 10)) for number in range(20_000, 30_000, 10)]
+            for rungs in flood:
+                registry.touch(rungs, life(8), now_s, "noisy")
+                registry.touch(quiet[0], life(7), now_s, "quiet")
+            await settled(registry)
+            for rungs in quiet:
+                assert await holders(registry, rungs) == [[7]] * 10
+            assert await holders(registry, flood[-1]) == [[8]] * 10
+            found = [await holders(registry, rungs) for rungs in flood]
+            assert 100 <= sum(one is not None for each in found for one in each) <= 210
+
+    run(main())
+
+
+def test_who_is_alone_has_all(opened: Opener) -> None:
+    async def main() -> None:
+        async with opened(idle_s=600.0, max_entries=4000, most_owned=100) as registry:
+            now_s = time.time()
+            for number in range(0, 1500, 10):
+                registry.touch(rungs_of(*range(number, number + 10)), life(8), now_s, "only")
+            await settled(registry)
+            assert await holders(registry, rungs_of(*range(1500))) == [[8]] * 1500
+
+    run(main())
+
+
 def test_an_idle_time_that_is_none_is_refused(opened: Opener) -> None:
     async def main() -> None:
         async with opened(idle_s=60.0) as registry:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute.adapters.registry.memory import MAX_HOLDERS, MemoryRegistry, ResponseHomes
+from warmroute.adapters.registry.memory import MAX_HOLDERS, MemoryRegistry
+from warmroute.adapters.registry.response_homes import ResponseHomes
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId
 
 IDLE_S = 64.0

@@ -198,3 +198,7 @@ class IsolationConfig:
     enabled: bool = False
     """Give each group of tenants a `cache_salt` of its own, derived from the deployment's secret: what one group has
     asked can then not be told by another from an answer's speed. Needs `keys.url` or `oidc.issuer`."""
+    records: Count = 250_000
+    """Most records of the registry (44 for a prompt of 200 KB) that one group of tenants may have made at one router
+    while there is another, and a quarter of all that the router keeps: so nobody's prompts push out what is known of
+    another's. Beyond that its own oldest go, from Redis too. 0: any number."""

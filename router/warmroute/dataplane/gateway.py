@@ -102,6 +102,8 @@ class Gateway:
         self.registry = registry
         self.needs_records = fleet.needs_records
         """Whether prompts are looked up in the registry, and noted there."""
+        self.owned_records = config.isolation.enabled
+        """Whether each group of tenants has records of its own there."""
         self.metrics = metrics
         self.accounts = Accounts(fleet, metrics, access_log, admission, queueing)
         self.tasks = tasks
@@ -145,7 +147,7 @@ class Gateway:
         """Of what was noted lately, how many rungs other requests have computed since without noting them anew."""
         self._comparisons = ComparisonBudget()
         self.buffered_bytes = 0
-        """Bytes of long request bodies, from their heads until no retry can need them, over all connections."""
+        """Bytes of long request bodies that have come, until no retry can need them, over all connections."""
         self.connections: set[ClientSide] = set()
         self.counts_addresses = config.limits.connections_per_address > 0
         """Whether connections are counted by address; settled at the start, so that none is counted half."""

@@ -96,7 +96,8 @@ class Retrying(Attempt):
             # Siblings of a burst must find it; where it was not looked up, taking it back would take too much.
             self._noted = True
             self._withdrawals = gateway.withdrawals
-            gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s)
+            owner = "" if self.caller is None else self._owner()
+            gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s, owner)
         self._dispatch()
 
     def _answers(self, decision: Decision, computed: bool) -> None:
@@ -456,7 +457,8 @@ class Retrying(Attempt):
         if shape.rungs and decision.incarnation is not None and self._records is not None:
             self._noted = True
             self._withdrawals = gateway.withdrawals
-            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+            owner = "" if self.caller is None else self._owner()
+            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s, owner)
         self._head = None
         self._state = _EXPECTED
         self._fresh_tried = self._refusal = self._joined = self.suspected = False
@@ -533,12 +535,18 @@ class Retrying(Attempt):
                         break
             depth -= 1
 
+    def _owner(self) -> str:
+        """Whose the prompt's records are, where tenants are kept apart: then nobody else has such."""
+        caller = self.caller
+        return caller.tenant.sharing if caller is not None and self._gateway.owned_records else ""
+
     def _note_again(self, decision: Decision) -> None:
         """The prompt was computed, and something noted was taken back meanwhile: perhaps what stood for it too."""
         shape = self.shape
         gateway = self._gateway
         if gateway.needs_records and shape is not None and shape.rungs and decision.incarnation is not None:
-            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+            owner = "" if self.caller is None else self._owner()
+            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s, owner)
 
     # -- what whoever extends this decides ------------------------------------------------------------------------
 

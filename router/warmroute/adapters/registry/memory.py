@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
 from math import inf
 from os import urandom
 from typing import Final
 
+from warmroute.adapters.registry.owners import Batch, Owners
+from warmroute.adapters.registry.response_homes import ResponseHomes
 from warmroute.core.types import FingerprintHash, Holder, Incarnation, Record, Records, ReplicaId
 from warmroute.wire.registry_record import MAX_HOLDERS
 
@@ -53,6 +53,7 @@ class MemoryRegistry:
         idle_s: A holder not noted for this long is forgotten, until `expire_after` says otherwise; a response always.
         max_entries: Bound of rungs kept.
         max_bytes: Bound of memory used, by the estimate that `statistics` shows.
+        most_owned: Rungs that one owner may have while there is another (`owners`), or a quarter of all; 0: any number.
         clock: Unix seconds; decides expiry at read.
         secret: The deployment's fingerprint secret, 16 bytes; made here when absent.
     """
@@ -63,6 +64,7 @@ class MemoryRegistry:
         idle_s: float = 1800.0,
         max_entries: int = MEMORY_ENTRIES,
         max_bytes: int = 512 * 1024 * 1024,
+        most_owned: int = 0,
         clock: Callable[[], float] = time.time,
         secret: bytes | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class MemoryRegistry:
         self._dying: dict[FingerprintHash, Record] = {}
         self._kept: dict[FingerprintHash, float] = {}
         """Until when records of these rungs are kept whatever the idle time, Unix seconds."""
+        self._owners = Owners(min(most_owned, max(max_entries // 4, 1))) if most_owned else None
         self._young_record_bytes = 0
         self._old_record_bytes = 0
         self._turned_s: float | None = None
@@ -168,9 +171,60 @@ class MemoryRegistry:
         while len(kept) > MAX_KEPT:
             del kept[next(iter(kept))]
 
-    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+    def touch(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, owner: str = ""
+    ) -> None:
         """Note the holder where it is not known fresh."""
-        self.note(rungs, incarnation, now_s, now_s - self._refresh_s)
+        if owner and self._owners is not None:
+            self.note_of(self._owners, owner, rungs, incarnation, now_s, now_s - self._refresh_s)
+        else:
+            self.note(rungs, incarnation, now_s, now_s - self._refresh_s)
+
+    def note_of(
+        self,
+        owners: Owners,
+        owner: str,
+        rungs: Sequence[FingerprintHash],
+        incarnation: Incarnation,
+        now_s: float,
+        fresh_s: float,
+        given_up: dict[Incarnation, list[FingerprintHash]] | None = None,
+    ) -> list[FingerprintHash]:
+        """As `note`; an owner that has too much loses its oldest, which are told by holder in `given_up`. Complexity:
+        so many operations more."""
+        turned_s, young = self._turned_s, self._young
+        brought: Batch = [rung for rung in rungs if rung not in young]
+        changed = self.note(rungs, incarnation, now_s, fresh_s)
+        if self._turned_s != turned_s and self._young:  # it began a generation with all of them
+            brought = list(rungs)
+        if brought:
+            old, excess = owners.add(owner, brought)
+            for batch in old:
+                self._drop(self._old, batch, given_up)
+            for batch in excess:
+                self._drop(self._young, batch, given_up)
+                self._young_record_bytes = max(0, self._young_record_bytes - _RECORD_BYTES - _HOLDER_BYTES)
+        return changed
+
+    def _drop(
+        self,
+        generation: dict[FingerprintHash, Record],
+        rungs: Batch,
+        given_up: dict[Incarnation, list[FingerprintHash]] | None,
+    ) -> None:
+        for rung in rungs:
+            record = generation.pop(rung, None) if rung not in self._kept else None
+            if record is None:
+                continue
+            self._evictions += 1
+            if given_up is not None:
+                for incarnation, _ in record:
+                    given_up.setdefault(incarnation, []).append(rung)
+
+    @property
+    def owners(self) -> Owners | None:
+        """Whose records are whose; None where that is not asked for."""
+        return self._owners
 
     def note(
         self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, fresh_s: float
@@ -278,6 +332,8 @@ class MemoryRegistry:
             self._dying = self._old
         self._old, self._old_record_bytes = self._young, self._young_record_bytes
         self._young, self._young_record_bytes = {}, 0
+        if self._owners is not None:
+            self._owners.turn()
         if self._kept:
             self._carry_kept(now_s)
 
@@ -300,40 +356,6 @@ class MemoryRegistry:
             return
         for _ in range(count):
             dying.popitem()
-
-
-class ResponseHomes:
-    """Which replica keeps a stored response: bounded, oldest forgotten first, ids of any length."""
-
-    def __init__(self, idle_s: float, max_entries: int) -> None:
-        self._idle_s = idle_s
-        self._max_entries = max_entries
-        self._homes: OrderedDict[bytes, tuple[ReplicaId, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._homes)
-
-    def remember(self, response_id: str, replica: ReplicaId, now_s: float) -> None:
-        """Note the response's home, most recent last."""
-        homes = self._homes
-        key = response_key(response_id)
-        homes.pop(key, None)
-        homes[key] = (replica, now_s)
-        # Two for one, so that the expired are gone sooner than new ones come.
-        for _ in range(2):
-            oldest_s = next(iter(homes.values()))[1]
-            if len(homes) > self._max_entries or oldest_s < now_s - self._idle_s:
-                homes.popitem(last=False)
-
-    def find(self, response_id: str, now_s: float) -> ReplicaId | None:
-        """The response's home, unless forgotten."""
-        home = self._homes.get(response_key(response_id))
-        return home[0] if home is not None and home[1] >= now_s - self._idle_s else None
-
-
-def response_key(response_id: str) -> bytes:
-    """16 bytes that stand for a response id of any length and content."""
-    return blake2b(response_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _with_holder(record: Record, holder: Holder, alone: Record, fresh_s: float, oldest_s: float) -> Record:

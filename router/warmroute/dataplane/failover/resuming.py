@@ -151,7 +151,8 @@ class Resuming(Retrying):
         gateway.freed(decision, now_s)
         shape = self.shape
         if shape is not None and shape.rungs and decision.incarnation is not None:
-            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s)
+            owner = "" if self.caller is None else self._owner()
+            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s, owner)
 
     def rest_ended(self) -> None:
         """All of the rest was passed on."""

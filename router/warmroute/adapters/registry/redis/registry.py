@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from warmroute.adapters.registry.memory import MAX_REFRESH_S, REFRESH_PARTS, MemoryRegistry, response_key
+from warmroute.adapters.registry.memory import MAX_REFRESH_S, REFRESH_PARTS, MemoryRegistry
 from warmroute.adapters.registry.redis.batch import Lookups
 from warmroute.adapters.registry.redis.commands import Commands
 from warmroute.adapters.registry.redis.keeper import Keeper
 from warmroute.adapters.registry.redis.overlay import Overlay
 from warmroute.adapters.registry.redis.queue import Write
 from warmroute.adapters.registry.redis.writes import Writes
+from warmroute.adapters.registry.response_homes import response_key
 from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.pipe import Replies
 from warmroute.adapters.resp.topology import Nodes
@@ -51,6 +52,8 @@ class RedisRegistry:
         namespace: Prefix of all keys.
         local_entries: Bound of own placements kept in this process.
         keeps_s: The longest that `keep` may be asked for; the same in all routers. 0: it does no more than `touch`.
+        most_owned: Own placements of one owner that are kept while there is another (`owners`); 0: any number. What is
+            given up of them is withdrawn from Redis.
         rng: Jitter of reconnects.
         clock: Unix seconds.
 
@@ -67,6 +70,7 @@ class RedisRegistry:
         namespace: str = "w",
         local_entries: int = LOCAL_ENTRIES,
         keeps_s: float = 0.0,
+        most_owned: int = 0,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -76,7 +80,12 @@ class RedisRegistry:
         self._refresh_s = min(idle_s / REFRESH_PARTS, MAX_REFRESH_S)
         self._deadline_s = lookup_deadline_s
         self._clock = clock
-        self._local = MemoryRegistry(idle_s=idle_s, max_entries=local_entries, clock=clock)
+        self._local = MemoryRegistry(
+            idle_s=idle_s,
+            max_entries=local_entries,
+            most_owned=most_owned,
+            clock=clock,
+        )
         self._keeps_s = keeps_s
         self._overlay = Overlay(self._local, idle_s, lambda: self._writes.unwritten_s(), clock, keeps_s)
         script = resources.files(__package__).joinpath("merge.lua").read_bytes()
@@ -157,10 +166,19 @@ class RedisRegistry:
         self._lookups.ask(rungs, done)
         return None
 
-    def touch(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float) -> None:
+    def touch(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, owner: str = ""
+    ) -> None:
         """Note it here at once, and in Redis where it is not known to be noted freshly."""
         fresh_s = max(now_s - self._refresh_s, self._overlay.trusted_s)
-        changed = self._local.note(rungs, incarnation, now_s, fresh_s)
+        owners = self._local.owners
+        if owner and owners is not None:
+            given_up: dict[Incarnation, list[FingerprintHash]] = {}
+            changed = self._local.note_of(owners, owner, rungs, incarnation, now_s, fresh_s, given_up)
+            for holder, gone in given_up.items():
+                self._withdraw(gone, holder, now_s)
+        else:
+            changed = self._local.note(rungs, incarnation, now_s, fresh_s)
         if changed:
             self._overlay.withdrawal_ended(changed, incarnation)
             if self._lookups.nodes is not None:
@@ -195,6 +213,10 @@ class RedisRegistry:
                 ]
                 if not rungs:
                     return
+            self._withdraw(rungs, incarnation, until_s)
+
+    def _withdraw(self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, until_s: float) -> None:
+        if self._lookups.nodes is not None:
             self._overlay.withdraw(rungs, incarnation)
             self._writes.add(Write(tuple(rungs), incarnation, None, until_s=until_s))
 
