@@ -78,6 +78,9 @@ chaos: $(INSTALLED)  ## Everything that may die under load, killed on real proce
 soak: $(INSTALLED)  ## Mixed traffic, restarts and slow clients for MINUTES=30: memory, descriptors and counters stay flat
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.chaos.soak --minutes $(MINUTES)
 
+test-hostile: $(INSTALLED)  ## Thousands of connections that drip, answers without an end: others are served, memory stays (minutes; not part of CI)
+	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -rA --timeout 300 tests/hostile
+
 fuzz: $(INSTALLED)  ## INPUTS=1000000 mutated inputs through every parser, LIVE=10000 on live sockets (not part of CI)
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.fuzz --inputs $(INPUTS) --live $(LIVE)
 

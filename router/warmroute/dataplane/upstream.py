@@ -27,6 +27,11 @@ monotonic: Final = time.monotonic
 """The module's own: a name of another module is looked up at every use."""
 
 
+MOST_BARREN_BYTES: Final = 256 * 1024
+"""What may come in a row without a byte of a body, of heads, trailers and interim answers: four times what a client may
+send. Engines' heads have less than 1 KiB; the parser would keep a field of any length."""
+
+
 class Asker:
     """Who asks a replica over a connection, and hears what becomes of it: an exchange."""
 
@@ -96,6 +101,7 @@ class ReplicaConnection:
     """Protocol of one connection to one replica. Does not inherit asyncio's, so that it can be compiled."""
 
     __slots__ = (
+        "_barren_bytes",
         "_bodiless",
         "_complete",
         "_fields",
@@ -131,6 +137,8 @@ class ReplicaConnection:
         self._head_only = False
         """Whether the answer has no body whatever its head says: the request was HEAD."""
         self._bodiless = False
+        self._barren_bytes = 0
+        """What has come since the last byte of a body."""
         self.closed = False
         self.exchange: Asker | None = None
         self.answered = False
@@ -222,7 +230,15 @@ class ReplicaConnection:
                 exchange.on_lost(f"the replica broke HTTP: {error}")
                 return
         pieces = self._pieces
-        if pieces:
+        if not pieces:
+            self._barren_bytes += len(data)
+            if self._barren_bytes > MOST_BARREN_BYTES and not self._complete:
+                self._drop()
+                exchange.on_lost("the replica broke HTTP: its head or trailers have no end")
+                return
+        else:
+            if self._barren_bytes:
+                self._barren_bytes = 0
             self._pieces = []
             exchange.on_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         # Who had the request may have handed it to another on the way.
@@ -301,6 +317,7 @@ class ReplicaConnection:
         if self._complete:
             return
         self._complete = True
+        self._barren_bytes = 0
         self._keep_alive = self._framed and self._parser.should_keep_alive()
 
     # ------------------------------------------------------------------------------------------------------------
