@@ -2,8 +2,9 @@
 
     python -m tests.bench.tenant_limits [--limit 1000]
 
-Offers each router as many requests as all three may serve in a minute, and counts what was served. Then revokes keys
-and takes the time until every router refuses each. Not a test: times depend on the machine.
+Offers each router as many requests as all three may serve in a minute, and counts what was served; revokes keys, and
+takes the time until every router refuses each; then offers the same again to another tenant with Redis stopped. Not a
+test: times depend on the machine.
 """
 
 from __future__ import annotations
@@ -29,16 +30,7 @@ def main() -> None:
     fault.LIMIT = limit  # type: ignore[misc]
     with ExitStack() as stack:
         world = fault.World(stack, Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        key = world.new_key("limited")
-        answers: list[tuple[int, float, int, dict[str, Any]]] = []
-        started_s = time.monotonic()
-        asyncio.run(fault.offer(world.routers, key, limit, answers))
-        served = [number for number, _, status, _ in answers if status == 200]
-        shares = ", ".join(str(served.count(number)) for number in range(3))
-        print(
-            f"{limit:,} a minute allowed, {len(answers):,} offered in {time.monotonic() - started_s:.0f} s:"
-            f" {len(served):,} served ({shares})"
-        )
+        _offer(world, world.new_key("limited"), limit, "with Redis")
         longest_s = 0.0
         for number in range(ROUNDS):
             key = world.new_key(f"r{number}")
@@ -48,7 +40,24 @@ def main() -> None:
             while set(world.statuses(key)) != {401}:
                 pass
             longest_s = max(longest_s, time.monotonic() - revoked_s)
+        key = world.new_key("limited-too")
+        world.redis.stop()
+        _offer(world, key, limit, "with Redis stopped")
         print(f"revoked keys were refused by all routers after {longest_s:.2f} s at most, of {ROUNDS}")
+
+
+def _offer(world: fault.World, key: str, limit: int, how: str) -> None:
+    answers: list[tuple[int, float, int, dict[str, Any]]] = []
+    alone = fault.judged_alone(world)
+    started_s = time.monotonic()
+    asyncio.run(fault.offer(world.routers, key, limit, answers))
+    served = [number for number, _, status, _ in answers if status == 200]
+    shares = ", ".join(str(served.count(number)) for number in range(3))
+    print(
+        f"{how}: {limit:,} a minute allowed, {len(answers):,} offered in {time.monotonic() - started_s:.0f} s:"
+        f" {len(served):,} served ({shares}), {fault.judged_alone(world) - alone:,} judged without it",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ class World:
             "registry": self.redis.url,
             "keys": "redis",
             "usage": True,
-            "tenants": [{"id": "limited", "limits": {"requests_per_minute": LIMIT, "tokens_per_day": 10**9}}],
+            "tenants": [
+                {"id": name, "limits": {"requests_per_minute": LIMIT, "tokens_per_day": 10**9}}
+                for name in ("limited", "limited-too")
+            ],
         }
         self.settings = directory / "router.yaml"
         self.settings.write_text(json.dumps({**settings, "replicas": sims.urls}))
