@@ -60,6 +60,7 @@ COMPILED = [
     "router/warmroute/core/types.py",
     "router/warmroute/dataplane/accounts.py",
     "router/warmroute/dataplane/admission.py",
+    "router/warmroute/dataplane/advising.py",
     "router/warmroute/dataplane/answer.py",
     "router/warmroute/dataplane/answer_lines.py",
     "router/warmroute/dataplane/attempt.py",

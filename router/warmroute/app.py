@@ -168,6 +168,7 @@ class Worker:
             listening=lambda: self._accepts,
         )
         queueing = parts.queueing(config, self.fleet)
+        self.advisor = parts.advisor(config, clock)
         self.gateway = Gateway(
             config,
             fleet=self.fleet,
@@ -185,7 +186,7 @@ class Worker:
             questions=self._questions,
             metrics_text=(lambda accept: self._exposition.render(accept)) if config.data_metrics else None,
             admission=self.tenancy.admission,
-            caching=parts.caching(config, self.registry),
+            caching=parts.caching(config, self.registry, self.advisor),
         )
         self.warmth = Warmth(config, self.gateway, self.tasks, clock)
         self._secret: bytes | None = None
@@ -264,6 +265,7 @@ class Worker:
                 keys=self.tenancy.keys_known,
                 limits=self.tenancy.limiter_figures,
                 caches=self.warmth.figures,
+                advisor=self.advisor,
             ),
         )
         self._control = ControlServer(
@@ -289,6 +291,7 @@ class Worker:
                     auth=self._admin_auth,
                     keys=self.tenancy.keys,
                     accounting=self.tenancy.accounting,
+                    advisor=self.advisor,
                     clock=clock,
                     max_body_bytes=config.limits.body_bytes,
                 )

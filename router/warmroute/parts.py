@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import fields as fields_of
+from random import Random
 
+from warmroute.advice.advisor import Advisor
 from warmroute.config.rules import normalised, replica_fault
 from warmroute.config.schema import Config, PolicyConfig, ReplicaConfig
 from warmroute.control.tokens import AdminAuth
@@ -23,6 +26,7 @@ from warmroute.core.holding.shares import Shares
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.ranks import MOST_RANKS
 from warmroute.core.types import ReplicaId
+from warmroute.dataplane.advising import AdvisedCaching
 from warmroute.dataplane.caching import Caching
 from warmroute.dataplane.hold import Hold
 from warmroute.dataplane.queueing import Queueing
@@ -83,9 +87,28 @@ def cost_parameters(policy: PolicyConfig) -> CostParameters:
     return CostParameters(**{each.name: getattr(policy, each.name) for each in fields_of(CostParameters)})
 
 
-def caching(config: Config, registry: Registry) -> Caching | None:
-    """The providers' caching interfaces; None where none is switched on."""
+def advisor(config: Config, clock: Callable[[], float]) -> Advisor | None:
+    """Who finds out why prompts miss; None where no prompt is looked at."""
+    settings = config.advice
+    if settings.sample <= 0.0:
+        return None
+    return Advisor(
+        sample=settings.sample,
+        budget_ratio=settings.budget_ratio,
+        memory_bytes=settings.memory_bytes,
+        minimum_tokens=settings.minimum_tokens,
+        show_shared=settings.show_shared_words,
+        dice=Random().random,
+        stopwatch=time.perf_counter,
+        clock=clock,
+    )
+
+
+def caching(config: Config, registry: Registry, advisor: Advisor | None = None) -> Caching | None:
+    """The providers' caching interfaces, advice and rewrites; None where none of it is switched on."""
     settings = config.caching
+    if advisor is not None or config.rewrites:
+        return AdvisedCaching(settings, registry, advisor, config.rewrites, config.headers.explain)
     if not (settings.openai or settings.anthropic or settings.deepseek):
         return None
     return Caching(settings, registry)

@@ -22,6 +22,7 @@ FLOORS = [
     {"translating"},
     {"answer_lines", "own_answers", "shapes", "stand_in"},
     {"gateway"},
+    {"advising"},
     {"accounts", "failover.recorded", "pool"},
     {"admission", "queueing"},
     {"outcome"},

@@ -70,6 +70,7 @@ INTERPRETED = {
     "dialects/prompt_cache.py": "requests that ask for a prefix to be kept",
     "dialects/render.py": "the router's own answers",
     "dialects/responses.py": "structs that msgspec inspects",
+    "dialects/rewrites.py": "its work is done by C: JSON read and written",
     "dialects/routes.py": "a table; a known head's route comes with it from the cache",
     "dialects/usage_told.py": "its work is done by C: JSON, decoded and encoded",
     "dialects/usage_report.py": "what the fast reader of usage leaves over",

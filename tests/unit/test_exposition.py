@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from warmroute.advice.advisor import Advisor
 from warmroute.core.types import Api, DecisionKind, ReplicaId
 from warmroute.telemetry.caching_catalogue import CACHING
 from warmroute.telemetry.catalogue import CATALOGUE
@@ -76,6 +77,18 @@ DISCOVERY: list[Mapping[str, object]] = [
 ]
 
 
+ADVISOR = Advisor(
+    sample=1.0,
+    budget_ratio=1.0,
+    memory_bytes=1000,
+    minimum_tokens=1,
+    show_shared=False,
+    dice=float,
+    stopwatch=float,
+    clock=float,
+)
+
+
 def exposition(metrics: Metrics) -> Exposition:
     statistics = {key: float(index) for index, key in enumerate(REGISTRY_STATISTICS)}
     build = {"version": "1", "compiled": "true", "policy": "prefix-cost", "registry": "memory"}
@@ -94,6 +107,7 @@ def exposition(metrics: Metrics) -> Exposition:
             queue_refused=lambda: {"batch": 3},
             keys=lambda: 5,
             limits=lambda: {"up": 1.0, "local_total": 0},
+            advisor=ADVISOR,
             caches=lambda: {
                 metric.name + (":copy" if metric.labels else ""): float(number)
                 for number, metric in enumerate(CACHING)

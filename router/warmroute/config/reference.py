@@ -24,6 +24,7 @@ from warmroute.config.schema import (
     ModelAllowanceConfig,
     PriceConfig,
     ReplicaConfig,
+    RewriteConfig,
     TenantConfig,
 )
 from warmroute.config.schema_walk import fields_of, is_section, shown
@@ -34,8 +35,11 @@ ENTRIES: dict[str, type] = {
     "tenants[].limits": AllowanceConfig,
     "tenants[].model_limits": ModelAllowanceConfig,
     "usage.prices": PriceConfig,
+    "rewrites": RewriteConfig,
 }
-"""What lists consist of, by their keys. All of them are taken over by a reload."""
+"""What lists consist of, by their keys."""
+_AFTER_RESTART = frozenset({RewriteConfig})
+"""Of these, which a reload does not take over."""
 
 _INTRODUCTION = """# Configuration
 
@@ -100,7 +104,8 @@ def _table(section: type, prefix: str) -> Iterator[str]:
         if is_section(annotation) and not prefix and section is not Config:
             yield f"| `{name}` | section | see below | reload | {manual[name]} |"
         elif not is_section(annotation):
-            reloadable = section in ENTRIES.values() or prefix + name in RELOADABLE
+            of_entry = section in ENTRIES.values() and section not in _AFTER_RESTART
+            reloadable = of_entry or prefix + name in RELOADABLE
             after = "reload" if reloadable else "restart"
             yield f"| `{prefix}{name}` | {_type(annotation)} | {_default(field)} | {after} | {manual[name]} |"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, NewType
 
+from warmroute.config.advice import AdviceConfig, RewriteConfig
 from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range, Rate, Seconds
 from warmroute.config.cached_contents import CachedContentsConfig as CachedContentsConfig
 from warmroute.config.cached_contents import KeepWarmConfig as KeepWarmConfig
@@ -39,6 +40,7 @@ __all__ = [
     "Rate",
     "Seconds",
     "AdminAuthConfig",
+    "AdviceConfig",
     "AllowanceConfig",
     "IsolationConfig",
     "KeysConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "PriceConfig",
     "PriorityName",
     "QueueConfig",
+    "RewriteConfig",
     "TenantConfig",
     "UsageConfig",
 ]
@@ -450,6 +453,9 @@ class Config:
     queue: QueueConfig = field(default_factory=QueueConfig)
     cached_contents: CachedContentsConfig = field(default_factory=CachedContentsConfig)
     keep_warm: KeepWarmConfig = field(default_factory=KeepWarmConfig)
+    advice: AdviceConfig = field(default_factory=AdviceConfig)
+    rewrites: tuple[RewriteConfig, ...] = ()
+    """What is changed in prompts of tenants that ask for it, so that they find more cached. Empty: nothing."""
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -36,6 +36,7 @@ def tenant_faults(config: Config) -> Iterator[Fault]:
                 "usage.prices",
             )
     yield from _twice("usage.prices", [price.model for price in config.usage.prices], "prices")
+    yield from _rewrites(config)
     yield from _keys(config)
     yield from _oidc(config)
     asked = config.keys.url is not None or bool(config.oidc.issuer)
@@ -66,6 +67,24 @@ def admin_faults(config: Config) -> Iterator[Fault]:
         yield Fault(
             "admin_auth.open_metrics", "is false, but there is no token", "admin_auth.operator_tokens"
         )
+
+
+def _rewrites(config: Config) -> Iterator[Fault]:
+    for index, rewrite in enumerate(config.rewrites):
+        key = f"rewrites[{index}]"
+        if not rewrite.tenants:
+            yield Fault(key, "names no tenants: name some, or * for everybody")
+        for tenant in rewrite.tenants:
+            if tenant != "*" and not TENANT_ID.fullmatch(tenant):
+                yield Fault(
+                    f"{key}.tenants", f"{tenant!r} must be *, or 1 to 128 letters, digits, or . _ : @ -"
+                )
+        if bool(rewrite.passages_begin) != bool(rewrite.passages_end):
+            yield Fault(key, "passages_begin and passages_end need each other")
+        if not (rewrite.sort_tools or rewrite.sort_keys or rewrite.passages_begin):
+            yield Fault(
+                key, "rewrites nothing: set sort_tools, sort_keys, or passages_begin and passages_end"
+            )
 
 
 def _keys(config: Config) -> Iterator[Fault]:

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from warmroute.advice.advisor import Advisor
+from warmroute.control.advice import add_advice
 from warmroute.control.auth import checking
 from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
@@ -48,6 +50,7 @@ _ENDPOINTS = {
     "POST /explain": "where this request would go and why; ?path= names its path, /v1/chat/completions by default",
     "GET /keys": "API keys, without the keys themselves; POST makes one, DELETE /keys/ID revokes it (docs/tenants.md)",
     "GET /usage": "what tenants used; ?by=tenant,key,model&bucket=hour&from=7d&format=csv",
+    "GET /advice": "why prompts miss the cache, and what it costs; ?since=1h&tenant=ID&model=NAME (docs/advice.md)",
     "POST /v1/load_lora_adapter": "and engines' other administrative calls: to every replica (docs/endpoints.md)",
 }
 
@@ -77,6 +80,8 @@ class ControlDeps:
     """Where keys are kept; None: none are asked for."""
     accounting: Accounting | None = None
     """What tenants used; None: it is not counted."""
+    advisor: Advisor | None = None
+    """Who finds out why prompts miss; None: nobody."""
     clock: Callable[[], float] = time.time
     fan_out: FanOut | None = None
     """Who passes engines' administrative requests on; None: nobody."""
@@ -142,6 +147,7 @@ def build_control(deps: ControlDeps) -> web.Application:
     if deps.changes is not None:
         deps.changes.add_routes(application.router)
     add_tenant_routes(application.router, deps.keys, deps.accounting, deps.clock)
+    add_advice(application.router, deps.advisor, deps.clock)
     if deps.fan_out is not None:
         deps.fan_out.add_routes(application.router)
     return application

@@ -5,7 +5,6 @@ A key's text is in one answer only, that which made it, and kept nowhere.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from os import urandom
 from typing import TypeVar
@@ -14,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from warmroute.config.tenant_rules import TENANT_ID
+from warmroute.control.times import DAY_S, moment
 from warmroute.core.errors import ClientError, NotFoundError, RouterError
 from warmroute.ports import KeyStore, KeyStoreError
 from warmroute.service.accounting import GROUPS, Accounting, as_csv
@@ -21,8 +21,7 @@ from warmroute.tenants.keys import ID_BYTES, SECRET_BYTES, KeyRecord, digest_of,
 from warmroute.tenants.tenant import Priority
 
 _T = TypeVar("_T")
-_BUCKETS = {"total": 0, "hour": 3600, "day": 86_400}
-_DAY_S = 86_400
+_BUCKETS = {"total": 0, "hour": 3600, "day": DAY_S}
 MOST_BUCKETS = 20_000
 """Of the store's, in one report."""
 
@@ -110,8 +109,8 @@ def add_routes(
             raise NotFoundError("usage is not counted: set usage.enabled", code="usage_off")
         query = request.query
         now_s = int(clock())
-        to_s = _time(query.get("to"), "to", now_s + 1)
-        from_s = _time(query.get("from"), "from", to_s - _DAY_S)
+        to_s = moment(query.get("to"), "to", now_s + 1, otherwise=now_s + 1)
+        from_s = moment(query.get("from"), "from", to_s, otherwise=to_s - DAY_S)
         by = tuple(dict.fromkeys(query.get("by", "tenant").split(",")))
         if not set(by) <= set(GROUPS):
             raise ClientError(f"by must be some of {', '.join(GROUPS)}", param="by")
@@ -121,7 +120,7 @@ def add_routes(
         length_s = _BUCKETS[bucket] and max(_BUCKETS[bucket], accounting.bucket_s)
         if not from_s < to_s or (to_s - from_s) // accounting.bucket_s > MOST_BUCKETS:
             raise ClientError(
-                f"from must be before to, and at most {MOST_BUCKETS * accounting.bucket_s // _DAY_S} days",
+                f"from must be before to, and at most {MOST_BUCKETS * accounting.bucket_s // DAY_S} days",
                 param="from",
             )
         try:
@@ -150,18 +149,6 @@ async def _kept(work: Awaitable[_T]) -> _T:
         return await work
     except KeyStoreError as error:
         raise _away(str(error)) from error
-
-
-def _time(text: str | None, name: str, default: int) -> int:
-    """Unix seconds, or so long ago: `7d`, `12h`, `30m`."""
-    if text is None:
-        return default
-    ago = re.fullmatch(r"(\d{1,6})([dhm])", text)
-    if ago is not None:
-        return default - int(ago[1]) * {"d": _DAY_S, "h": 3600, "m": 60}[ago[2]]
-    if not re.fullmatch(r"\d{1,12}", text):
-        raise ClientError(f"{name} must be Unix seconds, or how long ago: 7d, 12h, 30m", param=name)
-    return int(text)
 
 
 def _away(message: str) -> RouterError:

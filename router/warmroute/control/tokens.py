@@ -22,6 +22,8 @@ READING = frozenset(
         ("GET", "/metrics"),
         ("GET", "/replicas"),
         ("GET", "/usage"),
+        ("GET", "/savings"),
+        ("GET", "/advice"),
         ("GET", "/keys"),
         ("POST", "/explain"),
     }

@@ -258,7 +258,7 @@ class Attempt(AttemptHooks):
         """The complete answer at once: what the client gets, and what it says."""
         self._begin(plain)
         self.body_bytes = len(body)
-        added = self._added_lines(head)
+        added = self._added_lines(head) + (b"" if self._use is None else self._use.lines)
         keep_alive = write_whole(self.client, self._request.head, head, added, body)
         self._computed()
         self._finish(keep_alive=keep_alive, seen=plain[-TAIL_BYTES:])
@@ -466,8 +466,10 @@ class Attempt(AttemptHooks):
         self._joined = True
         watch = self._make_watch()
         asked, added = self._request.head, self._added_lines(head)
-        use = self._use
-        told = use.told if use is not None and head.event_stream and not head.coding else None
+        use, told = self._use, None
+        if use is not None:
+            added += use.lines
+            told = use.told if head.event_stream and not head.coding else None
         if self._recording is _UNDECIDED and self._gateway.failover:
             self._recording = self._may_go_on(head)
         if self._recording is not _RECORDED:

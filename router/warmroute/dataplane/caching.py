@@ -66,7 +66,7 @@ class Point:
 class CacheUse:
     """What one request asks, and how its answer is told."""
 
-    __slots__ = ("asked", "keys", "points", "tenant", "told")
+    __slots__ = ("asked", "keys", "lines", "points", "tenant", "told")
 
     def __init__(self, asked: Asked | None, told: UsageTold | None, tenant: str) -> None:
         self.asked = asked
@@ -75,6 +75,8 @@ class CacheUse:
         self.tenant = tenant
         self.keys: list[int] = []
         self.points: list[Point] = []
+        self.lines = b""
+        """Header lines that the answer gets besides."""
 
 
 class Caching:
@@ -125,7 +127,7 @@ class Caching:
                 if asked is None:
                     return plain
                 told = plain.told
-        return None if asked is None else CacheUse(asked, told, _tenant(request, caller))
+        return None if asked is None else CacheUse(asked, told, tenant_of(request, caller))
 
     def _read_messages(
         self, fields: MessagesRequest, body: bytes | bytearray, request: Request, caller: Caller | None
@@ -137,7 +139,7 @@ class Caching:
         if asked is None and not prewarms:
             return None
         told = UsageTold(_MESSAGES, prewarms=True) if prewarms else None
-        return CacheUse(asked, told, _tenant(request, caller))
+        return CacheUse(asked, told, tenant_of(request, caller))
 
     def _tells_deepseek(self, request: Request, caller: Caller | None) -> bool:
         if request.head.usage_words == _DEEPSEEK:
@@ -244,7 +246,7 @@ def _change(request: Request, change: Callable[[bytes | bytearray], bytes | byte
     request.body_bytes = len(request.body)
 
 
-def _tenant(request: Request, caller: Caller | None) -> str:
+def tenant_of(request: Request, caller: Caller | None) -> str:
     """Whose promises these are: the tenant's, or the key's, where the router asks for none itself."""
     if caller is not None and caller.key_id:
         return caller.tenant.id

@@ -23,8 +23,8 @@ from warmroute.core.health.retry_budget import ComparisonBudget, RetryBudget, pa
 from warmroute.core.health.silence import SilenceParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
-from warmroute.dataplane.accounts import Accounts
 from warmroute.dataplane.admission import Admission
+from warmroute.dataplane.advising import accounts_of
 from warmroute.dataplane.caching import Caching
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.cors import Cors
@@ -105,7 +105,7 @@ class Gateway:
         self.owned_records = config.isolation.enabled
         """Whether each group of tenants has records of its own there."""
         self.metrics = metrics
-        self.accounts = Accounts(fleet, metrics, access_log, admission, queueing)
+        self.accounts = accounts_of(caching, fleet, metrics, access_log, admission, queueing)
         self.tasks = tasks
         self.fingerprinter = fingerprinter
         """Replaced as a whole when the registry makes the deployment's secret known."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from warmroute.telemetry.caching_catalogue import CACHING
 from warmroute.telemetry.metric import Across, Kind, Metric
+from warmroute.telemetry.savings_catalogue import SAVINGS
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
@@ -531,20 +532,6 @@ TENANT_TOKENS = Metric(
     "Tokens of each tenant: `prompt`, of these `cached`, and `output`.",
     ("tenant", "kind"),
 )
-TENANT_SAVED = Metric(
-    "warmroute_tenant_prefill_saved_seconds_total",
-    _C,
-    "seconds",
-    "Computing that cached tokens saved each tenant, at its replica's speed.",
-    ("tenant",),
-)
-TENANT_COST = Metric(
-    "warmroute_tenant_cost_total",
-    _C,
-    "currency",
-    "What each tenant's tokens cost by `usage.prices`.",
-    ("tenant",),
-)
 REFUSED = Metric(
     "warmroute_refused_total",
     _C,
@@ -597,4 +584,5 @@ BUILD_INFO = Metric(
 CATALOGUE: tuple[Metric, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Metric)),
     *CACHING,
+    *SAVINGS,
 )

@@ -20,8 +20,10 @@ from prometheus_client.metrics_core import (
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from warmroute.advice.advisor import Advisor
 from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.telemetry import catalogue as c
+from warmroute.telemetry import savings_catalogue as s
 from warmroute.telemetry.caching_catalogue import CACHING
 from warmroute.telemetry.metric import Kind, Metric
 from warmroute.telemetry.metrics import (
@@ -87,6 +89,8 @@ class Sources:
     """Figures of the limiter: `up`, `local_total`; empty without one."""
     caches: Callable[[], Mapping[str, float]] = dict
     """Figures of cached contents, by metric's name with the label behind a colon; empty where there are none."""
+    advisor: Advisor | None = None
+    """Who finds out why prompts miss; None: nobody."""
     models: Callable[[], Rows] = list
     """What answers told: `model`, and each figure with its confidence."""
 
@@ -126,6 +130,7 @@ class _RouterCollector(Collector):
         yield from self._router()
         yield from self._tenants()
         yield from self._caches()
+        yield from self._advice()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
         yield _family(c.WORKERS, [((), 1)])
@@ -214,8 +219,8 @@ class _RouterCollector(Collector):
             for kind, place in (("prompt", PROMPT), ("cached", CACHED), ("output", OUTPUT))
         ]
         yield _family(c.TENANT_TOKENS, tokens)
-        yield _family(c.TENANT_SAVED, [((name,), row[SAVED] / 1e6) for name, row in tenants])
-        yield _family(c.TENANT_COST, [((name,), row[COST] / 1e9) for name, row in tenants])
+        yield _family(s.TENANT_SAVED, [((name,), row[SAVED] / 1e6) for name, row in tenants])
+        yield _family(s.TENANT_COST, [((name,), row[COST] / 1e9) for name, row in tenants])
         yield _family(c.REFUSED, [((code,), count) for code, count in sources.refused().items()])
         keys, limits = sources.keys(), sources.limits()
         yield _family(c.KEYS, [] if keys is None else [((), keys)])
@@ -228,6 +233,16 @@ class _RouterCollector(Collector):
             found = [(name.partition(":")[2], value) for name, value in figures.items()
                      if name.partition(":")[0] == metric.name]  # fmt: skip
             yield _family(metric, [((label,) if label else (), value) for label, value in found])
+
+    def _advice(self) -> Iterable[Family]:
+        advisor = self._sources.advisor
+        found = {} if advisor is None else advisor.requests
+        costs = {} if advisor is None else advisor.tokens
+        yield _family(s.ADVICE_REQUESTS, [((cause.value,), count) for cause, count in found.items()])
+        yield _family(s.ADVICE_TOKENS, [((cause.value,), count) for cause, count in costs.items()])
+        looks = () if advisor is None else (("looked_at", advisor.looked), ("passed_over", advisor.skipped))
+        yield _family(s.ADVICE_LOOKS, [((outcome,), count) for outcome, count in looks])
+        yield _family(s.ADVICE_SECONDS, [] if advisor is None else [((), advisor.spent_s)])
 
     def _replicas(self) -> Iterable[Family]:
         rows = list(self._sources.replicas())
