@@ -1,11 +1,11 @@
-"""The dashboard's row on cached contents: whether they are warm, and what it takes to keep them so.
+"""The dashboard's row on promises: whether they are warm, and what it takes to keep them so.
 
-Content only; what a finding means and what to do is in docs/monitoring.md and docs/prompt-caching-google.md.
+Content only; what a finding means and what to do is in docs/monitoring.md and docs/prompt-caching.md.
 """
 
 from __future__ import annotations
 
-from deploy.grafana.panels import COUNT, Panel, Query, Row
+from deploy.grafana.panels import BYTES, COUNT, Panel, Query, Row
 from deploy.grafana.queries import I, R
 
 CACHING = Row(
@@ -51,6 +51,27 @@ CACHING = Row(
             "Promises given up",
             "A second: for want of budget, or since no replica would compute them.",
             [Query(f"sum by (why) (rate(warmroute_keep_warm_given_up_total{{{R}}}[{I}]))", "{{why}}")],
+            COUNT,
+        ),
+        Panel(
+            "Promised prompts",
+            "Prefixes that requests asked to be kept, as routers remember them, and those that gave way, a second.",
+            [
+                Query(f"sum(warmroute_promises{{{R}}})", "promised"),
+                Query(f"sum(rate(warmroute_promises_dropped_total{{{R}}}[{I}]))", "gave way"),
+            ],
+            COUNT,
+        ),
+        Panel(
+            "Texts of promised prompts",
+            "Memory of all routers for the texts by which they are kept warm; keep_warm.prompts_bytes bounds it.",
+            [Query(f"sum(warmroute_promise_text_bytes{{{R}}})", "texts")],
+            BYTES,
+        ),
+        Panel(
+            "Texts that gave way",
+            "A second: for want of room. Their promises hold, but nothing keeps them warm.",
+            [Query(f"sum(rate(warmroute_promise_texts_dropped_total{{{R}}}[{I}]))", "gave way")],
             COUNT,
         ),
     ],

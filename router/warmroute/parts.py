@@ -111,7 +111,8 @@ def caching(config: Config, registry: Registry, advisor: Advisor | None = None) 
         return AdvisedCaching(settings, registry, advisor, config.rewrites, config.headers.explain)
     if not (settings.openai or settings.anthropic or settings.deepseek):
         return None
-    return Caching(settings, registry)
+    warm = config.keep_warm
+    return Caching(settings, registry, warm.prompts_bytes if warm.budget_ratio > 0.0 else 0)
 
 
 def hold(

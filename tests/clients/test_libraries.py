@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.clients.conftest import MODEL, Through, needs, run
 from tests.clients.install import clean_environment
+from tests.support.processes import RouterProcess, SimProcess
 from tests.support.redis_server import free_port
 from tests.support.router_thread import wait_until
 
@@ -87,6 +89,45 @@ for model in (
 print("all well")
 """
 
+LANGCHAIN_CACHES = """
+import json, sys
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI
+url = sys.argv[1] + "/v1"
+told = []
+def note(usage):
+    told.append([usage["input_tokens"], usage.get("input_token_details", {}).get("cache_read", 0)])
+def system(name, **mark):
+    return SystemMessage([{"type": "text", "text": name + " word" * 2000, **mark}])
+chat = ChatOpenAI(model="sim", base_url=url, api_key="none", max_tokens=8, stream_usage=True, max_retries=0)
+# A key, and the whole prompt for a day.
+kept = {"prompt_cache_key": "app", "extra_body": {"prompt_cache_retention": "24h"}}
+said = [system("a day"), HumanMessage("Say something.")]
+for _ in range(2):
+    note(chat.invoke(said, **kept).usage_metadata)
+note([chunk for chunk in chat.stream(said, **kept) if chunk.usage_metadata][-1].usage_metadata)
+# A breakpoint behind the system prompt, and another question each time.
+only = {"extra_body": {"prompt_cache_options": {"mode": "explicit", "ttl": "12h"}}}
+for question in ("One?", "Two?"):
+    mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    note(chat.invoke([system("marked", **mark), HumanMessage(question)], **only).usage_metadata)
+# The same by OpenAI's newer API.
+responses = ChatOpenAI(
+    model="sim", base_url=url, api_key="none", max_tokens=16, use_responses_api=True, max_retries=0
+)
+for _ in range(2):
+    said = [system("responses"), HumanMessage("Say something.")]
+    note(responses.invoke(said, extra_body={"prompt_cache_retention": "24h"}).usage_metadata)
+# What OpenAI refuses is refused in its words.
+try:
+    chat.invoke("Hi", extra_body={"prompt_cache_retention": "1h"})
+except Exception as error:
+    assert "prompt_cache_retention" in str(error) or "in_memory" in str(error), error
+else:
+    raise AssertionError("it was not refused")
+print("usage", json.dumps(told))
+"""
+
 LLAMA_INDEX = """
 import sys
 from llama_index.core.llms import ChatMessage
@@ -142,6 +183,32 @@ def test_official_sdks_in_node(through: Through, tmp_path: Path) -> None:
 def test_langchain(through: Through, tmp_path: Path) -> None:
     folder = needs("langchain")
     assert "all well" in run([folder / "bin/python", "-c", LANGCHAIN, through.url], tmp_path)
+
+
+def test_langchains_openai_is_told_what_the_engines_count(tmp_path: Path) -> None:
+    """Each of OpenAI's caching features, and usage equal to the engines' own metrics, to the token."""
+    folder = needs("langchain")
+    settings = tmp_path / "router.yaml"
+    settings.write_text(json.dumps({"caching": {"openai": True}}))
+    with (
+        SimProcess(2, "--speed", "50") as sims,
+        RouterProcess(sims.urls, "--config", str(settings)) as router,
+    ):
+        url = f"http://127.0.0.1:{router.port}"
+        said = run([folder / "bin/python", "-c", LANGCHAIN_CACHES, url], tmp_path)
+        usage = json.loads(said.partition("usage ")[2])
+        assert len(usage) == 7
+        prompts, found = [row[0] for row in usage], [row[1] for row in usage]
+        assert found[0] == found[3] == found[5] == 0
+        assert all(cached > 0.95 * prompts[at] for at, cached in enumerate(found) if at not in (0, 3, 5))
+        counted = [0, 0]
+        for sim in sims.urls:
+            with urllib.request.urlopen(f"{sim}/metrics", timeout=30) as answer:
+                page = answer.read().decode()
+            for place, name in enumerate(("queries", "hits")):
+                values = re.findall(rf"^vllm:prefix_cache_{name}_total\{{.*\}} (\S+)", page, re.MULTILINE)
+                counted[place] += int(sum(map(float, values)))
+        assert counted == [sum(prompts), sum(found)]
 
 
 @pytest.mark.parametrize(

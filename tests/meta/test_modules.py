@@ -66,6 +66,7 @@ INTERPRETED = {
     "dialects/model_list.py": "the router's own answers",
     "dialects/other.py": "bodies that are not JSON: no field of them is read",
     "dialects/parts.py": "content that is not plain text",
+    "dialects/prefix_request.py": "a prefix that is promised and kept warm, once",
     "dialects/prompt_blocks.py": "requests that ask for a prefix to be kept",
     "dialects/prompt_cache.py": "requests that ask for a prefix to be kept",
     "dialects/render.py": "the router's own answers",

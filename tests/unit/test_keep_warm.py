@@ -15,7 +15,7 @@ from warmroute.caching.content import CachedContent, Prefix
 from warmroute.caching.prefilled import Prefilled
 from warmroute.core.fleet.fleet import DrainStarted, ProbeSucceeded, ReplicaRemoved
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import ReplicaId, RequestShape
+from warmroute.core.types import Api, ReplicaId, RequestShape
 from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.dialects.cached_contents import Wanted
 from warmroute.service.cached_contents import Bounds, CachedContents
@@ -39,13 +39,15 @@ class Sender:
     def fingerprints(self) -> object:
         return self._own.fingerprints
 
-    def shape(self, body: bytes, sharing: str) -> RequestShape:
-        return self._own.shape(body, sharing)
+    def shape(self, body: bytes, sharing: str, api: Api = Api.CHAT) -> RequestShape:
+        return self._own.shape(body, sharing, api)
 
-    async def send(self, body: bytes, *, sharing: str, on: ReplicaId | None, path: bytes) -> Prefilled:
+    async def send(
+        self, body: bytes, *, sharing: str, on: ReplicaId | None, path: bytes, api: Api
+    ) -> Prefilled:
         self.sent.append(on)
         if self.answer.status == 200 and on is not None:
-            self._world.touch(self._own.shape(body, sharing), self._world.wire.worker.fleet.replicas[on])
+            self._world.touch(self._own.shape(body, sharing, api), self._world.wire.worker.fleet.replicas[on])
         return self.answer
 
 

@@ -48,8 +48,12 @@ class PrefillBudget:
         self.refused = 0
         """How often a prefill was not sent for want of it."""
 
-    def take(self, tenant: str, expected_s: float, replicas: int, now_s: float) -> bool:
-        """Whether a prefill that should take so long may be sent; takes that much if so. `settle` corrects it."""
+    def take(self, tenant: str, expected_s: float, replicas: float, now_s: float) -> bool:
+        """Whether a prefill that should take so long may be sent; takes that much if so. `settle` corrects it.
+
+        Args:
+            replicas: How many there are; of a budget that several routers share, this one's part of them.
+        """
         whole, own = self._purses(tenant, replicas, now_s)
         if expected_s > whole.held_s or expected_s > own.held_s:
             self.refused += 1
@@ -69,7 +73,7 @@ class PrefillBudget:
         if own is not None:
             own.held_s -= more_s
 
-    def _purses(self, tenant: str, replicas: int, now_s: float) -> tuple[_Purse, _Purse]:
+    def _purses(self, tenant: str, replicas: float, now_s: float) -> tuple[_Purse, _Purse]:
         rate, own_rate = self._ratio * replicas, self._tenant_ratio * replicas
         whole = self._all
         if whole is None:

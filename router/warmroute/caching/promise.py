@@ -1,8 +1,8 @@
 """A promise says that a prompt's beginning is kept warm until a time; here is what is done about one, copy by copy.
 
 Decides when a copy must be made or refreshed, and on which replica. It goes by what the caller sees of each replica
-(`Copy`), so that whoever makes promises (cached contents now) and whoever sends prompts need not know each other. It
-sends nothing and has no clock.
+(`Copy`), so that whoever makes promises (cached contents, and prompts with breakpoints) and whoever sends prompts need
+not know each other. It sends nothing and has no clock.
 
 A copy is lost when as much as the cache holds was used after it. The router counts that (`core.beliefs.residency`),
 as far as it knows the cache's size and hears of what is used; so a refresh comes when `BEHIND_RATIO` of the cache
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
 
-from warmroute.core.types import ReplicaId
+from warmroute.core.types import Api, ReplicaId
 
 WARM_RATIO: Final = 0.9
 """A replica that is believed to hold this share of what can be compared of a prefix has a copy. Fingerprints compare at
@@ -30,6 +30,10 @@ lost."""
 
 BEHIND_RATIO: Final = 0.4
 """Share of a cache that may be used behind a copy. The rest is for what is not heard of, and for prompts under way."""
+
+URGENT_BEHIND_RATIO: Final = 0.6
+URGENT_LIFETIME_RATIO: Final = 0.75
+"""From there on a refresh does not wait any more until nobody else waits at its replica."""
 
 FIRST_PAUSE_S: Final = 60.0
 LEAST_PAUSE_S: Final = 0.5
@@ -59,6 +63,10 @@ class Promise:
     """How often it was used, since it was made."""
     lapsed: bool = False
     """It is given up for now."""
+    api: Api = Api.CHAT
+    """What the request that computes it is for."""
+    where: str = "/v1/caches"
+    """Below which path the access log has that request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +105,14 @@ class Pace:
             self.pause_s = min(MOST_PAUSE_S, self.pause_s * _LONGER)
 
     def due(self, copy: Copy) -> bool:
-        """Whether a warm copy is to be refreshed now."""
+        """Whether a warm copy is to be refreshed."""
         return copy.behind_ratio >= BEHIND_RATIO or copy.idle_s >= min(self.pause_s, copy.lifetime_s / 2.0)
+
+    def urgent(self, copy: Copy) -> bool:
+        """Whether that cannot wait for a moment in which the replica has nothing else to compute."""
+        if copy.behind_ratio >= URGENT_BEHIND_RATIO:
+            return True
+        return copy.idle_s >= min(self.pause_s * _LONGER, copy.lifetime_s * URGENT_LIFETIME_RATIO)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range
+from warmroute.config.bounds import Bytes, Count, Memory, PositiveCount, PositiveSeconds, Range
 
 Lifetime = Annotated[float, Range(1.0, 366 * 86_400.0)]
 Share = Annotated[float, Range(0.0, 1.0)]
@@ -38,15 +38,21 @@ class CachedContentsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepWarmConfig:
-    """Cached contents are computed anew before a replica loses them, or when it did. One router does it for all. Needs
-    a policy that goes by records (`prefix-cost`)."""
+    """Promised prefixes are computed anew before a replica loses them, or when it did: cached contents, by one router
+    for all, and with `prompts_bytes` what requests ask to be kept. Needs a policy that goes by records
+    (`prefix-cost`)."""
 
     budget_ratio: Share = 0.05
     """Share of the time that the fleet's replicas could spend on prefill which this may take. A minute of it may be
     saved up. 0: nothing is kept warm."""
     tenant_ratio: Share = 0.05
-    """Share that one tenant's contents may take."""
+    """Share that one tenant's promises may take."""
+    prompts_bytes: Memory = 0
+    """How much memory each router may use to remember the texts of prefixes that `caching` promises (breakpoints and
+    retention of OpenAI's and Anthropic's interfaces), so that they are kept warm until the promise ends. They are in
+    that memory alone: never in Redis, nor on disk. Where cached contents are kept warm too, each kind has half of the
+    budget. 0: only hashes are remembered, and nothing of this is kept warm."""
     uses_per_copy: PositiveCount = 120
-    """Uses a minute that one warm replica is for: a content that is used more is kept on more."""
+    """Uses a minute that one warm replica is for: a prefix that is used more is kept on more."""
     interval_s: PositiveSeconds = 0.5
     """How often it is looked at what is in danger."""

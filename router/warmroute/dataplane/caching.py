@@ -3,7 +3,8 @@
 This module decides what is done about it: which interface a request speaks, what of its body changes on the way to a
 replica, in whose words its usage is told, and, once a replica has computed it, which prefixes are promised to be kept
 and so stay in the registry. `dialects.cache_control` and `dialects.prompt_cache` say what the fields mean. It keeps
-nothing warm: engines keep what they can, and whoever does keep prefixes warm finds them in `promises`.
+nothing warm: engines keep what they can, and whoever keeps prefixes warm (`service.prompt_promises`) finds them in
+`promises`, and what has to be sent for them in `texts`, where these are kept at all.
 
 Where no interface is switched on there is no `Caching`, and requests pay nothing.
 """
@@ -16,8 +17,9 @@ from hashlib import blake2b
 from typing import Final
 
 import msgspec
-from xxhash import xxh3_64_hexdigest
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
+from warmroute.caching.texts import Text, Texts
 from warmroute.config.provider_caching import CachingConfig
 from warmroute.core.errors import ClientError
 from warmroute.core.prompt.fingerprint import GRID, Fingerprinter
@@ -29,6 +31,7 @@ from warmroute.dialects.cache_asked import Asked
 from warmroute.dialects.chat_request import ChatRequest
 from warmroute.dialects.messages import MessagesRequest
 from warmroute.dialects.parsed import Parsed
+from warmroute.dialects.prefix_request import prefix_request
 from warmroute.dialects.responses import ResponsesRequest
 from warmroute.dialects.usage_told import UsageTold
 from warmroute.ports import Registry
@@ -40,6 +43,9 @@ HEAD_BYTES: Final = 1024
 LONGEST_S: Final = 86_400.0
 """The longest lifetime that any interface has."""
 
+GIVEN_UP: Final = b"x-warmroute-promise: given-up\r\n"
+"""What the answer to a request is told that reads a promise which is not kept warm for now."""
+
 _CHAT: Final = Api.CHAT
 _COMPLETIONS: Final = Api.COMPLETIONS
 _MESSAGES: Final = Api.MESSAGES
@@ -50,9 +56,9 @@ _DEEPSEEK: Final = b"deepseek"
 class Point:
     """One breakpoint, as far as it is worth a promise."""
 
-    __slots__ = ("at", "first", "rungs", "tokens", "ttl_s")
+    __slots__ = ("at", "first", "path", "rungs", "tokens", "ttl_s")
 
-    def __init__(self, at: int, first: int, rungs: int, tokens: int, ttl_s: float) -> None:
+    def __init__(self, at: int, first: int, rungs: int, tokens: int, ttl_s: float, path: str) -> None:
         self.at = at
         """Its key among `CacheUse.keys`."""
         self.first = first
@@ -61,18 +67,25 @@ class Point:
         """How many of the prompt's rungs its prefix has: never 0."""
         self.tokens = tokens
         self.ttl_s = ttl_s
+        self.path = path
+        """The block that ends it."""
 
 
 class CacheUse:
     """What one request asks, and how its answer is told."""
 
-    __slots__ = ("asked", "keys", "lines", "points", "tenant", "told")
+    __slots__ = ("api", "asked", "body", "given_up", "keys", "lines", "points", "tenant", "told")
 
     def __init__(self, asked: Asked | None, told: UsageTold | None, tenant: str) -> None:
         self.asked = asked
         self.told = told
         """None: the answer passes as it is."""
         self.tenant = tenant
+        self.api = Api.OTHER
+        self.body: bytes | bytearray = b""
+        """What texts are made of; only where they are kept, and until the prompt is computed."""
+        self.given_up = False
+        """It reads a prefix that is promised, and that is not kept warm for now."""
         self.keys: list[int] = []
         self.points: list[Point] = []
         self.lines = b""
@@ -82,9 +95,12 @@ class CacheUse:
 class Caching:
     """The interfaces of one worker."""
 
-    __slots__ = ("_config", "_minimums", "_plain", "_registry", "_tenants", "promises")
+    __slots__ = ("_config", "_minimums", "_plain", "_registry", "_tenants", "promises", "texts")
 
-    def __init__(self, config: CachingConfig, registry: Registry) -> None:
+    def __init__(self, config: CachingConfig, registry: Registry, texts_bytes: int = 0) -> None:
+        """Args:
+        texts_bytes: How much is kept of promised prefixes' texts; 0: none are.
+        """
         self._config = config
         self._registry = registry
         self._minimums = {minimum.model: minimum.tokens for minimum in config.anthropic_minimums}
@@ -96,6 +112,7 @@ class Caching:
         }
         """Of requests that ask for nothing: shared by all of them."""
         self.promises = Promises(config.promises)
+        self.texts = Texts(texts_bytes) if texts_bytes else None
 
     # -- before it is placed ----------------------------------------------------------------------------------------
 
@@ -158,9 +175,19 @@ class Caching:
         return f"{session}\0{xxh3_64_hexdigest(parsed.canonical[:HEAD_BYTES])}"
 
     def bind(
-        self, api: Api, use: CacheUse, parsed: Parsed, shape: RequestShape, fingerprinter: Fingerprinter
+        self,
+        api: Api,
+        use: CacheUse,
+        parsed: Parsed,
+        shape: RequestShape,
+        fingerprinter: Fingerprinter,
+        body: bytes | bytearray,
     ) -> None:
-        """Find the prefixes that breakpoints mean among the request's rungs; short ones are passed over."""
+        """Find the prefixes that breakpoints mean among the request's rungs; short ones are passed over.
+
+        Args:
+            body: As replicas are sent it, without a content coding.
+        """
         asked = use.asked
         if asked is None or not asked.breakpoints:
             return
@@ -177,17 +204,32 @@ class Caching:
             tokens = int(end * tokens_per_byte)
             covered = min(bisect_right(GRID, end), rungs)
             if tokens >= minimum and covered:
-                use.points.append(Point(point.at, point.first, covered, tokens, point.ttl_s))
+                use.points.append(Point(point.at, point.first, covered, tokens, point.ttl_s, point.path))
                 last_bytes = end
                 if point.ttl_s > cache_control.TTL_S[cache_control.DEFAULT_TTL]:
                     hour_bytes = end
         if not use.points:
             return
-        use.keys = chain(fingerprinter.space(shape.model, parsed.scope_salt), parsed.canonical, ends)
+        # Each tenant's promises are its own, though the blocks that they are about may be shared.
+        space = fingerprinter.space(shape.model, parsed.scope_salt) ^ xxh3_64_intdigest(use.tenant.encode())
+        use.keys = chain(space, parsed.canonical, ends)
+        if self.texts is not None:
+            use.api, use.body = api, body
+            use.given_up = self._given_up(use)
         if api is _MESSAGES:
             ratio = 1.0 if hour_bytes == last_bytes else hour_bytes / max(len(parsed.canonical), 1)
             prewarms = use.told is not None and use.told.prewarms
             use.told = UsageTold(_MESSAGES, hour_ratio=ratio, prewarms=prewarms)
+
+    def _given_up(self, use: CacheUse) -> bool:
+        """Whether a promise that it reads is given up."""
+        find = self.promises.find
+        for point in use.points:
+            for key in use.keys[point.first : point.at + 1]:
+                promise = find(key)
+                if promise is not None and promise.lapsed:
+                    return True
+        return False
 
     # -- once a replica has computed it -----------------------------------------------------------------------------
 
@@ -197,6 +239,7 @@ class Caching:
         promises = self.promises
         rungs = shape.rungs
         untils = [0.0] * len(rungs)
+        held: dict[int, Promise] = {}
         for point in use.points:
             read = promises.read(use.keys[point.first : point.at + 1], now_s)
             promise = Promise(
@@ -208,12 +251,34 @@ class Caching:
                 point.ttl_s,
                 0.0,
             )
-            promises.make(promise, now_s)
+            if read is not None:
+                held[use.keys.index(read.key)] = read
+            held[point.at] = promises.make(promise, now_s)
             for kept in (read, promise):
                 if kept is not None:
                     at = min(len(kept.rungs), len(untils)) - 1
                     untils[at] = max(untils[at], now_s + kept.ttl_s)
         self._keep(rungs, untils, incarnation, now_s)
+        if self.texts is not None:
+            self._keep_texts(self.texts, use, held)
+
+    def _keep_texts(self, texts: Texts, use: CacheUse, held: dict[int, Promise]) -> None:
+        """Keep what computes these again, by their places among the keys. A prefix needs no text of its own while a
+        longer one that begins with it is promised for as long, and has one."""
+        body, use.body = use.body, b""
+        paths = {point.at: point.path for point in use.points}
+        longer_until_s = 0.0
+        for at in sorted(held, reverse=True):
+            promise = held[at]
+            if promise.until_s <= longer_until_s:
+                texts.drop(promise.key)
+                continue
+            there = texts.renew(promise.key)
+            if not there and at in paths:
+                text = prefix_request(use.api, body, paths[at])
+                there = text is not None and texts.put(promise.key, Text(use.api, text))
+            if there:
+                longer_until_s = promise.until_s
 
     def _keep(
         self, rungs: list[FingerprintHash], untils: list[float], incarnation: Incarnation, now_s: float

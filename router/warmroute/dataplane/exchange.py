@@ -25,12 +25,14 @@ from warmroute.core.holding.line import Claim
 from warmroute.core.holding.queue import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
+from warmroute.dataplane.caching import GIVEN_UP
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.failover.resuming import Resuming
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
+from warmroute.dataplane.translating import AddingClient
 from warmroute.dialects.reading import invoked_api, parse
 from warmroute.dialects.routes import Route, RouteKind, stored_response_id
 from warmroute.dialects.usage import find_usage
@@ -195,7 +197,10 @@ class Exchange(Resuming):
             gateway.admission.set_apart(caller, request, parsed)
         shape = self.shape = prefix_shape(gateway, parsed, request.head)
         if caching is not None and self._use is not None:
-            caching.bind(self._api, self._use, parsed, shape, gateway.fingerprinter)
+            plain = body if coded else request.body
+            caching.bind(self._api, self._use, parsed, shape, gateway.fingerprinter, plain)
+            if self._use.given_up:
+                self.client = AddingClient(self.client, GIVEN_UP)
         if gateway.deaths.remembers:
             gateway.refuse_deadly(shape, request, self.request_id)
         if parsed.may_ask_usage and gateway.ask_usage and not coded:

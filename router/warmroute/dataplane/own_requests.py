@@ -15,7 +15,9 @@ import msgspec
 
 from warmroute.caching.prefilled import Prefilled
 from warmroute.core.errors import RouterError
+from warmroute.core.fleet.decision import Decision
 from warmroute.core.types import Api, ReplicaId, RequestShape
+from warmroute.dataplane.caching import CacheUse
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead
@@ -34,7 +36,11 @@ monotonic: Final = time.monotonic
 PATIENCE_S: Final = 300.0
 """After so long a prompt is not waited for any more."""
 _JSON: Final = (b"content-type", b"application/json")
-_PATH: Final = b"/v1/chat/completions"
+_PATHS: Final = {
+    Api.CHAT: b"/v1/chat/completions",
+    Api.MESSAGES: b"/v1/messages",
+    Api.RESPONSES: b"/v1/responses",
+}
 
 
 class OwnClient(StandIn):
@@ -90,20 +96,24 @@ class OwnExchange(Exchange):
         request: Request,
         caller: Caller | None,
         on: ReplicaId | None,
+        api: Api,
     ) -> None:
         super().__init__(gateway, client, request)
         self.caller = caller
+        self._api = api
         self._on = on
 
     def start(self) -> None:
         """It is let in already, or needs not be."""
-        self._api = Api.CHAT
         try:
             self._start_by_prefix()
         except RouterError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             self.crashed(error)
+
+    def _promise(self, use: CacheUse, decision: Decision) -> None:
+        """Whoever asked for a prefix to be kept is not asking now: nothing is promised, and nothing renewed."""
 
     def _choose_by_prefix(self) -> None:
         replica = self._on
@@ -131,15 +141,15 @@ class OwnRequests:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def shape(self, body: bytes, sharing: str) -> RequestShape:
-        """How a chat request is recognised in the registry.
+    def shape(self, body: bytes, sharing: str, api: Api = Api.CHAT) -> RequestShape:
+        """How a request is recognised in the registry.
 
         Raises:
-            ClientError: It is none.
+            ClientError: It is none of this API.
         """
         gateway = self._gateway
-        parsed = parse(Api.CHAT, self._salted(body, sharing))
-        return prefix_shape(gateway, parsed, self._head(b"", b""))
+        parsed = parse(api, self._salted(body, sharing))
+        return prefix_shape(gateway, parsed, self._head(api, b"", b""))
 
     @property
     def fingerprints(self) -> object:
@@ -154,24 +164,26 @@ class OwnRequests:
         sharing: str = "",
         on: ReplicaId | None = None,
         head: RequestHead | None = None,
-        path: bytes = _PATH,
+        path: bytes = b"",
+        api: Api = Api.CHAT,
     ) -> Prefilled:
-        """Have a chat request computed.
+        """Have a request computed.
 
         Args:
             caller: Whose it is, if it counts as theirs; their limits hold for it. None: it is the router's.
             sharing: Whose blocks these are, where it is the router's and tenants are kept apart.
             on: The replica; None: whichever would be chosen.
             head: Of a client's request, in whose place this is sent.
-            path: As the access log shall have it.
+            path: As the access log shall have it; empty: as replicas are sent it.
+            api: Whose request it is.
         """
         gateway = self._gateway
         if caller is None:
             body = self._salted(body, sharing)
-        request = Request(head or self._head(path, self._authorization()), body, monotonic())
+        request = Request(head or self._head(api, path, self._authorization()), body, monotonic())
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         client = OwnClient(done)
-        exchange = OwnExchange(gateway, client, request, caller, on)
+        exchange = OwnExchange(gateway, client, request, caller, on, api)
         exchange.start()
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -193,10 +205,10 @@ class OwnRequests:
         known = gateway.upstream_authorization
         return gateway.own_authorization if known is None else known
 
-    def _head(self, path: bytes, authorization: bytes) -> RequestHead:
+    def _head(self, api: Api, path: bytes, authorization: bytes) -> RequestHead:
         fields = [_JSON, (b"authorization", authorization)] if authorization else [_JSON]
         head = RequestHead(
-            b"POST", _PATH, fields, keep_alive=False, minor_version=0, sessions=self._gateway.sessions
+            b"POST", _PATHS[api], fields, keep_alive=False, minor_version=0, sessions=self._gateway.sessions
         )
         if path:
             head.path = path
@@ -221,11 +233,21 @@ def _prefilled(status: int, answer: bytes) -> Prefilled:
         )
     usage = read.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    prompt = usage.get("prompt_tokens")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    prompt, cached = _counted(usage)
     return Prefilled(
         200,
         prompt_tokens=prompt if isinstance(prompt, int) else 0,
         cached_tokens=cached if isinstance(cached, int) else None,
     )
+
+
+def _counted(usage: dict[str, Any]) -> tuple[Any, Any]:
+    """The prompt's tokens and what was cached of them, in whichever API's words."""
+    read = usage.get("cache_read_input_tokens")
+    if isinstance(read, int):
+        created, rest = usage.get("cache_creation_input_tokens"), usage.get("input_tokens")
+        parts = [part for part in (read, created, rest) if isinstance(part, int)]
+        return sum(parts), read
+    prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+    details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
+    return prompt, details.get("cached_tokens") if isinstance(details, dict) else None

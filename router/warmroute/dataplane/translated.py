@@ -195,9 +195,7 @@ class TranslatedExchange(Exchange):
         body = _encode(cached_contents.joined(chat, kept.content, prefix))
         if self._done:
             return
-        adding = AddingClient(self._outer)
-        adding.added = _promise_line(kept)
-        self.client = adding
+        self.client = AddingClient(self._outer, _promise_line(kept))
         self._begin_inner(_CHATS, body)
 
     def _begin_inner(self, target: bytes, body: bytes) -> None:

@@ -163,8 +163,9 @@ class AddingClient(_Outward):
 
     __slots__ = ("_begun",)
 
-    def __init__(self, outer: ClientSide) -> None:
+    def __init__(self, outer: ClientSide, added: bytes = b"") -> None:
         super().__init__(outer)
+        self.added = added
         self._begun = False
 
     def written(self, data: bytes) -> None:

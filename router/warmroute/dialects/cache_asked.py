@@ -18,6 +18,8 @@ class Breakpoint(NamedTuple):
     first: int
     """The earliest of them at which an earlier request's prefix is looked for."""
     ttl_s: float
+    path: str = ""
+    """The block that it ends, as errors name it (`prompt_blocks.PromptBlock`)."""
 
 
 class Asked(NamedTuple):

@@ -143,7 +143,7 @@ def _asked(blocks: list[PromptBlock], marks: list[tuple[int, str]]) -> Asked:
         at = place[index]
         known = points.get(at)
         ttl_s = TTL_S[ttl] if known is None else max(known.ttl_s, TTL_S[ttl])
-        points[at] = Breakpoint(at, max(place[first], 0), ttl_s)
+        points[at] = Breakpoint(at, max(place[first], 0), ttl_s, blocks[index].path)
     return Asked(ends, list(points.values()))
 
 

@@ -97,7 +97,8 @@ def _asked(blocks: list[PromptBlock], marks: list[tuple[int, float]]) -> Asked:
         at = place[index]
         if at >= 0 and ttl_s > 0.0:
             known = points.get(at)
-            points[at] = Breakpoint(at, 0, ttl_s if known is None else max(known.ttl_s, ttl_s))
+            longest_s = ttl_s if known is None else max(known.ttl_s, ttl_s)
+            points[at] = Breakpoint(at, 0, longest_s, blocks[index].path)
     return Asked(ends, list(points.values()))
 
 

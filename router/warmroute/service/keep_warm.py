@@ -1,15 +1,17 @@
 """Keeps promised prefixes warm: watches where their copies are, and has replicas compute them before they are lost.
 
 `caching.promise` decides what is to be done about one promise, and `caching.budget` what it may cost; this module
-sees to it. One router does it for all, the one that has the store's lease: so that nothing is computed twice, and the
-budget is one. When that router is gone another has the lease when it ends; it knows of the copies from the
-registry.
+sees to it. For cached contents one router does it for all, the one that has the store's lease: so that nothing is
+computed twice, and the budget is one. When that router is gone another has the lease when it ends; it knows of the
+copies from the registry. Promised prompts only the router knows to which they were sent, so each keeps its own, within
+its part of the budget.
 
 The rules it keeps:
 1. Nothing is sent that the budget does not have. A promise whose last copy is lost then, is given up: it is marked so
    in the store, counted, and logged, and every answer that uses it says so, until it is warm again.
 2. Nothing is sent for what has expired or was deleted.
-3. Rounds are bounded: `MOST_LOOKED_AT` promises each, the others in the next ones, and `MOST_AT_ONCE` prompts under
+3. A refresh that can wait does, until nobody else waits at its replica.
+4. Rounds are bounded: `MOST_LOOKED_AT` promises each, the others in the next ones, and `MOST_AT_ONCE` prompts under
    way.
 """
 
@@ -37,7 +39,7 @@ from warmroute.caching.promise import (
 )
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Fleet, Replica
-from warmroute.core.types import Records, ReplicaId, RequestShape
+from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.ports import Registry
 from warmroute.service.copies import copies_of, in_order
 from warmroute.tasks import Tasks
@@ -66,10 +68,12 @@ class Sender(Protocol):
     def fingerprints(self) -> object:
         """Changes when shapes of before are not comparable any more."""
 
-    def shape(self, body: bytes, sharing: str) -> RequestShape:
+    def shape(self, body: bytes, sharing: str, api: Api) -> RequestShape:
         """How a prompt is recognised in the registry."""
 
-    def send(self, body: bytes, *, sharing: str, on: ReplicaId | None, path: bytes) -> Awaitable[Prefilled]:
+    def send(
+        self, body: bytes, *, sharing: str, on: ReplicaId | None, path: bytes, api: Api
+    ) -> Awaitable[Prefilled]:
         """Have it computed."""
 
 
@@ -80,7 +84,7 @@ class Promises(Protocol):
         """Those that have not expired."""
 
     async def prompt(self, promise: Promise) -> bytes | None:
-        """The chat request that has a replica compute it; None: there is none any more."""
+        """The request, for `Promise.api`, that has a replica compute it; None: there is none any more."""
 
     async def lapse(self, promise: Promise, lapsed: bool) -> None:
         """Note whether it is given up, for whoever uses it."""
@@ -133,6 +137,7 @@ class KeepWarm:
     Args:
         sources: Whose promises are kept.
         lead: Asks whether this worker is the one that keeps promises, from now for so many seconds.
+        share: Which part of the fleet's budget is this worker's, as of now.
         uses_per_copy_per_s: Uses a second that one copy is for.
         clock: Unix seconds.
     """
@@ -142,6 +147,7 @@ class KeepWarm:
         sources: Sequence[Promises],
         *,
         lead: Callable[[float], Awaitable[bool]],
+        share: Callable[[], float] = lambda: 1.0,
         fleet: Fleet,
         registry: Registry,
         sender: Sender,
@@ -153,6 +159,7 @@ class KeepWarm:
     ) -> None:
         self._sources = sources
         self._lead = lead
+        self._share = share
         self._fleet = fleet
         self._registry = registry
         self._sender = sender
@@ -169,6 +176,8 @@ class KeepWarm:
         self.given_up = {"budget": 0, "failed": 0}
         self.lost = 0
         self.tokens = 0
+        self.put_off = 0
+        """Refreshes that were left for a later round, since others waited at the replica."""
 
     def start(self) -> None:
         """Begin, in the background."""
@@ -236,20 +245,28 @@ class KeepWarm:
         if warm and watched.promise.lapsed:
             await self._lapse(watched, None)
         for step in next_steps(copies, deserved, watched.pace):
-            if self._under_way >= MOST_AT_ONCE or monotonic() < watched.next_s:
+            if monotonic() < watched.next_s:
+                return
+            if self._under_way >= MOST_AT_ONCE:
+                # The first of the next round, or those that come first here would always be.
+                watched.looked_s = -inf
                 return
             replica = replicas[step.replica]
             held = next(copy for copy in copies if copy.replica == step.replica)
+            if step.refresh and replica.waiting and not watched.pace.urgent(held):
+                self.put_off += 1
+                continue
             promise = watched.promise
             held_tokens = int(held.held_ratio * promise.tokens) if step.refresh else 0
             expected_s = replica.prefill_s(promise.tokens, min(held_tokens, max(0, promise.tokens - 1)))
-            if not self.budget.take(promise.tenant, expected_s, len(copies), monotonic()):
+            if not self.budget.take(promise.tenant, expected_s, len(copies) * self._share(), monotonic()):
                 if not warm:
                     await self._lapse(watched, "budget")
                 continue
             watched.busy = True
             self._under_way += 1
             self._tasks.spawn(self._send(watched, step, held, replica, expected_s), name="keep warm prefill")
+            await asyncio.sleep(0)  # it is on its way: a promise that begins alike finds it noted
             return  # the next one once this one's end has been noted
 
     async def _send(
@@ -257,13 +274,15 @@ class KeepWarm:
     ) -> None:
         promise = watched.promise
         measured_s = 0.0
-        path = f"/v1/caches/{promise.name}/warm".encode()
+        path = f"{promise.where}/{promise.name}/warm".encode()
         try:
             body = await watched.source.prompt(promise)
             if body is None:
                 return
             measured_s = expected_s
-            done = await self._sender.send(body, sharing=promise.sharing, on=step.replica, path=path)
+            done = await self._sender.send(
+                body, sharing=promise.sharing, on=step.replica, path=path, api=promise.api
+            )
             self.prefills["refresh" if step.refresh else "copy"] += 1
             if done.status != 200:
                 measured_s = 0.0
@@ -325,7 +344,8 @@ class KeepWarm:
         watched.shape = None
         try:
             if body is not None:
-                watched.shape = sender.shape(body, promise.sharing)
+                watched.shape = sender.shape(body, promise.sharing, promise.api)
+                await asyncio.sleep(0)  # long prompts take a millisecond each, and clients wait
         except RouterError as error:
             log.error("promise_unreadable", extra=fields(promise=promise.name, error=str(error)))
         watched.fingerprints = sender.fingerprints

@@ -60,5 +60,30 @@ KEEP_WARM_GIVEN_UP = Metric(
     " compute it).",
     ("why",),
 )
+PROMISES = Metric(
+    "warmroute_promises",
+    Kind.GAUGE,
+    "prefixes",
+    "Prefixes that requests asked to be kept, as the router remembers them (caching.promises bounds them); some may be"
+    " over.",
+)
+PROMISES_DROPPED = Metric(
+    "warmroute_promises_dropped_total",
+    Kind.COUNTER,
+    "prefixes",
+    "Promises that gave way to others before they were over.",
+)
+PROMISE_TEXT_BYTES = Metric(
+    "warmroute_promise_text_bytes",
+    Kind.GAUGE,
+    "bytes",
+    "Memory of the texts by which promised prefixes are kept warm (keep_warm.prompts_bytes bounds it).",
+)
+PROMISE_TEXTS_DROPPED = Metric(
+    "warmroute_promise_texts_dropped_total",
+    Kind.COUNTER,
+    "prefixes",
+    "Texts that gave way to others or were too long: their promises hold, but are not kept warm.",
+)
 
 CACHING: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

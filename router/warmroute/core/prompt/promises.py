@@ -24,7 +24,7 @@ _CHAIN: Final = 0x50524F4D49534553
 class Promise:
     """One prefix, and until when it is to be kept."""
 
-    __slots__ = ("key", "model", "rungs", "tenant", "tokens", "ttl_s", "until_s")
+    __slots__ = ("key", "lapsed", "model", "rungs", "tenant", "tokens", "ttl_s", "until_s", "uses")
 
     def __init__(
         self,
@@ -48,6 +48,10 @@ class Promise:
         """For how long it holds from each read on."""
         self.until_s = until_s
         """Unix seconds."""
+        self.uses = 0
+        """How often it was read since it was made."""
+        self.lapsed = False
+        """Keeping it warm is given up for now."""
 
 
 class Promises:
@@ -70,16 +74,20 @@ class Promises:
             promise = self._made.get(key)
             if promise is not None:
                 if promise.until_s > now_s:
+                    promise.uses += 1
                     self._put(promise, now_s)
                     return promise
                 del self._made[key]
         return None
 
-    def make(self, promise: Promise, now_s: float) -> None:
-        """Promise it. Where the same prefix was promised for longer, that stays as it was."""
+    def make(self, promise: Promise, now_s: float) -> Promise:
+        """Promise it. Where the same prefix was promised for longer, that stays as it was. Returns what holds."""
         known = self._made.get(promise.key)
-        if known is not None and known.until_s > now_s and known.ttl_s > promise.ttl_s:
-            promise = known
+        if known is not None and known.until_s > now_s:
+            if known.ttl_s > promise.ttl_s:
+                promise = known
+            else:
+                promise.uses, promise.lapsed = known.uses, known.lapsed
         self._put(promise, now_s)
         made = self._made
         while made:
@@ -89,6 +97,11 @@ class Promises:
                 break
             del made[oldest.key]
             self.dropped += not over
+        return promise
+
+    def find(self, key: int) -> Promise | None:
+        """The promise of this key, whether it holds or is over."""
+        return self._made.get(key)
 
     def live(self, now_s: float) -> Iterator[Promise]:
         """All that hold, oldest first."""
