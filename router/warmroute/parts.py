@@ -107,12 +107,15 @@ def advisor(config: Config, clock: Callable[[], float]) -> Advisor | None:
 def caching(config: Config, registry: Registry, advisor: Advisor | None = None) -> Caching | None:
     """The providers' caching interfaces, advice and rewrites; None where none of it is switched on."""
     settings = config.caching
+    warm = config.keep_warm
+    texts_bytes = warm.prompts_bytes if warm.budget_ratio > 0.0 else 0
     if advisor is not None or config.rewrites:
-        return AdvisedCaching(settings, registry, advisor, config.rewrites, config.headers.explain)
+        return AdvisedCaching(
+            settings, registry, advisor, config.rewrites, config.headers.explain, texts_bytes
+        )
     if not (settings.openai or settings.anthropic or settings.deepseek):
         return None
-    warm = config.keep_warm
-    return Caching(settings, registry, warm.prompts_bytes if warm.budget_ratio > 0.0 else 0)
+    return Caching(settings, registry, texts_bytes)
 
 
 def hold(

@@ -57,6 +57,7 @@ class AdvisedCaching(Caching):
     Args:
         advisor: None: only rewrites.
         tells: Whether answers may tell what was found (`headers.explain`).
+        texts_bytes: As of any `Caching`.
     """
 
     __slots__ = ("_rewrites", "_tells", "advisor", "under_way")
@@ -68,8 +69,9 @@ class AdvisedCaching(Caching):
         advisor: Advisor | None,
         rewrites: tuple[RewriteConfig, ...],
         tells: bool,
+        texts_bytes: int = 0,
     ) -> None:
-        super().__init__(config, registry)
+        super().__init__(config, registry, texts_bytes)
         self.advisor = advisor
         self._tells = tells
         self._rewrites: dict[str, Rewrites] = {}
@@ -108,10 +110,16 @@ class AdvisedCaching(Caching):
         return AdvisedUse(use, tenant_of(request, caller), asks)
 
     def bind(
-        self, api: Api, use: CacheUse, parsed: Parsed, shape: RequestShape, fingerprinter: Fingerprinter
+        self,
+        api: Api,
+        use: CacheUse,
+        parsed: Parsed,
+        shape: RequestShape,
+        fingerprinter: Fingerprinter,
+        body: bytes | bytearray,
     ) -> None:
         """As of any `Caching`; the prompt is looked at."""
-        super().bind(api, use, parsed, shape, fingerprinter)
+        super().bind(api, use, parsed, shape, fingerprinter, body)
         advisor = self.advisor
         if advisor is None or not isinstance(use, AdvisedUse):
             return
