@@ -159,8 +159,10 @@ class Load:
         ends = data.count(b"data: [DONE]")
         if any("error" in event for event in events):
             figures.broken += 1
-            if ends:
-                figures.failed["an end after an error"] += 1
+            if (
+                ends > 1
+            ):  # vLLM ends a stream that breaks with an error event and `[DONE]`, and so does the router
+                figures.failed["two ends after an error"] += 1
             return ""
         if not ends:
             figures.failed["a stream without an end"] += 1
