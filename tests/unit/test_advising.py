@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,15 @@ def test_answers_tell_nothing_where_they_may_not_explain() -> None:
     for day in (1, 2):
         assert b"advice" not in asked(fleet, dated(day), ASKS)[0]
     assert report(fleet)["advice"][0]["causes"]
+
+
+def test_a_reload_says_anew_whether_answers_explain() -> None:
+    fleet = WireFleet(1, advice=ADVICE)
+    fleet.answer(0, answer())
+    fleet.gateway.configure(replace(fleet.wire.worker.config, headers=HeadersConfig(explain=False)), None)
+    assert b"advice" not in asked(fleet, dated(1), ASKS)[0]
+    fleet.gateway.configure(fleet.wire.worker.config, None)
+    assert b"advice" in asked(fleet, dated(1), ASKS)[0]
 
 
 def test_what_is_counted_is_what_engines_computed() -> None:

@@ -60,7 +60,7 @@ class AdvisedCaching(Caching):
         texts_bytes: As of any `Caching`.
     """
 
-    __slots__ = ("_rewrites", "_tells", "advisor", "under_way")
+    __slots__ = ("_rewrites", "advisor", "tells", "under_way")
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class AdvisedCaching(Caching):
     ) -> None:
         super().__init__(config, registry, texts_bytes)
         self.advisor = advisor
-        self._tells = tells
+        self.tells = tells
         self._rewrites: dict[str, Rewrites] = {}
         for entry in rewrites:
             wanted = Rewrites(entry.sort_tools, entry.sort_keys, entry.passages_begin, entry.passages_end)
@@ -104,7 +104,7 @@ class AdvisedCaching(Caching):
         if advisor is None or not parsed.canonical:
             return use
         wants = advisor.wants()
-        asks = self._tells and ASKS in request.head.prefix
+        asks = self.tells and ASKS in request.head.prefix
         if not (wants or asks):
             return use
         return AdvisedUse(use, tenant_of(request, caller), asks)

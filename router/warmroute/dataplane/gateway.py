@@ -24,7 +24,7 @@ from warmroute.core.health.silence import SilenceParameters
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from warmroute.dataplane.admission import Admission
-from warmroute.dataplane.advising import accounts_of
+from warmroute.dataplane.advising import AdvisedCaching, accounts_of
 from warmroute.dataplane.caching import Caching
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.cors import Cors
@@ -175,6 +175,8 @@ class Gateway:
         self.retry_budget.ratio = config.retries.budget_ratio
         self.retry_budget.least = config.retries.budget_min
         self.explain_headers = config.headers.explain
+        if isinstance(self.caching, AdvisedCaching):
+            self.caching.tells = config.headers.explain
         self.early_heads = config.headers.early
         self.deaths.memory_s = config.health.deadly_request_s
         self.ask_usage = config.feedback.ask_usage
