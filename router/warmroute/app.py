@@ -261,6 +261,7 @@ class Worker:
                 discovery=self._discovery_rows,
                 models=self.fleet.model_rows,
                 tenants=self.tenancy.totals,
+                interfaces=self.tenancy.interfaces,
                 refused=self.tenancy.refused,
                 keys=self.tenancy.keys_known,
                 limits=self.tenancy.limiter_figures,

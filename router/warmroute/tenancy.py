@@ -26,9 +26,10 @@ from warmroute.service.accounting import Accounting
 from warmroute.tasks import Tasks
 from warmroute.telemetry.logs import fields
 from warmroute.tenants.keys import KeyRecord
+from warmroute.tenants.prices import STRUCTURES, Price, Prices
 from warmroute.tenants.salts import Salts
 from warmroute.tenants.tenant import Allowance, Priority, Tenant, Tenants
-from warmroute.tenants.usage import Ledger, Prices
+from warmroute.tenants.usage import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,13 @@ class Tenancy:
         """What each tenant used since the start, for metrics."""
         return {} if self.accounting is None else self.accounting.totals
 
+    def interfaces(
+        self,
+    ) -> tuple[Mapping[str, Sequence[int]], Mapping[tuple[str, str], Sequence[int]]] | None:
+        """The same by interface, and times to the first token by interface and size; None where nothing is counted."""
+        accounting = self.accounting
+        return None if accounting is None else (accounting.by_interface, accounting.times)
+
     def keys_known(self) -> int | None:
         """How many keys are good; None where none are asked for."""
         return None if self.keys is None or self.admission is None else len(self.admission.keyring)
@@ -222,7 +230,19 @@ def _prices(config: Config) -> Prices:
     def nano(price: float) -> int:
         return round(price * 1000)  # of a token, from what a million cost
 
-    return {one.model: (nano(one.prompt), nano(one.cached), nano(one.output)) for one in config.usage.prices}
+    prices: Prices = {}
+    for one in config.usage.prices:
+        key = one.model, "" if one.interface == "any" else one.interface
+        structure = STRUCTURES.get(one.structure)
+        prices[key] = Price(
+            nano(one.prompt),
+            nano(one.cached if structure is None else one.prompt * structure.read),
+            nano(one.output),
+            write=-1 if structure is None else nano(one.prompt * structure.write),
+            write_hour=-1 if structure is None else nano(one.prompt * structure.write_hour),
+            storage=nano(one.storage),
+        )
+    return prices
 
 
 def _upstream(config: Config) -> bytes:

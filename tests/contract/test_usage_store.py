@@ -9,12 +9,14 @@ from itertools import count
 import pytest
 
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.usage_memory import MemoryUsage
 from warmroute.adapters.tenants.usage_redis import RedisUsage
 from warmroute.ports import UsageStore
 from warmroute.service.accounting import Accounting, as_csv
 from warmroute.tasks import Tasks
+from warmroute.tenants.prices import Price
 from warmroute.tenants.usage import COST, COUNTERS, Ledger, Row
 
 BUCKET_S = 3600
@@ -58,15 +60,19 @@ def test_rows_are_added_up_by_bucket_and_once_for_each_number(opener: Open) -> N
         store = opener()
         await store.start()
         big = [10**15] * len(COUNTERS)
-        assert await store.add(NOW_S, {("a", "k", "m"): row(1), ("a", "k", "n"): big}, 1)
-        assert await store.add(NOW_S, {("a", "k", "m"): row(100)}, 1)
-        assert await store.add(NOW_S, {("a", "k", "m"): row(5), ("a", "k", "n"): row(0)}, 2)
-        assert await store.add(NOW_S + BUCKET_S, {("b", "k", "m/ü"): row(7)}, 3)
+        assert await store.add(
+            NOW_S, {("a", "k", "m", "openai", ""): row(1), ("a", "k", "n", "google", ""): big}, 1
+        )
+        assert await store.add(NOW_S, {("a", "k", "m", "openai", ""): row(100)}, 1)
+        assert await store.add(
+            NOW_S, {("a", "k", "m", "openai", ""): row(5), ("a", "k", "n", "google", ""): row(0)}, 2
+        )
+        assert await store.add(NOW_S + BUCKET_S, {("b", "k", "m/ü", "other", ""): row(7)}, 3)
         found = list(await store.read(NOW_S, NOW_S + 2 * BUCKET_S))
         assert found == [
-            (NOW_S, ("a", "k", "m"), [a + b for a, b in zip(row(1), row(5), strict=True)]),
-            (NOW_S, ("a", "k", "n"), [a + b for a, b in zip(big, row(0), strict=True)]),
-            (NOW_S + BUCKET_S, ("b", "k", "m/ü"), row(7)),
+            (NOW_S, ("a", "k", "m", "openai", ""), [a + b for a, b in zip(row(1), row(5), strict=True)]),
+            (NOW_S, ("a", "k", "n", "google", ""), [a + b for a, b in zip(big, row(0), strict=True)]),
+            (NOW_S + BUCKET_S, ("b", "k", "m/ü", "other", ""), row(7)),
         ]
         assert await store.read(NOW_S + BUCKET_S, NOW_S + BUCKET_S) == []
         await store.stop()
@@ -78,7 +84,7 @@ def test_many_rows_go_in_parts_and_arrive_in_full(opener: Open) -> None:
     async def run() -> None:
         store = opener()
         await store.start()
-        assert await store.add(NOW_S, {("t", f"k{n}", "m"): row(n) for n in range(1203)}, 1)
+        assert await store.add(NOW_S, {("t", f"k{n}", "m", "openai", ""): row(n) for n in range(1203)}, 1)
         assert len(await store.read(NOW_S, NOW_S + 1)) == 1203
         await store.stop()
 
@@ -86,7 +92,7 @@ def test_many_rows_go_in_parts_and_arrive_in_full(opener: Open) -> None:
 
 
 def used(ledger: Ledger, tenant: str, model: str, prompt: int) -> None:
-    row = Row((tenant, "k", model))
+    row = Row((tenant, "k", model, "openai", ""))
     ledger.begin(row)
     ledger.end(row, False, True, prompt, 1, 2, 0.5, 0.25)
 
@@ -94,7 +100,7 @@ def used(ledger: Ledger, tenant: str, model: str, prompt: int) -> None:
 def test_a_report_adds_up_what_is_asked_for(opener: Open) -> None:
     async def run() -> None:
         now_s = float(NOW_S)
-        ledger = Ledger({"m": (1000, 0, 0)})
+        ledger = Ledger({("m", ""): Price(1000, 0, 0)})
         tasks = Tasks()
         accounting = Accounting(ledger, opener(), tasks, bucket_s=BUCKET_S, clock=lambda: now_s)
         await accounting.start()
@@ -152,5 +158,27 @@ def test_what_may_not_have_arrived_is_sent_again_and_counted_once() -> None:
             await other.stop()
             await accounting.stop()
             await tasks.stop()
+
+    asyncio.run(run())
+
+
+def test_rows_of_routers_from_before_there_were_interfaces_are_read_beside_the_others(
+    server: RedisServer,
+) -> None:
+    async def run() -> None:
+        store = RedisUsage(
+            RedisLink(server.url), router="new", bucket_s=BUCKET_S, keep_s=86_400, namespace="mixed"
+        )
+        await store.start()
+        assert await store.add(NOW_S, {("a", "k", "m", "google", ""): row(1)}, 1)
+        link = RedisLink(server.url)
+        await link.start()
+        key = b"mixed:{usage}:%d" % NOW_S
+        await link.ask(key, pack("HSET", key, "a\x1fk\x1fm", "7 7 0 0 70"))
+        found = {key: list(counts) for _, key, counts in await store.read(NOW_S, NOW_S + 1)}
+        assert found["a", "k", "m", "google", ""] == row(1)
+        assert found["a", "k", "m", "", ""] == [7, 7, 0, 0, 70] + [0] * (len(COUNTERS) - 5)
+        await link.stop()
+        await store.stop()
 
     asyncio.run(run())

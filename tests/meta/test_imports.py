@@ -13,6 +13,7 @@ FLOORS = [
     {"translated"},
     {"own_requests"},
     {"exchange", "explain", "tunnel"},
+    {"counted"},
     {"failover.resuming"},
     {"retries"},
     {"attempt"},

@@ -209,7 +209,7 @@ def test_a_request_that_no_replica_was_asked_for_costs_nothing() -> None:
     assert [*sums.used(time.time())] == [1, 0, 700, 0, 0, 0, 1]
     outcome = Outcome(ClientSide(), b"1")
     outcome.standing, outcome.grant, outcome.shape = standing, grant, RequestShape("m", prompt_tokens=700)
-    fleet.admission.finished(outcome, 503, None, None, time.time())
+    fleet.admission.finished(outcome, 503, None, None, time.time(), None)
     assert [*sums.used(time.time())] == [0] * 7
 
 
@@ -329,8 +329,8 @@ def test_what_is_counted_is_what_the_answers_said() -> None:
     ledger = fleet.admission.ledger
     assert ledger is not None
     rows = ledger.drain()
-    assert set(rows) == {("a", "id-a", "m"), ("b", "id-b", "m")}
-    row = dict(zip(COUNTERS, rows["a", "id-a", "m"], strict=True))
+    assert set(rows) == {("a", "id-a", "m", "openai", ""), ("b", "id-b", "m", "openai", "")}
+    row = dict(zip(COUNTERS, rows["a", "id-a", "m", "openai", ""], strict=True))
     assert row["prefill_saved_us"] > 0
     assert {k: row[k] for k in ("begun", "requests", "failed", "unreported")} == {
         "begun": 2, "requests": 2, "failed": 0, "unreported": 0
@@ -347,7 +347,7 @@ def test_what_is_under_way_has_begun_and_what_failed_cost_nothing() -> None:
     ledger = fleet.admission.ledger
     assert ledger is not None
     ((key, row),) = ledger.drain().items()
-    assert (key, row[BEGUN], row[REQUESTS]) == (("a", "id-a", "m"), 1, 0)
+    assert (key, row[BEGUN], row[REQUESTS]) == (("a", "id-a", "m", "openai", ""), 1, 0)
     fleet.answer(0, plain(400))
     assert fleet.answered(bearer("a"))[0] == 400
     ((_, row),) = ledger.drain().items()
@@ -362,7 +362,7 @@ def test_names_of_models_that_nobody_serves_do_not_fill_the_accounts() -> None:
     assert ledger is not None
     for number in range(5):
         fleet.admission.admit(fleet.admission.standing(caller, f"junk{number}"), 1)
-    assert set(ledger.drain()) == {("a", "id-a", "")}
+    assert set(ledger.drain()) == {("a", "id-a", "", "openai", "")}
 
 
 # -- apart in the cache ---------------------------------------------------------------------------------------------

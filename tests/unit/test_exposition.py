@@ -15,6 +15,7 @@ from warmroute.telemetry.exposition import Exposition, Sources
 from warmroute.telemetry.metric import Kind
 from warmroute.telemetry.metrics import Metrics
 from warmroute.telemetry.registry_statistics import REGISTRY_STATISTICS
+from warmroute.tenants.usage import COUNTERS
 
 ROWS: list[Mapping[str, object]] = [
     {
@@ -108,6 +109,10 @@ def exposition(metrics: Metrics) -> Exposition:
             keys=lambda: 5,
             limits=lambda: {"up": 1.0, "local_total": 0},
             advisor=ADVISOR,
+            interfaces=lambda: (
+                {"openai": [*range(len(COUNTERS), 0, -1)]},
+                {("openai", "1024"): [1, 2_000_000, 3, 4_000_000]},
+            ),
             caches=lambda: {
                 metric.name + (":copy" if metric.labels else ""): float(number)
                 for number, metric in enumerate(CACHING)

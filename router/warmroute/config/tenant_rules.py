@@ -35,7 +35,7 @@ def tenant_faults(config: Config) -> Iterator[Fault]:
                 "a limit on money needs usage: true and usage.prices: they say what a request costs",
                 "usage.prices",
             )
-    yield from _twice("usage.prices", [price.model for price in config.usage.prices], "prices")
+    yield from _prices(config)
     yield from _rewrites(config)
     yield from _keys(config)
     yield from _oidc(config)
@@ -67,6 +67,20 @@ def admin_faults(config: Config) -> Iterator[Fault]:
         yield Fault(
             "admin_auth.open_metrics", "is false, but there is no token", "admin_auth.operator_tokens"
         )
+
+
+def _prices(config: Config) -> Iterator[Fault]:
+    seen: set[tuple[str, str]] = set()
+    for index, price in enumerate(config.usage.prices):
+        key = f"usage.prices[{index}]"
+        of = f"{price.model!r}" + ("" if price.interface == "any" else f" by {price.interface}")
+        if not price.model:
+            yield Fault(key, "prices: the model's name is empty")
+        if (price.model, price.interface) in seen:
+            yield Fault(key, f"prices: {of} is named twice")
+        seen.add((price.model, price.interface))
+        if price.structure != "own" and price.cached:
+            yield Fault(key, f"has cached, which structure: {price.structure} makes of prompt: leave one out")
 
 
 def _rewrites(config: Config) -> Iterator[Fault]:

@@ -9,6 +9,8 @@ from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds
 from warmroute.core.holding.queue_parameters import QueueParameters
 
 PriorityName = Literal["interactive", "default", "batch"]
+PriceStructure = Literal["own", "openai", "openai-automatic", "anthropic", "google", "deepseek"]
+PriceInterface = Literal["any", "openai", "anthropic", "google", "deepseek", "other"]
 _QUEUE: Final = QueueParameters()
 
 
@@ -167,9 +169,17 @@ class PriceConfig:
     prompt: Annotated[float, Range(0.0, 1e6)] = 0.0
     """Prompt tokens that had to be computed."""
     cached: Annotated[float, Range(0.0, 1e6)] = 0.0
-    """Prompt tokens that the engine had in its cache."""
+    """Prompt tokens that the engine had in its cache; with another `structure` than `own` it follows from `prompt`."""
     output: Annotated[float, Range(0.0, 1e6)] = 0.0
     """Tokens of answers."""
+    structure: PriceStructure = "own"
+    """How a provider prices cached and written prompt tokens, beside `prompt`: `openai` (read 0.1, written 1.25),
+    `openai-automatic` (read 0.5), `anthropic` (read 0.1, written 1.25, for an hour 2), `google` (read 0.1), `deepseek`
+    (read 0.1). `own`: `cached` is the price of what was read, and writing costs nothing more."""
+    interface: PriceInterface = "any"
+    """Requests that speak this interface; `any`: all for which there is no price of their own."""
+    storage: Annotated[float, Range(0.0, 1e6)] = 0.0
+    """A million tokens that a cached content keeps for an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

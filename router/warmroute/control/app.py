@@ -49,7 +49,8 @@ _ENDPOINTS = {
     "POST /replicas/ID/drain": "give it nothing new, until POST /replicas/ID/undrain",
     "POST /explain": "where this request would go and why; ?path= names its path, /v1/chat/completions by default",
     "GET /keys": "API keys, without the keys themselves; POST makes one, DELETE /keys/ID revokes it (docs/tenants.md)",
-    "GET /usage": "what tenants used; ?by=tenant,key,model&bucket=hour&from=7d&format=csv",
+    "GET /usage": "what tenants used; ?by=tenant,key,model,interface&bucket=hour&from=7d&format=csv",
+    "GET /savings": "what caching saved, by interface and model, beside what providers promise; ?from=7d&tenant=ID",
     "GET /advice": "why prompts miss the cache, and what it costs; ?since=1h&tenant=ID&model=NAME (docs/advice.md)",
     "POST /v1/load_lora_adapter": "and engines' other administrative calls: to every replica (docs/endpoints.md)",
 }

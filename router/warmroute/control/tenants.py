@@ -108,9 +108,7 @@ def add_routes(
         if accounting is None:
             raise NotFoundError("usage is not counted: set usage.enabled", code="usage_off")
         query = request.query
-        now_s = int(clock())
-        to_s = moment(query.get("to"), "to", now_s + 1, otherwise=now_s + 1)
-        from_s = moment(query.get("from"), "from", to_s, otherwise=to_s - DAY_S)
+        from_s, to_s = _span(request, accounting, int(clock()))
         by = tuple(dict.fromkeys(query.get("by", "tenant").split(",")))
         if not set(by) <= set(GROUPS):
             raise ClientError(f"by must be some of {', '.join(GROUPS)}", param="by")
@@ -118,11 +116,6 @@ def add_routes(
         if bucket not in _BUCKETS:
             raise ClientError(f"bucket must be one of {', '.join(_BUCKETS)}", param="bucket")
         length_s = _BUCKETS[bucket] and max(_BUCKETS[bucket], accounting.bucket_s)
-        if not from_s < to_s or (to_s - from_s) // accounting.bucket_s > MOST_BUCKETS:
-            raise ClientError(
-                f"from must be before to, and at most {MOST_BUCKETS * accounting.bucket_s // DAY_S} days",
-                param="from",
-            )
         try:
             rows = await accounting.report(
                 from_s=from_s, to_s=to_s, by=by, bucket_s=length_s, tenant=query.get("tenant", "")
@@ -133,10 +126,37 @@ def add_routes(
             return web.Response(text=as_csv(rows), content_type="text/csv")
         return _json({"from_s": from_s, "to_s": to_s, "usage": rows})
 
+    async def savings(request: web.Request) -> web.Response:
+        if accounting is None:
+            raise NotFoundError("usage is not counted: set usage.enabled", code="usage_off")
+        from_s, to_s = _span(request, accounting, int(clock()))
+        try:
+            rows = await accounting.savings(from_s=from_s, to_s=to_s, tenant=request.query.get("tenant", ""))
+        except OSError as error:
+            raise _away(f"the sums cannot be read: {error or type(error).__name__}") from error
+        return _json({"from_s": from_s, "to_s": to_s, "savings": rows})
+
+    router.add_get("/savings", savings)
     router.add_get("/keys", list_keys)
     router.add_post("/keys", add)
     router.add_delete("/keys/{id}", revoke)
     router.add_get("/usage", usage)
+
+
+def _span(request: web.Request, accounting: Accounting, now_s: int) -> tuple[int, int]:
+    """The time that is asked for.
+
+    Raises:
+        ClientError: It is none, or too long.
+    """
+    to_s = moment(request.query.get("to"), "to", now_s + 1, otherwise=now_s + 1)
+    from_s = moment(request.query.get("from"), "from", to_s, otherwise=to_s - DAY_S)
+    if not from_s < to_s or (to_s - from_s) // accounting.bucket_s > MOST_BUCKETS:
+        raise ClientError(
+            f"from must be before to, and at most {MOST_BUCKETS * accounting.bucket_s // DAY_S} days",
+            param="from",
+        )
+    return from_s, to_s
 
 
 async def _kept(work: Awaitable[_T]) -> _T:

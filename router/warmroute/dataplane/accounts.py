@@ -132,7 +132,7 @@ class Accounts:
             elif outcome.charged_tokens:
                 self._queueing.served(caller, outcome.charged_tokens, decision.replica, 0, 0, 0, now_s)
         if outcome.standing is not None:
-            self._settle(outcome, status, usage, decision, now_s)
+            self._settle(outcome, status, usage, decision, now_s, ttft_s)
         if self.access_log is not None:
             client = self.client_of(outcome.client.peer, request.head)
             members = b""
@@ -175,17 +175,17 @@ class Accounts:
         usage: Usage | None,
         decision: Decision | None,
         now_s: float,
+        ttft_s: float | None,
     ) -> None:
         """Tell who let it in that it is over."""
         if self._admission is not None:
-            self._admission.finished(
-                outcome, status, usage, None if decision is None else decision.replica, now_s
-            )
+            replica = None if decision is None else decision.replica
+            self._admission.finished(outcome, status, usage, replica, now_s, ttft_s)
 
     def crashed(self, outcome: Outcome, now_s: float) -> None:
         """A request ended in a way that nobody expected, and may not have been counted as finished."""
         if outcome.standing is not None:
-            self._settle(outcome, 500, None, None, now_s)
+            self._settle(outcome, 500, None, None, now_s, None)
 
     def _confirm(self, decision: Decision, shape: RequestShape, usage: Usage, now_s: float) -> None:
         """Tell the fleet what the engine had: in the units in which the prompt was weighed, which are estimates."""

@@ -32,6 +32,7 @@ from warmroute.tenants.limits import (
     Scope,
     scopes_of,
 )
+from warmroute.tenants.prices import GOOGLE, INTERFACES, OPENAI
 from warmroute.tenants.salts import Salts, salted
 from warmroute.tenants.tenant import ANONYMOUS, Tenant, Tenants
 from warmroute.tenants.usage import Ledger, Row
@@ -269,23 +270,25 @@ class Admission:
                 param="model",
             )
 
-    def standing(self, caller: Caller, model: str) -> Standing:
-        """How a caller stands with a model."""
-        found = caller.standings.get(model)
+    def standing(self, caller: Caller, model: str, interface: int = OPENAI) -> Standing:
+        """How a caller stands with a model, asked for by one of `prices.INTERFACES`."""
+        found = caller.standings[interface].get(model)
         if found is not None:
             return found
         known = model in self._fleet.models()
         tenant = caller.tenant
         if known:
-            row = Row((tenant.id, caller.key_id, model))
+            row = Row((tenant.id, caller.key_id, model, INTERFACES[interface], ""))
         else:  # counted together: of other names there is no end
-            if caller.unknown is None:
-                caller.unknown = Row((tenant.id, caller.key_id, ""))
-            row = caller.unknown
+            unknown = caller.unknown.get(interface)
+            if unknown is None:
+                unknown = Row((tenant.id, caller.key_id, "", INTERFACES[interface], ""))
+                caller.unknown[interface] = unknown
+            row = unknown
         scopes = [] if self._limiter is None or not tenant.bounded else scopes_of(tenant, model)
         found = Standing(caller, model, row, scopes)
         if known:
-            caller.standings[model] = found
+            caller.standings[interface][model] = found
         return found
 
     def admit(self, standing: Standing, prompt_tokens: int) -> Grant | None:
@@ -434,11 +437,13 @@ class Admission:
         usage: Usage | None,
         replica: Replica | None,
         now_s: float,
+        ttft_s: float | None,
     ) -> None:
         """A request that `admit` was asked about is over.
 
         Args:
             status: What the client was answered; 0 where nothing was.
+            ttft_s: Until its first byte; None where there was none.
         """
         standing, shape, attempts = outcome.standing, outcome.shape, outcome.attempts
         outcome.standing = None
@@ -454,18 +459,23 @@ class Admission:
             output_tokens = usage.completion_tokens
         elif attempts and (not failed or status == 499):
             prompt_tokens = shape.prompt_tokens
+        written, hour = outcome.written(prompt_tokens, cached_tokens) if reported else (0, 0)
         grant = outcome.grant
         if grant is not None and grant.granted:
             cost_nano = 0
             if grant.cost_nano:
-                cost_nano = (
-                    standing.row.cost_nano(prompt_tokens, cached_tokens, output_tokens) - grant.cost_nano
-                )
+                row = standing.row
+                cost_nano = row.cost_nano(prompt_tokens, cached_tokens, output_tokens, written, hour)
+                cost_nano -= grant.cost_nano
             tokens = prompt_tokens + output_tokens - grant.tokens
             self._settle(grant, 0 if attempts else -1, tokens, cost_nano, now_s)
         ledger = self.ledger
         if ledger is not None:
             saved_s = 0.0
+            if reported and ttft_s is not None and shape.streams:
+                assert usage is not None
+                if usage.cached_tokens is not None:
+                    ledger.time(standing.row, prompt_tokens, cached_tokens, ttft_s)
             if cached_tokens and replica is not None:
                 saved_s = replica.prefill_s(prompt_tokens, 0) - replica.prefill_s(
                     prompt_tokens, cached_tokens
@@ -479,7 +489,14 @@ class Admission:
                 output_tokens,
                 saved_s,
                 outcome.held_s,
+                written,
+                hour,
             )
+
+    def stored(self, caller: Caller, model: str, token_s: float) -> None:
+        """A cached content of this model is kept for so many token seconds more; below 0: fewer."""
+        if self.ledger is not None and int(token_s):
+            self.ledger.store(self.standing(caller, model, GOOGLE).row, int(token_s))
 
 
 def _told(scope: Scope) -> tuple[bytes, bytes, bytes, bytes, bytes]:

@@ -261,7 +261,8 @@ class Attempt(AttemptHooks):
         added = self._added_lines(head) + (b"" if self._use is None else self._use.lines)
         keep_alive = write_whole(self.client, self._request.head, head, added, body)
         self._computed()
-        self._finish(keep_alive=keep_alive, seen=plain[-TAIL_BYTES:])
+        self._kept_back = plain[-TAIL_BYTES:]
+        self._finish(keep_alive=keep_alive, seen=self._kept_back)
 
     def on_head(self, head: AnswerHead) -> None:
         """The replica's head: kept until there is a body byte to go with it."""

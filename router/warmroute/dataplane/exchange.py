@@ -27,7 +27,7 @@ from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
 from warmroute.dataplane.caching import GIVEN_UP
 from warmroute.dataplane.client_side import ClientSide
-from warmroute.dataplane.failover.resuming import Resuming
+from warmroute.dataplane.counted import Counted
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request
@@ -50,7 +50,7 @@ _INVOCATION: Final = RouteKind.INVOCATION
 _STORED: Final = RouteKind.STORED
 
 
-class Exchange(Resuming):
+class Exchange(Counted):
     """One request and what becomes of it."""
 
     __slots__ = (
@@ -144,7 +144,7 @@ class Exchange(Resuming):
         admission, caller = self._gateway.admission, self.caller
         if admission is None or caller is None:
             return True
-        standing = self.standing = admission.standing(caller, shape.model)
+        standing = self.standing = admission.standing(caller, shape.model, self.interface())
         grant = self.grant = admission.admit(standing, shape.prompt_tokens)
         if grant is None:
             return True

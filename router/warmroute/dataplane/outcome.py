@@ -59,3 +59,7 @@ class Outcome(Asker):
         self.shape: RequestShape | None = None
         self.unlisted_model: str | None = None
         """The model's name where no replica lists it, and the request goes to any."""
+
+    def written(self, prompt_tokens: int, cached_tokens: int) -> tuple[int, int]:
+        """Prompt tokens that the engine says it put into its cache, and how many of them for an hour."""
+        return 0, 0

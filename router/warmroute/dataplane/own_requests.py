@@ -25,6 +25,7 @@ from warmroute.dataplane.shapes import prefix_shape
 from warmroute.dataplane.stand_in import StandIn
 from warmroute.dialects.reading import parse
 from warmroute.tenants.caller import Caller
+from warmroute.tenants.prices import GOOGLE
 from warmroute.tenants.salts import salted
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ class OwnExchange(Exchange):
 
     def _promise(self, use: CacheUse, decision: Decision) -> None:
         """Whoever asked for a prefix to be kept is not asking now: nothing is promised, and nothing renewed."""
+
+    def interface(self) -> int:
+        """What it is for are cached contents."""
+        return GOOGLE
 
     def _choose_by_prefix(self) -> None:
         replica = self._on

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from warmroute.caching.content import Prefix, scope_of
+from warmroute.caching.content import CachedContent, Prefix, scope_of
 from warmroute.caching.prefilled import Prefilled
 from warmroute.core.errors import ClientError, NotFoundError, RouterError
 from warmroute.core.types import Api
@@ -39,6 +39,7 @@ from warmroute.dialects.routes import RouteKind
 from warmroute.ports import Kept
 from warmroute.service.cached_contents import CachedContents
 from warmroute.tenants.keys import presented
+from warmroute.tenants.prices import GOOGLE
 from warmroute.tenants.tenant import ANONYMOUS
 
 _CHATS: Final = b"/v1/chat/completions"
@@ -105,6 +106,10 @@ class TranslatedExchange(Exchange):
             self._asked_key = _google_key(head)
             if self._asked_key and not head.credential and gateway.upstream_authorization is not None:
                 head.credential = self._asked_key
+
+    def interface(self) -> int:
+        """Google's, unless it is a chat that names a content."""
+        return Exchange.interface(self) if self._google is None else GOOGLE
 
     def start(self) -> None:
         """Find out what is asked, and by whom."""
@@ -226,6 +231,7 @@ class TranslatedExchange(Exchange):
                 body, now_s, google=google, default_s=bounds.ttl_s, most_s=bounds.ttl_max_s
             )
             content = await caches.create(scope, self._sharing(), wanted, self._warm)
+            self._stored(content, content.expires_s - content.created_s)
             shown = cached_contents.shown(content, google=google)
         elif asked.verb is Verb.GET:
             shown = cached_contents.shown(await caches.get(scope, asked.name), google=google)
@@ -234,10 +240,15 @@ class TranslatedExchange(Exchange):
             shown = cached_contents.shown_page(rows, more, google=google)
         elif asked.verb is Verb.PATCH:
             until_s = cached_contents.lifetime(body, now_s, None, bounds.ttl_max_s)
+            before = await self._kept_until(asked.name)
             content = await caches.extend(scope, asked.name, until_s)
+            self._stored(content, content.expires_s - (before or content).expires_s)
             shown = cached_contents.shown(content, google=google)
         else:
+            before = await self._kept_until(asked.name)
             shown = cached_contents.shown_deletion(await caches.delete(scope, asked.name), google=google)
+            if before is not None:
+                self._stored(before, min(now_s - before.expires_s, 0.0))
         if not self._done:
             self._write(_encode(shown), 200, b"")
 
@@ -253,6 +264,21 @@ class TranslatedExchange(Exchange):
             self.client, head, status, body, local.id_lines(head, self.request_id) + added
         )
         self.answered_locally(status, keep_alive=keep_alive)
+
+    # -- what storing takes -------------------------------------------------------------------------------------------
+
+    async def _kept_until(self, name: str) -> CachedContent | None:
+        """A content as it is before it changes, where what is stored is counted."""
+        admission = self._gateway.admission
+        if admission is None or admission.ledger is None:
+            return None
+        return await self._caches.get(self._scope(), name)
+
+    def _stored(self, content: CachedContent, for_s: float) -> None:
+        """It is kept for so much longer than was known before."""
+        admission, caller = self._gateway.admission, self.caller
+        if admission is not None and caller is not None:
+            admission.stored(caller, content.model, content.tokens * for_s)
 
     # -- whose --------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ them with the last of the engine's outputs.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,10 @@ import msgspec
 from warmroute.core.types import Api
 
 USAGE: Final = b'"usage":'
+_WRITTEN: Final = re.compile(
+    rb'(?<!\\)"(?:created_cache_tokens|cache_creation_input_tokens)"\s*:\s*(\d{1,15})'
+)
+"""The last one counts, as with all that is read of usage (`usage`)."""
 _DATA: Final = b"data:"
 _Fields = dict[str, msgspec.Raw]
 _decode_fields: Final = msgspec.json.Decoder(_Fields).decode
@@ -26,10 +31,26 @@ _encode: Final = msgspec.json.Encoder().encode
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
+def written_for_an_hour(prompt_tokens: int, read: int, written: int, hour_ratio: float) -> int:
+    """How many of the written tokens are to be kept for an hour, where this part of the prompt is."""
+    return min(max(round(prompt_tokens * hour_ratio) - read, 0), written)
+
+
+def written_tokens(seen: bytes, prompt_tokens: int, cached_tokens: int, hour_ratio: float) -> tuple[int, int]:
+    """Prompt tokens that an engine says it put into its cache, in any API's words, and how many of them for an hour.
+
+    Args:
+        seen: The end of an answer, with its usage.
+    """
+    found = _WRITTEN.findall(seen)
+    written = min(int(found[-1]), max(prompt_tokens - cached_tokens, 0)) if found else 0
+    return written, written_for_an_hour(prompt_tokens, cached_tokens, written, hour_ratio)
+
+
 class UsageTold:
     """What one answer's usage is to say besides. Holds no state of a stream: every event stands for itself."""
 
-    __slots__ = ("_api", "_deepseek", "_hour_ratio", "_openai", "prewarms")
+    __slots__ = ("_api", "_openai", "deepseek", "hour_ratio", "prewarms")
 
     def __init__(
         self,
@@ -48,8 +69,8 @@ class UsageTold:
         """
         self._api = api
         self._openai = openai
-        self._deepseek = deepseek
-        self._hour_ratio = hour_ratio
+        self.deepseek = deepseek
+        self.hour_ratio = hour_ratio
         self.prewarms = prewarms
 
     def whole(self, body: bytes) -> bytes:
@@ -119,7 +140,7 @@ class UsageTold:
             details["cache_write_tokens"] = created
             changed = True
         cached, prompt = details.get("cached_tokens"), usage.get("prompt_tokens")
-        if self._deepseek and isinstance(cached, int) and isinstance(prompt, int):
+        if self.deepseek and isinstance(cached, int) and isinstance(prompt, int):
             usage["prompt_cache_hit_tokens"] = cached
             usage["prompt_cache_miss_tokens"] = max(prompt - cached, 0)
             changed = True
@@ -140,7 +161,7 @@ class UsageTold:
             created = usage["cache_creation_input_tokens"] = 0
         rest = usage.get("input_tokens")
         total = read + created + (rest if isinstance(rest, int) else 0)
-        hour = min(max(round(total * self._hour_ratio) - read, 0), created)
+        hour = written_for_an_hour(total, read, created, self.hour_ratio)
         usage["cache_creation"] = {
             "ephemeral_5m_input_tokens": created - hour,
             "ephemeral_1h_input_tokens": hour,

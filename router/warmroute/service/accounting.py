@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from warmroute.ports import UsageStore
 from warmroute.tasks import Tasks
-from warmroute.tenants.usage import COUNTERS, Ledger, RowKey, merged, shown
+from warmroute.tenants.savings import TIMES, saving
+from warmroute.tenants.usage import COLD, COUNTERS, Ledger, RowKey, merged, shown
 
 FLUSH_S = 0.5
 _LAST_S = 1.0
@@ -24,7 +25,9 @@ MOST_TENANTS = 200
 """Tenants that are labels of metrics; the rest share one."""
 REST = "other"
 
-GROUPS = ("tenant", "key", "model")
+GROUPS = ("tenant", "key", "model", "interface")
+_SIZE = 4
+"""Place of the size in a row's key: such rows compare times, and are no usage."""
 
 
 class Accounting:
@@ -49,6 +52,10 @@ class Accounting:
         self._flushing = asyncio.Lock()
         self.totals: dict[str, list[int]] = {}
         """By tenant, since the start of this process: for metrics."""
+        self.by_interface: dict[str, list[int]] = {}
+        """The same by interface."""
+        self.times: dict[tuple[str, str], list[int]] = {}
+        """By interface and size: requests and microseconds to the first token, cold and warm."""
 
     async def start(self) -> None:
         """Flush from now on."""
@@ -86,11 +93,14 @@ class Accounting:
                 self._unsent = None
 
     def _total(self, rows: Mapping[RowKey, Sequence[int]]) -> None:
-        for (tenant, _, _), counts in rows.items():
+        for key, counts in rows.items():
+            tenant, _, _, interface, size = key
+            if size:
+                _sum(self.times.setdefault((interface, size), [0] * len(TIMES)), counts[COLD:])
+                continue
             label = tenant if tenant in self.totals or len(self.totals) < MOST_TENANTS else REST
-            known = self.totals.setdefault(label, [0] * len(COUNTERS))
-            for index, count in enumerate(counts):
-                known[index] += count
+            _sum(self.totals.setdefault(label, [0] * len(COUNTERS)), counts)
+            _sum(self.by_interface.setdefault(interface, [0] * len(COUNTERS)), counts)
 
     async def report(
         self,
@@ -107,15 +117,14 @@ class Accounting:
             OSError: The sums cannot be read.
         """
         await self.flush()
-        places = [GROUPS.index(name) for name in by]
         begin_s = from_s // self.bucket_s * self.bucket_s
         sums: dict[tuple[int, RowKey], list[int]] = {}
         for start, key, counts in await self._store.read(begin_s, to_s):
-            if tenant and key[0] != tenant:
+            if key[_SIZE] or (tenant and key[0] != tenant):
                 continue
-            names = [key[place] if place in places else "" for place in range(3)]
+            names = [text if name in by else "" for name, text in zip(GROUPS, key, strict=False)]
             at = start // bucket_s * bucket_s if bucket_s else begin_s
-            row = (at, (names[0], names[1], names[2]))
+            row = (at, (names[0], names[1], names[2], names[3], ""))
             sums[row] = merged([(key, sums.get(row, [0] * len(counts))), (key, counts)])[key]
         return [
             {
@@ -126,6 +135,31 @@ class Accounting:
             }
             for (at, key), counts in sorted(sums.items())
         ]
+
+    async def savings(self, *, from_s: int, to_s: int, tenant: str = "") -> list[dict[str, object]]:
+        """What caching saved, by interface and model, beside what the interface's provider promises.
+
+        Times are of all tenants.
+
+        Raises:
+            OSError: The sums cannot be read.
+        """
+        await self.flush()
+        begin_s = from_s // self.bucket_s * self.bucket_s
+        used: dict[tuple[str, str], list[int]] = {}
+        times: dict[tuple[str, str], dict[int, list[int]]] = {}
+        for _, key, counts in await self._store.read(begin_s, to_s):
+            of = key[3], key[2]
+            if key[_SIZE]:
+                _sum(times.setdefault(of, {}).setdefault(int(key[_SIZE]), [0] * len(TIMES)), counts[COLD:])
+            elif not tenant or key[0] == tenant:
+                _sum(used.setdefault(of, [0] * len(COUNTERS)), counts)
+        return [saving(*of, counts, times.get(of, {})) for of, counts in sorted(used.items())]
+
+
+def _sum(into: list[int], counts: Sequence[int]) -> None:
+    for index, count in enumerate(counts):
+        into[index] += count
 
 
 def as_csv(rows: Sequence[Mapping[str, object]]) -> str:

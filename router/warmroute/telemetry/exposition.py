@@ -38,7 +38,18 @@ from warmroute.telemetry.metrics import (
     Metrics,
 )
 from warmroute.telemetry.registry_statistics import REGISTRY_STATISTICS
-from warmroute.tenants.usage import CACHED, COST, FAILED, OUTPUT, PROMPT, REQUESTS, SAVED
+from warmroute.tenants.usage import (
+    CACHED,
+    COST,
+    FAILED,
+    GAINED,
+    OUTPUT,
+    PAID,
+    PROMPT,
+    REQUESTS,
+    SAVED,
+    WRITTEN,
+)
 
 _AWAITED_ERRORS = dict.fromkeys(
     ("buffers_full", "deadly_request", "no_replica", "replica_failed", "replica_lost", "replica_timeout",
@@ -50,6 +61,7 @@ _MAX_MODELS = 256
 """Models that are labels of `warmroute_model_replicas`; adapters can be many."""
 
 Rows = Iterable[Mapping[str, object]]
+Interfaces = tuple[Mapping[str, Sequence[int]], Mapping[tuple[str, str], Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,8 @@ class Sources:
     """A row a source of replicas: `source`, `up`, `ready`, `draining`, `age_s`, and `errors_total` by reason."""
     tenants: Callable[[], Mapping[str, Sequence[int]]] = dict
     """Counters of each tenant, in the order of `tenants.usage.COUNTERS`."""
+    interfaces: Callable[[], Interfaces | None] = lambda: None
+    """Counters of each interface in the same order; times by interface and size. None: not counted."""
     refused: Callable[[], Mapping[str, int]] = dict
     """Requests refused at the door, by code."""
     keys: Callable[[], int | None] = lambda: None
@@ -131,6 +145,7 @@ class _RouterCollector(Collector):
         yield from self._tenants()
         yield from self._caches()
         yield from self._advice()
+        yield from self._interfaces()
         yield _family(c.ACCESS_LOG_DROPPED, [((), self._sources.access_log_dropped())])
         yield _family(c.PEERS, [((), self._sources.peers())])
         yield _family(c.WORKERS, [((), 1)])
@@ -233,6 +248,31 @@ class _RouterCollector(Collector):
             found = [(name.partition(":")[2], value) for name, value in figures.items()
                      if name.partition(":")[0] == metric.name]  # fmt: skip
             yield _family(metric, [((label,) if label else (), value) for label, value in found])
+
+    def _interfaces(self) -> Iterable[Family]:
+        accounting = self._sources.interfaces()
+        by_interface, times = accounting if accounting is not None else ({}, {})
+        rows = list(by_interface.items())
+        tokens = [
+            ((name, kind), count)
+            for name, row in rows
+            for kind, count in (
+                ("read", row[CACHED]),
+                ("missed", row[PROMPT] - row[CACHED]),
+                ("written", row[WRITTEN]),
+            )
+        ]
+        yield _family(s.CACHE_TOKENS, tokens)
+        yield _family(s.CACHE_PREFILL_SAVED, [((name,), row[SAVED] / 1e6) for name, row in rows])
+        yield _family(s.CACHE_COST, [((name,), row[PAID] / 1e9) for name, row in rows])
+        yield _family(s.CACHE_SAVED, [((name,), row[GAINED] / 1e9) for name, row in rows])
+        halves = [
+            ((*of, warmth), row[place], row[place + 1] / 1e6)
+            for of, row in times.items()
+            for warmth, place in (("cold", 0), ("warm", 2))
+        ]
+        yield _family(s.CACHE_TIMES, [(labels, seconds) for labels, _, seconds in halves])
+        yield _family(s.CACHE_TIMED, [(labels, count) for labels, count, _ in halves])
 
     def _advice(self) -> Iterable[Family]:
         advisor = self._sources.advisor

@@ -11,6 +11,7 @@ from math import inf
 from warmroute.core.holding.line import CLASSES
 from warmroute.core.holding.shares import Flow
 from warmroute.tenants.limits import Scope
+from warmroute.tenants.prices import INTERFACES
 from warmroute.tenants.tenant import Priority, Tenant
 from warmroute.tenants.usage import Row
 
@@ -72,10 +73,10 @@ class Caller:
         """Its class in the fleet's queue, by number."""
         self.flow: Flow | None = None
         """What its tenant was served, once the queue has asked."""
-        self.standings: dict[str, Standing] = {}
-        """By model, for those that the fleet has."""
-        self.unknown: Row | None = None
-        """Where its requests for others are counted."""
+        self.standings: list[dict[str, Standing]] = [{} for _ in INTERFACES]
+        """By interface and model, for those that the fleet has."""
+        self.unknown: dict[int, Row] = {}
+        """Where its requests for others are counted, by interface."""
 
     def may_use(self, model: str) -> bool:
         """Whether it may use a model."""

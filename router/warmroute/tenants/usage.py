@@ -1,4 +1,4 @@
-"""What each tenant used, by key and model: whole numbers, so that sums are exact whoever adds them up.
+"""What each tenant used, by key, model and interface: whole numbers, so that sums are exact whoever adds them up.
 
 Decides what is counted of a request. Does not keep the sums (`ports.UsageStore`) and has no clock.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
+
+from warmroute.tenants.prices import FREE, HOUR_S, Price, Prices, price_of
 
 COUNTERS: Final = (
     "begun",
@@ -19,12 +21,25 @@ COUNTERS: Final = (
     "prefill_saved_us",
     "queued_us",
     "cost_nano",
+    "written_tokens",
+    "written_hour_tokens",
+    "prompt_cost_nano",
+    "saved_nano",
+    "stored_token_s",
+    "cold_requests",
+    "cold_us",
+    "warm_requests",
+    "warm_us",
 )
 """Of a row, in order. `begun`: let in; `requests`: over, however; those that are neither are under way, or were when
 their router died. `failed`: of these, answered with an error or not at all. `unreported`: of these, whose engine did
 not say what they took: their prompt is the router's estimate. `cached_tokens` are part of `prompt_tokens`.
 `prefill_saved_us`: microseconds of computing that cached tokens saved, as the replica's speed is believed to be.
-`queued_us`: microseconds in the router's queue. `cost_nano`: billionths of the price table's currency."""
+`queued_us`: microseconds in the router's queue. `cost_nano`: billionths of the price table's currency.
+`written_tokens`: of those that were not cached, what the engine put into its cache; of these `written_hour_tokens` for
+an hour. `prompt_cost_nano`: the part of the cost that prompts are. `saved_nano`: what prompts would have cost more
+without a cache; below 0 where writing cost more than reading saved. `stored_token_s`: seconds for which cached contents
+are kept, times their tokens. The last four are of rows that compare times to the first token, and 0 in all others."""
 
 BEGUN: Final = 0
 REQUESTS: Final = 1
@@ -34,6 +49,20 @@ CACHED: Final = 5
 OUTPUT: Final = 6
 SAVED: Final = 7
 COST: Final = 9
+WRITTEN: Final = 10
+PAID: Final = 12
+GAINED: Final = 13
+STORED: Final = 14
+COLD: Final = 15
+WARM: Final = 17
+WIDTH: Final = len(COUNTERS)
+
+COLD_RATIO: Final = 0.1
+"""A prompt of which no more is cached is cold."""
+WARM_RATIO: Final = 0.5
+"""One of which at least so much is cached is warm; those between are neither."""
+LEAST_SIZE: Final = 256
+"""Shorter prompts are not compared: their first token takes as long either way."""
 
 MOST_ROWS: Final = 50_000
 """Rows counted between two flushes; what is beyond goes to one row of each tenant, then to one of all."""
@@ -41,11 +70,9 @@ MOST_ROWS: Final = 50_000
 REST: Final = "(other)"
 """Key or model of rows that were put together."""
 
-RowKey = tuple[str, str, str]
-"""Tenant, key's id, model."""
-
-Prices = dict[str, tuple[int, int, int]]
-"""Model, or `*` -> price in billionths of a prompt token that was computed, one that was cached, and one of output."""
+RowKey = tuple[str, str, str, str, str]
+"""Tenant, key's id, model, interface, size. Rows that compare times have a size, a power of two of prompt tokens, and
+neither tenant nor key; all others have none."""
 
 
 class Row:
@@ -56,19 +83,22 @@ class Row:
         "_begun",
         "_cached",
         "_cost",
+        "_gained",
+        "_paid",
         "_failed",
         "_output",
         "_prompt",
         "_queued",
         "_requests",
         "_saved",
+        "_stored",
         "_unreported",
-        "cached_price",
+        "_written",
+        "_written_hour",
         "counted",
         "key",
-        "output_price",
+        "price",
         "priced_by",
-        "prompt_price",
     )
 
     def __init__(self, key: RowKey) -> None:
@@ -77,13 +107,14 @@ class Row:
         """It is in a ledger, to be drained."""
         self.priced_by: Prices | None = None
         """The table that the prices below are of."""
-        self.prompt_price = self.cached_price = self.output_price = 0
+        self.price = FREE
         self._clear()
 
     def _clear(self) -> None:
         self.counted = False
         self._begun = self._requests = self._failed = self._unreported = 0
         self._prompt = self._cached = self._output = self._saved = self._queued = self._cost = 0
+        self._written = self._written_hour = self._paid = self._gained = self._stored = 0
 
     def begin(self) -> None:
         """A request was let in."""
@@ -98,6 +129,8 @@ class Row:
         output_tokens: int,
         saved_s: float,
         queued_s: float,
+        written_tokens: int = 0,
+        written_hour_tokens: int = 0,
     ) -> None:
         """One that had begun is over."""
         self._requests += 1
@@ -112,28 +145,59 @@ class Row:
             self._saved += int(saved_s * 1e6)
         if queued_s > 0.0:
             self._queued += int(queued_s * 1e6)
-        self._cost += self.cost_nano(prompt_tokens, cached_tokens, output_tokens)
+        price = self.price
+        paid = self._paid_nano(prompt_tokens, cached_tokens, written_tokens, written_hour_tokens)
+        self._written += written_tokens
+        self._written_hour += written_hour_tokens
+        self._paid += paid
+        self._gained += prompt_tokens * price.prompt - paid
+        self._cost += paid + output_tokens * price.output
 
-    def cost_nano(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+    def cost_nano(
+        self,
+        prompt_tokens: int,
+        cached_tokens: int,
+        output_tokens: int,
+        written_tokens: int = 0,
+        written_hour_tokens: int = 0,
+    ) -> int:
         """What a request costs, by the prices that it was last counted with."""
-        return (
-            (prompt_tokens - cached_tokens) * self.prompt_price
-            + cached_tokens * self.cached_price
-            + output_tokens * self.output_price
-        )
+        paid = self._paid_nano(prompt_tokens, cached_tokens, written_tokens, written_hour_tokens)
+        return paid + output_tokens * self.price.output
 
     def least_cost_nano(self, prompt_tokens: int) -> int:
         """What a request costs as far as that is known when it comes: its prompt, none of it cached. 0 if and only if
         it costs nothing whatever is answered."""
-        if not (self.prompt_price or self.cached_price or self.output_price):
+        price = self.price
+        if not (price.prompt or price.cached or price.output):
             return 0
-        return max(1, prompt_tokens * self.prompt_price)
+        return max(1, prompt_tokens * price.prompt)
 
-    def price(self, prices: Prices) -> None:
+    def _paid_nano(
+        self, prompt_tokens: int, cached_tokens: int, written_tokens: int, written_hour_tokens: int
+    ) -> int:
+        """What the prompt costs."""
+        price = self.price
+        return (
+            (prompt_tokens - cached_tokens - written_tokens) * price.prompt
+            + cached_tokens * price.cached
+            + (written_tokens - written_hour_tokens) * price.write
+            + written_hour_tokens * price.write_hour
+        )
+
+    def store(self, token_s: int) -> None:
+        """A cached content is kept for so many token seconds more; below 0: fewer."""
+        self._stored += token_s
+        self._cost += token_s * self.price.storage // HOUR_S
+
+    def use_prices(self, prices: Prices) -> None:
         """Its tokens cost what this table says from now on."""
         self.priced_by = prices
-        price = prices.get(self.key[2]) or prices.get("*") or (0, 0, 0)
-        self.prompt_price, self.cached_price, self.output_price = price
+        self.price = price_of(prices, self.key[2], self.key[3])
+
+    def use_price(self, price: Price) -> None:
+        """Its tokens cost this, until it is told otherwise."""
+        self.price = price
 
     def drained(self) -> list[int]:
         """What was counted, in the order of `COUNTERS`; it begins anew."""
@@ -148,6 +212,15 @@ class Row:
             self._saved,
             self._queued,
             self._cost,
+            self._written,
+            self._written_hour,
+            self._paid,
+            self._gained,
+            self._stored,
+            0,
+            0,
+            0,
+            0,
         ]
         self._clear()
         return counts
@@ -156,7 +229,7 @@ class Row:
 class Ledger:
     """What was used since the last `drain`."""
 
-    __slots__ = ("_rest", "_rows", "prices")
+    __slots__ = ("_rest", "_rows", "_timed", "prices")
 
     def __init__(self, prices: Prices) -> None:
         self.prices = prices
@@ -164,26 +237,25 @@ class Ledger:
         """Those that count something."""
         self._rest: dict[RowKey, Row] = {}
         """Those of what is beyond `MOST_ROWS`."""
+        self._timed: dict[RowKey, list[int]] = {}
+        """Those that compare times."""
 
     def _found(self, row: Row) -> Row:
         """The row to count in: this one, unless there are too many."""
         if row.priced_by is not self.prices:
-            row.price(self.prices)
+            row.use_prices(self.prices)
         if row.counted:
             return row
         if len(self._rows) < MOST_ROWS:
             row.counted = True
             self._rows.append(row)
             return row
-        key = (row.key[0], REST, REST) if len(self._rest) < MOST_ROWS else (REST, REST, REST)
+        tenant = row.key[0] if len(self._rest) < MOST_ROWS else REST
+        key = (tenant, REST, REST, row.key[3], "")
         rest = self._rest.get(key)
         if rest is None:
             rest = self._rest[key] = Row(key)
-        rest.prompt_price, rest.cached_price, rest.output_price = (
-            row.prompt_price,
-            row.cached_price,
-            row.output_price,
-        )
+        rest.use_price(row.price)
         return rest
 
     def begin(self, row: Row) -> None:
@@ -200,15 +272,49 @@ class Ledger:
         output_tokens: int,
         saved_s: float,
         queued_s: float,
+        written_tokens: int = 0,
+        written_hour_tokens: int = 0,
     ) -> None:
         """One that had begun is over."""
-        self._found(row).end(failed, reported, prompt_tokens, cached_tokens, output_tokens, saved_s, queued_s)
+        self._found(row).end(
+            failed,
+            reported,
+            prompt_tokens,
+            cached_tokens,
+            output_tokens,
+            saved_s,
+            queued_s,
+            written_tokens,
+            written_hour_tokens,
+        )
+
+    def store(self, row: Row, token_s: int) -> None:
+        """A cached content is kept for so many token seconds more; below 0: fewer."""
+        self._found(row).store(token_s)
+
+    def time(self, row: Row, prompt_tokens: int, cached_tokens: int, ttft_s: float) -> None:
+        """A stream's first token took so long, of a prompt of which so much was cached."""
+        if prompt_tokens < LEAST_SIZE:
+            return
+        place = COLD
+        if cached_tokens >= WARM_RATIO * prompt_tokens:
+            place = WARM
+        elif cached_tokens > COLD_RATIO * prompt_tokens:
+            return
+        key = ("", "", row.key[2], row.key[3], str(1 << (prompt_tokens.bit_length() - 1)))
+        counts = self._timed.get(key)
+        if counts is None:
+            counts = self._timed[key] = [0] * WIDTH
+        counts[place] += 1
+        counts[place + 1] += int(ttft_s * 1e6)
 
     def drain(self) -> dict[RowKey, list[int]]:
         """All rows, which begin anew."""
         rows, self._rows = self._rows, []
         rest, self._rest = self._rest, {}
-        return merged([(row.key, row.drained()) for row in (*rows, *rest.values())])
+        timed, self._timed = self._timed, {}
+        counted = [(row.key, row.drained()) for row in (*rows, *rest.values())]
+        return merged([*counted, *timed.items()])
 
 
 def merged(rows: Iterable[tuple[RowKey, Iterable[int]]]) -> dict[RowKey, list[int]]:
@@ -226,4 +332,10 @@ def shown(counts: Iterable[int]) -> dict[str, int | float]:
     values["prefill_saved_s"] = values.pop("prefill_saved_us") / 1e6
     values["queued_s"] = values.pop("queued_us") / 1e6
     values["cost"] = values.pop("cost_nano") / 1e9
+    values["prompt_cost"] = values.pop("prompt_cost_nano") / 1e9
+    values["saved"] = values.pop("saved_nano") / 1e9
+    values["stored_token_hours"] = values.pop("stored_token_s") / HOUR_S
+    values["missed_tokens"] = values["prompt_tokens"] - values["cached_tokens"]
+    for name in COUNTERS[COLD:]:
+        del values[name]
     return values

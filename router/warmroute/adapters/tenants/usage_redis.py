@@ -1,4 +1,4 @@
-"""Sums of what tenants used in Redis: a hash a bucket, a field for each tenant, key and model.
+"""Sums of what tenants used in Redis: a hash a bucket, a field for each tenant, key, model and interface.
 
 All keys share a hash tag, so that rows and their number are one step in a Cluster too.
 """
@@ -91,7 +91,10 @@ class RedisUsage:
                 for name, value in sorted(zip(reply[::2], reply[1::2], strict=True)):
                     key = tuple(name.decode("utf-8", "surrogatepass").split("\x1f"))
                     counts = [int(word) for word in value.split()]
-                    if len(key) == 3:
+                    if len(key) in (3, 5):  # three: by a router from before there were interfaces
                         counts += [0] * (len(COUNTERS) - len(counts))
-                        found.append((start, (key[0], key[1], key[2]), counts[: len(COUNTERS)]))
+                        told = (key[0], key[1], key[2], *(key[3:] or ("", "")))
+                        found.append(
+                            (start, (told[0], told[1], told[2], told[3], told[4]), counts[: len(COUNTERS)])
+                        )
         return found

@@ -1,0 +1,37 @@
+"""What an exchange says of itself where it is counted by tenant: whose interface it speaks, and what was written.
+
+This module decides nothing else; `admission` asks it, where usage is counted.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warmroute.core.types import Api
+from warmroute.dataplane.failover.resuming import Resuming
+from warmroute.dialects.usage_told import written_tokens
+from warmroute.tenants.prices import ANTHROPIC, DEEPSEEK, OPENAI, OTHER
+
+_MESSAGES: Final = Api.MESSAGES
+_OTHER: Final = Api.OTHER
+
+
+class Counted(Resuming):
+    """A request, as far as it is counted."""
+
+    __slots__ = ()
+
+    def interface(self) -> int:
+        """Whose API and words it speaks: one of `prices.INTERFACES`."""
+        use = self._use
+        if use is not None and use.told is not None and use.told.deepseek:
+            return DEEPSEEK
+        api = self._api
+        return ANTHROPIC if api is _MESSAGES else OTHER if api is _OTHER else OPENAI
+
+    def written(self, prompt_tokens: int, cached_tokens: int) -> tuple[int, int]:
+        """As its answer says, and as its breakpoints were."""
+        relay, use = self._relay, self._use
+        seen = self._kept_back if relay is None else relay.usage_bytes()
+        told = None if use is None else use.told
+        return written_tokens(seen, prompt_tokens, cached_tokens, 0.0 if told is None else told.hour_ratio)
