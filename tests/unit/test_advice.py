@@ -105,6 +105,22 @@ def test_the_cost_is_what_both_share_behind_the_departure() -> None:
     assert finding.tokens == pytest.approx(len(shared) // 4, rel=0.02)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_of_long_prompts_the_tail_is_estimated(share: float) -> None:
+    rng = random.Random(12)
+    shared = words(rng, 3000)
+    lines = [words(rng, 12).replace("\n", " ") for _ in range(6000)]
+    bodies = []
+    for hour in (10, 11):
+        tail = [line if hour == 10 or rng.random() < share else line.swapcase()[::-1] for line in lines]
+        bodies.append(chat(f"It is {hour}:30. {shared}", "\n".join(tail)))
+    finding = found(Labelled("", None, bodies))
+    assert finding is not None
+    assert finding.cause is Cause.TIMESTAMP
+    whole = len(shared) + share * (len("\n".join(lines)))
+    assert finding.tokens == pytest.approx(whole / 4, rel=0.15)
+
+
 def test_what_another_prompt_covers_costs_nothing() -> None:
     """A conversation that has its own beginning in memory departs from nothing, however many others are like it."""
     rng = random.Random(4)

@@ -89,6 +89,8 @@ _MOST_WORD_BYTES: Final = 96
 
 def kind_of(word: bytes) -> str:
     """Of which kind one word is, as an example shows it."""
+    if len(word) > _MOST_WORD_BYTES:
+        return LONG  # what has no blanks can be as long as a prompt, and patterns take their time
     for pattern, kind in _KINDS:
         if pattern.search(word) is not None:
             return kind
@@ -97,7 +99,7 @@ def kind_of(word: bytes) -> str:
         return DATE
     if _NUMBER.fullmatch(bare) is not None or _TAIL_NUMBER.fullmatch(bare) is not None:
         return NUMBER
-    return WORD if len(word) <= _MOST_WORD_BYTES else LONG
+    return WORD
 
 
 def kinds_of(words: Sequence[bytes], start: int, end: int) -> list[str]:

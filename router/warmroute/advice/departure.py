@@ -44,7 +44,7 @@ class Finding(NamedTuple):
     cause: Cause
     tokens: int
     """Prompt tokens behind the departure that the other prompt has too: what a prompt without it could have found
-    cached. An estimate; of long prompts, of what is looked at."""
+    cached. An estimate."""
     example: str
     """Where it departs, and how: words that vary as their kinds."""
 
@@ -74,7 +74,7 @@ def find(
     tokens_per_byte = prompt_tokens / max(reading.prompt_bytes, 1)
     if reading.size(covered, len(reading.words)) * tokens_per_byte < minimum_tokens:
         return None
-    shared = [len(behind & other.anchors.keys()) for other in known]
+    shared = [len(behind.intersection(other.anchors)) for other in known]
     best = max(shared)
     if not best:
         return None
@@ -83,6 +83,8 @@ def find(
     other, at = known[chosen], prefixes[chosen]
     runs = runs_behind(new, other, at)
     lost_bytes = sum(reading.size(max(run.at, covered), run.at + run.words) for run in runs)
+    if new.tail:
+        lost_bytes += reading.tail_bytes * len(new.tail & other.tail) // len(new.tail)
     tokens = min(int(lost_bytes * tokens_per_byte), prompt_tokens)
     if tokens < max(minimum_tokens, 1):
         return None

@@ -1,7 +1,9 @@
 """A sketch is what is remembered of a prompt so that others can be compared with it: hashes of its words, no text.
 
-Decides what a word is and which places of a prompt are *anchors*, by which a text is found again wherever it stands. A
-`Reading` is a sketch with the words themselves; it lives as long as one comparison.
+Decides what a word is and which places of a prompt are *anchors*, by which a text is found again wherever it stands.
+Only the beginning of a prompt is read word by word; of the rest, its *tail*, every eighth line is remembered by chance,
+which tells how much of it another prompt has. A `Reading` is a sketch with the words themselves; it lives as long as
+one comparison.
 
 Hashes are Python's own of bytes: keyed anew in each process, and of no use outside it.
 """
@@ -17,8 +19,10 @@ import msgspec
 
 from warmroute.core.prompt.prompt import DOCUMENTS, MESSAGE, PROMPT_TOKENS, TOOLS
 
-MOST_BYTES: Final = 64 << 10
-"""How much of a prompt is looked at: about two milliseconds."""
+MOST_BYTES: Final = 32 << 10
+"""How much of a prompt is read by words: two to four milliseconds."""
+MOST_TAIL_BYTES: Final = 1 << 20
+_LEAST_LINE_BYTES: Final = 24
 _WORDS: Final = re.compile(rb"[!-~\x80-\xdf]+|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf7][\x80-\xbf]{3}")
 """Words divided by blanks; of writing whose characters take three bytes or more, each character."""
 _ANCHOR_WORDS: Final = 4
@@ -36,7 +40,7 @@ _sorted: Final = msgspec.json.Encoder(order="sorted").encode
 class Sketch:
     """What is remembered of one prompt."""
 
-    __slots__ = ("anchors", "documents", "hashes", "messages", "tools")
+    __slots__ = ("anchors", "documents", "hashes", "messages", "tail", "tools")
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Sketch:
         messages: list[int],
         tools: Listed | None,
         documents: Listed | None,
+        tail: frozenset[int] = frozenset(),
     ) -> None:
         self.hashes = hashes
         """Of each word, 64 bits."""
@@ -54,6 +59,8 @@ class Sketch:
         """The word at which each message begins."""
         self.tools = tools
         self.documents = documents
+        self.tail = tail
+        """Hashes of some lines of what is not read by words."""
 
     def __len__(self) -> int:
         """Words."""
@@ -62,7 +69,9 @@ class Sketch:
     @property
     def bytes(self) -> int:
         """About how much memory it takes."""
-        return len(self.hashes) + 140 * len(self.anchors) + 40 * len(self.messages) + 1000
+        return (
+            len(self.hashes) + 140 * len(self.anchors) + 40 * len(self.messages) + 80 * len(self.tail) + 1000
+        )
 
 
 class Listed:
@@ -78,7 +87,7 @@ class Listed:
 class Reading:
     """One prompt while it is compared."""
 
-    __slots__ = ("field_tags", "fields", "prompt_bytes", "roles", "sketch", "words")
+    __slots__ = ("field_tags", "fields", "prompt_bytes", "sketch", "tail_bytes", "words")
 
     def __init__(self, sketch: Sketch, words: list[bytes], fields: list[int], tags: list[bytes]) -> None:
         self.sketch = sketch
@@ -88,6 +97,8 @@ class Reading:
         self.field_tags = tags
         self.prompt_bytes = 0
         """Length of the whole canonical prompt."""
+        self.tail_bytes = 0
+        """Length of what is not read by words."""
 
     def tag_at(self, word: int) -> bytes:
         """Tag of the field that has this word; empty behind the end."""
@@ -138,9 +149,20 @@ def read(canonical: bytes) -> Reading | None:
     for place, value in enumerate(values):
         if not value & _ANCHOR_MASK and place <= last:
             anchors.setdefault(hash(tuple(values[place : place + _ANCHOR_WORDS])), place)
-    reading = Reading(Sketch(hashes.tobytes(), anchors, messages, tools, documents), words, fields, tags)
+    tail = _tail(canonical)
+    found = Sketch(hashes.tobytes(), anchors, messages, tools, documents, tail)
+    reading = Reading(found, words, fields, tags)
     reading.prompt_bytes = len(canonical)
+    reading.tail_bytes = max(len(canonical) - MOST_BYTES, 0)
     return reading
+
+
+def _tail(canonical: bytes) -> frozenset[int]:
+    if len(canonical) <= MOST_BYTES:
+        return frozenset()
+    lines = canonical[MOST_BYTES : MOST_BYTES + MOST_TAIL_BYTES].split(b"\n")[1:]
+    hashes = [hash(line) for line in lines if len(line) >= _LEAST_LINE_BYTES]
+    return frozenset([value for value in hashes if not value & _ANCHOR_MASK])
 
 
 def _end_of_first(canonical: bytes) -> int:
@@ -152,7 +174,7 @@ def _listed(raw: bytes) -> Listed | None:
     try:
         entries = [bytes(entry) for entry in _decode_list(raw)]
         values = tuple([hash(_sorted(_decode(entry))) for entry in entries])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
         return None  # cut where no more is looked at, or no list
     return Listed(tuple(map(hash, entries)), values)
 

@@ -20,7 +20,7 @@ class AdviceConfig:
     second."""
     budget_ratio: Annotated[float, Range(0.0001, 1.0)] = 0.01
     """Share of the router's time that this may take: 0.01 is 10 ms a second. Prompts for which no time is left are
-    passed over. One look takes some 0.1 ms for each KB, of the first 64 KB."""
+    passed over. One look takes some 0.1 ms for each KB, of the first 32 KB."""
     memory_bytes: Bytes = 32 << 20
     """Memory that recent prompts may take, as hashes: about three times the length of each."""
     minimum_tokens: Count = 256

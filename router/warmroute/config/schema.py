@@ -385,7 +385,7 @@ class Config:
     listen: Address = Address("127.0.0.1:8000")
     """Address clients call."""
     admin: Address = Address("127.0.0.1:8001")
-    """Address of health, metrics, replicas, explain, keys and usage. Without `admin_auth` keep it private."""
+    """Address of health, metrics, replicas, explain, keys, usage and advice. Without `admin_auth` keep it private."""
     replicas: tuple[ReplicaConfig, ...] = ()
     """Replicas by their URLs: at least one, unless `discovery` names others."""
     discovery: tuple[str, ...] = ()

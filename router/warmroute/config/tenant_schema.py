@@ -98,7 +98,7 @@ class AdminAuthConfig:
     operator_tokens: tuple[str, ...] = field(default=(), repr=False)
     """Tokens that may do everything: make and revoke keys, and call engines' administrative endpoints."""
     read_tokens: tuple[str, ...] = field(default=(), repr=False)
-    """Tokens that may only look: replicas, explain, usage, the list of keys, metrics."""
+    """Tokens that may only look: replicas, explain, usage, savings, advice, the list of keys, metrics."""
     open_metrics: bool = True
     """Whether `GET /metrics` needs no token, for scrapers that have none. `/health` and `/ready` never need one."""
 
@@ -192,7 +192,8 @@ class UsageConfig:
     enabled: bool = False
     """Whether it is counted."""
     bucket_s: Annotated[int, Range(60, 86_400)] = 3600
-    """Length of the times for which there are sums. A row of tenant, key and model takes about 200 bytes in each."""
+    """Length of the times for which there are sums. A row of tenant, key, model and interface takes about 200 bytes in
+    each."""
     keep_days: Annotated[int, Range(1, 3650)] = 35
     """How long they are kept."""
     prices: tuple[PriceConfig, ...] = ()
