@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import anthropic
 import openai
 import pytest
 
+from tests.clients.install import clean_environment, missing, place
+from tests.support.langchain_caching import LANGCHAIN_CACHES, told
 from tests.support.router_thread import wait_until
 from tests.support.vllm_fleet import RouterProcess, call, text
 from warmroute_replica.vllm.launch import Fleet
@@ -134,3 +137,26 @@ def test_anthropic_with_a_prewarm(
     assert [usage.cache_creation_input_tokens for usage in usages] == [created, 0, 0]
     prompt = created + warmed.usage.input_tokens
     engines_count(2 * created, 3 * prompt)
+
+
+def test_langchains_openai(
+    caching: RouterProcess,
+    whole_fleet: Fleet,
+    engines_count: Callable[[int, int], None],
+) -> None:
+    """Optional: `python -m tests.clients.install langchain` installs it."""
+    problem = missing("langchain")
+    if problem is not None:
+        pytest.skip(problem)
+    arguments = (caching.url, whole_fleet.model_name, text(1500, uuid.uuid4().hex))
+    done = subprocess.run(
+        [place("langchain") / "bin" / "python", "-c", LANGCHAIN_CACHES, *arguments],
+        env={**clean_environment(), "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    prompts, found = told(done.stdout)
+    engines_count(found, prompts)
