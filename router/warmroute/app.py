@@ -43,6 +43,7 @@ from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import Readiness
 from warmroute.control.server import ControlServer
+from warmroute.core.beliefs.seen import MAX_RUNGS
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.prompt.fingerprint import Fingerprinter
@@ -128,6 +129,7 @@ class Worker:
             parameters,
             parts.health_parameters(config),
             learner=parts.learner(config),
+            seen_rungs=min(MAX_RUNGS, config.registry.max_entries or MAX_RUNGS),
         )
         self.metrics = Metrics(self.fleet.models)
         self.tenancy = Tenancy(

@@ -19,8 +19,8 @@ from tests.chaos.load import Load
 from tests.chaos.world import World
 
 REMEMBERED = 8_192
-"""Placements that a router keeps (`registry.max_entries`): as many as there are within the first minutes, so that what
-is bounded is full when growth is looked for. The default of 100,000 would fill for most of an hour at this rate."""
+"""Prefixes that a router remembers (`registry.max_entries`): as many as there are within the first minutes, so that
+what is bounded is full when growth is looked for. The defaults of some 100,000 would fill for most of an hour."""
 
 SETTLED_S = 300.0
 """Caches and learned tables fill up until here; a shorter soak compares its second half with its last part."""

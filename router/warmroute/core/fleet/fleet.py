@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from warmroute.core.beliefs.belief import Belief
-from warmroute.core.beliefs.seen import Seen
+from warmroute.core.beliefs.seen import MAX_RUNGS, Seen
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.ranking import Policy
 from warmroute.core.choice.view import Prices, View
@@ -84,9 +84,11 @@ class Fleet(Members):
         health: HealthParameters,
         grid: tuple[int, ...] = GRID,
         learner: Learner | None = None,
+        seen_rungs: int = MAX_RUNGS,
     ) -> None:
         """Args:
         grid: Depth in bytes of each rung of `RequestShape.rungs`.
+        seen_rungs: How many are remembered to tell what could have been reused at best, in each of two generations.
         learner: Makes the replicas' rates follow their answers; without one they stay as `parameters` has them.
         """
         super().__init__(rng, parameters, health, learner)
@@ -95,7 +97,7 @@ class Fleet(Members):
         """False if nobody need look up, or note, who has which prefix: `choose_and_reserve` then takes None."""
         self._rng = rng
         self._grid = grid
-        self._seen = Seen()
+        self._seen = Seen(max_rungs=seen_rungs)
         self._feedback = Feedback()
         self.work_tokens = 0.0
         """Work of the mean of the last few hundred prompts where they were sent, in uncached tokens without context."""
