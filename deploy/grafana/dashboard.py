@@ -12,14 +12,28 @@ from typing import Any
 
 from deploy.grafana.panels import COUNT, RATIO, Panel, Query, Row
 from deploy.grafana.queries import STATES
-from deploy.grafana.rows_caching import CACHING
+from deploy.grafana.rows_caching import CACHING, RESPONSES
 from deploy.grafana.rows_fleet import HELD, LEARNED, LOAD, REPLICAS
 from deploy.grafana.rows_routers import REGISTRY, ROUTERS
 from deploy.grafana.rows_savings import SAVINGS
 from deploy.grafana.rows_tenants import TENANTS
 from deploy.grafana.rows_traffic import CLIENTS, PAYS, WORKING
 
-ROWS = (WORKING, CLIENTS, PAYS, LOAD, REPLICAS, HELD, TENANTS, SAVINGS, CACHING, REGISTRY, ROUTERS, LEARNED)
+ROWS = (
+    WORKING,
+    CLIENTS,
+    PAYS,
+    LOAD,
+    REPLICAS,
+    HELD,
+    TENANTS,
+    SAVINGS,
+    CACHING,
+    RESPONSES,
+    REGISTRY,
+    ROUTERS,
+    LEARNED,
+)
 """In the order in which an operator asks."""
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}

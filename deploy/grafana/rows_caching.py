@@ -1,6 +1,7 @@
-"""The dashboard's row on promises: whether they are warm, and what it takes to keep them so.
+"""The dashboard's rows on promises, whether they are warm, and on recorded responses, how often they answer.
 
-Content only; what a finding means and what to do is in docs/monitoring.md and docs/prompt-caching.md.
+Content only; what a finding means and what to do is in docs/monitoring.md, docs/prompt-caching.md and
+docs/response-cache.md.
 """
 
 from __future__ import annotations
@@ -72,6 +73,65 @@ CACHING = Row(
             "Texts that gave way",
             "A second: for want of room. Their promises hold, but nothing keeps them warm.",
             [Query(f"sum(rate(warmroute_promise_texts_dropped_total{{{R}}}[{I}]))", "gave way")],
+            COUNT,
+        ),
+    ],
+)
+
+RESPONSES = Row(
+    "Do recorded responses answer?",
+    [
+        Panel(
+            "Requests of the response cache",
+            "A second: answered by a recorded response (exact, semantic), sent to a replica (miss), not looked for"
+            " (bypass).",
+            [
+                Query(
+                    f"sum by (outcome) (rate(warmroute_response_cache_requests_total{{{R}}}[{I}]))",
+                    "{{outcome}}",
+                )
+            ],
+            COUNT,
+        ),
+        Panel(
+            "Compared by meaning",
+            "A second, by outcome: what became of requests that were compared with recorded ones by their meaning.",
+            [
+                Query(
+                    f"sum by (outcome) (rate(warmroute_response_cache_compared_total{{{R}}}[{I}]))",
+                    "{{outcome}}",
+                )
+            ],
+            COUNT,
+        ),
+        Panel(
+            "Responses recorded and refused",
+            "A second: responses that were recorded, and answers that were not, by why.",
+            [
+                Query(f"sum(rate(warmroute_response_cache_kept_total{{{R}}}[{I}]))", "kept"),
+                Query(f"sum by (why) (rate(warmroute_response_cache_refused_total{{{R}}}[{I}]))", "{{why}}"),
+            ],
+            COUNT,
+        ),
+        Panel(
+            "Recorded responses",
+            "How many there are, of all tenants and routers together; response_cache.records bounds it.",
+            [Query(f"max(warmroute_response_cache_records{{{R}}})", "responses")],
+            COUNT,
+        ),
+        Panel(
+            "Bytes of recorded responses",
+            "What they take together; response_cache.records_bytes bounds it.",
+            [Query(f"max(warmroute_response_cache_bytes{{{R}}})", "bytes")],
+            COUNT,
+        ),
+        Panel(
+            "Response store",
+            "1 while recorded responses can be looked for; and lookups a second that Redis answered too late.",
+            [
+                Query(f"min(warmroute_response_cache_up{{{R}}})", "store"),
+                Query(f"sum(rate(warmroute_response_cache_late_total{{{R}}}[{I}]))", "late"),
+            ],
             COUNT,
         ),
     ],

@@ -26,6 +26,7 @@ from warmroute.adapters.engine.probe import HttpEngine
 from warmroute.adapters.load_board.redis import NoBoard, RedisLoadBoard
 from warmroute.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
 from warmroute.adapters.registry.redis.registry import LOCAL_ENTRIES, RedisRegistry
+from warmroute.answers import Answers
 from warmroute.config.discovery_urls import (
     DiscoverySource,
     DnsSource,
@@ -51,6 +52,7 @@ from warmroute.core.types import ReplicaId
 from warmroute.dataplane.caching import LONGEST_S
 from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.recall import log_members
 from warmroute.dataplane.server import DataPlane
 from warmroute.ports import (
     Discovery,
@@ -191,9 +193,11 @@ class Worker:
             caching=parts.caching(config, self.registry, self.advisor),
         )
         self.warmth = Warmth(config, self.gateway, self.tasks, clock)
+        self.answers = Answers(config, self.gateway, clock)
         self._secret: bytes | None = None
         if config.fingerprint.secret is not None:
             self._use_secret(config.fingerprint.secret.encode())
+        self._show_fingerprints()
         self._agent_loads: dict[ReplicaId, tuple[int | None, int | None]] = {}
         self._static = StaticDiscovery(parts.members(config))
         self._added = StaticDiscovery(())
@@ -267,7 +271,7 @@ class Worker:
                 refused=self.tenancy.refused,
                 keys=self.tenancy.keys_known,
                 limits=self.tenancy.limiter_figures,
-                caches=self.warmth.figures,
+                caches=lambda: {**self.warmth.figures(), **self.answers.figures()},
                 advisor=self.advisor,
             ),
         )
@@ -322,6 +326,7 @@ class Worker:
         self.load_reports.start()
         await self.tenancy.start()
         await self.warmth.start()
+        await self.answers.start()
         if not self._one_of_several:  # else the supervisor says so, once
             for exposure in exposures(config):
                 log.warning("open_to_everybody", extra=fields(what=exposure))
@@ -439,6 +444,7 @@ class Worker:
         await self.tenancy.stop()
         await self.tasks.stop()
         await self.warmth.stop()
+        await self.answers.stop()
         await self.load_reports.stop()
         await self._board.stop()
         await self._engine.stop()
@@ -496,11 +502,12 @@ class Worker:
         self._show_fingerprints()
 
     def _show_fingerprints(self) -> None:
-        accounts, secret = self.gateway.accounts, self._secret
-        if secret is None or not self.config.access_log.fingerprints:
-            accounts.log_fingerprints = None
-        elif accounts.log_fingerprints is None:
-            accounts.log_fingerprints = LogFingerprints(secret)
+        self.gateway.accounts.log_members = log_members(
+            LogFingerprints(self._secret)
+            if self._secret is not None and self.config.access_log.fingerprints
+            else None,
+            self.answers.responses is not None,
+        )
 
     async def _administered(self) -> None:
         """Requests to the engines may have changed what they serve, or have put them to sleep."""

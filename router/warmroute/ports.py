@@ -475,3 +475,63 @@ class ContentStore(Protocol):
 
     async def lead(self, router: str, for_s: float) -> bool:
         """Whether this router is the one that keeps promises, from now for so long; asked again, it stays so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What one look into a store of responses finds."""
+
+    record: bytes | None = None
+    near: Sequence[tuple[int, str, bytes]] = ()
+    """Of the group that was asked for, where there is no record: number, record's key, and what was kept beside it, by
+    number; not all of them at once where there are many."""
+
+
+class ResponseStore(Protocol):
+    """Where recorded responses are kept until they expire, for all routers that share the backend.
+
+    No call raises anything: a backend that is away, or late, has nothing and takes nothing. What is kept is bounded, in
+    records and in bytes; those that were found or added longest ago give way. Times are Unix seconds.
+    """
+
+    @property
+    def healthy(self) -> bool:
+        """False while the backend cannot be reached."""
+
+    async def start(self) -> None:
+        """Connect; returns within a second whether or not the backend answers."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def find(self, key: str, now_s: float, *, group: str = "", after: int = 0) -> Recalled:
+        """The record of this key, or else what is new in a group: what has a higher number than `after`. Ends by the
+        lookup's deadline."""
+
+    async def add(
+        self, key: str, record: bytes, now_s: float, expires_s: float, *, group: str = "", near: bytes = b""
+    ) -> bool:
+        """Keep a record until it expires, in place of what has its key; and `near` beside it, in a group."""
+
+    async def remove(self, key: str) -> None:
+        """Forget a record."""
+
+    def figures(self) -> Mapping[str, float]:
+        """For metrics: `records` and `bytes` as last heard of, `late` lookups."""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose angle tells how alike they are."""
+
+    @property
+    def space(self) -> str:
+        """Names what vectors can be compared: those of another space cannot."""
+
+    async def start(self) -> None:
+        """Make ready; returns at once."""
+
+    async def stop(self) -> None:
+        """Let go of what it has."""
+
+    async def embed(self, text: str) -> bytes:
+        """Single precision, of length 1; empty if it cannot be had now. Raises nothing, and holds up nobody."""

@@ -43,6 +43,7 @@ class Warmth:
         self._warm = warm = config.keep_warm
         if config.cached_contents.enabled:
             self.contents = gateway.caches = _contents(config, clock)
+            gateway.special = True
         caching = gateway.caching
         texts = None if caching is None else caching.texts
         if warm.budget_ratio <= 0.0 or (self.contents is None and texts is None):

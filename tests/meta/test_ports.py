@@ -15,10 +15,12 @@ SUITES = {
     "Limiter": "test_limiter.py",
     "UsageStore": "test_usage_store.py",
     "ContentStore": "test_content_store.py",
+    "ResponseStore": "test_response_store.py",
 }
 WITHOUT = {
     "DiscoveryReport": "its one listener is the router's own service, no adapter",
     "TokenVerifier": "one adapter; tests/integration/test_oidc.py plays it against a provider over HTTP",
+    "Embedder": "one adapter, of a model that few install; the fleet's own are no adapter: tests/unit/test_likeness.py",
     "ReplicaCalls": "one adapter of one method, and its fake raises and answers as the port's two lines say",
 }
 

@@ -13,7 +13,7 @@ from tests.support.tenants import KeyedFleet, bearer
 from tests.support.wire import ClientWire, ParsedAnswers, Wire
 from warmroute.config.schema import CachedContentsConfig, CorsConfig
 from warmroute.dataplane.request import Request, RequestHead
-from warmroute.dataplane.translated import TranslatedExchange, exchange_for
+from warmroute.dataplane.translated import TranslatedExchange, translated_for
 from warmroute.dialects import coding
 
 GENERATE = "/v1beta/models/m:generateContent"
@@ -375,7 +375,7 @@ def test_a_model_with_a_colon_in_its_name_keeps_its_card(wire: Wire) -> None:
         (b"GET", b"/v1/models/m:generateContent", True),
     ):
         request = Request(RequestHead(method, target, [], keep_alive=True, minor_version=1), b"", 0.0)
-        exchange = exchange_for(wire.gateway, caches, client.connection, request)
+        exchange = translated_for(wire.gateway, caches, client.connection, request)
         assert isinstance(exchange, TranslatedExchange) is translated, target
 
 

@@ -15,6 +15,8 @@ from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds
 from warmroute.config.cached_contents import CachedContentsConfig as CachedContentsConfig
 from warmroute.config.cached_contents import KeepWarmConfig as KeepWarmConfig
 from warmroute.config.provider_caching import CachingConfig
+from warmroute.config.response_cache import ResponseCacheConfig as ResponseCacheConfig
+from warmroute.config.response_cache import ResponseRuleConfig as ResponseRuleConfig
 from warmroute.config.tenant_schema import (
     AdminAuthConfig,
     AllowanceConfig,
@@ -456,6 +458,7 @@ class Config:
     advice: AdviceConfig = field(default_factory=AdviceConfig)
     rewrites: tuple[RewriteConfig, ...] = ()
     """What is changed in prompts of tenants that ask for it, so that they find more cached. Empty: nothing."""
+    response_cache: ResponseCacheConfig = field(default_factory=ResponseCacheConfig)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ each exchange.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from warmroute.core.fleet.fleet import Decision, Fleet
@@ -18,7 +19,6 @@ from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dialects.usage import Usage
 from warmroute.telemetry.access_log import AccessEntry, AccessLog
-from warmroute.telemetry.log_fingerprints import LogFingerprints
 from warmroute.telemetry.metrics import Metrics
 
 monotonic: Final = time.monotonic
@@ -34,7 +34,7 @@ class Accounts:
         "_queueing",
         "access_log",
         "answered",
-        "log_fingerprints",
+        "log_members",
         "proxies",
     )
 
@@ -51,8 +51,8 @@ class Accounts:
         self._fleet = fleet
         self._metrics = metrics
         self.access_log = access_log
-        self.log_fingerprints: LogFingerprints | None = None
-        """Set where the access log is to have them, once the secret is known."""
+        self.log_members: Callable[[Outcome], bytes] | None = None
+        """What the access log says of a request besides, as further members of its line; None: nothing."""
         self.proxies: TrustedProxies | None = None
         """Those in front whose word on the client's address is taken."""
         self.answered = 0
@@ -136,8 +136,8 @@ class Accounts:
         if self.access_log is not None:
             client = self.client_of(outcome.client.peer, request.head)
             members = b""
-            if self.log_fingerprints is not None and shape is not None:
-                members = self.log_fingerprints.members(shape)
+            if self.log_members is not None:
+                members = self.log_members(outcome)
             self.access_log.write(
                 AccessEntry(
                     time=now_s - duration_s,

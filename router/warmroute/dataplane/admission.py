@@ -338,6 +338,19 @@ class Admission:
             grant.pending = True
         return grant
 
+    def recalled(self, caller: Caller, model: str) -> Standing:
+        """A request needs no replica, since its answer was recorded: it is counted, and takes nothing of any limit.
+
+        Raises:
+            ClientError: The model is not the caller's.
+        """
+        standing = self.standing(caller, model)
+        if not standing.allowed:
+            self.may_use(caller, model)
+        if self.ledger is not None:
+            self.ledger.begin(standing.row)
+        return standing
+
     def ask(self, grant: Grant, done: Callable[[Grant], None]) -> bool:
         """Have a pending grant decided. False: later, by a call of `done`."""
         limiter = self._limiter
@@ -483,7 +496,7 @@ class Admission:
             ledger.end(
                 standing.row,
                 failed,
-                reported or failed,
+                reported or failed or not attempts,  # where no replica was asked there is nothing to report
                 prompt_tokens,
                 cached_tokens,
                 output_tokens,

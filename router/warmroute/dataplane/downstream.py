@@ -24,9 +24,9 @@ from warmroute.dataplane import local
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.head_cache import KnownHead
+from warmroute.dataplane.kinds import exchange_for
 from warmroute.dataplane.large_body import LARGE_BYTES, LargeBody
 from warmroute.dataplane.request import Fields, Request, RequestHead
-from warmroute.dataplane.translated import exchange_for
 from warmroute.dataplane.tunnel import Tunnel, wants_websocket
 from warmroute.telemetry.logs import fields as log_fields
 
@@ -398,11 +398,10 @@ class ClientConnection(ClientSide):
         self.waiting = Waiting.ANSWER
         self.since_s = request.received_s
         gateway = self._gateway
-        caches = gateway.caches
-        if caches is None:
+        if not gateway.special:
             exchange = self.exchange = Exchange(gateway, self, request)
         else:
-            exchange = self.exchange = exchange_for(gateway, caches, self, request)
+            exchange = self.exchange = exchange_for(gateway, self, request)
         exchange.start()
 
     def _read_large_body(self) -> None:

@@ -24,6 +24,7 @@ from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dataplane.shapes import prefix_shape
 from warmroute.dataplane.stand_in import StandIn
 from warmroute.dialects.reading import parse
+from warmroute.dialects.routes import RouteKind
 from warmroute.tenants.caller import Caller
 from warmroute.tenants.prices import GOOGLE
 from warmroute.tenants.salts import salted
@@ -106,8 +107,12 @@ class OwnExchange(Exchange):
 
     def start(self) -> None:
         """It is let in already, or needs not be."""
+        found = self._request.head.route
         try:
-            self._start_by_prefix()
+            if found is None or found.kind is RouteKind.PREFIX:
+                self._start_by_prefix()
+            else:
+                self._choose_by_load()
         except RouterError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
@@ -154,7 +159,7 @@ class OwnRequests:
         """
         gateway = self._gateway
         parsed = parse(api, self._salted(body, sharing))
-        return prefix_shape(gateway, parsed, self._head(api, b"", b""))
+        return prefix_shape(gateway, parsed, self._head(_PATHS[api], b"", b""))
 
     @property
     def fingerprints(self) -> object:
@@ -182,23 +187,50 @@ class OwnRequests:
             path: As the access log shall have it; empty: as replicas are sent it.
             api: Whose request it is.
         """
-        gateway = self._gateway
         if caller is None:
             body = self._salted(body, sharing)
-        request = Request(head or self._head(api, path, self._authorization()), body, monotonic())
+        request = Request(head or self._head(_PATHS[api], path, self._authorization()), body, monotonic())
+        try:
+            status, answer = await self._answered(request, caller, on, PATIENCE_S, api)
+        except TimeoutError:
+            return Prefilled(504, "nothing was answered in time", "replica_timeout")
+        return _prefilled(status, answer)
+
+    async def ask(self, target: str, body: bytes, deadline_s: float, sharing: str = "") -> bytes:
+        """Have a replica answer a request of the router's own; empty if it does not, or not in time.
+
+        Args:
+            target: The endpoint's path.
+            sharing: Whose blocks the prompt's are, where tenants are kept apart; an endpoint without any takes none.
+        """
+        head = self._head(target.encode(), b"", self._authorization())
+        assert head.route is not None
+        request = Request(head, self._salted(body, sharing), monotonic())
+        try:
+            status, answer = await self._answered(request, None, None, deadline_s, head.route.api)
+        except TimeoutError:
+            return b""
+        return answer if status == 200 else b""
+
+    async def _answered(
+        self, request: Request, caller: Caller | None, on: ReplicaId | None, deadline_s: float, api: Api
+    ) -> tuple[int, bytes]:
+        """Status and body; 0 where it was cut.
+
+        Raises:
+            TimeoutError: Nothing was answered by then.
+        """
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         client = OwnClient(done)
-        exchange = OwnExchange(gateway, client, request, caller, on, api)
+        exchange = OwnExchange(self._gateway, client, request, caller, on, api)
         exchange.start()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(deadline_s):
                 answer = await done
-        except BaseException as error:
+        except BaseException:
             exchange.client_gone()
-            if isinstance(error, TimeoutError):
-                return Prefilled(504, "nothing was answered in time", "replica_timeout")
             raise
-        return _prefilled(client.status, answer)
+        return client.status, answer
 
     def _salted(self, body: bytes, sharing: str) -> bytes:
         admission = self._gateway.admission
@@ -210,10 +242,10 @@ class OwnRequests:
         known = gateway.upstream_authorization
         return gateway.own_authorization if known is None else known
 
-    def _head(self, api: Api, path: bytes, authorization: bytes) -> RequestHead:
+    def _head(self, target: bytes, path: bytes, authorization: bytes) -> RequestHead:
         fields = [_JSON, (b"authorization", authorization)] if authorization else [_JSON]
         head = RequestHead(
-            b"POST", _PATHS[api], fields, keep_alive=False, minor_version=0, sessions=self._gateway.sessions
+            b"POST", target, fields, keep_alive=False, minor_version=0, sessions=self._gateway.sessions
         )
         if path:
             head.path = path

@@ -1,29 +1,28 @@
 """Requests that are sent to replicas in another form than they came: Google's API, and chats that name a cached
 content.
 
-Decides which requests these are (`exchange_for`), and turns each into a request that all the rest of the data plane
+Decides which requests these are (`translated_for`), and turns each into a request that all the rest of the data plane
 takes for a client's own: its body is rewritten before it is read, and its answer is translated on its way back by
 what stands in for the client (`translating`). So such requests are fingerprinted, placed, held, tried again, gone on
 with and counted as any other, and nothing below this module knows of them. What concerns cached contents alone is
 answered here.
 
-Where nothing is switched on, `Gateway.caches` is None and no request is looked at. What has to be looked up in the
+Where it is not switched on, `Gateway.caches` is None and no request is looked at. What has to be looked up in the
 store is a task, since that is no hot path; a request of Google's that names no content needs none.
 """
 
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from typing import Final
 
 import msgspec
 
-from warmroute.caching.content import CachedContent, Prefix, scope_of
+from warmroute.caching.content import CachedContent, Prefix
 from warmroute.caching.prefilled import Prefilled
 from warmroute.core.errors import ClientError, NotFoundError, RouterError
 from warmroute.core.types import Api
-from warmroute.dataplane import local
+from warmroute.dataplane import local, whose
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
@@ -38,21 +37,19 @@ from warmroute.dialects.gemini_paths import Asked, Verb
 from warmroute.dialects.routes import RouteKind
 from warmroute.ports import Kept
 from warmroute.service.cached_contents import CachedContents
-from warmroute.tenants.keys import presented
 from warmroute.tenants.prices import GOOGLE
-from warmroute.tenants.tenant import ANONYMOUS
 
 _CHATS: Final = b"/v1/chat/completions"
 _TOKENIZE: Final = b"/tokenize"
-_GOOGLE_KEY: Final = b"x-goog-api-key"
-_API_KEY: Final = b"x-api-key"
 _NO_KEY: Final = re.compile(rb"[\x00-\x1f\x7f]")
 """What no header field can hold: a key in the query is decoded, and goes to replicas in one."""
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def exchange_for(gateway: Gateway, caches: CachedContents, client: ClientSide, request: Request) -> Exchange:
-    """The exchange that a request takes."""
+def translated_for(
+    gateway: Gateway, caches: CachedContents, client: ClientSide, request: Request
+) -> TranslatedExchange | None:
+    """The exchange of a request that is sent in another form; None: this one is not."""
     head = request.head
     if gemini_paths.concerns(head.path) and (head.route is None or not _others(head)):
         return TranslatedExchange(gateway, caches, client, request, chat=False)
@@ -61,7 +58,7 @@ def exchange_for(gateway: Gateway, caches: CachedContents, client: ClientSide, r
         # Only what costs nothing is done here: the key is not checked yet.
         if head.coding or cached_contents.FIELD in request.body:
             return TranslatedExchange(gateway, caches, client, request, chat=True)
-    return Exchange(gateway, client, request)
+    return None
 
 
 def _others(head: RequestHead) -> bool:
@@ -283,14 +280,7 @@ class TranslatedExchange(Exchange):
     # -- whose --------------------------------------------------------------------------------------------------------
 
     def _scope(self) -> str:
-        caller = self.caller
-        if caller is not None and caller.tenant.id != ANONYMOUS:
-            return scope_of(caller.tenant.id, "")
-        head = self._request.head
-        key = self._asked_key or head.credential
-        if not key:  # the router asks for none, and replicas are sent what came
-            key = presented(head.authorization, _field(head, _API_KEY) or _field(head, _GOOGLE_KEY))
-        return scope_of(None, sha256(key).hexdigest()[:32] if key else "")
+        return whose.scope(self.caller, self._request.head, self._asked_key)
 
     def _sharing(self) -> str:
         return "" if self.caller is None else self.caller.tenant.sharing
@@ -320,18 +310,9 @@ def _named(body: Json) -> str | None:
     return cached_contents.named(whole if isinstance(whole, dict) else body)
 
 
-def _field(head: RequestHead, name: bytes) -> bytes:
-    """A field as replicas would be sent it; empty if they would not."""
-    start = head.prefix.find(b"\r\n%b: " % name)
-    if start < 0:
-        return b""
-    start += len(name) + 4
-    return head.prefix[start : head.prefix.find(b"\r\n", start)].strip()
-
-
 def _google_key(head: RequestHead) -> bytes:
     """The key in `x-goog-api-key`, where replicas would be sent it, or in the query."""
-    key = _field(head, _GOOGLE_KEY)
+    key = whose.field(head, whose.GOOGLE_KEY)
     if key:
         return key
     query = head.target[len(head.path) + 1 :]

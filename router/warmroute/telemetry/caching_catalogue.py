@@ -1,4 +1,4 @@
-"""Metrics of cached contents and of keeping them warm: a part of the catalogue (`catalogue`). Data only."""
+"""Metrics of cached contents, of keeping them warm, and of recorded responses: a part of `catalogue`. Data only."""
 
 from __future__ import annotations
 
@@ -84,6 +84,62 @@ PROMISE_TEXTS_DROPPED = Metric(
     Kind.COUNTER,
     "prefixes",
     "Texts that gave way to others or were too long: their promises hold, but are not kept warm.",
+)
+
+RESPONSE_CACHE_REQUESTS = Metric(
+    "warmroute_response_cache_requests_total",
+    Kind.COUNTER,
+    "requests",
+    "Requests that a rule of response_cache is for, by outcome: exact and semantic (answered by a recorded response),"
+    " miss (sent to a replica), bypass (neither looked for, as the client or the request itself wanted).",
+    ("outcome",),
+)
+RESPONSE_CACHE_KEPT = Metric(
+    "warmroute_response_cache_kept_total", Kind.COUNTER, "responses", "Responses that were recorded."
+)
+RESPONSE_CACHE_REFUSED = Metric(
+    "warmroute_response_cache_refused_total",
+    Kind.COUNTER,
+    "responses",
+    "Answers that were not recorded, by why: incomplete (cut, filtered, or with an error), long (more than"
+    " response_cache.response_bytes), store (its Redis did not take it).",
+    ("why",),
+)
+RESPONSE_CACHE_COMPARED = Metric(
+    "warmroute_response_cache_compared_total",
+    Kind.COUNTER,
+    "requests",
+    "Requests that were compared by meaning with recorded ones, by outcome: hit, far (below response_cache.threshold),"
+    " unlike (what they say does not agree), judged (the judge refused), failed (no embedding in time), alone (nothing"
+    " to compare with).",
+    ("outcome",),
+)
+RESPONSE_CACHE_RECORDS = Metric(
+    "warmroute_response_cache_records",
+    Kind.GAUGE,
+    "responses",
+    "Recorded responses, of all routers that share a Redis, as this one heard last.",
+    across=Across.MOST,
+)
+RESPONSE_CACHE_BYTES = Metric(
+    "warmroute_response_cache_bytes",
+    Kind.GAUGE,
+    "bytes",
+    "What they take, by the same count; response_cache.records_bytes bounds it.",
+    across=Across.MOST,
+)
+RESPONSE_CACHE_LATE = Metric(
+    "warmroute_response_cache_late_total",
+    Kind.COUNTER,
+    "lookups",
+    "Lookups that Redis did not answer within response_cache.lookup_deadline_s.",
+)
+RESPONSE_CACHE_UP = Metric(
+    "warmroute_response_cache_up",
+    Kind.GAUGE,
+    "1",
+    "1 while recorded responses can be looked for, 0 while their Redis does not answer.",
+    across=Across.LEAST,
 )
 
 CACHING: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
