@@ -4,7 +4,8 @@
     python -m tests.bench.response_cache --rules     the rules alone
     python -m tests.bench.response_cache --latency   time of a hit over real sockets, from memory and from Redis
 
-The first needs warmroute[semantic] (`make bench-response-cache` has an environment for it). A false hit is a pair that asks for different things and passes. Pairs: tests/bench/response_cache_pairs.py.
+The first needs warmroute[semantic]; `make bench-response-cache` brings it. A false hit is a pair that asks for
+different things and passes. Pairs: tests/bench/response_cache_pairs.py.
 """
 
 from __future__ import annotations

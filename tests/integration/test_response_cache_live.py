@@ -227,3 +227,48 @@ def test_without_its_redis_every_request_goes_to_a_replica(sims: SimProcess) -> 
             status, fields, _ = ask(router, body)
             assert (status, fields[TOLD]) == (200, "miss")
             router.assert_at_rest()
+
+
+def test_the_fleets_own_models_embed_and_judge(redis: RedisServer, sims: SimProcess) -> None:
+    rules = (ResponseRuleConfig(semantic=True),)
+    cache = ResponseCacheConfig(
+        rules=rules,
+        lookup_deadline_s=1.0,
+        embedding_model="sim",
+        embedding_deadline_s=60.0,
+        judge_model="sim",
+        judge_deadline_s=60.0,
+        threshold=0.0,
+    )
+    asked = "How do I reset my password?"
+    with running(config(redis, sims, "semantic", response_cache=cache), 2) as router:
+
+        def vector(text: str) -> list[float]:
+            answer = ask(router, {"model": "sim", "input": text}, "/v1/embeddings")[2]
+            embedding: list[float] = json.loads(answer)["data"][0]["embedding"]
+            return embedding
+
+        # The simulator's embeddings are at random, but the same each time: one of these is on the same side.
+        forms = [
+            f"{hello} how can I reset my password{end}"
+            for hello in ("Hi,", "Hey,", "Please,")
+            for end in "?.!"
+        ]
+        known = vector(asked)
+        like = next(
+            form for form in forms if sum(a * b for a, b in zip(known, vector(form), strict=True)) > 0.01
+        )
+        first = record(router, chat(messages=[{"role": "user", "content": asked}]))
+        status, fields, again = ask(router, chat(messages=[{"role": "user", "content": like}]))
+        assert (status, again) == (200, first)
+        assert fields[TOLD].startswith("hit; score=0.")
+        responses = router.worker.gateway.responses
+        assert responses is not None
+        assert responses.likeness is not None
+        before = dict(responses.likeness.compared)
+        assert before["failed"] == 0
+        other = chat(messages=[{"role": "user", "content": "How do I reset my secret phrase?"}])
+        assert ask(router, other)[1][TOLD] == "miss"
+        after = responses.likeness.compared
+        assert after["judged"] + after["far"] == before["judged"] + before["far"] + 1
+        router.assert_at_rest()

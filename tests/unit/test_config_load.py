@@ -405,3 +405,19 @@ def test_an_unreadable_file_does_not_hide_what_is_wrong_elsewhere(tmp_path: Path
     first, second = caught.value.messages
     assert first.endswith("none: cannot be read: No such file or directory")
     assert second == "WARMROUTE_MAX_ATTEMPTS: max_attempts: must be from 1 to 100, not 0"
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ("[{model: m}, {model: m, ttl_s: 5}]", "rules[1]"),
+        ("[{}, {model: m}]", "is never reached"),
+        ("[{tenant: support}]", "nobody is known"),
+        ("[{tenant: 'a b'}]", "tenant 'a b' must be"),
+        ("[{model: ''}]", "the model's name is empty"),
+    ],
+)
+def test_a_rule_of_the_response_cache_that_can_do_nothing_is_a_fault(
+    tmp_path: Path, rules: str, says: str
+) -> None:
+    assert says in fault(tmp_path, f"replicas: [http://a:1]\nresponse_cache: {{rules: {rules}}}\n")

@@ -42,8 +42,26 @@ def tenant_faults(config: Config) -> Iterator[Fault]:
     asked = config.keys.url is not None or bool(config.oidc.issuer)
     if config.tenants and not asked:
         yield Fault("tenants", "are of no use without keys.url or oidc.issuer: nobody is known", "keys.url")
+    yield from _responses(config, asked)
     if config.isolation.enabled and not asked:
         yield Fault("isolation.enabled", "needs keys.url or oidc.issuer: nobody is known", "keys.url")
+
+
+def _responses(config: Config, asked: bool) -> Iterator[Fault]:
+    """What is wrong with the rules of recorded responses."""
+    seen: set[tuple[str, str]] = set()
+    for index, rule in enumerate(config.response_cache.rules):
+        key = f"response_cache.rules[{index}]"
+        if not rule.model:
+            yield Fault(key, "the model's name is empty")
+        if rule.tenant != "*" and not TENANT_ID.fullmatch(rule.tenant):
+            yield Fault(key, f"tenant {rule.tenant!r} must be *, or 1 to 128 letters, digits, or . _ : @ -")
+        elif rule.tenant != "*" and not asked:
+            yield Fault(key, f"names the tenant {rule.tenant!r}, but nobody is known", "keys.url")
+        wider = [(rule.tenant, rule.model), ("*", rule.model), (rule.tenant, "*"), ("*", "*")]
+        if any(one in seen for one in wider):
+            yield Fault(key, "is never reached: a rule before it is for all that this one is for")
+        seen.add((rule.tenant, rule.model))
 
 
 def admin_faults(config: Config) -> Iterator[Fault]:
