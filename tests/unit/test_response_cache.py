@@ -202,6 +202,7 @@ def test_whatever_may_change_the_answer_counts(other: Any) -> None:
         {name: value for name, value in ASKED.items() if name != "temperature"},
         {**ASKED, "temperature": False},
         {**ASKED, "n": 2},
+        {**ASKED, "kv_transfer_params": {"do_remote_decode": True}},
         {**ASKED, "tools": [{"type": "web_search"}]},
         {
             **ASKED,

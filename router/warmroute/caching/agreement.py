@@ -6,7 +6,8 @@ opposites and what is quoted (`CERTAIN`); and then by the words that are left, o
 the same meaning and endings are set aside (`WORDS`). What differs in the former never means the same. What differs in
 the latter may, and no rule can tell; whoever has a judge may ask it.
 
-The rule it keeps: what it does not understand has to be equal. It has no clock, and one text takes some 50 us.
+The rule it keeps: what it does not understand has to be equal. It has no clock. A question of ten words takes some
+0.3 ms of a busy core.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ _TOKEN: Final = re.compile(
 )
 _QUOTED: Final = re.compile(r"\"([^\"]*)\"|“([^”]*)”|«([^»]*)»|`([^`]*)`|(?<!\w)'([^']{2,})'(?!\w)")
 _CODE: Final = re.compile(r"[\n{};`\\]|\w\(|\)\s*[.:;]|->|=>|::|</")
-_SENTENCE: Final = re.compile(r"(?:^|[.!?:;]\s+|\n\s*)[\"'“(]*$")
 _CONTRACTIONS: Final = (
     (re.compile(r"\b(ca|wo|sha)n['’]t\b", re.IGNORECASE), r"\1n not"),
     (re.compile(r"n['’]t\b", re.IGNORECASE), " not"),
@@ -178,12 +178,18 @@ def _names(text: str) -> Texts:
         bare = word.removesuffix("'s")
         capital = word[:1].isupper() and word not in ("I", "A")
         inside = any(letter.isupper() for letter in bare[1:])
-        starts = _SENTENCE.search(text[: match.start()]) is not None
+        starts = capital and _begins_sentence(text, match.start())
         known = bare.lower()
         if (capital and (inside or not starts)) or inside or (_MIXED.match(word) and not _number_like(word)):
             if known not in DATES and known not in NUMBERS and known not in UNITS:
                 found.append(known)
     return tuple(found)
+
+
+def _begins_sentence(text: str, at: int) -> bool:
+    """Whether a word there is the first of a sentence; looks back a little only, and says no in doubt."""
+    before = text[max(0, at - 12) : at].rstrip(" \"'“(")
+    return before[-1] in ".!?:;" if before else at <= 12
 
 
 def _number_like(word: str) -> bool:

@@ -38,8 +38,9 @@ IGNORED: Final = frozenset(
 """What says who asks, or how it is served, and not what is asked. Responses repeat some of it in their answers, so
 there all of it counts."""
 
-MOST_TEXT: Final = 1000
-"""Letters of a last turn that can be compared by its meaning: small models of embeddings read 512 tokens."""
+MOST_TEXT: Final = 500
+"""Letters of a last turn that can be compared by its meaning: what the rules were tried on, and far within the 512
+tokens that small models of embeddings read."""
 
 _TEXTS: Final = frozenset(("text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking"))
 _MEDIA: Final = ("url", "uuid", "file_id", "image_uuid", "video_uuid", "audio_uuid")
@@ -112,6 +113,8 @@ def _bypass(api: Api, request: Json) -> str:
         count = request.get(name)
         if count is not None and (isinstance(count, bool) or count != 1):
             return "several"
+    if request.get("kv_transfer_params"):
+        return "stored"  # blocks that an engine holds for this request
     if api is _RESPONSES:
         if request.get("store") is not False:
             return "stored"
