@@ -104,9 +104,7 @@ def shuffled_passages(seed: str) -> list[dict[str, Any]]:
     return bodies
 
 
-def test_sorted_tools_and_passages_are_found_cached(
-    sims: SimProcess, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sorted_tools_and_passages_are_found_cached(sims: SimProcess) -> None:
     with router(sims) as plain:
         before = {
             "tools": cached_share(plain, shuffled_tools("1")),
@@ -126,8 +124,7 @@ def test_sorted_tools_and_passages_are_found_cached(
         }
         report = json.loads(read(sorting, "/advice"))
     assert [row["causes"] for row in report["advice"]] == [[]]
-    with capsys.disabled():
-        print({name: (round(before[name], 3), round(after[name], 3)) for name in before}, end=" ")
+    print({name: (round(before[name], 3), round(after[name], 3)) for name in before})
     for name in before:
         assert after[name] > 0.75, (name, before, after)
         assert after[name] > 2 * before[name], (name, before, after)
