@@ -56,9 +56,11 @@ WITHOUT_DATA = (
     "Cost by tenant",
     "Refused",
     "Limits shared",
+    "Share of cost saved by interface",
 )
 """The first is absent while nothing that was expected in a cache was missed, which takes more evictions than a short
-test has; the second while no replica is silent; the others while no tenants are set. `tests/meta/test_dashboard.py`
+test has; the second while no replica is silent; the others while no tenants
+and no prices are set. `tests/meta/test_dashboard.py`
 compares their metrics with the catalogue, and `tests/fault` has both."""
 QUERIES = {
     f"{panel['title']}: {target['legendFormat']} {target['refId']}": filled(target["expr"])
@@ -85,6 +87,7 @@ def prometheus() -> Iterator[Prometheus]:
         urls = [*sim.urls, nobody]
         sources = ("--discover", "redis", "--discover", f"redis://127.0.0.1:{free_port()}")
         changes = ("--set", "health.probe_interval_s=0.5", "--set", "cached_contents.enabled=true")
+        changes += ("--set", "usage.enabled=true", "--set", "advice.sample=1")
         settings = ("--registry", redis.url, *changes, *sources)
         routers = [stack.enter_context(RouterProcess(urls, *settings, well=sim.urls)) for _ in range(2)]
         targets = [f"127.0.0.1:{router.admin_port}" for router in routers]
