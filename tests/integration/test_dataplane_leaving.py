@@ -223,7 +223,7 @@ def test_who_announces_long_bodies_and_drips_takes_nobodys_room() -> None:
     limits = LimitsConfig(buffered_body_bytes=4 << 20, body_bytes=4 << 20, body_timeout_s=2.0)
     with paired(limits=limits) as pair, contextlib.ExitStack() as stack:
         announcing = raw_request("/v1/chat/completions", body={}).partition(b"Content-Length:")[0]
-        dripping = [stack.enter_context(pair.router.connect()) for _ in range(40)]
+        dripping = [stack.enter_context(pair.router.connect()) for _ in range(20)]
         for sock in dripping:
             sock.sendall(b"%bContent-Length: %d\r\n\r\n{" % (announcing, 2 << 20))
         wait_until(lambda: pair.router.call(lambda: pair.router.worker.gateway.buffered_bytes) > 0)

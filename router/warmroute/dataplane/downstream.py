@@ -25,7 +25,7 @@ from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.head_cache import KnownHead
 from warmroute.dataplane.kinds import exchange_for
-from warmroute.dataplane.large_body import LARGE_BYTES, LargeBody
+from warmroute.dataplane.large_body import FIRST_BYTES, LARGE_BYTES, LargeBody, first_bytes
 from warmroute.dataplane.request import Fields, Request, RequestHead
 from warmroute.dataplane.tunnel import Tunnel, wants_websocket
 from warmroute.telemetry.logs import fields as log_fields
@@ -405,7 +405,10 @@ class ClientConnection(ClientSide):
         exchange.start()
 
     def _read_large_body(self) -> None:
-        large = self._large = LargeBody(self, self._body, self._body_length, self._reserved_bytes)
+        room_bytes = first_bytes(self._body_bytes, self._body_length)
+        if not self.claim_body(room_bytes - self._reserved_bytes):
+            return
+        large = self._large = LargeBody(self, self._body, self._body_length, room_bytes)
         self._body = []
         self.transport.pause_reading()
         self.transport.set_protocol(large)
@@ -416,7 +419,7 @@ class ClientConnection(ClientSide):
         limits = self._gateway.limits
         if self._gateway.buffered_bytes + length_bytes > limits.buffered_body_bytes:
             return False
-        return self._reserve(min(length_bytes, LARGE_BYTES))
+        return self._reserve(min(length_bytes, FIRST_BYTES))
 
     def claim_body(self, size_bytes: int) -> bool:
         """So much more of a long body has come, or is about to. False: it is refused, and what comes is of no use."""
