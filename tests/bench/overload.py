@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from statistics import fmean
 
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
@@ -43,6 +44,8 @@ TIMEOUT_S = 2.0
 PROMPT_TOKENS = (500, 3500)
 OUTPUT_TOKENS = (20, 180)
 BLOCK = 16
+SEEDS = 5
+"""Runs of `tenants`, each with other arrivals."""
 
 
 @dataclass
@@ -390,22 +393,26 @@ def overload(seconds: float, rate: float) -> None:
 
 
 def tenants(seconds: float, rate: float) -> None:
-    """One tenant offers ten times its share, the other nine tenths of its own."""
+    """One tenant offers ten times its share, the other nine tenths of its own. Bursts differ: several runs each."""
     share = rate / 2
-    print("| routers | queue | quiet, tokens/s of its own | TTFT p90, s | times alone |")
-    print("|---|---|---|---|---|")
+    print("| routers | queue | quiet, tokens/s of its own: mean, least | TTFT p90, times alone: mean, most |")
+    print("|---|---|---|---|")
     for routers in (1, 3):
         for queue in (True, False):
             if not queue and routers > 1:
                 continue
-            own = Source(0.9 * share, 2, routers=(0,))
-            calm = World(routers, queue).run(seconds, [own, Source(0.9 * share, 1)])
-            noisy = World(routers, queue).run(seconds, [own, Source(10 * share, 1)])
-            before = at([s.ttft_s for s in calm.of(2) if s.first_s >= 0], 0.9)
-            after = at([s.ttft_s for s in noisy.of(2) if s.first_s >= 0], 0.9)
+            served, times = [], []
+            for seed in range(1, SEEDS + 1) if queue else (1,):
+                own = Source(0.9 * share, 2, routers=(0,))
+                calm = World(routers, queue, seed=seed).run(seconds, [own, Source(0.9 * share, 1)])
+                noisy = World(routers, queue, seed=seed).run(seconds, [own, Source(10 * share, 1)])
+                before = at([s.ttft_s for s in calm.of(2) if s.first_s >= 0], 0.9)
+                after = at([s.ttft_s for s in noisy.of(2) if s.first_s >= 0], 0.9)
+                served.append(noisy.tokens_per_s(2) / calm.tokens_per_s(2))
+                times.append(after / before)
             print(
-                f"| {routers} | {'yes' if queue else 'no'} | {noisy.tokens_per_s(2) / calm.tokens_per_s(2):.3f} |"
-                f" {after:.2f} | {after / before:.2f} |",
+                f"| {routers} | {'yes' if queue else 'no'} | {fmean(served):.3f}, {min(served):.3f} |"
+                f" {fmean(times):.2f}, {max(times):.2f} |",
                 flush=True,
             )
 

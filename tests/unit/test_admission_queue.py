@@ -355,3 +355,17 @@ def test_without_room_the_model_with_the_longest_line_for_its_replicas_gives_way
     assert set(world.refused()) == {"narrow 2"}
     world.ask("narrow 3", 0.0, model="narrow")
     assert set(world.refused()) == {"narrow 2", "narrow 3"}
+
+
+def test_who_was_served_less_is_not_judged_by_what_waits_behind_it() -> None:
+    world = World()
+    world.ask("running", 0.0)
+    noisy, quiet = world.shares.flow(1, 1.0), world.shares.flow(2, 1.0)
+    world.shares.charge(noisy, 100 * SECOND, 0.0)
+    for number in range(10):
+        world.ask(f"noisy {number}", 0.0)
+    for number in range(2):
+        assert world.ask(f"quiet {number}", 0.0, tenant=2, timeout_s=4.0) is not None
+    world.shares.charge(quiet, 200 * SECOND, 0.0)  # and who was served more waits for all of them
+    world.ask("late", 0.0, tenant=2, timeout_s=10.0)
+    assert set(world.refused()) == {"late"}

@@ -124,7 +124,8 @@ class AdmissionQueue(HoldQueue):
         cost_s = max(fleet.prefill_s(belief), LEAST_COST_S)
         model = shape.model
         pace = self._paces.asked(model, now_s)
-        ahead_s = line.ahead_s(level, flow, self._paces.shares(model)) / pace
+        tokens = fleet.as_tokens(model, cost_s)
+        ahead_s = line.ahead_s(level, flow, self._paces.shares(model), tokens / cost_s, now_s) / pace
         if ahead_s > SURE_RATIO * timeout_s:
             raise self._turned_away(
                 level, ahead_s - SURE_RATIO * timeout_s, f"it would wait for about {ahead_s:.1f} s"
@@ -155,7 +156,7 @@ class AdmissionQueue(HoldQueue):
             now_s + timeout_s,
             body_bytes,
             cost_s,
-            fleet.as_tokens(model, cost_s),
+            tokens,
         )
         line.put(claim, now_s)
         fleet.hold_begun(model)

@@ -260,11 +260,14 @@ class Line:
         assert whose is not None
         return whose
 
-    def ahead_s(self, level: int, flow: Flow, shares: dict[str, float]) -> float:
+    def ahead_s(
+        self, level: int, flow: Flow, shares: dict[str, float], tokens_per_s: float, now_s: float
+    ) -> float:
         """The prefill that goes before the next request of this class and tenant, as far as it is here.
 
         Args:
             shares: By model, what of its prefill goes where that request goes; of those not named none.
+            tokens_per_s: What a second of prefill is in a tenant's share.
         """
         ahead_s = 0.0
         for higher in range(level):
@@ -274,12 +277,16 @@ class Line:
         own = lanes.get(flow)
         own_s = 0.0 if own is None else own.ahead_s(shares)
         weight = flow.weight
-        for lane in lanes.values():
-            if lane.flow is not flow:
-                # Until its own are served each other gets its share beside them, or all that it asks for.
-                share_s = own_s * lane.flow.weight / weight
-                other_s = lane.ahead_s(shares)
-                ahead_s += share_s if share_s < other_s else other_s
+        others = [lane for lane in lanes.values() if lane.flow is not flow]
+        if others:
+            leads = self.shares.lead_tokens(flow, [lane.flow for lane in others], now_s)
+            for lane, lead_tokens in zip(others, leads, strict=True):
+                # Until its own are served each other gets as much, but for what it was served before, or all that it
+                # asks for.
+                share_s = (own_s / weight - lead_tokens / tokens_per_s) * lane.flow.weight
+                if share_s > 0.0:
+                    other_s = lane.ahead_s(shares)
+                    ahead_s += share_s if share_s < other_s else other_s
         return ahead_s + own_s
 
     def validate(self) -> None:
