@@ -26,6 +26,7 @@ COMPILED = [
     "router/warmroute/core/beliefs/returns.py",
     "router/warmroute/core/beliefs/seen.py",
     "router/warmroute/core/beliefs/survival.py",
+    "router/warmroute/core/beliefs/tiers.py",
     "router/warmroute/core/choice/bounded_load.py",
     "router/warmroute/core/choice/cost.py",
     "router/warmroute/core/choice/policies/prefix_cost.py",

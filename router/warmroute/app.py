@@ -132,6 +132,7 @@ class Worker:
             parts.health_parameters(config),
             learner=parts.learner(config),
             seen_rungs=min(MAX_RUNGS, config.registry.max_entries or MAX_RUNGS),
+            tiers=parts.tiers(config),
         )
         self.metrics = Metrics(self.fleet.models)
         self.tenancy = Tenancy(

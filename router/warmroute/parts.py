@@ -14,6 +14,7 @@ from warmroute.advice.advisor import Advisor
 from warmroute.config.rules import normalised, replica_fault
 from warmroute.config.schema import Config, PolicyConfig, ReplicaConfig
 from warmroute.control.tokens import AdminAuth
+from warmroute.core.beliefs.tiers import Tier
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import ClientError
 from warmroute.core.fleet.fleet import Fleet
@@ -85,6 +86,11 @@ def learner(config: Config) -> Learner | None:
 def cost_parameters(policy: PolicyConfig) -> CostParameters:
     """The weights of the cost."""
     return CostParameters(**{each.name: getattr(policy, each.name) for each in fields_of(CostParameters)})
+
+
+def tiers(config: Config) -> tuple[Tier, ...]:
+    """What replicas keep below their GPU's cache."""
+    return tuple([Tier(tier.name, tier.tokens, 1.0 / tier.tokens_per_s) for tier in config.cache_tiers])
 
 
 def advisor(config: Config, clock: Callable[[], float]) -> Advisor | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from warmroute.core.beliefs.tiers import Tier
 from warmroute_loadtest.simulate.workload import Turn
 from warmroute_replica.sim.engine import Engine
 
@@ -32,6 +33,9 @@ class Site:
     """The engines' `--long-prefill-token-threshold` in tokens, as an operator would tell it to the router."""
     replicas: int = 0
     """Number of replicas in the fleet at this moment: the first so many of the engines; 0 takes all of them."""
+
+    tiers: tuple[Tier, ...] = ()
+    """Tiers below each replica's GPU, as an operator would tell them to the router."""
 
     def __post_init__(self) -> None:
         self.replicas = self.replicas or len(self.engines)

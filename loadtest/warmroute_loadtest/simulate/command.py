@@ -79,6 +79,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--replicas", type=int, default=8)
     fleet.add_argument("--cache-tokens", type=int, default=1_000_000, help="KV cache of each replica")
     fleet.add_argument(
+        "--tier-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a tier below each GPU that keeps what it evicts",
+    )
+    fleet.add_argument(
+        "--tier-token-us", type=float, default=5.0, metavar="U", help="time to load a token from there, in us"
+    )
+    fleet.add_argument(
+        "--tier-told",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="what our router takes that time for, over the truth; 0: it is not told of the tier",
+    )
+    fleet.add_argument(
         "--believed-cache-tokens",
         type=_told,
         metavar="N",
@@ -327,6 +344,9 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
         speeds,
         seed=arguments.seed,
         believed_cache_tokens=arguments.believed_cache_tokens,
+        tier_tokens=arguments.tier_tokens,
+        tier_token_s=arguments.tier_token_us / 1e6,
+        tier_told=arguments.tier_told,
         feedback=not arguments.no_feedback,
         prior_ratio=arguments.prior_ratio,
         speed=arguments.speed,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
+from warmroute.core.beliefs.tiers import Tier
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.workload import Turn, Workload
 from warmroute_replica.sim.engine import Engine, EngineConfig, RunState, SchedulingPolicy, SimRequest
@@ -115,6 +116,12 @@ class FleetConfig:
     """Changes of replicas' speeds in the middle of the run."""
     joins: tuple[Join, ...] = ()
     """Replicas that join later; their numbers go on from those of the first ones."""
+    tier_tokens: int = 0
+    """Size of a tier below each replica's GPU, in tokens; 0 means that there is none."""
+    tier_token_s: float = 0.0
+    """Time to load a token from there, in seconds at speed 1."""
+    tier_told: float = 1.0
+    """What our router is told of the tier's price, over the truth; 0 means that it is told of no tier."""
     hop_s: float = HOP_S
 
     def __post_init__(self) -> None:
@@ -143,6 +150,14 @@ class FleetConfig:
         told = self.cache_tokens if self.believed_cache_tokens is None else self.believed_cache_tokens
         return told or None
 
+    @property
+    def told_tiers(self) -> tuple[Tier, ...]:
+        """The tiers below the GPU that our router is told of."""
+        if not self.tier_tokens or not self.tier_told:
+            return ()
+        speed = self.step_time.speed * self.speed
+        return (Tier("host", self.tier_tokens, self.tier_token_s / speed * self.tier_told),)
+
     def speed_of(self, replica: int) -> float:
         """Return what a replica's durations are divided by at the beginning."""
         own = self.speeds[replica % len(self.speeds)] if self.speeds else 1.0
@@ -161,6 +176,8 @@ class FleetConfig:
                     long_prefill_token_threshold_adaptive=self.long_prefill_token_threshold_adaptive,
                     scheduling_policy=SchedulingPolicy(self.scheduling_policy),
                     step_time=replace(self.step_time, speed=self.speed_of(replica)),
+                    tier_tokens=self.tier_tokens,
+                    tier_token_s=self.tier_token_s,
                 )
             )
             for replica in range(self.all_replicas)
@@ -204,6 +221,7 @@ def simulate(
         fleet.feedback,
         fleet.long_prefill_token_threshold,
         fleet.replicas,
+        fleet.told_tiers,
     )
     chooser = make_chooser(site)
     clock = _Clock(workload.at_speed(fleet.speed), fleet, engines, site, chooser)

@@ -56,6 +56,7 @@ class Warm(Chooser):
             parameters,
             HealthParameters(),
             learner=learner,
+            tiers=site.tiers,
         )
         for index in range(site.replicas):
             self.joined(index, 0.0)

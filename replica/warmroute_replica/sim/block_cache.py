@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
+from warmroute_replica.sim.lower_tier import LowerTier
+
 
 class BlockCache:
     """A fixed number of blocks. Each is free or used by one or more sequences, and may hold content that a lookup can
@@ -25,12 +27,16 @@ class BlockCache:
     to exactly the blocks that carry it.
     """
 
-    __slots__ = ("_by_key", "_free", "_keys", "_references", "_twins", "blocks", "evictions")
+    __slots__ = ("_by_key", "_free", "_keys", "_lower", "_references", "_twins", "blocks", "evictions")
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, lower: LowerTier | None = None) -> None:
+        """Args:
+        lower: Where evicted blocks go; None where they are lost.
+        """
         if blocks < 1:
             raise ValueError(f"a cache needs at least one block, got {blocks}")
         self.blocks = blocks
+        self._lower = lower
         self.evictions = 0
         """Number of blocks whose content was given up to make room, since the cache was made."""
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))
@@ -93,9 +99,12 @@ class BlockCache:
         taken: list[int] = []
         for _ in range(count):
             block, _none = free.popitem(last=False)
-            if keys[block] is not None:
+            key = keys[block]
+            if key is not None:
                 self._forget(block)
                 self.evictions += 1
+                if self._lower is not None and key not in self._by_key:
+                    self._lower.put(key)
             references[block] = 1
             taken.append(block)
         return taken
@@ -127,6 +136,8 @@ class BlockCache:
 
     def clear(self) -> None:
         """Forget all content; blocks that sequences use stay in use."""
+        if self._lower is not None:
+            self._lower.clear()
         self._by_key.clear()
         self._twins.clear()
         self._keys = [None] * self.blocks

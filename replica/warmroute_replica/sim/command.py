@@ -82,6 +82,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=engine.scheduling_policy.value,
         help="admit by arrival, or by the requests' `priority`, smaller first",
     )
+    add(
+        "--tier-tokens",
+        type=int,
+        default=engine.tier_tokens,
+        metavar="N",
+        help="size of a tier below the GPU, to which evicted blocks fall; 0 for none",
+    )
+    add(
+        "--tier-tokens-per-s",
+        type=float,
+        default=200_000.0,
+        metavar="R",
+        help="tokens a second that are loaded from there, before --speed (default %(default)s)",
+    )
     add("--max-waiting", type=int, metavar="N", help="sequences queued at most, then 503 (default: no limit)")
     add(
         "--prefill-tokens-per-s",
@@ -187,6 +201,8 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         long_prefill_token_threshold_adaptive=args.long_prefill_token_threshold_adaptive,
         scheduling_policy=SchedulingPolicy(args.scheduling_policy),
         step_time=step_time,
+        tier_tokens=args.tier_tokens,
+        tier_token_s=1.0 / args.tier_tokens_per_s,
     )
     return ReplicaConfig(
         models=tuple(args.model or ReplicaConfig().models),

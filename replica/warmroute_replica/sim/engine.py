@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from warmroute_replica.sim.block_cache import BlockCache
+from warmroute_replica.sim.lower_tier import LowerTier
 from warmroute_replica.sim.step_time import StepTime
 
 
@@ -58,12 +59,18 @@ class EngineConfig:
     """Whether that cap is never below `max_num_batched_tokens` divided by the number of unfinished requests."""
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     step_time: StepTime = field(default_factory=StepTime)
+    tier_tokens: int = 0
+    """Size in tokens of a tier below the GPU, to which evicted blocks fall (`lower_tier`); 0: there is none."""
+    tier_token_s: float = 0.0
+    """Time that a step takes longer for each token which it loads from there, in seconds, before `step_time.speed`."""
 
     def __post_init__(self) -> None:
         if self.block_tokens < 1 or self.cache_tokens < self.block_tokens:
             raise ValueError("block_tokens must be at least 1, cache_tokens at least block_tokens")
         if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
             raise ValueError("max_num_seqs must be at least 1 and at most max_num_batched_tokens")
+        if self.tier_tokens < 0 or self.tier_token_s < 0:
+            raise ValueError("tier_tokens and tier_token_s must not be negative")
         if self.long_prefill_token_threshold < 0:
             raise ValueError("long_prefill_token_threshold must not be negative")
 
@@ -167,6 +174,8 @@ class EngineTotals:
     queried_tokens: int = 0
     """Number of prompt tokens looked up in the cache; each request counts once."""
     hit_tokens: int = 0
+    loaded_tokens: int = 0
+    """Number of those of `hit_tokens` that came from the tier below."""
     prompt_tokens: int = 0
     """Number of prompt tokens of the requests that got their first token."""
     generated_tokens: int = 0
@@ -185,7 +194,11 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.cache = BlockCache(config.cache_blocks)
+        tier_blocks = config.tier_tokens // config.block_tokens
+        self.tier = LowerTier(tier_blocks) if tier_blocks else None
+        self.cache = BlockCache(config.cache_blocks, self.tier)
+        self._loaded_tokens = 0
+        """Number of tokens that the step being made loads from the tier."""
         self.totals = EngineTotals()
         self._waiting: deque[RunState] = deque()
         self._running: list[RunState] = []
@@ -230,7 +243,10 @@ class Engine:
     def overlap_tokens(self, block_keys: Sequence[Hashable], prompt_tokens: int) -> int:
         """Return how many of its prompt tokens a request would find in the cache if it were scheduled at once."""
         limit = (prompt_tokens - 1) // self.config.block_tokens
-        return len(self.cache.match(block_keys, limit)) * self.config.block_tokens
+        found = len(self.cache.match(block_keys, limit))
+        if self.tier is not None:
+            found += self.tier.match(block_keys, found, limit)
+        return found * self.config.block_tokens
 
     def change_speed(self, speed: float) -> None:
         """Divide the durations of steps that start from now on by `speed`, as where the GPU's clock rate changes or
@@ -397,6 +413,8 @@ class Engine:
             state.blocks = hits
             state.stored = len(hits)
             state.computed = len(hits) * block_tokens
+            if self.tier is not None and reads:
+                self._load(self.tier, state, (tokens - 1) // block_tokens)
             if state.admitted_s is None:
                 state.admitted_s = now_s
                 state.cached_tokens = state.computed
@@ -407,6 +425,20 @@ class Engine:
             self._running.append(state)
             scheduled.append((state, new))
             budget -= new
+
+    def _load(self, tier: LowerTier, state: RunState, limit: int) -> None:
+        """Go on from what the GPU has of a sequence with what the tier has of it."""
+        keys = state.request.block_keys
+        start = len(state.blocks)
+        count = tier.match(keys, start, limit)
+        if count:
+            loaded = keys[start : start + count]
+            tier.load(loaded)
+            self._loaded_tokens += count * self.config.block_tokens
+            state.computed += count * self.config.block_tokens
+            if state.admitted_s is None:
+                self.totals.loaded_tokens += count * self.config.block_tokens
+            self._grow(state, state.computed)
 
     def _finish_step(self, scheduled: list[tuple[RunState, int]], preempted: int, now_s: float) -> StepResult:
         result = StepResult(now_s, 0.0, steps=1, preempted=preempted)
@@ -430,6 +462,9 @@ class Engine:
             if state.generated == state.request.output_tokens:
                 result.finished.append(state)
         result.duration_s = self.config.step_time.step_s(result.prefill_tokens, attended, decoding, context)
+        if self._loaded_tokens:
+            result.duration_s += self._loaded_tokens * self.config.tier_token_s / self.config.step_time.speed
+            self._loaded_tokens = 0
         result.end_s = now_s + result.duration_s
         result.generated_tokens = len(result.tokens)
         for state in result.first:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Final, Literal, NewType
 
 from warmroute.config.advice import AdviceConfig, RewriteConfig
 from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range, Rate, Seconds
+from warmroute.config.cache_tiers import CacheTierConfig as CacheTierConfig
 from warmroute.config.cached_contents import CachedContentsConfig as CachedContentsConfig
 from warmroute.config.cached_contents import KeepWarmConfig as KeepWarmConfig
 from warmroute.config.provider_caching import CachingConfig
@@ -453,6 +454,8 @@ class Config:
     isolation: IsolationConfig = field(default_factory=IsolationConfig)
     caching: CachingConfig = field(default_factory=CachingConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
+    cache_tiers: tuple[CacheTierConfig, ...] = ()
+    """What replicas keep below their GPU's cache, the fastest tier first; none: what the GPU evicts is lost."""
     cached_contents: CachedContentsConfig = field(default_factory=CachedContentsConfig)
     keep_warm: KeepWarmConfig = field(default_factory=KeepWarmConfig)
     advice: AdviceConfig = field(default_factory=AdviceConfig)

@@ -345,10 +345,18 @@ class Residency:
                 self.tokens = limit
                 self._cut += over
                 self.horizon_s = oldest / self._per_s
+                self._fell(oldest, over)
                 return
             del buckets[oldest]
             self.tokens -= there
             self.horizon_s = (oldest + 1) / self._per_s
+            self._fell(oldest, there)
+
+    def _fell(self, bucket: int, tokens: int) -> None:
+        """So many tokens of a bucket are evicted (`tiers`)."""
+
+    def price(self, compute_token_s: float) -> None:
+        """To compute a token takes so long (`tiers`)."""
 
     def resident_ratio(self, used_s: float) -> float:
         """Share of what was last used then that is still there."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from warmroute.core.beliefs.belief import Belief
 from warmroute.core.beliefs.seen import MAX_RUNGS, Seen
+from warmroute.core.beliefs.tiers import Tier
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.ranking import Policy
 from warmroute.core.choice.view import Prices, View
@@ -85,13 +86,15 @@ class Fleet(Members):
         grid: tuple[int, ...] = GRID,
         learner: Learner | None = None,
         seen_rungs: int = MAX_RUNGS,
+        tiers: Sequence[Tier] = (),
     ) -> None:
         """Args:
         grid: Depth in bytes of each rung of `RequestShape.rungs`.
         seen_rungs: How many are remembered to tell what could have been reused at best, in each of two generations.
         learner: Makes the replicas' rates follow their answers; without one they stay as `parameters` has them.
+        tiers: What each replica has below its GPU's cache, the fastest first.
         """
-        super().__init__(rng, parameters, health, learner)
+        super().__init__(rng, parameters, health, learner, tiers)
         self._policy = policy
         self.needs_records = policy.needs_records
         """False if nobody need look up, or note, who has which prefix: `choose_and_reserve` then takes None."""
@@ -432,6 +435,8 @@ class Fleet(Members):
         """
         learner = self._learner
         if learner is not None:
+            if self._tiers and decision.doubtful and decision.believed_tokens > decision.predicted_tokens:
+                cached_tokens = None  # a part of it was loaded: the time says nothing of the speed
             learner.answered(
                 decision, shape, self._eligibility.models, prompt_tokens, cached_tokens, output_tokens
             )

@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, assert_never
 
 from warmroute.core.beliefs.returns import Returns
+from warmroute.core.beliefs.tiers import Tier, TieredResidency
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.eligibility import Eligibility
@@ -45,8 +46,14 @@ class Members:
     """The replicas of one fleet; requests are its subclass's, `Fleet`'s. Not thread-safe: one per event loop."""
 
     def __init__(
-        self, rng: Random, parameters: CostParameters, health: HealthParameters, learner: Learner | None
+        self,
+        rng: Random,
+        parameters: CostParameters,
+        health: HealthParameters,
+        learner: Learner | None,
+        tiers: Sequence[Tier] = (),
     ) -> None:
+        self._tiers = tuple(tiers)
         self._replicas: dict[ReplicaId, Replica] = {}
         self._servers: dict[ReplicaId, Server] = {}
         self._parameters = parameters
@@ -205,6 +212,9 @@ class Members:
                 self._joined,
                 self._parameters,
             )
+            if self._tiers:
+                replica.residency = TieredResidency(self._tiers)
+                replica.residency.price(replica.wait_token_s)
             if before:
                 replica.models, replica.models_known = before[0].models, before[0].models_known
                 replica.cards = before[0].cards

@@ -170,6 +170,7 @@ class Replica(PrefillQueue):
         """Seconds of prefill of a token without context."""
         self.attention_s = self.wait_token_s * self.attention_ratio
         """Seconds that a token's prefill takes longer for each token of the cached plus the whole prompt."""
+        self.residency.price(self.wait_token_s)
         self.refresh()
 
     def change_rates(self, token_s: float, base_latency_s: float, interference_s: float) -> None:
