@@ -182,6 +182,25 @@ def test_what_the_budget_does_not_have_is_given_up_and_told_in_answers() -> None
     run(test, Kept(ratio=1e-9))
 
 
+def test_one_that_is_over_or_that_a_longer_one_covers_is_not_given_up() -> None:
+    async def test(world: Kept) -> None:
+        world.ask(marked(LONG))
+        lose_all(world)
+        await world.round()
+        assert b"x-warmroute-promise: given-up" in world.ask(
+            marked(LONG) | {"cache_control": {"type": "ephemeral"}}
+        )
+        assert len(world.texts) == 1, "the longer one has the text of both"
+        assert b"x-warmroute-promise" not in world.ask(marked(LONG, "Where?"))
+        lose_all(world)
+        await world.round()
+        world.now_s += 301.0
+        await world.round()
+        assert b"x-warmroute-promise" not in world.ask(marked(LONG))
+
+    run(test, Kept(ratio=1e-9))
+
+
 def test_what_no_replica_computes_is_given_up() -> None:
     async def test(world: Kept) -> None:
         world.ask(marked(LONG))

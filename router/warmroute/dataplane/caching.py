@@ -272,6 +272,7 @@ class Caching:
             promise = held[at]
             if promise.until_s <= longer_until_s:
                 texts.drop(promise.key)
+                promise.lapsed = False  # whether it is kept is the longer one's matter
                 continue
             there = texts.renew(promise.key)
             if not there and at in paths:

@@ -37,6 +37,8 @@ class PromptPromises:
             promise, text = self._promises.find(key), self._texts.get(key)
             if promise is None or promise.until_s <= now_s or text is None:
                 self._texts.drop(key)
+                if promise is not None:
+                    promise.lapsed = False  # it is over, not given up
             else:
                 found.append(_told(promise, text))
         found.sort(key=lambda promise: promise.tokens, reverse=True)
