@@ -20,9 +20,10 @@ CACHING = Row(
         ),
         Panel(
             "Store and leader",
-            "1 while contents can be read and changed; 1 while a router keeps them warm.",
+            "1 while contents, and prompt schemas, can be read and changed; 1 while a router keeps them warm.",
             [
                 Query(f"min(warmroute_cached_contents_up{{{R}}})", "store"),
+                Query(f"min(warmroute_prompt_schemas_up{{{R}}})", "schemas"),
                 Query(f"max(warmroute_keep_warm_leader{{{R}}})", "leader"),
             ],
             most=1,
@@ -88,6 +89,11 @@ RESPONSES = Row(
             [
                 Query(
                     f"sum by (outcome) (rate(warmroute_response_cache_requests_total{{{R}}}[{I}]))",
+            "Prompts by schema",
+            "Chats with prompt_schema, a second: put together, or refused since there is no such prompt.",
+            [
+                Query(
+                    f"sum by (outcome) (rate(warmroute_prompt_schema_prompts_total{{{R}}}[{I}]))",
                     "{{outcome}}",
                 )
             ],

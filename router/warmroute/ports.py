@@ -12,6 +12,7 @@ from math import inf
 from typing import Protocol
 
 from warmroute.caching.content import CachedContent
+from warmroute.caching.schemas.record import SchemaRecord
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 from warmroute.tenants.keys import KeyRecord
@@ -535,3 +536,63 @@ class Embedder(Protocol):
 
     async def embed(self, text: str) -> bytes:
         """Single precision, of length 1; empty if it cannot be had now. Raises nothing, and holds up nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSchema:
+    """A version of a prompt schema, as its store has it."""
+
+    record: SchemaRecord
+    uses: int = 0
+    """How often it was used."""
+    used_s: float = 0.0
+    """When last; or when it was registered."""
+
+
+class SchemaStore(Protocol):
+    """Where prompt schemas are kept, for all routers that share the backend, until they are removed. Version 0 is the
+    latest one. All but `start` and `stop` raise `caching.content.StoreAwayError` as those of `ContentStore` do.
+    """
+
+    @property
+    def healthy(self) -> bool:
+        """False while the backend cannot be reached."""
+
+    async def start(self) -> None:
+        """Connect; returns within a second whether or not the backend answers."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def add(
+        self, record: SchemaRecord, document: bytes, now_s: float, *, most: int, most_bytes: int
+    ) -> KeptSchema:
+        """Keep one more version, with the number after the name's last; the latest stays, and is told, where it has the
+        same digest.
+
+        Raises:
+            TooManyError: Its scope would have more versions than `most`, or more bytes.
+        """
+
+    async def find(
+        self, scope: str, name: str, version: int, now_s: float, *, use: bool = False
+    ) -> KeptSchema | None:
+        """One of this scope's; `use`: count a use of it."""
+
+    async def document(self, scope: str, name: str, version: int) -> bytes | None:
+        """What it says; the version is a number that `find` told. None: nothing is there."""
+
+    async def listed(self, scope: str, *, after: str = "", most: int) -> Sequence[KeptSchema]:
+        """The latest version of each name, by name; those behind the name `after`, and so many at most."""
+
+    async def versions(self, scope: str, name: str, *, most: int) -> Sequence[KeptSchema]:
+        """Those of one name, the latest first."""
+
+    async def remove(self, scope: str, name: str, version: int) -> Sequence[int]:
+        """Forget a version, or with 0 all; tells which there were. Numbers begin anew only after all are gone."""
+
+    async def all(self, since_s: float, *, most: int) -> Sequence[KeptSchema]:
+        """Every scope's that was used or registered since, the latest first."""
+
+    async def lead(self, router: str, for_s: float) -> bool:
+        """Whether this router is the one that keeps them warm, from now for so long; asked again, it stays so."""

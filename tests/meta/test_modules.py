@@ -80,6 +80,7 @@ INTERPRETED = {
     "dialects/responses.py": "structs that msgspec inspects",
     "dialects/rewrites.py": "its work is done by C: JSON read and written",
     "dialects/routes.py": "a table; a known head's route comes with it from the cache",
+    "dialects/schema_paths.py": "the resource of prompt schemas alone",
     "dialects/usage_told.py": "its work is done by C: JSON, decoded and encoded",
     "dialects/usage_report.py": "what the fast reader of usage leaves over",
 }

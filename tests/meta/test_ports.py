@@ -16,6 +16,7 @@ SUITES = {
     "UsageStore": "test_usage_store.py",
     "ContentStore": "test_content_store.py",
     "ResponseStore": "test_response_store.py",
+    "SchemaStore": "test_schema_store.py",
 }
 WITHOUT = {
     "DiscoveryReport": "its one listener is the router's own service, no adapter",

@@ -15,6 +15,7 @@ from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds
 from warmroute.config.cache_tiers import CacheTierConfig as CacheTierConfig
 from warmroute.config.cached_contents import CachedContentsConfig as CachedContentsConfig
 from warmroute.config.cached_contents import KeepWarmConfig as KeepWarmConfig
+from warmroute.config.prompt_schemas import BlendConfig, PromptSchemasConfig
 from warmroute.config.provider_caching import CachingConfig
 from warmroute.config.response_cache import ResponseCacheConfig as ResponseCacheConfig
 from warmroute.config.response_cache import ResponseRuleConfig as ResponseRuleConfig
@@ -45,12 +46,14 @@ __all__ = [
     "AdminAuthConfig",
     "AdviceConfig",
     "AllowanceConfig",
+    "BlendConfig",
     "IsolationConfig",
     "KeysConfig",
     "ModelAllowanceConfig",
     "OidcConfig",
     "PriceConfig",
     "PriorityName",
+    "PromptSchemasConfig",
     "QueueConfig",
     "RewriteConfig",
     "TenantConfig",
@@ -462,6 +465,8 @@ class Config:
     rewrites: tuple[RewriteConfig, ...] = ()
     """What is changed in prompts of tenants that ask for it, so that they find more cached. Empty: nothing."""
     response_cache: ResponseCacheConfig = field(default_factory=ResponseCacheConfig)
+    prompt_schemas: PromptSchemasConfig = field(default_factory=PromptSchemasConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -40,6 +40,7 @@ from warmroute.dialects.sessions import Sessions
 from warmroute.dialects.usage_request import UsageSupport
 from warmroute.ports import Registry
 from warmroute.service.cached_contents import CachedContents
+from warmroute.service.prompt_schemas import PromptSchemas
 from warmroute.service.questions import Questions
 from warmroute.service.response_cache import ResponseCache
 from warmroute.tasks import Tasks
@@ -93,10 +94,12 @@ class Gateway:
         """What replicas are sent in place of clients' keys; None: those."""
         self.caches: CachedContents | None = None
         """What is cached on purpose (`translated`); None: nothing is, and no request is looked at for it."""
+        self.schemas: PromptSchemas | None = None
+        """Templates that prompts are derived from (`derived`); None: as with `caches`."""
         self.responses: ResponseCache | None = None
         """Recorded responses (`recall`); None: there are none, and no request is looked at for one."""
         self.special = False
-        """Whether there is either: then some requests take exchanges of another kind (`kinds`)."""
+        """Whether there is any of these: then some requests take exchanges of another kind (`kinds`)."""
         self.own_authorization = _own_authorization(config)
         """What replicas are sent with requests of the router's own, where it does not ask for keys itself."""
         self.fleet = fleet

@@ -2,13 +2,11 @@
 content.
 
 Decides which requests these are (`translated_for`), and turns each into a request that all the rest of the data plane
-takes for a client's own: its body is rewritten before it is read, and its answer is translated on its way back by
-what stands in for the client (`translating`). So such requests are fingerprinted, placed, held, tried again, gone on
-with and counted as any other, and nothing below this module knows of them. What concerns cached contents alone is
-answered here.
+takes for a client's own (`rewritten`); its answer is translated on its way back by what stands in for the client
+(`translating`). What concerns cached contents alone is answered here.
 
-Where it is not switched on, `Gateway.caches` is None and no request is looked at. What has to be looked up in the
-store is a task, since that is no hot path; a request of Google's that names no content needs none.
+Where nothing is switched on, `Gateway.caches` is None and no request is looked at. A request of Google's that names no
+content needs no task, since nothing is looked up for it.
 """
 
 from __future__ import annotations
@@ -19,17 +17,15 @@ from typing import Final
 import msgspec
 
 from warmroute.caching.content import CachedContent, Prefix
-from warmroute.caching.prefilled import Prefilled
-from warmroute.core.errors import ClientError, NotFoundError, RouterError
+from warmroute.core.errors import ClientError, NotFoundError
 from warmroute.core.types import Api
-from warmroute.dataplane import local, whose
+from warmroute.dataplane import whose
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
-from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.dataplane.request import Request, RequestHead
+from warmroute.dataplane.rewritten import CHATS, RewrittenExchange
 from warmroute.dataplane.shapes import readable
-from warmroute.dataplane.stand_in import inner_head
 from warmroute.dataplane.translating import ANSWER, COUNT, AddingClient, GoogleClient
 from warmroute.dialects import cached_contents, gemini, gemini_fields, gemini_paths
 from warmroute.dialects.gemini_fields import Json
@@ -39,7 +35,6 @@ from warmroute.ports import Kept
 from warmroute.service.cached_contents import CachedContents
 from warmroute.tenants.prices import GOOGLE
 
-_CHATS: Final = b"/v1/chat/completions"
 _TOKENIZE: Final = b"/tokenize"
 _NO_KEY: Final = re.compile(rb"[\x00-\x1f\x7f]")
 """What no header field can hold: a key in the query is decoded, and goes to replicas in one."""
@@ -69,14 +64,14 @@ def _others(head: RequestHead) -> bool:
         return False
 
 
-class TranslatedExchange(Exchange):
+class TranslatedExchange(RewrittenExchange):
     """One such request.
 
     Args:
         chat: It is a chat request, which may name a content; else it is one of these by its path.
     """
 
-    __slots__ = ("_asked_key", "_caches", "_chat", "_google", "_outer", "_ready")
+    __slots__ = ("_caches", "_chat", "_google")
 
     def __init__(
         self,
@@ -90,12 +85,7 @@ class TranslatedExchange(Exchange):
         super().__init__(gateway, client, request)
         self._caches = caches
         self._chat = chat
-        self._outer = client
-        self._asked_key = b""
-        """What the client shows as a key in Google's manner."""
         self._google: GoogleClient | None = None
-        self._ready = False
-        """The request is what replicas are sent."""
         head = request.head
         if not chat and not head.path.startswith(b"/v1/caches"):
             self._google = GoogleClient(client, head)
@@ -108,39 +98,24 @@ class TranslatedExchange(Exchange):
         """Google's, unless it is a chat that names a content."""
         return Exchange.interface(self) if self._google is None else GOOGLE
 
-    def start(self) -> None:
-        """Find out what is asked, and by whom."""
-        if self._ready:
-            Exchange.start(self)
-            return
-        gateway = self._gateway
-        head = self._request.head
-        try:
-            cors = gateway.cors
-            if cors is not None and head.method == b"OPTIONS" and head.cors_method and head.origin:
-                self._write(b"", 200, cors.preflight(head))
-                return
-            _check_key(self._asked_key)
-            if gateway.admission is not None and self.caller is None and not self._let_in(RouteKind.PREFIX):
-                return
-            if self._chat:
-                chat = self._naming()
-                if chat is not None:
-                    gateway.tasks.spawn(self._go_on(None, chat), name="cached content")
-                else:
-                    self._ready = True
-                    Exchange.start(self)
-                return
-            asked = _asked(head)
-            body = gemini_fields.read(readable(gateway, self._request)) if self._request.body_bytes else {}
-            if asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT) and _named(body) is None:
-                self._generate(asked, body, None, None)
+    def _vet(self) -> None:
+        _check_key(self._asked_key)
+
+    def _rewrite(self) -> None:
+        """Find out what is asked."""
+        if self._chat:
+            chat = self._naming()
+            if chat is None:
+                self._as_it_came()
             else:
-                gateway.tasks.spawn(self._go_on(asked, body), name="cached content")
-        except RouterError as error:
-            self.fail(error)
-        except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
-            self.crashed(error)
+                self._later(self._chat_with_content(chat), "cached content")
+            return
+        asked = _asked(self._request.head)
+        body = gemini_fields.read(readable(self._gateway, self._request)) if self._request.body_bytes else {}
+        if asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT) and _named(body) is None:
+            self._generate(asked, body, None, None)
+        else:
+            self._later(self._go_on(asked, body), "cached content")
 
     def _naming(self) -> Json | None:
         """The body of a chat that names a content; None where it names none."""
@@ -151,26 +126,17 @@ class TranslatedExchange(Exchange):
             return None  # whoever reads it next says what is wrong with it
         return chat if chat.get("cached_content") not in (None, "") else None
 
-    async def _go_on(self, asked: Asked | None, body: Json) -> None:
+    async def _go_on(self, asked: Asked, body: Json) -> None:
         """What needs the store."""
-        try:
-            if asked is None:
-                await self._chat_with_content(body)
-            elif asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT):
-                name = _named(body)
-                assert name is not None
-                kept, prefix = await self._caches.use(self._scope(), name)
-                cached_contents.same_model(kept.content, asked.name)
-                if not self._done:
-                    self._generate(asked, body, kept, prefix)
-            else:
-                await self._manage(asked, body)
-        except RouterError as error:
+        if asked.verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT):
+            name = _named(body)
+            assert name is not None
+            kept, prefix = await self._caches.use(self._scope(), name)
+            cached_contents.same_model(kept.content, asked.name)
             if not self._done:
-                self._searched = True  # whoever computed it has asked replicas for the model
-                self.fail(error)
-        except Exception as error:  # noqa: BLE001 - as in `start`
-            self.crashed(error)
+                self._generate(asked, body, kept, prefix)
+        else:
+            await self._manage(asked, body)
 
     # -- use ----------------------------------------------------------------------------------------------------------
 
@@ -180,7 +146,7 @@ class TranslatedExchange(Exchange):
         if asked.verb is Verb.COUNT:
             counting = gemini.counting_request(asked.name, body, prefix)
             client.write_as(COUNT, "", False)
-            self._begin_inner(_TOKENIZE, _encode(counting))
+            self._begin_inner(_TOKENIZE, _encode(counting), as_framed=False)
             return
         told = gemini.chat_request(asked.name, body, prefix, stream=asked.verb is Verb.STREAM)
         client.write_as(ANSWER, asked.alt, told.thoughts)
@@ -188,7 +154,7 @@ class TranslatedExchange(Exchange):
             client.added += b"x-warmroute-ignored: %b\r\n" % ", ".join(told.ignored).encode()
         if kept is not None:
             client.added += _promise_line(kept)
-        self._begin_inner(_CHATS, _encode(told.body))
+        self._begin_inner(CHATS, _encode(told.body), as_framed=False)
 
     async def _chat_with_content(self, chat: Json) -> None:
         name = cached_contents.named({"cached_content": chat["cached_content"]})
@@ -198,24 +164,7 @@ class TranslatedExchange(Exchange):
         if self._done:
             return
         self.client = AddingClient(self._outer, _promise_line(kept))
-        self._begin_inner(_CHATS, body)
-
-    def _begin_inner(self, target: bytes, body: bytes) -> None:
-        """Go on with this request in the place of the one that came."""
-        gateway = self._gateway
-        came = self._request
-        head = inner_head(gateway, came.head, target, self._asked_key)
-        if self._google is None:  # its answer goes to the client as it is framed
-            head.keep_alive = came.head.keep_alive
-            head.minor_version = came.head.minor_version
-            head.origin = came.head.origin
-        request = Request(head, body, came.received_s)
-        gateway.drop_body(came)
-        request.reserved_bytes = len(body)
-        gateway.buffered_bytes += len(body)
-        self._request = request
-        self._ready = True
-        Exchange.start(self)
+        self._begin_inner(CHATS, body, as_framed=True)
 
     # -- the resource -------------------------------------------------------------------------------------------------
 
@@ -249,19 +198,6 @@ class TranslatedExchange(Exchange):
         if not self._done:
             self._write(_encode(shown), 200, b"")
 
-    async def _warm(self, body: bytes) -> Prefilled:
-        gateway = self._gateway
-        caller = self.caller
-        head = inner_head(gateway, self._request.head, _CHATS, self._asked_key)
-        return await OwnRequests(gateway).send(body, caller=caller, head=head)
-
-    def _write(self, body: bytes, status: int, added: bytes) -> None:
-        head = self._request.head
-        keep_alive = local.write(
-            self.client, head, status, body, local.id_lines(head, self.request_id) + added
-        )
-        self.answered_locally(status, keep_alive=keep_alive)
-
     # -- what storing takes -------------------------------------------------------------------------------------------
 
     async def _kept_until(self, name: str) -> CachedContent | None:
@@ -276,14 +212,6 @@ class TranslatedExchange(Exchange):
         admission, caller = self._gateway.admission, self.caller
         if admission is not None and caller is not None:
             admission.stored(caller, content.model, content.tokens * for_s)
-
-    # -- whose --------------------------------------------------------------------------------------------------------
-
-    def _scope(self) -> str:
-        return whose.scope(self.caller, self._request.head, self._asked_key)
-
-    def _sharing(self) -> str:
-        return "" if self.caller is None else self.caller.tenant.sharing
 
 
 def _asked(head: RequestHead) -> Asked:

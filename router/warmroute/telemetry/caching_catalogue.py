@@ -141,5 +141,19 @@ RESPONSE_CACHE_UP = Metric(
     "1 while recorded responses can be looked for, 0 while their Redis does not answer.",
     across=Across.LEAST,
 )
+SCHEMA_STORE_UP = Metric(
+    "warmroute_prompt_schemas_up",
+    Kind.GAUGE,
+    "1",
+    "1 while prompt schemas can be read and changed, 0 while their Redis does not answer.",
+    across=Across.LEAST,
+)
+SCHEMA_PROMPTS = Metric(
+    "warmroute_prompt_schema_prompts_total",
+    Kind.COUNTER,
+    "requests",
+    "Chats with prompt_schema, by outcome: derived (their prompt was put together), refused (there is no such prompt).",
+    ("outcome",),
+)
 
 CACHING: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -6,19 +6,15 @@ out what has expired as it looks.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import msgspec
 
 from warmroute.adapters.caching.memory import too_much
-from warmroute.adapters.resp.advice import with_remedy
-from warmroute.adapters.resp.commands import pack
+from warmroute.adapters.caching.script import RedisScript, encoded
 from warmroute.adapters.resp.link import RedisLink
-from warmroute.adapters.resp.pipe import RedisError
-from warmroute.caching.content import CachedContent, StoreAwayError
+from warmroute.caching.content import CachedContent
 from warmroute.ports import Kept
 
 _encode = msgspec.json.Encoder().encode
@@ -34,24 +30,20 @@ class RedisContents:
     """
 
     def __init__(self, link: RedisLink, namespace: str = "w") -> None:
-        self._link = link
-        self._base = namespace.encode() + b":{caches}:"
-        self._key = self._base + b"x"
-        self._script = resources.files(__package__).joinpath("contents.lua").read_bytes()
-        self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
+        self._script = RedisScript(link, namespace, "caches", "contents", "cached contents")
 
     @property
     def healthy(self) -> bool:
         """Whether there is a connection."""
-        return self._link.up
+        return self._script.healthy
 
     async def start(self) -> None:
         """Connect, or go on trying."""
-        await self._link.start()
+        await self._script.start()
 
     async def stop(self) -> None:
         """Disconnect."""
-        await self._link.stop()
+        await self._script.stop()
 
     async def add(
         self, content: CachedContent, prefix: bytes, now_s: float, *, most: int, most_bytes: int
@@ -70,9 +62,7 @@ class RedisContents:
 
     async def prefix(self, scope: str, content_id: str) -> bytes | None:
         """One read."""
-        key = self._base + b"p:" + f"{scope}/{content_id}".encode("utf-8", "surrogatepass")
-        reply = (await self._ask(pack("GET", key)))[0]
-        return reply if isinstance(reply, bytes) else None
+        return await self._script.read(b"p:" + encoded(f"{scope}/{content_id}"))
 
     async def listed(
         self, scope: str, now_s: float, *, after: str = "", most: int
@@ -109,32 +99,8 @@ class RedisContents:
         return bool(await self._call("lead", 0.0, router, int(for_s * 1000)))
 
     async def _call(self, name: str, now_s: float, *words: str | bytes | int) -> Any:
-        packed = [
-            word.encode("utf-8", "surrogatepass") if isinstance(word, str) else word
-            for word in (name, repr(now_s), *words)
-        ]
-        command = pack("EVALSHA", self._sha, 1, self._key, *packed)
-        try:
-            return (await self._link.ask(self._key, command))[0]
-        except RedisError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise _away(error) from error
-        except OSError as error:
-            raise _away(error) from error
-        await self._ask(pack("SCRIPT", "LOAD", self._script))
-        return (await self._ask(command))[0]
-
-    async def _ask(self, command: bytes) -> Any:
-        try:
-            return await self._link.ask(self._key, command)
-        except (OSError, RedisError) as error:
-            raise _away(error) from error
+        return await self._script.call(name, repr(now_s), *words)
 
 
 def _kept(found: Sequence[Any]) -> Kept:
     return Kept(_decode(found[0]), int(found[1]), bool(found[2]))
-
-
-def _away(error: Exception) -> StoreAwayError:
-    why = with_remedy(str(error)) if str(error) else type(error).__name__
-    return StoreAwayError(f"cached contents cannot be read or changed now: {why}; retry later")

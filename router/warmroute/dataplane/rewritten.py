@@ -1,0 +1,137 @@
+"""Requests that replicas are sent in another form than they came: what is common to all of them.
+
+Decides whose such a request is, and how another takes its place: its body is rewritten before it is read, so that it is
+fingerprinted, placed, held, tried again, gone on with and counted as any other, and nothing below knows of it. Which
+requests these are, and what becomes of them, those who extend it decide (`translated`, `derived`).
+
+What has to be looked up in a store is a task, since that is no hot path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final
+
+from warmroute.caching.prefilled import Prefilled
+from warmroute.core.errors import RouterError
+from warmroute.dataplane import local, whose
+from warmroute.dataplane.client_side import ClientSide
+from warmroute.dataplane.exchange import Exchange
+from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.own_requests import OwnRequests
+from warmroute.dataplane.request import Request
+from warmroute.dataplane.stand_in import inner_head
+from warmroute.dialects.routes import RouteKind
+
+CHATS: Final = b"/v1/chat/completions"
+
+
+class RewrittenExchange(Exchange):
+    """One such request."""
+
+    __slots__ = ("_asked_key", "_outer", "_ready")
+
+    def __init__(self, gateway: Gateway, client: ClientSide, request: Request) -> None:
+        super().__init__(gateway, client, request)
+        self._outer = client
+        self._asked_key = b""
+        """What the client shows as a key elsewhere than in `Authorization`."""
+        self._ready = False
+        """The request is what replicas are sent."""
+
+    def start(self) -> None:
+        """Find out what is asked, and by whom."""
+        if self._ready:
+            Exchange.start(self)
+            return
+        gateway = self._gateway
+        head = self._request.head
+        try:
+            cors = gateway.cors
+            if cors is not None and head.method == b"OPTIONS" and head.cors_method and head.origin:
+                self._write(b"", 200, cors.preflight(head))
+                return
+            self._vet()
+            if gateway.admission is not None and self.caller is None and not self._let_in(RouteKind.PREFIX):
+                return
+            self._rewrite()
+        except RouterError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - ends this exchange, and no other on its connection
+            self.crashed(error)
+
+    def _vet(self) -> None:
+        """Refuse what nobody need be known for.
+
+        Raises:
+            RouterError: It is refused.
+        """
+
+    def _rewrite(self) -> None:
+        """Go on, now that it is known whose request it is.
+
+        Raises:
+            RouterError: It cannot.
+        """
+        raise NotImplementedError
+
+    def _as_it_came(self) -> None:
+        """Nothing is to be rewritten after all: replicas are sent what came."""
+        self._ready = True
+        Exchange.start(self)
+
+    def _later(self, work: Awaitable[None], name: str) -> None:
+        """Go on with what has to wait for a store."""
+        self._gateway.tasks.spawn(self._guarded(work), name=name)
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except RouterError as error:
+            if not self._done:
+                self._searched = True  # whoever computed it has asked replicas for the model
+                self.fail(error)
+        except Exception as error:  # noqa: BLE001 - as in `start`
+            self.crashed(error)
+
+    def _begin_inner(self, target: bytes, body: bytes, *, as_framed: bool) -> None:
+        """Go on with this request in the place of the one that came.
+
+        Args:
+            as_framed: Its answer goes to the client as it is framed.
+        """
+        gateway = self._gateway
+        came = self._request
+        head = inner_head(gateway, came.head, target, self._asked_key)
+        if as_framed:
+            head.keep_alive = came.head.keep_alive
+            head.minor_version = came.head.minor_version
+            head.origin = came.head.origin
+        request = Request(head, body, came.received_s)
+        gateway.drop_body(came)
+        request.reserved_bytes = len(body)
+        gateway.buffered_bytes += len(body)
+        self._request = request
+        self._ready = True
+        Exchange.start(self)
+
+    async def _warm(self, body: bytes) -> Prefilled:
+        gateway = self._gateway
+        caller = self.caller
+        head = inner_head(gateway, self._request.head, CHATS, self._asked_key)
+        return await OwnRequests(gateway).send(body, caller=caller, head=head)
+
+    def _write(self, body: bytes, status: int, added: bytes) -> None:
+        head = self._request.head
+        keep_alive = local.write(
+            self.client, head, status, body, local.id_lines(head, self.request_id) + added
+        )
+        self.answered_locally(status, keep_alive=keep_alive)
+
+    # -- whose --------------------------------------------------------------------------------------------------------
+
+    def _scope(self) -> str:
+        return whose.scope(self.caller, self._request.head, self._asked_key)
+
+    def _sharing(self) -> str:
+        return "" if self.caller is None else self.caller.tenant.sharing
