@@ -20,11 +20,14 @@ from tests.support.wire import ParsedAnswers, Wire
 from warmroute.adapters.engine import vllm_metrics
 from warmroute.adapters.resp.pipe import Pipe
 from warmroute.adapters.resp.url import parse_redis_url
+from warmroute.caching.schemas.model import SchemaError
+from warmroute.caching.schemas.prefixes import prefixes
+from warmroute.caching.schemas.selection import Index
 from warmroute.config.discovery_urls import parse_source
 from warmroute.core.errors import ClientError
 from warmroute.core.types import Api
 from warmroute.dataplane.answer import AnswerCache, from_fields, read_whole
-from warmroute.dialects import multipart_model, parse
+from warmroute.dialects import multipart_model, parse, prompt_schemas
 from warmroute.dialects.coding import readable
 from warmroute.dialects.guess import likely_paths
 from warmroute.dialects.routes import model_id, route, slash_dropped, stored_response_id
@@ -309,6 +312,22 @@ def engines(data: bytes) -> None:
         assert isinstance(readable(coding, data, 65_536), bytes)
 
 
+def schemas(data: bytes) -> None:
+    """A schema or a prompt, in markup or JSON: read, or refused with 400; what is read can be shown and computed."""
+    known = _loaded(data)
+    document = known if isinstance(known, dict) else {"pml": data.decode("utf-8", "surrogateescape")}
+    try:
+        index = Index(prompt_schemas.registration(document).schema)
+    except SchemaError:
+        pass
+    else:
+        assert all(messages for messages in prefixes(index, 2))
+        index.labels()
+    for asked in (document.get("pml"), document):
+        with contextlib.suppress(SchemaError):
+            assert prompt_schemas.asked(asked).name
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "dialects": dialects,
     "requests": requests,
@@ -319,6 +338,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "records": records,
     "replies": replies,
     "engines": engines,
+    "schemas": schemas,
 }
 
 SHARES = {"requests": 0.01}

@@ -329,12 +329,13 @@ def nested(depth: int) -> Any:
         ),
         ({"name": "s", "content": "x", "parameters": "first"}, "parameters"),
         ({"name": "s", "content": nested(17)}, "levels"),
-        ({"name": "s", "content": ["x"] * 20_001}, "20000"),
+        ({"name": "s", "content": ["x"] * 10_001}, "10000"),
         ({"pml": "<schema name='s'>x</schema>", "content": "x"}, "pml"),
         ({"pml": "<schema name='s'>x</schema>", "name": "t"}, "the markup's is 's'"),
         ({"pml": 3}, "pml"),
         ({"name": "s", "content": "x", "model": 1}, "model"),
         ({"name": "s", "content": "x", "prewarm": "yes"}, "prewarm"),
+        ({"name": "s", "content": "x", "prewarm": [[]] * 65}, "64 are the most"),
     ],
 )
 def test_a_registration_that_cannot_be_says_what_is_wrong_and_where(document: Any, said: str) -> None:

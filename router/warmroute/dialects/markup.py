@@ -13,7 +13,7 @@ from xml.parsers import expat
 from warmroute.caching.schemas.model import SchemaError
 
 MOST_DEPTH: Final = 32
-MOST_ELEMENTS: Final = 20_000
+MOST_ELEMENTS: Final = 10_000
 
 
 @dataclass(slots=True)

@@ -34,6 +34,8 @@ Json = dict[str, Any]
 
 FIELD: Final = b'"prompt_schema"'
 """How a chat request that uses a schema must contain it, whatever blanks are around."""
+MOST_PREWARMED: Final = 64
+"""Prompts that a registration may name to be computed."""
 MOST_VERSION: Final = 1_000_000_000
 _REGISTERED: Final = frozenset(("name", "model", "content", "parameters", "values", "pml", "prewarm"))
 _USED: Final = frozenset(("name", "version", "modules", "parameters"))
@@ -202,6 +204,8 @@ def registration(document: Json) -> Registration:
     )
     if not isinstance(prewarm, bool) and not lists:
         refuse("prewarm", "must be true, false, or a list of lists of modules")
+    if isinstance(prewarm, list) and len(prewarm) > MOST_PREWARMED:
+        refuse("prewarm", f"has {len(prewarm)} lists of modules; {MOST_PREWARMED} are the most")
     return Registration(schema, document, model or "", prewarm)
 
 

@@ -26,7 +26,7 @@ from warmroute.caching.schemas.model import (
 
 MOST_DEPTH: Final = 16
 """Of modules, unions and roles within each other."""
-MOST_NODES: Final = 20_000
+MOST_NODES: Final = 10_000
 MOST_LENGTH: Final = 1_000_000
 SCHEMA_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")

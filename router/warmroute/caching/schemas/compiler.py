@@ -87,7 +87,7 @@ class Writer:
         self._set_apart = False
         """`_pending` is a separator of chunks: nothing takes its place."""
         self.said: list[Said] = []
-        self.last: list[Path] = []
+        self.last: dict[Path, None] = {}
 
     def write(self, items: tuple[Node, ...], outer: Path, role: str, last: bool) -> bool:
         """Write what is taken of this; False: something ended it before."""
@@ -97,8 +97,7 @@ class Writer:
             elif isinstance(node, Parameter):
                 path = path_of(outer, node.name)
                 if last:
-                    if path not in self.last:
-                        self.last.append(path)
+                    self.last[path] = None
                     self._add(f"<{self._labels[path]}>", role)
                 elif self.ends_at_value():
                     return False
@@ -177,17 +176,24 @@ class Writer:
         """What was written."""
         schema = self._index.schema
         joint = GAP if self._blend is None else self._blend.separator
-        return Layout([_merged(one) for one in self.said], self.last, self._labels, schema.heading, joint)
+        return Layout(
+            [_merged(one) for one in self.said], list(self.last), self._labels, schema.heading, joint
+        )
 
 
 def _merged(said: Said) -> Said:
     merged = Said(said.role)
+    run: list[str] = []
     for piece in said.pieces:
-        pieces = merged.pieces
-        if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
-            pieces[-1] += piece
+        if isinstance(piece, str):
+            run.append(piece)
         else:
-            pieces.append(piece)
+            if run:
+                merged.pieces.append("".join(run))
+                run = []
+            merged.pieces.append(piece)
+    if run:
+        merged.pieces.append("".join(run))
     return merged
 
 
