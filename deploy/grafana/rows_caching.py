@@ -76,6 +76,17 @@ CACHING = Row(
             [Query(f"sum(rate(warmroute_promise_texts_dropped_total{{{R}}}[{I}]))", "gave way")],
             COUNT,
         ),
+        Panel(
+            "Prompts by schema",
+            "Chats with prompt_schema, a second: put together, or refused since there is no such prompt.",
+            [
+                Query(
+                    f"sum by (outcome) (rate(warmroute_prompt_schema_prompts_total{{{R}}}[{I}]))",
+                    "{{outcome}}",
+                )
+            ],
+            COUNT,
+        ),
     ],
 )
 
@@ -89,11 +100,6 @@ RESPONSES = Row(
             [
                 Query(
                     f"sum by (outcome) (rate(warmroute_response_cache_requests_total{{{R}}}[{I}]))",
-            "Prompts by schema",
-            "Chats with prompt_schema, a second: put together, or refused since there is no such prompt.",
-            [
-                Query(
-                    f"sum by (outcome) (rate(warmroute_prompt_schema_prompts_total{{{R}}}[{I}]))",
                     "{{outcome}}",
                 )
             ],

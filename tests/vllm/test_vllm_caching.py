@@ -1,4 +1,5 @@
-"""OpenAI's, Anthropic's and DeepSeek's caching by the official clients over real engines: told as engines count."""
+"""OpenAI's, Anthropic's and DeepSeek's caching, and prompts by schema, by the official clients over real engines: told
+as engines count."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ _QUERIES = re.compile(r"^vllm:prefix_cache_queries_total\{.*\} (\S+)", re.MULTIL
 @pytest.fixture
 def caching(whole_fleet: Fleet, tmp_path: Path) -> Iterator[RouterProcess]:
     settings = tmp_path / "router.yaml"
-    settings.write_text(json.dumps({"caching": {"openai": True, "anthropic": True, "deepseek": True}}))
+    interfaces = {"openai": True, "anthropic": True, "deepseek": True}
+    settings.write_text(json.dumps({"caching": interfaces, "prompt_schemas": True}))
     with RouterProcess(whole_fleet.urls, "--config", str(settings)) as router:
         yield router
 
@@ -160,3 +162,49 @@ def test_langchains_openai(
     assert done.returncode == 0, done.stderr[-4000:]
     prompts, found = told(done.stdout)
     engines_count(found, prompts)
+
+
+def test_a_template_with_slots_in_its_middle(
+    caching: RouterProcess, whole_fleet: Fleet, engines_count: Callable[[int, int], None]
+) -> None:
+    model, name = whole_fleet.model_name, f"order-{uuid.uuid4().hex[:8]}"
+    lines = "".join(
+        f'Line <parameter name="no{n}" length="4"/> asks for <parameter name="quantity{n}" length="4"/> pieces of'
+        f' <parameter name="item{n}" length="8"/>, to be packed apart. {text(12, f"r{n}")}\n'
+        for n in range(30)
+    )
+    pml = f'<schema name="{name}" parameters="last"><system>You check orders.</system>{lines}</schema>'
+    mine = {"Authorization": "Bearer none"}  # whoever sends another key has schemas of their own
+    made = call(caching.url, "/v1/prompt_schemas", {"pml": pml, "model": model}, headers=mine).json
+    shared = made["prewarm"]["tokens"]
+    assert (made["version"], made["prewarm"]["warmed"]) == (1, 1)
+    assert shared > 1024
+
+    def values(order: int) -> dict[str, str]:
+        kinds = {"no": "{}", "quantity": "{}", "item": "boxes {}"}
+        return {f"{kind}{n}": told.format(order * n + 7) for n in range(30) for kind, told in kinds.items()}
+
+    usages = []
+    go: Any = [{"role": "user", "content": "Is it complete?"}]
+    with openai.OpenAI(base_url=f"{caching.url}/v1", api_key="none", max_retries=0, timeout=400.0) as client:
+        for order in (1, 2):
+            given = values(order)
+            by_schema = {"prompt_schema": {"name": name, "parameters": given}}
+            usages.append(
+                client.chat.completions.create(
+                    model=model, messages=go, max_tokens=2, extra_body=by_schema
+                ).usage
+            )
+            filled = lines
+            for slot in re.findall(r'<parameter name="\w+" length="\d"/>', lines):
+                filled = filled.replace(slot, given[slot.split('"')[1]])
+            naive: Any = [
+                {"role": "system", "content": "You check orders."},
+                {"role": "user", "content": filled},
+            ]
+            usages.append(client.chat.completions.create(model=model, messages=naive, max_tokens=2).usage)
+    told: list[Any] = usages
+    cached = [usage.prompt_tokens_details.cached_tokens for usage in told]
+    assert min(cached[0], cached[2]) >= 0.9 * shared, "from the first use on: it was computed at registration"
+    assert max(cached[1], cached[3]) <= 0.1 * shared, "up to the first slot"
+    engines_count(sum(cached), shared + sum([usage.prompt_tokens for usage in told]))
