@@ -14,7 +14,7 @@ from functools import partial
 from random import Random, SystemRandom
 from typing import assert_never
 
-from warmroute import parts
+from warmroute import backends, parts
 from warmroute.adapters.discovery.kubernetes.access import AccessError, Credentials
 from warmroute.adapters.discovery.kubernetes.api import Api, Patience
 from warmroute.adapters.discovery.kubernetes.discovery import KubernetesDiscovery
@@ -23,9 +23,6 @@ from warmroute.adapters.discovery.redis import OnLoad, RedisDiscovery
 from warmroute.adapters.discovery.static import StaticDiscovery
 from warmroute.adapters.engine.calls import HttpCalls
 from warmroute.adapters.engine.probe import HttpEngine
-from warmroute.adapters.load_board.redis import NoBoard, RedisLoadBoard
-from warmroute.adapters.registry.memory import MEMORY_ENTRIES, MemoryRegistry
-from warmroute.adapters.registry.redis.registry import LOCAL_ENTRIES, RedisRegistry
 from warmroute.answers import Answers
 from warmroute.config.discovery_urls import (
     DiscoverySource,
@@ -49,7 +46,6 @@ from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import ReplicaId
-from warmroute.dataplane.caching import LONGEST_S
 from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.recall import log_members
@@ -57,11 +53,9 @@ from warmroute.dataplane.server import DataPlane
 from warmroute.ports import (
     Discovery,
     DiscoveryReport,
-    LoadBoard,
     Member,
     ProbeResult,
     RankFigures,
-    Registry,
 )
 from warmroute.service.discovery_sources import DiscoverySources, MakeSource
 from warmroute.service.engine_effects import EngineEffects
@@ -122,7 +116,7 @@ class Worker:
         self._listeners = listeners
         self._one_of_several = control_socket is not None
         self.tasks = Tasks()
-        self.registry = _registry(config, clock)
+        self.registry = backends.registry(config, clock)
         parameters = parts.cost_parameters(config.policy)
         rng = Random()
         self.fleet = Fleet(
@@ -234,7 +228,7 @@ class Worker:
             most_s=config.registry.idle_max_s,
             clock=time.monotonic,
         )
-        self._board = _load_board(config)
+        self._board = backends.load_board(config)
         self.load_reports = LoadReports(
             self.fleet,
             self._board,
@@ -575,36 +569,3 @@ def _discovery_source(
                 raise ConfigError("", key, str(error)) from error
         case _:
             assert_never(source)
-
-
-def _registry(config: Config, clock: Callable[[], float]) -> Registry:
-    settings = config.registry
-    most_owned = config.isolation.records if config.isolation.enabled else 0
-    if settings.url == "memory":
-        return MemoryRegistry(
-            idle_s=settings.idle_max_s,
-            max_entries=settings.max_entries or MEMORY_ENTRIES,
-            most_owned=most_owned,
-            clock=clock,
-        )
-    try:
-        return RedisRegistry(
-            settings.url,
-            idle_s=settings.idle_max_s,
-            lookup_deadline_s=settings.lookup_deadline_s,
-            namespace=settings.namespace,
-            local_entries=settings.max_entries or LOCAL_ENTRIES,
-            keeps_s=LONGEST_S if config.caching.openai or config.caching.anthropic else 0.0,
-            most_owned=most_owned,
-            clock=clock,
-        )
-    except (ValueError, OSError) as error:  # OSError: a TLS file that cannot be read
-        raise ConfigError("", "registry.url", str(error)) from error
-
-
-def _load_board(config: Config) -> LoadBoard:
-    """Where the registry is shared, load is; a wrong URL is the registry's fault, and found there first."""
-    settings = config.registry
-    if settings.url == "memory":
-        return NoBoard()
-    return RedisLoadBoard(settings.url, namespace=settings.namespace, deadline_s=config.leases.expire_s / 2)

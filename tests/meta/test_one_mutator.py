@@ -21,6 +21,7 @@ OWNERS = {
 
 OTHER_OBJECTS = {
     ("router/warmroute/cli/keys.py", "arguments"): "what the command line said",
+    ("router/warmroute/dataplane/gateway.py", "self.caching"): "what advises",
     ("router/warmroute/adapters/engine/probe.py", "known"): "what the probe keeps of a replica",
     ("router/warmroute/adapters/registry/redis/batch.py", "batch"): "a batch of commands",
     ("router/warmroute/core/fleet/peer_load.py", "peer"): "another router",

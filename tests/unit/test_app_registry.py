@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute.app import _registry
+from warmroute import backends
 from warmroute.config.schema import Config, RegistryConfig
 from warmroute.core.types import FingerprintHash, Incarnation
 
@@ -14,7 +14,7 @@ NOW_S = 1e9
 @pytest.mark.parametrize("url", ["memory", "redis://127.0.0.1:1"])
 @pytest.mark.parametrize("most", [None, 40])
 def test_max_entries_bounds_what_is_kept_in_this_process_with_a_redis_too(url: str, most: int | None) -> None:
-    registry = _registry(Config(registry=RegistryConfig(url=url, max_entries=most)), lambda: NOW_S)
+    registry = backends.registry(Config(registry=RegistryConfig(url=url, max_entries=most)), lambda: NOW_S)
     for first in range(0, 1_000, 10):
         registry.touch([FingerprintHash(first + n) for n in range(10)], Incarnation(1), NOW_S)
     figures = registry.statistics()
