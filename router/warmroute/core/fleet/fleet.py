@@ -85,8 +85,8 @@ class Fleet(Members):
         health: HealthParameters,
         grid: tuple[int, ...] = GRID,
         learner: Learner | None = None,
-        seen_rungs: int = MAX_RUNGS,
         tiers: Sequence[Tier] = (),
+        seen_rungs: int = MAX_RUNGS,
     ) -> None:
         """Args:
         grid: Depth in bytes of each rung of `RequestShape.rungs`.
