@@ -56,6 +56,7 @@ COMPILED = [
     "router/warmroute/core/learning/learner.py",
     "router/warmroute/core/learning/sample.py",
     "router/warmroute/core/learning/speed.py",
+    "router/warmroute/core/prompt/chunks.py",
     "router/warmroute/core/prompt/fingerprint.py",
     "router/warmroute/core/ranks.py",
     "router/warmroute/core/types.py",

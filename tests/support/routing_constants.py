@@ -140,6 +140,7 @@ OTHERS: dict[str, str] = {
     "fleet.fleet.MOST_UNIT": "arithmetic",
     "choice.view._GOLDEN": "a hash",
     "choice.view._MASK": "a hash",
+    "beliefs.belief.MOST_HOLDERS": "bounds work",
     "fleet.peer_load.MAX_ROUTERS": "bounds memory",
     "fleet.peer_load.MAX_REPLICAS": "bounds memory",
     "fleet.peer_load._WRAP": "arithmetic",

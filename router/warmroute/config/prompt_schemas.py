@@ -28,15 +28,3 @@ class PromptSchemasConfig:
     """Most beginnings of prompts that are computed when a schema is registered, and kept warm (`keep_warm`)."""
     prewarm_s: Seconds = 3600.0
     """For how long after a version's last use, or its registration, its beginnings are kept warm."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlendConfig:
-    """What all replicas were started with where they reuse chunks of a prompt wherever these stand (LMCache's
-    CacheBlend). Prompts that are derived from schemas have their modules set apart by it then."""
-
-    separator: str = ""
-    """What stands between chunks: `LMCACHE_BLEND_SPECIAL_STR`, such as `" # # "`. Empty: replicas reuse prefixes
-    alone."""
-    chunk_tokens: PositiveCount = 256
-    """Shorter modules are not set apart: `LMCACHE_BLEND_MIN_TOKENS`."""

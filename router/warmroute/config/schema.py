@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, NewType
 
 from warmroute.config.advice import AdviceConfig, RewriteConfig
+from warmroute.config.blend import BlendConfig
 from warmroute.config.bounds import Bytes, Count, PositiveCount, PositiveSeconds, Range, Rate, Seconds
 from warmroute.config.cache_tiers import CacheTierConfig as CacheTierConfig
 from warmroute.config.cached_contents import CachedContentsConfig as CachedContentsConfig
 from warmroute.config.cached_contents import KeepWarmConfig as KeepWarmConfig
-from warmroute.config.prompt_schemas import BlendConfig, PromptSchemasConfig
+from warmroute.config.prompt_schemas import PromptSchemasConfig
 from warmroute.config.provider_caching import CachingConfig
 from warmroute.config.response_cache import ResponseCacheConfig as ResponseCacheConfig
 from warmroute.config.response_cache import ResponseRuleConfig as ResponseRuleConfig

@@ -25,8 +25,8 @@ Record = tuple[Holder, ...]
 """What the registry keeps for one rung: a few holders, most recent last. Never empty."""
 
 Records = list[Record | None]
-"""One entry a rung, shallowest first; `None` where nobody is known. A record read twice in one answer is the same
-object, so that a reader may skip it by identity."""
+"""One entry a rung, shallowest first, then one a chunk (`RequestShape.keys`); `None` where nobody is known. A record
+read twice in one answer is the same object, so that a reader may skip it by identity."""
 
 
 class Api(StrEnum):
@@ -73,12 +73,30 @@ class DecidedBy(StrEnum):
     """The ring prefers another that costs as little, and that one has as many requests as the bound allows."""
 
 
+class Chunks:
+    """The parts of a prompt that engines reuse wherever they stand (`prompt.chunks`), in their order."""
+
+    __slots__ = ("bounds", "hashes", "reused_ratio")
+
+    def __init__(
+        self, hashes: list[FingerprintHash], bounds: list[tuple[int, int]], reused_ratio: float
+    ) -> None:
+        self.hashes = hashes
+        """One a chunk, by its content alone; all differ."""
+        self.bounds = bounds
+        """Where each begins in the canonical prompt, and where it ends, in bytes."""
+        self.reused_ratio = reused_ratio
+        """Share of a chunk's tokens that an engine which has it need not compute."""
+
+
 class RequestShape:
     """Everything a policy may know of a request. Built once per request; never holds prompt text."""
 
     __slots__ = (
+        "chunks",
         "head_key",
         "key",
+        "keys",
         "model",
         "prompt_bytes",
         "prompt_tokens",
@@ -105,6 +123,10 @@ class RequestShape:
         """Model or LoRA adapter named by the client; only replicas that serve it are eligible."""
         self.rungs: list[FingerprintHash] = [] if rungs is None else rungs
         """Fingerprint at each ladder depth, shallowest first; empty when not routed by prefix or under a block long."""
+        self.chunks: Chunks | None = None
+        """What is reused wherever it stands; None where engines reuse prefixes alone, and where there is nothing."""
+        self.keys = self.rungs
+        """What is looked up and noted of it: the rungs, then the chunks' hashes."""
         self.prompt_bytes = prompt_bytes
         """Length of the canonical prompt; 0 when not routed by prefix."""
         self.prompt_tokens = prompt_tokens

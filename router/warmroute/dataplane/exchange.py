@@ -220,9 +220,9 @@ class Exchange(Counted):
             if self.grant is None or not self.grant.pending:
                 self._choose_by_prefix()
             return
-        rungs = self.shape.rungs
+        keys = self.shape.keys
         self._looking = True
-        records = gateway.registry.lookup(rungs, self._looked_up) if rungs else []
+        records = gateway.registry.lookup(keys, self._looked_up) if keys else []
         if records is not None:
             self._looked_up(records)
 

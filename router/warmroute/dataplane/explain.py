@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from warmroute.core.errors import ClientError, NotFoundError
 from warmroute.core.prompt.fingerprint import GRID
-from warmroute.core.types import Api, FingerprintHash, Records
+from warmroute.core.types import Api, FingerprintHash, Records, RequestShape
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
@@ -49,8 +49,9 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
         shape = load_shape(gateway, request)
     else:
         raise ClientError(f"{path!r} is not routed to a replica by prefix or load", param="path")
-    records = await _look_up(gateway, shape.rungs) if shape.rungs and gateway.needs_records else []
-    known = sum(record is not None for record in records)
+    records = await _look_up(gateway, shape.keys) if shape.keys and gateway.needs_records else []
+    known = [place for place, record in enumerate(records) if record is not None]
+    rungs_known = [place for place in known if place < len(shape.rungs)]
     ranking = gateway.fleet.rank(shape, records, gateway.clock())
     hold = gateway.hold if by_prefix else None
     return {
@@ -59,22 +60,26 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
         "prompt_bytes": shape.prompt_bytes,
         "prompt_tokens_estimated": shape.prompt_tokens,
         "rungs": len(shape.rungs),
-        "rungs_known": known,
-        "deepest_known_bytes": max(
-            (GRID[i] for i, record in enumerate(records) if record is not None), default=0
-        ),
+        "rungs_known": len(rungs_known),
+        "deepest_known_bytes": GRID[rungs_known[-1]] if rungs_known else 0,
+        **_chunks(shape, len(known) - len(rungs_known)),
         "would_be_held": hold is not None and hold.would_hold(ranking.choice.replica),
         "held_requests": hold.waiting if hold is not None else 0,
         **ranking.as_dict(),
     }
 
 
-async def _look_up(gateway: Gateway, rungs: list[FingerprintHash]) -> Records:
+def _chunks(shape: RequestShape, known: int) -> dict[str, object]:
+    """What is said of a prompt with chunks, and of no other."""
+    return {} if shape.chunks is None else {"chunks": len(shape.chunks.hashes), "chunks_known": known}
+
+
+async def _look_up(gateway: Gateway, keys: list[FingerprintHash]) -> Records:
     waiter: asyncio.Future[Records] = asyncio.get_running_loop().create_future()
 
     def done(records: Records) -> None:
         if not waiter.done():
             waiter.set_result(records)
 
-    at_once = gateway.registry.lookup(rungs, done)
+    at_once = gateway.registry.lookup(keys, done)
     return at_once if at_once is not None else await waiter

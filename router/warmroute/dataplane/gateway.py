@@ -21,6 +21,7 @@ from warmroute.core.health.deaths import MOST_LIVES, Deaths
 from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.core.health.retry_budget import ComparisonBudget, RetryBudget, pause_s
 from warmroute.core.health.silence import SilenceParameters
+from warmroute.core.prompt.chunks import Blend
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
 from warmroute.dataplane.admission import Admission
@@ -117,6 +118,13 @@ class Gateway:
         self.tasks = tasks
         self.fingerprinter = fingerprinter
         """Replaced as a whole when the registry makes the deployment's secret known."""
+        blend = config.blend
+        self.blend = (
+            Blend(blend.separator.encode(), blend.chunk_tokens, blend.recompute_ratio)
+            if blend.separator
+            else None
+        )
+        """How engines tell chunks; None: they reuse prefixes alone."""
         self.clock = clock
         self.limits = config.limits
         self.upstream = config.upstream

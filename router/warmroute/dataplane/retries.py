@@ -21,7 +21,7 @@ from warmroute.core.beliefs.residency import STALE_S
 from warmroute.core.errors import ClientError, ReplicaError, RouterError
 from warmroute.core.fleet.fleet import Decision, Replica
 from warmroute.core.health.health import FailureReason
-from warmroute.core.types import Record, Records, ReplicaId, RequestShape
+from warmroute.core.types import FingerprintHash, Record, Records, ReplicaId, RequestShape
 from warmroute.dataplane.answer import AnswerHead
 from warmroute.dataplane.attempt import READ_CODED_BYTES, Attempt
 from warmroute.dataplane.caching import CacheUse
@@ -92,12 +92,12 @@ class Retrying(Attempt):
         assert shape is not None
         gateway = self._gateway
         incarnation = decision.incarnation
-        if shape.rungs and incarnation is not None and self._records is not None:
+        if shape.keys and incarnation is not None and self._records is not None:
             # Siblings of a burst must find it; where it was not looked up, taking it back would take too much.
             self._noted = True
             self._withdrawals = gateway.withdrawals
             owner = "" if self.caller is None else self._owner()
-            gateway.registry.touch(shape.rungs, incarnation, decision.reserved_s, owner)
+            gateway.registry.touch(shape.keys, incarnation, decision.reserved_s, owner)
         self._dispatch()
 
     def _answers(self, decision: Decision, computed: bool) -> None:
@@ -454,11 +454,11 @@ class Retrying(Attempt):
             self.retried_after = f"{first.replica.id} {why}"
         decision = self.decision = second.decision
         self._noted = False
-        if shape.rungs and decision.incarnation is not None and self._records is not None:
+        if shape.keys and decision.incarnation is not None and self._records is not None:
             self._noted = True
             self._withdrawals = gateway.withdrawals
             owner = "" if self.caller is None else self._owner()
-            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s, owner)
+            gateway.registry.touch(shape.keys, decision.incarnation, decision.reserved_s, owner)
         self._head = None
         self._state = _EXPECTED
         self._fresh_tried = self._refusal = self._joined = self.suspected = False
@@ -501,28 +501,37 @@ class Retrying(Attempt):
         gateway = self._gateway
         self._noted = False
         incarnation = failed.incarnation
-        rungs = shape.rungs
         records = self._records
         if incarnation is None or records is None:
             return
+        rungs = len(shape.rungs)
         computed = gateway.computed_rungs(incarnation, failed.reserved_s)
-        for depth, record in enumerate(records):
+        taken_back: list[FingerprintHash] = []
+        for place, record in enumerate(records):
+            held = False
             if record is not None:
                 for holder in record:
                     if holder[0] == incarnation and not gateway.was_withdrawn(holder):
-                        computed = depth + 1
-        if computed < len(rungs):
-            gateway.withdraw(rungs[computed:], incarnation, failed.reserved_s)
+                        held = True
+            if place >= rungs:
+                if not held:
+                    taken_back.append(shape.keys[place])
+            elif held:
+                computed = place + 1
+        if computed < rungs:
+            taken_back = shape.rungs[computed:] + taken_back
+        if taken_back:
+            gateway.withdraw(taken_back, incarnation, failed.reserved_s)
 
     def _bear_out(self, decision: Decision, since_s: float) -> None:
         """The prompt was computed, and with it what others noted so shortly before that it was not noted again: whoever
-        takes its own note back must leave these rungs."""
-        records = self._records
-        if records is None:
+        takes its own note back must leave these rungs. (Chunks are not looked after: each is noted by many.)"""
+        records, shape = self._records, self.shape
+        if records is None or shape is None:
             return
         incarnation = decision.incarnation
         last: Record | None = None
-        depth = len(records)
+        depth = min(len(records), len(shape.rungs))
         while depth > 0:
             record = records[depth - 1]
             if record is not last and record is not None:
@@ -544,9 +553,9 @@ class Retrying(Attempt):
         """The prompt was computed, and something noted was taken back meanwhile: perhaps what stood for it too."""
         shape = self.shape
         gateway = self._gateway
-        if gateway.needs_records and shape is not None and shape.rungs and decision.incarnation is not None:
+        if gateway.needs_records and shape is not None and shape.keys and decision.incarnation is not None:
             owner = "" if self.caller is None else self._owner()
-            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s, owner)
+            gateway.registry.touch(shape.keys, decision.incarnation, decision.reserved_s, owner)
 
     # -- what whoever extends this decides ------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """A shape is what a policy may know of a request, read from its body, with what the fleet has learned of its model.
 
 This module decides which model a request is for where it names none, and whether its first byte tells when its prefill
-was over. `dialects` reads bodies, and `prompt.fingerprint` says how prompts are compared.
+was over. `dialects` reads bodies, `prompt.fingerprint` says how prompts are compared, and `prompt.chunks` which of
+their parts.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from warmroute.core.prompt.chunks import add_chunks
 from warmroute.core.prompt.prompt import beginning
 from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.gateway import Gateway
@@ -42,6 +44,10 @@ def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> Request
         parsed.tokens_known,
     )
     shape.tokens_known = parsed.tokens_known is not None
+    blend = gateway.blend
+    if blend is not None and not shape.tokens_known:
+        space = gateway.fingerprinter.space(model, parsed.scope_salt)
+        add_chunks(shape, blend.chunks(parsed.canonical, space, bytes_per_token))
     shape.single = single = parsed.prompt_bytes == len(parsed.canonical)
     # The first event of a batch comes when one of its prompts is computed; how much is computed of a response that
     # goes on from another is not known here.
@@ -85,7 +91,7 @@ def load_shape(gateway: Gateway, request: Request) -> RequestShape:
     elif body and (b"json" in kind.lower() or body[:1] == b"{"):
         model = parse(Api.OTHER, body).model
     shape = gateway.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, gateway.bytes_per_token)
-    shape.rungs = []
+    shape.rungs = shape.keys = []
     shape.prompt_bytes = 0
     shape.streams = False
     shape.prompt_tokens = max(1, int(len(body) / gateway.bytes_per_token))

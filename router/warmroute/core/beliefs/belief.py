@@ -8,6 +8,10 @@ A record counts in full as far as the replica, by what it was sent since, still 
 (`residency`). Where answers have shown that less of what is so old is found, the record counts for that share
 (`trust`). The rule it keeps: an engine reuses whole blocks only, and never the whole prompt, since it computes at least
 the last token.
+
+Where engines reuse chunks of a prompt wherever these stand (`prompt.chunks`), a replica's chunks beyond its prefix
+count as well, less what is computed of them all the same. They are kept apart from the blocks of prefixes, in memory
+whose size nobody tells. So how many are still there is learned from answers alone, by age (`chunk_trust`).
 """
 
 from __future__ import annotations
@@ -18,20 +22,24 @@ from typing import Final
 
 from warmroute.core.beliefs.returns import Returns
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.types import Incarnation, Record, Records, RequestShape
+from warmroute.core.types import Chunks, Incarnation, Record, Records, RequestShape
 
 Overlaps = dict[Replica, int]
-"""Leading tokens that each replica is believed to hold, at least one block; only replicas that may be chosen."""
+"""Tokens that each replica is believed to hold, leading ones at least a block; only replicas that may be chosen."""
+
+MOST_HOLDERS: Final = 32
+"""Replicas that chunks may add to those that hold a prefix: each is a candidate in the largest fleet."""
 
 _NO_OVERLAP: Final[Overlaps] = {}
 _NO_DEPTHS: Final[list[int]] = []
 _NO_RECORDS: Final[list[Record]] = []
+_NO_RECORDS_OF_CHUNKS: Final[Records] = []
 
 
 class Belief:
     """What is believed of one request's prompt. It does not change."""
 
-    __slots__ = ("_depths", "_grid", "_records", "now_s", "overlap", "shape")
+    __slots__ = ("_chunk_records", "_depths", "_grid", "_records", "chunked", "now_s", "overlap", "shape")
 
     def __init__(
         self,
@@ -42,8 +50,8 @@ class Belief:
         now_s: float,
     ) -> None:
         """Args:
-        records: One a rung, shallowest first; None if the registry was not asked. Records that repeat as the same
-            object are looked at once.
+        records: One a rung, shallowest first, then one a chunk or none; None if the registry was not asked. Records
+            of rungs that repeat as the same object are looked at once.
         known: Replicas by incarnation; holders that are not among them (restarted, or not eligible) overlap nothing.
         grid: Depth of each rung in bytes.
         """
@@ -52,6 +60,10 @@ class Belief:
         self._grid = grid
         self.overlap = _NO_OVERLAP
         """Tokens by replica, deepest first; those that hold less than a block are left out."""
+        self.chunked = _NO_OVERLAP
+        """How many of those are chunks', beyond the leading ones."""
+        self._chunk_records = _NO_RECORDS_OF_CHUNKS
+        """One a chunk; none where the registry was not asked for chunks."""
         self._depths = _NO_DEPTHS
         """The rung of each of `_records`."""
         self._records = _NO_RECORDS
@@ -67,6 +79,9 @@ class Belief:
         found: Overlaps = {}
         uncertain: dict[Replica, float] = {}
         depth = len(records)
+        if shape.chunks is not None and depth > len(shape.rungs):
+            depth = len(shape.rungs)
+            self._chunk_records = records[depth:]
         last: Record | None = None
         while depth > 0:
             depth -= 1
@@ -80,7 +95,63 @@ class Belief:
                 self._count(record, depth, known, found, uncertain)
         for replica in uncertain:
             _round(found, replica, found[replica])
+        if counts and self._chunk_records and shape.chunks is not None:
+            self._count_chunks(shape.chunks, known, found)
         self.overlap = found
+
+    def _count_chunks(self, chunks: Chunks, known: dict[Incarnation, Replica], found: Overlaps) -> None:
+        """Add to the leading tokens what chunks' records say of the rest."""
+        shape, now_s = self.shape, self.now_s
+        reused: dict[Replica, float] = {}
+        for place, record in enumerate(self._chunk_records):
+            if record is None:
+                continue
+            for incarnation, used_s in record:
+                replica = known.get(incarnation)
+                if replica is None:
+                    continue
+                tokens = self._beyond(chunks, place, found.get(replica, 0))
+                if tokens <= 0:
+                    continue
+                trust = replica.chunk_trust
+                share = 1.0 if trust.certain else trust.share(now_s - used_s)
+                reused[replica] = reused.get(replica, 0.0) + tokens * share
+        chunked: Overlaps = {}
+        most_tokens = shape.prompt_tokens - 1
+        for replica in sorted(reused, key=reused.__getitem__, reverse=True)[:MOST_HOLDERS]:
+            leading_tokens = found.get(replica, 0)
+            tokens = int(reused[replica] * chunks.reused_ratio)
+            if tokens > most_tokens - leading_tokens:
+                tokens = most_tokens - leading_tokens
+            if tokens > 0:
+                found[replica] = leading_tokens + tokens
+                chunked[replica] = tokens
+        self.chunked = chunked
+
+    def _beyond(self, chunks: Chunks, place: int, leading_tokens: int) -> int:
+        """Estimated tokens of a chunk that are none of the leading ones."""
+        shape = self.shape
+        start, end = chunks.bounds[place]
+        start_tokens = start * shape.prompt_tokens // shape.prompt_bytes
+        if start_tokens < leading_tokens:
+            start_tokens = leading_tokens
+        return end * shape.prompt_tokens // shape.prompt_bytes - start_tokens
+
+    def chunk_uses(self, replica: Replica) -> list[tuple[float, int]]:
+        """When a replica last used what it is said to have of the chunks, latest first, and how many tokens of each
+        time need not be computed if they are all there."""
+        chunks, incarnation = self.shape.chunks, replica.incarnation
+        if chunks is None:
+            return []
+        leading_tokens = self.overlap.get(replica, 0) - self.chunked.get(replica, 0)
+        uses: dict[float, int] = {}
+        for place, record in enumerate(self._chunk_records):
+            for holder, used_s in record or ():
+                if holder == incarnation:
+                    tokens = self._beyond(chunks, place, leading_tokens)
+                    if tokens > 0:
+                        uses[used_s] = uses.get(used_s, 0) + tokens
+        return [(used_s, int(uses[used_s] * chunks.reused_ratio)) for used_s in sorted(uses, reverse=True)]
 
     def _count(
         self,
@@ -135,6 +206,7 @@ class Belief:
         """The same, less what these are believed to hold."""
         belief = Belief(self.shape, None, {}, self._grid, self.now_s)
         belief._depths, belief._records = self._depths, self._records
+        belief._chunk_records, belief.chunked = self._chunk_records, self.chunked
         belief.overlap = {r: tokens for r, tokens in self.overlap.items() if r not in replicas}
         return belief
 

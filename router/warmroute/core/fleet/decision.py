@@ -23,6 +23,7 @@ class Decision(Prefill):
     __slots__ = (
         "believed_s",
         "believed_tokens",
+        "chunk_uses",
         "computed",
         "counted",
         "doubtful",
@@ -55,7 +56,7 @@ class Decision(Prefill):
         self.replica = replica
         self.kind = kind
         self.expected_tokens = predicted_tokens
-        """Leading tokens that it is told to find there: those, and what is found beyond them in the mean."""
+        """Tokens that it is told to find there: those, and what is found beyond them in the mean."""
         self.phase = RESERVED
         """`RESERVED`, then `STARTED` at the first byte, then `SETTLED`; only `Fleet` moves it."""
         self.trial = trial
@@ -65,9 +66,12 @@ class Decision(Prefill):
         self.started_s = 0.0
         """When the first byte was there."""
         self.known_tokens = predicted_tokens
-        """Leading tokens that some replica that could have been chosen is expected to hold."""
+        """Tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0
         """Leading tokens that the records say it holds; more than `predicted_tokens` where not all is counted on."""
+        self.chunk_uses: list[tuple[float, int]] | None = None
+        """When the replica last used the prompt's chunks, latest first, and how many tokens of each time it need not
+        compute if they are all there. None for a prompt without chunks, whose answer tells of prefixes."""
         self.counted: tuple[int, int, int] = (0, 0, 0)
         """What the replica's `residency` counts for it."""
         self.computed = True

@@ -138,7 +138,7 @@ class Fleet(Members):
         """Give a request to a replica, and count it there until `settle`.
 
         Args:
-            records: What the registry knows of each of `shape.rungs`; None if it was not asked.
+            records: What the registry knows of each of `shape.keys`; None if it was not asked.
             tried: Replicas that failed this request already, not to be chosen again.
         Raises:
             NotFoundError: No known replica serves the model (`model_not_found`).
@@ -361,6 +361,8 @@ class Fleet(Members):
                 self._seen.depth(shape.rungs, now_s)
             elif shape.reusable_tokens < 0:
                 shape.reusable_tokens = self._reusable_tokens(belief)
+        if shape.chunks is not None and shape.reads_cache:
+            decision.chunk_uses = belief.chunk_uses(replica)
         if uses is not None:
             self._feedback.expect(decision, belief, uses)
         if uncached_tokens > MOVED_TOKENS and self.moved is not None:

@@ -282,6 +282,7 @@ class Members:
             # Nothing was ever computed on it.
             replica.survival.clear()
             replica.trust.clear()
+            replica.chunk_trust.clear()
             replica.eviction_ratio = replica.recent_load_tokens = 0.0
             replica.refresh()
             replica.speed.restarted()

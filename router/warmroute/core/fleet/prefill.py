@@ -30,7 +30,7 @@ class Prefill:
 
     def __init__(self, predicted_tokens: int, uncached_tokens: int, streams: bool) -> None:
         self.predicted_tokens = predicted_tokens
-        """Leading tokens that are counted on there: what costs and choices go by."""
+        """Tokens that are counted on there, leading ones and chunks': what costs and choices go by."""
         self.uncached_tokens = uncached_tokens
         """The others, counted in the replica's `waiting_tokens` until its first byte."""
         self.streams = streams

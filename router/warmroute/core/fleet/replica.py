@@ -69,6 +69,7 @@ class Replica(PrefillQueue):
         "block_tokens",
         "cache_tokens",
         "cards",
+        "chunk_trust",
         "recent_load_s",
         "recent_load_tokens",
         "crowd_weight",
@@ -137,6 +138,8 @@ class Replica(PrefillQueue):
         self.trust = Survival()
         """Shares found of what was believed to be there without doubt, by age: they say how far to count on such
         beliefs."""
+        self.chunk_trust = Survival()
+        """Shares found of chunks beyond prefixes, by age: of all that is believed of chunks, so much is counted on."""
         self.eviction_ratio = 0.0
         """The share of what the replica's cache would lose next that will be asked for again (`beliefs.returns`),
         as of the last tick or reservation; 0 while the cache has room."""

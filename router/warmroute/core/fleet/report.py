@@ -37,6 +37,8 @@ class Candidate:
     predicted_tokens: int
     uncached_tokens: int
     terms: CostTerms
+    chunk_tokens: int | None = None
+    """How many of the predicted ones are chunks' beyond the leading ones; None for a prompt without chunks."""
 
     def as_dict(self) -> dict[str, object]:
         """The row for `/explain`."""
@@ -45,6 +47,7 @@ class Candidate:
             "replica": replica.id,
             "state": replica.state.value,
             "predicted_cached_tokens": self.predicted_tokens,
+            **({} if self.chunk_tokens is None else {"predicted_chunk_tokens": self.chunk_tokens}),
             "uncached_tokens": self.uncached_tokens,
             "in_flight": replica.in_flight,
             "under_way": replica.load,
@@ -58,7 +61,8 @@ def candidate(replica: Replica, kind: DecisionKind, belief: Belief, prices: Pric
     predicted_tokens = belief.overlap.get(replica, 0)
     prompt_tokens = belief.shape.prompt_tokens
     terms = cost_terms(replica, prompt_tokens, predicted_tokens, belief.now_s, prices)
-    return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms)
+    chunk_tokens = None if belief.shape.chunks is None else belief.chunked.get(replica, 0)
+    return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms, chunk_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def cost_terms(
     now_s: float,
     prices: Prices = _ALONE,
 ) -> CostTerms:
-    """The cost of a request of which the replica is believed to hold so many leading tokens, taken apart."""
+    """The cost of a request of which the replica is believed to hold so many tokens, taken apart."""
     prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
     return CostTerms(
         base_s=replica.base_latency_s,

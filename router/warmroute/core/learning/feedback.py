@@ -2,6 +2,9 @@
 
 This module corrects what a replica is counted to hold (`residency`), and learns by age how much of it is found
 (`survival`, `trust`). It does not choose; choices go by what it has taught.
+
+An engine that reuses chunks reports one number for prefix and chunks together. What is missing of it is missing of the
+chunks first, so such an answer teaches of chunks alone (`chunk_trust`), and of prefixes nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Feedback:
             decision.believed_tokens = belief.tokens_at(uses.believed)
             decision.believed_s = uses.believed_s
             decision.doubtful = decision.replica.residency.resident_ratio(uses.believed_s) < 1.0
-            if uses.remembered < 0:
+            if uses.remembered < 0 and decision.chunk_uses is None:
                 self._expect_beyond(decision, belief.gap_tokens(uses.believed), belief.shape.prompt_tokens)
         if uses.fresh >= 0:
             decision.fresh_tokens = belief.tokens_at(uses.fresh)
@@ -67,7 +70,9 @@ class Feedback:
             return
         residency = replica.residency
         change = output_tokens or 0
-        if cached_tokens is not None:
+        if cached_tokens is not None and decision.chunk_uses is not None:
+            _learn_chunks(decision, decision.chunk_uses, cached_tokens)
+        elif cached_tokens is not None:
             beyond_tokens = cached_tokens - decision.believed_tokens
             if beyond_tokens > 0 and decision.believed_tokens:
                 residency.reuse(beyond_tokens, decision.believed_s, now_s)  # the way to the next rung
@@ -107,6 +112,21 @@ class Feedback:
         part = min(max((cached_tokens - whole_tokens) / decision.gap_tokens, -1.0), 1.0)
         self._beyond_count += 1
         self._beyond += (part - self._beyond) * max(1.0 / self._beyond_count, BEYOND_WEIGHT)
+
+
+def _learn_chunks(decision: Decision, uses: list[tuple[float, int]], cached_tokens: int) -> None:
+    """What was found beyond the prefix are the chunks that were used last: engines drop those first that were not."""
+    if decision.doubtful:
+        return  # how much of it is prefix is not known
+    replica = decision.replica
+    leading_tokens = decision.believed_tokens
+    leading_tokens -= leading_tokens % replica.overlap_block_tokens
+    found_tokens = cached_tokens - leading_tokens
+    for used_s, tokens in uses:
+        if tokens > 0:
+            share = _share(found_tokens, tokens)
+            replica.chunk_trust.learn(decision.reserved_s - used_s, min(max(share, 0.0), 1.0))
+            found_tokens -= tokens
 
 
 def _share(found_tokens: int, tokens: int) -> float:

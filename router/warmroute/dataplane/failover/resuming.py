@@ -150,9 +150,9 @@ class Resuming(Retrying):
         gateway.fleet.started(decision, now_s)
         gateway.freed(decision, now_s)
         shape = self.shape
-        if shape is not None and shape.rungs and decision.incarnation is not None:
+        if shape is not None and shape.keys and decision.incarnation is not None:
             owner = "" if self.caller is None else self._owner()
-            gateway.registry.touch(shape.rungs, decision.incarnation, decision.reserved_s, owner)
+            gateway.registry.touch(shape.keys, decision.incarnation, decision.reserved_s, owner)
 
     def rest_ended(self) -> None:
         """All of the rest was passed on."""
