@@ -124,6 +124,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--speed", type=float, default=times.speed, metavar="F", help="times faster than the modelled machine"
     )
+    add(
+        "--blend-separator",
+        default=replica.blend_separator,
+        metavar="TEXT",
+        help="reuse prompts' chunks, which this text sets apart, wherever they stand, as CacheBlend does (default: no)",
+    )
+    add(
+        "--blend-chunk-tokens",
+        type=int,
+        default=replica.blend_chunk_tokens,
+        metavar="N",
+        help="tokens that a chunk has at least",
+    )
+    add(
+        "--blend-recompute-ratio",
+        type=float,
+        default=engine.recompute_ratio,
+        metavar="R",
+        help="share of a known chunk that is computed all the same",
+    )
+    add(
+        "--blend-store-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of chunks that are kept, in memory of their own (default: as many as the KV cache holds)",
+    )
     add("--api-key", metavar="KEY", help="key that calls below /v1 must carry (default: none)")
     add(
         "--sse-keep-alive-interval",
@@ -175,6 +201,13 @@ def _check_fault(text: str) -> None:
         raise ValueError(f"--fault {text}: {message}") from error
 
 
+def _store_tokens(args: argparse.Namespace) -> int:
+    """Return how many tokens of chunks are kept; 0 where prefixes alone are reused."""
+    if not args.blend_separator:
+        return 0
+    return args.cache_tokens if args.blend_store_tokens is None else int(args.blend_store_tokens)
+
+
 def config_of(args: argparse.Namespace) -> ReplicaConfig:
     """Return the configuration that parsed arguments describe.
 
@@ -203,6 +236,8 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         step_time=step_time,
         tier_tokens=args.tier_tokens,
         tier_token_s=1.0 / args.tier_tokens_per_s,
+        chunk_store_tokens=_store_tokens(args),
+        recompute_ratio=args.blend_recompute_ratio,
     )
     return ReplicaConfig(
         models=tuple(args.model or ReplicaConfig().models),
@@ -217,6 +252,8 @@ def config_of(args: argparse.Namespace) -> ReplicaConfig:
         lora_resolver=args.lora_resolver,
         pause_refuses=args.pause_refuses,
         ranks=args.ranks,
+        blend_separator=args.blend_separator,
+        blend_chunk_tokens=args.blend_chunk_tokens,
         shutdown_s=args.shutdown_timeout,
         faults=tuple(args.fault or ()),
     )

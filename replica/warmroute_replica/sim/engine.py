@@ -17,6 +17,9 @@ The rules, as in vLLM V1 (`v1/core/sched/scheduler.py`), in the order in which a
    there are seats, budget, and free blocks for the *whole* prompt (`scheduler_reserve_full_isl`, vLLM's default). The
    first that does not fit holds up all behind it. Priority takes nothing from those that run.
 4. A block can be hit from the step on that computes it. The last token of a prompt is always computed.
+5. Where the engine has a chunk store, what a prompt's chunks beyond its cached prefix save (`chunk_store`) is there
+   when the sequence is admitted, in blocks of its own, and the rest is computed. Its chunks can be found once its
+   prompt is computed.
 
 One simplification: a sequence that did not fit is not tried again until blocks are freed.
 """
@@ -30,6 +33,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from warmroute_replica.sim.block_cache import BlockCache
+from warmroute_replica.sim.chunk_store import Chunk, ChunkStore
 from warmroute_replica.sim.lower_tier import LowerTier
 from warmroute_replica.sim.step_time import StepTime
 
@@ -63,6 +67,10 @@ class EngineConfig:
     """Size in tokens of a tier below the GPU, to which evicted blocks fall (`lower_tier`); 0: there is none."""
     tier_token_s: float = 0.0
     """Time that a step takes longer for each token which it loads from there, in seconds, before `step_time.speed`."""
+    chunk_store_tokens: int = 0
+    """Number of tokens that the chunk store holds, in memory of its own; 0: the engine reuses prefixes alone."""
+    recompute_ratio: float = 0.15
+    """Share of a known chunk's tokens that is computed all the same (`LMCACHE_BLEND_RECOMPUTE_RATIOS`)."""
 
     def __post_init__(self) -> None:
         if self.block_tokens < 1 or self.cache_tokens < self.block_tokens:
@@ -73,6 +81,8 @@ class EngineConfig:
             raise ValueError("tier_tokens and tier_token_s must not be negative")
         if self.long_prefill_token_threshold < 0:
             raise ValueError("long_prefill_token_threshold must not be negative")
+        if self.chunk_store_tokens < 0:
+            raise ValueError("chunk_store_tokens must not be negative")
 
     @property
     def cache_blocks(self) -> int:
@@ -98,6 +108,8 @@ class SimRequest:
     reads_cache: bool = True
     """False where the request is not looked up in the cache, as with `prompt_logprobs`; the blocks that it computes are
     stored all the same."""
+    chunks: Sequence[Chunk] = ()
+    """The prompt's chunks, in their order; they matter to an engine with a chunk store alone."""
 
 
 class RunState:
@@ -107,6 +119,7 @@ class RunState:
     __slots__ = (
         "admitted_s",
         "arrival_s",
+        "blended",
         "blocks",
         "cached_tokens",
         "computed",
@@ -133,7 +146,9 @@ class RunState:
         self.generated = 0
         """Number of output tokens generated so far."""
         self.cached_tokens = 0
-        """Number of prompt tokens found in the cache when the request was first scheduled."""
+        """Number of prompt tokens found in the cache, and in the chunk store, when the request was first scheduled."""
+        self.blended = 0
+        """Number of tokens among `computed` that came from the chunk store, in the current stay."""
         self.computed = 0
         """Number of tokens whose KV entries exist: all but the newest token, once the sequence decodes."""
         self.blocks: list[int] = []
@@ -176,6 +191,8 @@ class EngineTotals:
     hit_tokens: int = 0
     loaded_tokens: int = 0
     """Number of those of `hit_tokens` that came from the tier below."""
+    blended_tokens: int = 0
+    """Number of prompt tokens that came from the chunk store instead of being computed."""
     prompt_tokens: int = 0
     """Number of prompt tokens of the requests that got their first token."""
     generated_tokens: int = 0
@@ -199,6 +216,11 @@ class Engine:
         self.cache = BlockCache(config.cache_blocks, self.tier)
         self._loaded_tokens = 0
         """Number of tokens that the step being made loads from the tier."""
+        self.chunks = (
+            ChunkStore(config.chunk_store_tokens, config.recompute_ratio)
+            if config.chunk_store_tokens
+            else None
+        )
         self.totals = EngineTotals()
         self._waiting: deque[RunState] = deque()
         self._running: list[RunState] = []
@@ -415,11 +437,16 @@ class Engine:
             state.computed = len(hits) * block_tokens
             if self.tier is not None and reads:
                 self._load(self.tier, state, (tokens - 1) // block_tokens)
+            if self.chunks is not None and reads:
+                saved = self.chunks.reuse(state.request.chunks, state.computed)
+                state.blended = max(0, min(saved, state.request.prompt_tokens - 1 - state.computed))
+                state.computed += state.blended
             if state.admitted_s is None:
                 state.admitted_s = now_s
                 state.cached_tokens = state.computed
                 self.totals.queried_tokens += tokens if reads else 0
-                self.totals.hit_tokens += state.computed
+                self.totals.hit_tokens += state.computed - state.blended
+                self.totals.blended_tokens += state.blended
             new = min(tokens - state.computed, most, budget)
             self._grow(state, state.computed + new)
             self._running.append(state)
@@ -459,6 +486,8 @@ class Engine:
             if state.generated == 1:
                 result.first.append(state)
                 self.totals.prompt_tokens += state.request.prompt_tokens
+                if self.chunks is not None:
+                    self.chunks.keep(state.request.chunks)
             if state.generated == state.request.output_tokens:
                 result.finished.append(state)
         result.duration_s = self.config.step_time.step_s(result.prefill_tokens, attended, decoding, context)
@@ -538,7 +567,7 @@ class Engine:
                 return False
             blocks.extend(self.cache.allocate(missing))
         keys = state.request.block_keys
-        full = min(computed // self.config.block_tokens, len(keys))
+        full = min(_leading(state, computed) // self.config.block_tokens, len(keys))
         store = self.cache.store
         for index in range(state.stored, full):
             store(blocks[index], keys[index])
@@ -547,10 +576,11 @@ class Engine:
 
     def _preempt(self, state: RunState) -> None:
         # The step that takes the blocks away was still to compute some of them, so their content does not exist.
-        self.cache.forget(state.blocks[state.computed // self.config.block_tokens : state.stored])
+        kept = _leading(state, state.computed) // self.config.block_tokens
+        self.cache.forget(state.blocks[kept : state.stored])
         self.cache.release(state.blocks)
         state.blocks = []
-        state.stored = state.computed = 0
+        state.stored = state.computed = state.blended = 0
         state.preemptions += 1
         if self._by_priority:
             self._queue(state)
@@ -564,6 +594,11 @@ class Engine:
         del self._by_id[state.id]
         self.cache.release(state.blocks)
         self._stuck = False
+
+
+def _leading(state: RunState, computed: int) -> int:
+    """Return how many leading tokens are certainly among so many computed ones: chunks may stand anywhere."""
+    return computed if computed >= state.request.prompt_tokens else computed - state.blended
 
 
 def _rank(state: RunState) -> tuple[int, int]:

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import xxhash
 
 from warmroute_replica.sim.answers import Answer, AnswerLimits, Finish, make_answer, rest_of_answer
+from warmroute_replica.sim.chunk_store import Chunk
 from warmroute_replica.sim.engine import RunState, SimRequest
 from warmroute_replica.sim.errors import ApiError, invalid, too_long
 from warmroute_replica.sim.simulated_replica import SimulatedReplica
-from warmroute_replica.sim.template import Tool
-from warmroute_replica.sim.tokens import block_keys, count_tokens
+from warmroute_replica.sim.template import Tool, encode
+from warmroute_replica.sim.tokens import block_keys, chunks_of, count_tokens
 
 MAX_SEQUENCES = 1024
 """Number of sequences (`n` times the prompts) that one request may have at most."""
@@ -194,11 +195,21 @@ class Generation:
         for choice in self.choices:
             prompt = plan.prompts[choice.prompt_index]
             keys = block_keys(prompt + choice.answer.stream, block_tokens, scope) if plan.cacheable else ()
+            chunks: list[Chunk] = []
+            if plan.cacheable and replica.config.blend_separator:
+                separator = encode(replica.config.blend_separator)
+                chunks = chunks_of(prompt, separator, replica.config.blend_chunk_tokens, scope)
             choice.engine_id = f"{plan.id}/{replica.next_id()}"
             tokens = self.prompt_tokens[choice.prompt_index]
             choice.state = self._driver.submit(
                 SimRequest(
-                    choice.engine_id, tokens, choice.answer.tokens, keys, plan.priority, plan.reads_cache
+                    choice.engine_id,
+                    tokens,
+                    choice.answer.tokens,
+                    keys,
+                    plan.priority,
+                    plan.reads_cache,
+                    chunks,
                 ),
                 choice,
             )

@@ -172,22 +172,23 @@ def render_metrics(
     add("vllm:engine_sleep_state", "gauge", [(f',sleep_state="{name}"', value) for name, value in awake])
     add("vllm:kv_cache_usage_perc", "gauge", [("", engine.usage_ratio)])
     add("vllm:prefix_cache_queries", "counter", [("", totals.queried_tokens)])
-    loaded_tokens = totals.loaded_tokens
+    loaded_tokens, blended_tokens = totals.loaded_tokens, totals.blended_tokens
     device_tokens = totals.hit_tokens - loaded_tokens
-    looked_up = totals.queried_tokens - device_tokens if engine.tier is not None else 0
+    external = engine.tier is not None or engine.chunks is not None
+    looked_up = totals.queried_tokens - device_tokens if external else 0
     add("vllm:prefix_cache_hits", "counter", [("", device_tokens)])
     add("vllm:external_prefix_cache_queries", "counter", [("", looked_up)])
-    add("vllm:external_prefix_cache_hits", "counter", [("", loaded_tokens)])
+    add("vllm:external_prefix_cache_hits", "counter", [("", loaded_tokens + blended_tokens)])
     add("vllm:num_preemptions", "counter", [("", totals.preemptions)])
     add("vllm:prompt_tokens", "counter", [("", totals.prompt_tokens)])
     sources = [
-        ("local_compute", totals.queried_tokens - totals.hit_tokens),
+        ("local_compute", totals.queried_tokens - totals.hit_tokens - blended_tokens),
         ("local_cache_hit", device_tokens),
-        ("external_kv_transfer", loaded_tokens),
+        ("external_kv_transfer", loaded_tokens + blended_tokens),
     ]
     add("vllm:prompt_tokens_by_source", "counter", [(f',source="{name}"', value) for name, value in sources])
-    add("vllm:prompt_tokens_cached", "counter", [("", totals.hit_tokens)])
-    tiers = [("device", device_tokens), ("host", loaded_tokens)]
+    add("vllm:prompt_tokens_cached", "counter", [("", totals.hit_tokens + blended_tokens)])
+    tiers = [("device", device_tokens), ("host", loaded_tokens + blended_tokens)]
     tiers += [(name, 0) for name in ("p2p", "disk", "external_unspecified")]
     add(
         "vllm:prompt_tokens_cached_by_source",

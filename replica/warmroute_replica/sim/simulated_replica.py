@@ -72,6 +72,10 @@ class ReplicaConfig:
     """Time that a change of the number of engines takes, in seconds."""
     pause_refuses: bool = False
     """Whether a paused engine answers new requests by 503, as vLLM 0.33 does, instead of letting them wait."""
+    blend_separator: str = ""
+    """What stands between a prompt's chunks (`LMCACHE_BLEND_SPECIAL_STR`), where the engine has a chunk store."""
+    blend_chunk_tokens: int = 256
+    """Shorter parts of a prompt are no chunks (`LMCACHE_BLEND_MIN_TOKENS`)."""
     faults: tuple[str, ...] = ()
     """Faults that are armed from the start, each as `POST /sim/fault` takes it."""
 
@@ -185,6 +189,8 @@ class SimulatedReplica:
         """Empty the cache of every engine."""
         for rank in self.ranks:
             rank.engine.cache.clear()
+            if rank.engine.chunks is not None:
+                rank.engine.chunks.clear()
 
     def stop(self) -> None:
         """Stop every engine's clock for good."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import xxhash
 
+from warmroute_replica.sim.chunk_store import Chunk
+
 TOKEN_BYTES = 4
 """About as many bytes as a byte-pair tokenizer puts in a token of English; a token id is these bytes, little-endian."""
 
@@ -71,6 +73,31 @@ def block_keys(stream: bytes, block_tokens: int, scope: bytes) -> list[int]:
         parent = digest(view[start : start + size], parent)
         keys.append(parent)
     return keys
+
+
+def chunks_of(stream: bytes, separator: bytes, least_tokens: int, scope: bytes) -> list[Chunk]:
+    """Return the chunks of a prompt: what stands between two separators, or behind the last one.
+
+    A chunk is the same wherever its bytes stand, though tokens of four bytes may begin elsewhere in it: engines cut
+    prompts at the separator's tokens, so that theirs do not.
+
+    Args:
+        stream: The prompt.
+        separator: Not empty.
+        least_tokens: Shorter parts are no chunks.
+        scope: As of `block_keys`.
+    """
+    seed = xxhash.xxh3_64_intdigest(scope)
+    chunks: list[Chunk] = []
+    end = stream.find(separator)
+    while end >= 0:
+        start = end + len(separator)
+        end = stream.find(separator, start)
+        part = stream[start:] if end < 0 else stream[start:end]
+        first, last = count_tokens(stream[:start]), (start + len(part)) // TOKEN_BYTES
+        if last - first >= max(1, least_tokens):
+            chunks.append((xxhash.xxh3_64_intdigest(part, seed), first, last))
+    return chunks
 
 
 _WORD = "I" if array.array("I").itemsize == TOKEN_BYTES else "L"
