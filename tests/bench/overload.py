@@ -35,7 +35,8 @@ from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.service.load_reports import LoadReports
 from warmroute.tasks import Tasks
 from warmroute_loadtest.simulate.routers import ROUND_TRIP_S, Board, BoardOfOne
-from warmroute_replica.sim.engine import Engine, EngineConfig, SimRequest
+from warmroute_replica.sim.engine import Engine, SimRequest
+from warmroute_replica.sim.engine_config import EngineConfig
 
 HOP_S = 0.001
 SLO_S = 4.0

@@ -17,7 +17,7 @@ from tests.support.sim_client import (
     config,
     events,
 )
-from warmroute_replica.sim.engine import SchedulingPolicy
+from warmroute_replica.sim.engine_config import SchedulingPolicy
 
 
 def test_a_chat_answer_has_vllm_s_shape_and_counts_cached_tokens_in_whole_blocks():

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmroute_replica.sim.engine import Engine, EngineConfig, SchedulingPolicy, SimRequest, StepResult
+from warmroute_replica.sim.engine import Engine, SimRequest, StepResult
+from warmroute_replica.sim.engine_config import EngineConfig, SchedulingPolicy
 from warmroute_replica.sim.step_time import StepTime
 
 STEP_TIME = StepTime(prefill_tokens_per_s=1000.0, decode_step_s=0.01, base_s=0.001)

@@ -16,7 +16,7 @@ from warmroute_replica.sim.api_chat import plan_chat
 from warmroute_replica.sim.api_completions import plan_completion
 from warmroute_replica.sim.api_messages import plan_message
 from warmroute_replica.sim.api_responses import plan_response
-from warmroute_replica.sim.engine import EngineConfig
+from warmroute_replica.sim.engine_config import EngineConfig
 from warmroute_replica.sim.errors import ApiError
 from warmroute_replica.sim.generation import Generation
 from warmroute_replica.sim.simulated_replica import ReplicaConfig, SimulatedReplica

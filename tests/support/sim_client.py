@@ -11,7 +11,7 @@ import aiohttp
 import uvloop
 
 from warmroute_replica.sim.command import serving
-from warmroute_replica.sim.engine import EngineConfig
+from warmroute_replica.sim.engine_config import EngineConfig
 from warmroute_replica.sim.server import ReplicaServer
 from warmroute_replica.sim.simulated_replica import ReplicaConfig
 from warmroute_replica.sim.step_time import StepTime

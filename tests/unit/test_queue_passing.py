@@ -18,7 +18,7 @@ from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaI
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.warm import Warm, warm
 from warmroute_loadtest.simulate.workload import Session, Turn, Workload
-from warmroute_replica.sim.engine import SchedulingPolicy
+from warmroute_replica.sim.engine_config import SchedulingPolicy
 
 SHARING = CostParameters(attention_context_tokens=0.0, shared_step_tokens=1024.0)
 ALONE = replace(SHARING, shared_step_tokens=0.0)

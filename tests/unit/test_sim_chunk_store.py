@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from warmroute_replica.sim.chunk_store import ChunkStore
-from warmroute_replica.sim.engine import Engine, EngineConfig, RunState, SimRequest
+from warmroute_replica.sim.engine import Engine, RunState, SimRequest
+from warmroute_replica.sim.engine_config import EngineConfig
 from warmroute_replica.sim.step_time import StepTime
 from warmroute_replica.sim.tokens import chunks_of
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from warmroute_replica.sim.driver import CATCH_UP_S, WAKE_UP_S, Driver
-from warmroute_replica.sim.engine import Engine, EngineConfig, RunState, SimRequest, StepResult
+from warmroute_replica.sim.engine import Engine, RunState, SimRequest, StepResult
+from warmroute_replica.sim.engine_config import EngineConfig
 from warmroute_replica.sim.step_time import StepTime
 
 

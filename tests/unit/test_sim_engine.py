@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute_replica.sim.engine import (
-    Engine,
-    EngineConfig,
-    RunState,
-    SchedulingPolicy,
-    SimRequest,
-    StepResult,
-)
+from warmroute_replica.sim.engine import Engine, RunState, SimRequest, StepResult
+from warmroute_replica.sim.engine_config import EngineConfig, SchedulingPolicy
 from warmroute_replica.sim.step_time import StepTime
 
 # 1 ms a prefilled token, 10 ms the shortest step, nothing else: every duration below is mental arithmetic.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from warmroute_replica.sim.engine import Engine, EngineConfig, SimRequest
+from warmroute_replica.sim.engine import Engine, SimRequest
+from warmroute_replica.sim.engine_config import EngineConfig
 from warmroute_replica.sim.step_time import StepTime
 
 FLAT = StepTime(attention_context_tokens=0.0)

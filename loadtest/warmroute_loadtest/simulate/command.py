@@ -27,7 +27,7 @@ from warmroute_loadtest.simulate.rivals import RIVALS
 from warmroute_loadtest.simulate.simulation import FleetConfig, Join, SpeedChange
 from warmroute_loadtest.simulate.sources import FIRST_SEED, Source, of_seed
 from warmroute_loadtest.simulate.unread import PlayUnread, unread_table
-from warmroute_replica.sim.engine import SchedulingPolicy
+from warmroute_replica.sim.engine_config import SchedulingPolicy
 from warmroute_replica.sim.step_time import StepTime
 
 REQUESTS = 3000

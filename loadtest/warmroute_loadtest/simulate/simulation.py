@@ -19,7 +19,8 @@ from random import Random
 from warmroute.core.beliefs.tiers import Tier
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.workload import Turn, Workload
-from warmroute_replica.sim.engine import Engine, EngineConfig, RunState, SchedulingPolicy, SimRequest
+from warmroute_replica.sim.engine import Engine, RunState, SimRequest
+from warmroute_replica.sim.engine_config import EngineConfig, SchedulingPolicy
 from warmroute_replica.sim.step_time import StepTime
 
 HOP_S = 0.001

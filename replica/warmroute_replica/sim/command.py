@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import uvloop
 
-from warmroute_replica.sim.engine import EngineConfig, SchedulingPolicy
+from warmroute_replica.sim.engine_config import EngineConfig, SchedulingPolicy
 from warmroute_replica.sim.errors import ApiError
 from warmroute_replica.sim.faults import parse_fault
 from warmroute_replica.sim.lifecycle import MAX_RANKS

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from warmroute_replica.sim.driver import Driver
-from warmroute_replica.sim.engine import Engine, EngineConfig
+from warmroute_replica.sim.engine import Engine
+from warmroute_replica.sim.engine_config import EngineConfig
 from warmroute_replica.sim.errors import PAUSED, QUEUE_FULL, ApiError, invalid, invalid_input, unknown_model
 from warmroute_replica.sim.faults import Faults, parse_fault
 from warmroute_replica.sim.metrics import Metrics, merge_engines, render_metrics
