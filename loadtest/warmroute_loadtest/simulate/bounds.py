@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from warmroute_loadtest.simulate.workload import Turn, Workload
 
@@ -63,6 +63,30 @@ def infinite_ratio(workload: Workload, turns: list[Turn] | None = None) -> float
     """Return the share of prompt tokens that a cache without evictions would hold: all the reuse that the workload
     has."""
     return pooled_lru_ratio(workload, 1 << 62, turns)
+
+
+def chunks_ratio(workload: Workload, recompute_ratio: float, turns: list[Turn] | None = None) -> float:
+    """Return the share of prompt tokens that engines without evictions would not compute if all were one: each prompt's
+    longest known prefix, and known chunks behind it, less what is computed of these all the same."""
+    block = workload.block_tokens
+    prefixes: set[int] = set()
+    chunks: set[Hashable] = set()
+    reused = 0.0
+    total = 0
+    for turn in arrival_order(workload) if turns is None else turns:
+        total += turn.prompt_tokens
+        leading = 0
+        for key in turn.keys[: _reusable(turn, block)]:
+            if key not in prefixes:
+                break
+            leading += block
+        reused += leading
+        for chunk, start, end in turn.chunks:
+            if chunk in chunks:
+                reused += max(0, end - max(start, leading)) * (1.0 - recompute_ratio)
+            chunks.add(chunk)
+        prefixes.update(turn.keys)
+    return reused / total if total else 0.0
 
 
 def clairvoyant_ratio(workload: Workload, cache_tokens: int, turns: list[Turn] | None = None) -> float:

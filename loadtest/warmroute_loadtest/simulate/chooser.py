@@ -33,7 +33,8 @@ class Site:
     """The engines' `--long-prefill-token-threshold` in tokens, as an operator would tell it to the router."""
     replicas: int = 0
     """Number of replicas in the fleet at this moment: the first so many of the engines; 0 takes all of them."""
-
+    recompute_ratio: float | None = None
+    """What an operator would tell the router of engines that reuse chunks; None: they reuse prefixes alone."""
     tiers: tuple[Tier, ...] = ()
     """Tiers below each replica's GPU, as an operator would tell them to the router."""
 

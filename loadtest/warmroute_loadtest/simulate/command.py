@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from warmroute_loadtest.simulate.cells import Outcome, mean_outcomes
-from warmroute_loadtest.simulate.contenders import OURS, maker, of_routers
+from warmroute_loadtest.simulate.contenders import OURS, UNTOLD, maker, of_routers
 from warmroute_loadtest.simulate.explain import explain
 from warmroute_loadtest.simulate.generators import GENERATORS
 from warmroute_loadtest.simulate.grid import AXES, GRID, Design, play_grid
@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--rate", type=float, help="requests a second by session starts (default: the trace's own)"
+    )
+    what.add_argument(
+        "--chunk-tokens",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="with --blend: pieces of RAGPulse of so many tokens are chunks (default %(default)s)",
     )
     fleet = parser.add_argument_group("fleet")
     fleet.add_argument("--replicas", type=int, default=8)
@@ -137,6 +144,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[policy.value for policy in SchedulingPolicy],
         default=SchedulingPolicy.FCFS.value,
         help="engines admit by arrival, or by the priority that routers send",
+    )
+    fleet.add_argument(
+        "--blend",
+        action="store_true",
+        help="engines reuse RAGPulse's passages wherever they stand (LMCache's CacheBlend), and our router knows it",
+    )
+    fleet.add_argument(
+        "--chunk-store-tokens",
+        type=_positive,
+        metavar="N",
+        help="with --blend: tokens of passages that each engine keeps (default: as many as its KV cache holds)",
+    )
+    fleet.add_argument(
+        "--recompute-ratio",
+        type=_share,
+        default=FleetConfig().recompute_ratio,
+        metavar="R",
+        help="with --blend: share of a known passage that engines compute all the same (default %(default)s)",
     )
     fleet.add_argument(
         "--speed",
@@ -318,6 +343,7 @@ def _source(arguments: argparse.Namespace) -> Source:
                 spread=arguments.spread,
                 join_tokens=arguments.join_tokens,
                 open_loop=arguments.open_loop,
+                chunk_tokens=arguments.chunk_tokens if arguments.blend else None,
             )
     return Source(
         arguments.generate or "multi-turn",
@@ -327,6 +353,7 @@ def _source(arguments: argparse.Namespace) -> Source:
         spread=arguments.spread,
         join_tokens=arguments.join_tokens,
         open_loop=arguments.open_loop,
+        chunk_tokens=arguments.chunk_tokens if arguments.blend else None,
     )
 
 
@@ -356,6 +383,8 @@ def _fleet(arguments: argparse.Namespace) -> FleetConfig:
         long_prefill_token_threshold=arguments.long_prefill_token_threshold,
         long_prefill_token_threshold_adaptive=arguments.long_prefill_token_threshold_adaptive,
         scheduling_policy=arguments.scheduling_policy,
+        chunk_store_tokens=(arguments.chunk_store_tokens or arguments.cache_tokens) if arguments.blend else 0,
+        recompute_ratio=arguments.recompute_ratio,
     )
 
 
@@ -396,7 +425,8 @@ def _cap(fleet: FleetConfig) -> str:
 
 def _compare(arguments: argparse.Namespace, source: Source, fleet: FleetConfig) -> int:
     routers = [int(part) for part in arguments.routers.split(",")]
-    names = arguments.policy or ([OURS] if fleet.joins else [OURS, *RIVALS])
+    untold = [UNTOLD] if arguments.blend else []
+    names = arguments.policy or ([OURS, *untold] if fleet.joins else [OURS, *untold, *RIVALS])
     policies = [
         of_routers(name, count) for name in names for count in (routers if name not in RIVALS else [1])
     ]

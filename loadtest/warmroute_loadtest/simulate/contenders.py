@@ -14,6 +14,8 @@ from warmroute_loadtest.simulate.routers import several
 from warmroute_loadtest.simulate.warm import warm
 
 OURS = "prefix-cost"
+UNTOLD = "prefix-cost, untold"
+"""Our policy in a router that is not told of engines that reuse chunks."""
 
 
 def maker(name: str) -> Callable[[Site], Chooser]:
@@ -27,6 +29,8 @@ def maker(name: str) -> Callable[[Site], Chooser]:
         return RIVALS[name]
     if name in POLICIES:
         return warm(name)
+    if name == UNTOLD:
+        return warm(OURS, chunks=False)
     policy, mark, routers = name.partition(" x")
     if mark and policy in POLICIES and routers.isdecimal():
         return several(policy, int(routers))

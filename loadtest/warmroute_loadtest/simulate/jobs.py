@@ -20,6 +20,7 @@ import warmroute
 import warmroute_replica
 from warmroute_loadtest.simulate.bounds import (
     arrival_order,
+    chunks_ratio,
     clairvoyant_ratio,
     infinite_ratio,
     pooled_lru_ratio,
@@ -107,11 +108,17 @@ class Bounds:
         workload = self.source.load()
         turns = arrival_order(workload)
         total = self.fleet.cache_tokens * self.fleet.replicas
+        store = self.fleet.chunk_store_tokens
+        chunks = {
+            "infinite_ratio_with_chunks": round(chunks_ratio(workload, self.fleet.recompute_ratio, turns), 4),
+            "infinite_ratio_with_whole_chunks": round(chunks_ratio(workload, 0.0, turns), 4),
+        }
         return {
             "working_set_ratio": round(working_set_tokens(workload) / total, 3),
             "pooled_lru_ratio": round(pooled_lru_ratio(workload, total, turns), 4),
             "clairvoyant_ratio": round(clairvoyant_ratio(workload, total, turns), 4),
             "infinite_ratio": round(infinite_ratio(workload, turns), 4),
+            **(chunks if store else {}),
         }
 
 
@@ -147,7 +154,7 @@ def _results(jobs: Sequence[Job[R]], processes: int) -> Iterator[tuple[int, R]]:
 _HERE = Path(__file__).parent
 _ENGINES = Path(warmroute_replica.__file__).parent
 _ROUTER = Path(warmroute.__file__).parent
-_ENGINE = ("engine.py", "block_cache.py", "step_time.py")
+_ENGINE = ("engine.py", "block_cache.py", "chunk_store.py", "step_time.py")
 _RULES = (
     "simulation",
     "chooser",
@@ -176,7 +183,7 @@ def code_digest(rival: bool) -> str:
     policies."""
     files = [_HERE / f"{name}.py" for name in _RULES]
     files += [_ENGINES / "sim" / name for name in _ENGINE]
-    files += [_ROUTER / "core" / name for name in ("prompt/fingerprint.py", "types.py")]
+    files += [_ROUTER / "core" / name for name in ("prompt/fingerprint.py", "prompt/chunks.py", "types.py")]
     if rival:
         files += sorted((_HERE / "rivals").glob("*.py"))
     else:

@@ -124,6 +124,10 @@ class FleetConfig:
     tier_told: float = 1.0
     """What our router is told of the tier's price, over the truth; 0 means that it is told of no tier."""
     hop_s: float = HOP_S
+    chunk_store_tokens: int = 0
+    """Number of tokens that each engine's chunk store holds; 0: engines reuse prefixes alone."""
+    recompute_ratio: float = 0.15
+    """Share of a known chunk that engines compute all the same."""
 
     def __post_init__(self) -> None:
         if self.prior_ratio <= 0 or self.speed <= 0:
@@ -179,6 +183,8 @@ class FleetConfig:
                     step_time=replace(self.step_time, speed=self.speed_of(replica)),
                     tier_tokens=self.tier_tokens,
                     tier_token_s=self.tier_token_s,
+                    chunk_store_tokens=self.chunk_store_tokens,
+                    recompute_ratio=self.recompute_ratio,
                 )
             )
             for replica in range(self.all_replicas)
@@ -222,6 +228,7 @@ def simulate(
         fleet.feedback,
         fleet.long_prefill_token_threshold,
         fleet.replicas,
+        fleet.recompute_ratio if fleet.chunk_store_tokens else None,
         fleet.told_tiers,
     )
     chooser = make_chooser(site)
@@ -421,7 +428,13 @@ class _Clock:
             self._clocks_s[served.replica] = now_s
         engine.add(
             SimRequest(
-                turn.id, turn.prompt_tokens, turn.output_tokens, turn.keys, served.priority, turn.reads_cache
+                turn.id,
+                turn.prompt_tokens,
+                turn.output_tokens,
+                turn.keys,
+                served.priority,
+                turn.reads_cache,
+                turn.chunks,
             ),
             now_s,
         )

@@ -39,6 +39,9 @@ class Source:
     """For a Mooncake-format trace, the size in tokens to which its blocks are joined; None leaves them as they are."""
     open_loop: bool = False
     """For a Mooncake-format trace, whether its sessions are ignored, so that all requests come by the clock."""
+    chunk_tokens: int | None = None
+    """For RAGPulse, the size in tokens from which on a piece behind the system prompt is a chunk; None: prompts have no
+    chunks."""
 
     def load(self) -> Workload:
         """Return the workload. The last one that was asked for is kept, so that all policies of a cell share it.
@@ -58,14 +61,17 @@ class Source:
         spread: list[object] = ["spread"] if self.spread else []
         joined: list[object] = [f"{self.join_tokens} tokens a block"] if self.join_tokens is not None else []
         alone: list[object] = ["open loop"] if self.open_loop else []
-        return [*fields, *spread, *joined, *alone]
+        chunks: list[object] = (
+            [f"chunks of {self.chunk_tokens} tokens"] if self.chunk_tokens is not None else []
+        )
+        return [*fields, *spread, *joined, *alone, *chunks]
 
 
 TRACES: dict[str, Callable[[Path, Source], Workload]] = {
     "mooncake": lambda path, source: mooncake(
         path, join_tokens=source.join_tokens, open_loop=source.open_loop
     ),
-    "ragpulse": lambda path, source: ragpulse(path),
+    "ragpulse": lambda path, source: ragpulse(path, source.chunk_tokens),
     "access-log": lambda path, source: access_log(path),
 }
 
@@ -91,6 +97,10 @@ def _load(source: Source) -> Workload:
     if (source.join_tokens is not None or source.open_loop) and source.kind != "mooncake":
         raise ValueError(
             f"only a Mooncake-format trace has blocks to join and sessions to ignore: {source.kind}"
+        )
+    if source.chunk_tokens is not None and source.kind != "ragpulse":
+        raise ValueError(
+            f"only the RAGPulse trace says where passages begin, and so has chunks: {source.kind}"
         )
     if read is None:
         if source.kind not in GENERATORS:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
+from warmroute_replica.sim.chunk_store import Chunk
 
 MOONCAKE_BLOCK_TOKENS = 512
 RAGPULSE_BLOCK_TOKENS = 64
@@ -186,9 +187,15 @@ _RAG_SIZES = {
 }
 
 
-def ragpulse(folder: Path) -> Workload:
+def ragpulse(folder: Path, chunk_tokens: int | None = None) -> Workload:
     """Read RAGPulse: each prompt is a list of pieces (system prompt, passages, history, web, user), whose sizes five
-    tables give."""
+    tables give.
+
+    Args:
+        folder: The trace.
+        chunk_tokens: Prompts are taken to have separators before each piece after the system prompt; those of so many
+            tokens are chunks. None: they have none.
+    """
     sizes: dict[int, int] = {}
     for stem in _RAG_SIZES.values():
         for number, row in _lines(folder / f"{stem}.jsonl"):
@@ -201,15 +208,30 @@ def ragpulse(folder: Path) -> Workload:
     sessions: list[Session] = []
     for number, row in _lines(folder / "0_trace.jsonl"):
         try:
+            head = len(row["hash_ids"]["sys_prompt"])
             pieces = [int(piece) for part in _RAG_PARTS for piece in row["hash_ids"][part]]
             tokens = sum(sizes[piece] for piece in pieces) or int(row["input_length"])
             chain = _chain(pieces, sizes, keys)
             answer = max(_tokens(row["output_length"], 0), 1)
             turn = Turn(f"r{number}", max(tokens, 1), answer, chain, user_key=-number)
+            if chunk_tokens is not None:
+                turn.chunks = _chunks(pieces, head, sizes, chunk_tokens)
             sessions.append(Session(float(row["timestamp"]), [turn]))
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"0_trace.jsonl:{number}: no RAGPulse record: {error!r}") from error
     return Workload("ragpulse", RAGPULSE_BLOCK_TOKENS, interleave(sessions), source="RAGPulse 0_trace.jsonl")
+
+
+def _chunks(pieces: list[int], head: int, sizes: dict[int, int], least_tokens: int) -> tuple[Chunk, ...]:
+    """Return the pieces after the first `head` ones, as chunks; a piece that comes twice counts once."""
+    chunks: dict[int, Chunk] = {}
+    at = 0
+    for place, piece in enumerate(pieces):
+        end = at + sizes[piece]
+        if place >= head and sizes[piece] >= max(1, least_tokens):
+            chunks.setdefault(piece, (piece, at, end))
+        at = end
+    return tuple(chunks.values())
 
 
 def _chain(pieces: list[int], sizes: dict[int, int], keys: KeyMaker) -> tuple[int, ...]:

@@ -46,9 +46,13 @@ class Warm(Chooser):
         parameters: CostParameters | None = None,
         hold: HoldParameters | None = None,
         learner: Learner | None = None,
+        chunks: bool = True,
     ) -> None:
+        """Args:
+        chunks: False: the router is not told that engines reuse chunks.
+        """
         super().__init__(site)
-        self.name = policy
+        self.name = policy if chunks else f"{policy}, untold"
         parameters = parameters or told(site)
         self.fleet = Fleet(
             POLICIES[policy](parameters),
@@ -60,7 +64,7 @@ class Warm(Chooser):
         )
         for index in range(site.replicas):
             self.joined(index, 0.0)
-        self._shaper = Shaper(site.block_tokens)
+        self._shaper = Shaper(site.block_tokens, site.recompute_ratio if chunks else None)
         self.registry = VirtualRegistry(self.fleet)
         self._open: dict[str, tuple[Decision, RequestShape]] = {}
         self._queue = HoldQueue(self.fleet, hold) if hold is not None else None
@@ -96,12 +100,12 @@ class Warm(Chooser):
     def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, Records]:
         """Return the request's shape, and the registry's records for it."""
         shape = self._shaper.shape(turn)
-        return shape, self.registry.lookup(shape.rungs, now_s)
+        return shape, self.registry.lookup(shape.keys, now_s)
 
     def _accept(self, turn: Turn, shape: RequestShape, decision: Decision, now_s: float) -> int:
         self._open[turn.id] = (decision, shape)
         assert decision.replica.incarnation is not None
-        self.registry.touch(shape.rungs, decision.replica.incarnation, now_s)
+        self.registry.touch(shape.keys, decision.replica.incarnation, now_s)
         return decision.replica.index
 
     def released(self, now_s: float) -> list[tuple[Turn, int]]:
@@ -145,10 +149,11 @@ def warm(
     parameters: CostParameters | None = None,
     hold: HoldParameters | None = HOLD,
     learning: LearningParameters | None = LEARNING,
+    chunks: bool = True,
 ) -> Callable[[Site], Chooser]:
     """Return what makes a chooser of one core policy. Only `prefix-cost` knows which replica is free, so only it holds
     requests."""
     own_hold = hold if policy == "prefix-cost" else None
     return lambda site: Warm(
-        site, policy, parameters, own_hold, Learner(learning) if learning is not None else None
+        site, policy, parameters, own_hold, Learner(learning) if learning is not None else None, chunks
     )

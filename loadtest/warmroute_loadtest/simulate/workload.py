@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from warmroute.core.prompt.chunks import add_chunks
 from warmroute.core.prompt.fingerprint import GRID, HEAD_BYTES
-from warmroute.core.types import FingerprintHash, RequestShape
+from warmroute.core.types import Chunks, FingerprintHash, RequestShape
+from warmroute_replica.sim.chunk_store import Chunk
 
 BYTES_PER_TOKEN = 4
 """Canonical bytes of a token in the simulation: a block of 512 tokens is 2,048 bytes on the router's ladder."""
@@ -37,6 +39,9 @@ class Turn:
     user_key: int = 0
     """A key that stands for the session's first user message: routers that hash this message see the key."""
     session: int = 0
+    chunks: tuple[Chunk, ...] = ()
+    """The parts of the prompt that an engine with a chunk store finds wherever they stand: the key of each, and the
+    tokens from which and up to which it goes. Empty where the prompt has no separators."""
     reads_cache: bool = True
     """False where the request asks for the prompt's log probabilities, so that the engine computes all of the
     prompt."""
@@ -153,8 +158,12 @@ class Workload:
 class Shaper:
     """Makes of turns what the router's dialects would make of them: rungs of the real ladder, ring key, head key."""
 
-    def __init__(self, block_tokens: int) -> None:
+    def __init__(self, block_tokens: int, recompute_ratio: float | None = None) -> None:
+        """Args:
+        recompute_ratio: What the router is told of engines that reuse chunks; None: it knows of no chunks.
+        """
         self._block_bytes = block_tokens * BYTES_PER_TOKEN
+        self._recompute_ratio = recompute_ratio
 
     def shape(self, turn: Turn) -> RequestShape:
         """Return the request's shape.
@@ -177,6 +186,10 @@ class Shaper:
         else:
             head_key = rung_hash(hash(turn.id) & _MASK, -2)
         shape = RequestShape(MODEL, rungs, prompt_bytes, turn.prompt_tokens, head_key, head_key)
+        if turn.chunks and self._recompute_ratio is not None:
+            hashes = [FingerprintHash(rung_hash(hash(key) & _MASK, -3)) for key, _, _ in turn.chunks]
+            bounds = [(start * BYTES_PER_TOKEN, end * BYTES_PER_TOKEN) for _, start, end in turn.chunks]
+            add_chunks(shape, Chunks(hashes, bounds, 1.0 - self._recompute_ratio))
         if not turn.reads_cache:
             shape.reads_cache = shape.streams = (
                 False  # engines refuse to stream the prompt's log probabilities
