@@ -67,7 +67,8 @@ class Registry(Protocol):
     def touch(
         self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, now_s: float, owner: str = ""
     ) -> None:
-        """Note that this replica was sent a prompt with these rungs. Called when a request is dispatched.
+        """Note that this replica was sent a prompt with these rungs (chunks' hashes are noted and looked up just so).
+        Called when a request is dispatched.
 
         `owner`: whoever alone has such rungs; empty: they may be anybody's. A backend that was told at its making how
         many an owner may have bounds what is kept of it, at the cost of its own records."""

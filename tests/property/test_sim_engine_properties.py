@@ -34,6 +34,8 @@ def configs(draw):
         long_prefill_token_threshold_adaptive=draw(st.booleans()),
         scheduling_policy=draw(st.sampled_from(SchedulingPolicy)),
         step_time=STEP_TIME,
+        chunk_store_tokens=draw(st.sampled_from([0, 0, 8, 64])),
+        recompute_ratio=draw(st.sampled_from([0.0, 0.15, 1.0])),
     )
 
 
@@ -56,7 +58,13 @@ def workloads(draw):
         abort_after = draw(st.sampled_from([None, None, None, 0, 3]))
         priority = draw(st.integers(-1, 1))
         reads = draw(st.sampled_from([True, True, True, False]))
-        request = SimRequest(str(index), prompt, output, keys, priority, reads)
+        chunks = []
+        at = draw(st.integers(0, prompt))
+        for size in draw(st.lists(st.sampled_from([3, 5, 16]), max_size=4)):
+            if at + size <= prompt:
+                chunks.append(((draw(st.integers(0, 3)), size), at, at + size))
+                at += size
+        request = SimRequest(str(index), prompt, output, keys, priority, reads, chunks)
         arrivals.append(Arrival(at_s, request, abort_after))
     return config, arrivals
 
@@ -101,6 +109,9 @@ def test_every_request_finishes_with_its_tokens_and_the_cache_is_whole_again(wor
     assert engine.cache.free_blocks == engine.cache.blocks
     assert engine.totals.hit_tokens <= engine.totals.queried_tokens
     assert engine.totals.aborted == len(aborted)
+    assert engine.totals.hit_tokens + engine.totals.blended_tokens < max(1, engine.totals.queried_tokens)
+    if engine.chunks is not None:
+        assert engine.chunks.tokens <= engine.chunks.capacity_tokens
 
 
 Trace = list[tuple[float, list[tuple[str, int]], list[str], list[str]]]

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import NewType
 
 FingerprintHash = NewType("FingerprintHash", int)
-"""Unsigned 64-bit hash of a canonical prompt up to one rung. Ours; never comparable to an engine's block hash."""
+"""Unsigned 64-bit hash of a canonical prompt up to one rung, or of one chunk of it. Ours; never comparable to an
+engine's block hash."""
 
 ReplicaId = NewType("ReplicaId", str)
 """Stable name of one vLLM server, `host:port` of its URL unless configured. Appears in headers, metrics and logs."""

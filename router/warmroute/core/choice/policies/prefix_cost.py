@@ -18,7 +18,8 @@ is small beside the recent load that it draws (`crowd_weight`).
 
 In fleets of more than `LOOKED_AT` replicas the policy looks only at so many that the ring prefers, and at all that hold
 part of the prompt: of 32 that are drawn by a hash the least loaded is close to the least loaded of all. So there are
-at most 48 candidates whatever the fleet's size, holders included (a record names at most 16).
+at most 48 candidates whatever the fleet's size, holders included (a record names at most 16); of a prompt with chunks,
+whose records are several, at most 80 (`belief.MOST_HOLDERS`).
 """
 
 from __future__ import annotations
