@@ -169,6 +169,16 @@ def test_a_restart_forgets_everything() -> None:
     assert (one.tokens, one.pinned_tokens, one.horizon_s, one.resident_ratio(0.0)) == (0, 0, -inf, 1.0)
 
 
+@pytest.mark.parametrize("begun_s", [0.0, 1_800_000_000.03125])
+def test_moments_become_longer_without_losing_the_one_that_made_it_so(begun_s: float) -> None:
+    """At Unix times it raised, in the end of a request, whenever moments became longer."""
+    one = residency(10**9)
+    for number in range(1, 5 * MAX_BUCKETS):
+        one.touch(500, begun_s + number / 16)
+        assert one.tokens == sum(one._buckets.values()) == 500 * number
+        assert len(one._buckets) <= MAX_BUCKETS
+
+
 REQUESTS = st.lists(
     st.tuples(st.integers(1, 5000), st.floats(0, 3000), st.floats(0, 50), st.booleans(), st.booleans()),
     max_size=60,

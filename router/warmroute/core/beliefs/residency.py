@@ -190,6 +190,7 @@ class Residency:
             buckets[bucket] = 0
             if len(buckets) > MAX_BUCKETS:
                 self._coarsen()
+                buckets = self._buckets
         # A clock set back: the newest second takes it.
         buckets[self._newest] += tokens
         self.tokens += tokens
