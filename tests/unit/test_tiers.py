@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.wire import Wire
 from warmroute.config.cache_tiers import CacheTierConfig
-from warmroute.core.beliefs.residency import Residency
+from warmroute.core.beliefs.residency import MAX_BUCKETS, Residency
 from warmroute.core.beliefs.tiers import Tier, TieredResidency
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
@@ -130,7 +130,7 @@ class World:
             HealthParameters(),
             GRID,
             Learner(LearningParameters()),
-            tiers,
+            tiers=tiers,
         )
         for number in range(2):
             replica_id = ReplicaId(f"r{number}")
@@ -204,3 +204,35 @@ def test_a_router_takes_its_tiers_from_the_settings() -> None:
         assert level.tier == Tier("host", 5_000, 1 / 200_000)
         assert level.worth == pytest.approx(1.0 - replica.prefill_tokens_per_s / 200_000)
     assert type(Wire().replicas[0].residency) is Residency
+
+
+def test_a_large_tier_remembers_no_more_moments_than_a_gpu() -> None:
+    """A GPU that turns over within seconds never has many moments; what fell from it in a day is in the tier."""
+    residency = TieredResidency((Tier("remote", 10**12, 10e-6), DISK))
+    residency.price(COMPUTE_S)
+    residency.resize(1_000)
+    for number in range(20_000):
+        residency.touch(500, number / 16)
+    (remote, _) = residency._levels
+    assert len(remote.buckets) <= MAX_BUCKETS
+    assert remote.held == sum(remote.buckets.values()) == 500 * (20_000 - 2)
+    assert residency.resident_ratio(0.0) == pytest.approx(0.9)
+    assert residency.resident_ratio(19_999 / 16) == 1.0
+    residency.begin(500, [500], [100.0], 1251.0)
+    assert remote.held == 500 * (20_000 - 2) - 500 + 500, "one came up, and pushed another down"
+
+
+def test_a_tier_follows_where_the_gpus_own_moments_become_longer() -> None:
+    residency = TieredResidency((Tier("host", 10**9, 10e-6),))
+    residency.price(COMPUTE_S)
+    residency.resize(1_000)
+    for number in range(3_000):
+        residency.touch(500, number / 16)
+    residency.resize(10**9)
+    for number in range(3_000, 6_000):
+        residency.touch(500, number / 16)
+    (host,) = residency._levels
+    assert host.held == sum(host.buckets.values()) == 500 * 2_998
+    for number in (0, 1_000, 2_900):
+        assert residency.resident_ratio(number / 16) == pytest.approx(0.9)
+    assert residency.resident_ratio(4_000 / 16) == 1.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from warmroute.core.beliefs.residency import Residency
+from warmroute.core.beliefs.residency import MAX_BUCKETS, Residency
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,13 @@ class Tier:
 
 
 class _Level:
-    """What one tier is believed to hold: tokens by moment of last use, oldest first."""
+    """What one tier is believed to hold: tokens by moment of last use, oldest first.
 
-    __slots__ = ("buckets", "cut", "edge", "held", "tier", "worth")
+    A tier may keep for days what passes through a GPU in seconds: where its moments become too many they are made twice
+    as long, and the GPU's stay as they are.
+    """
+
+    __slots__ = ("buckets", "cut", "edge", "held", "shift", "tier", "worth")
 
     def __init__(self, tier: Tier) -> None:
         self.tier = tier
@@ -44,21 +48,29 @@ class _Level:
         """Tokens that went of it."""
         self.worth = 0.0
         """What a token counts here, of one on the GPU."""
+        self.shift = 0
+        """A moment here is two to the power of so many of the GPU's."""
 
     def ratio(self, bucket: int) -> float:
-        """Share that is still here of what came of this bucket."""
+        """Share that is still here of what came of this bucket of the GPU's."""
+        bucket >>= self.shift
         if bucket > self.edge:
             return 1.0
         there = self.buckets.get(bucket, 0)
         return there / (there + self.cut) if bucket == self.edge and there > 0 else 0.0
 
     def add(self, bucket: int, tokens: int) -> None:
-        """So many tokens of a bucket come down."""
+        """So many tokens of a bucket of the GPU's come down."""
+        bucket >>= self.shift
         self.buckets[bucket] = self.buckets.get(bucket, 0) + tokens
         self.held += tokens
+        if len(self.buckets) > MAX_BUCKETS:
+            self._lengthen()
+            self.shift += 1
 
     def take(self, bucket: int, tokens: int) -> int:
-        """So many tokens of a bucket go up again. Returns how many were here."""
+        """So many tokens of a bucket of the GPU's go up again. Returns how many were here."""
+        bucket >>= self.shift
         there = self.buckets.get(bucket, 0)
         taken = tokens if tokens < there else there
         if taken > 0:
@@ -67,7 +79,7 @@ class _Level:
         return taken
 
     def give_up(self) -> tuple[int, int]:
-        """The oldest bucket, and how much of it does not fit any more: it goes."""
+        """The oldest bucket, as the GPU counts them, and how much of it does not fit any more: it goes."""
         buckets = self.buckets
         over = self.held - self.tier.tokens
         oldest = next(iter(buckets))
@@ -79,13 +91,19 @@ class _Level:
             buckets[oldest] = there - over
             self.cut += over
             self.held -= over
-            return oldest, over
+            return oldest << self.shift, over
         del buckets[oldest]
         self.held -= there
-        return oldest, there
+        return oldest << self.shift, there
 
     def coarsen(self) -> None:
-        """Moments are twice as long."""
+        """The GPU's moments are twice as long."""
+        if self.shift:
+            self.shift -= 1
+        else:
+            self._lengthen()
+
+    def _lengthen(self) -> None:
         before, self.buckets = self.buckets, {}
         for bucket, tokens in before.items():
             self.buckets[bucket >> 1] = self.buckets.get(bucket >> 1, 0) + tokens
