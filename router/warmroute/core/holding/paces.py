@@ -65,8 +65,8 @@ class Paces:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._paces: dict[str, Pace] = {}
-        self._ratios: dict[tuple[View, View], float] = {}
-        """By two models' replicas: which part of the second one's are the first one's too."""
+        self._ratios: dict[tuple[str, str], tuple[View, View, float]] = {}
+        """By two models: which part of the second one's replicas are the first one's too, as of these views of them."""
 
     def asked(self, model: str, now_s: float) -> float:
         """Seconds of prefill a second that are let go to this model's replicas while somebody waits for it. One more
@@ -100,7 +100,7 @@ class Paces:
         for other in fleet.held:
             if other != model:
                 try:
-                    shares[other] = self._shared(own, fleet.view(other))
+                    shares[other] = self._shared(model, own, other, fleet.view(other))
                 except RouterError:
                     shares[other] = (
                         0.0  # no replica is left for those: they are refused when it is their turn
@@ -120,16 +120,17 @@ class Paces:
         except RouterError:
             return False
 
-    def _shared(self, own: View, other: View) -> float:
+    def _shared(self, model: str, own: View, other_model: str, other: View) -> float:
         if own is other:
             return 1.0
-        key = (own, other)
-        ratio = self._ratios.get(key)
-        if ratio is None:
-            if len(self._ratios) >= MOST_RATIOS:
-                self._ratios.clear()
-            ratio = len(own.eligible & other.eligible) / len(other.eligible)
-            self._ratios[key] = ratio
+        key = (model, other_model)
+        known = self._ratios.get(key)
+        if known is not None and known[0] is own and known[1] is other:
+            return known[2]
+        if known is None and len(self._ratios) >= MOST_RATIOS:
+            self._ratios.clear()
+        ratio = len(own.eligible & other.eligible) / len(other.eligible)
+        self._ratios[key] = own, other, ratio
         return ratio
 
     def _forget(self) -> None:
