@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.wire import ClientWire, ParsedAnswers, Wire
-from warmroute.config.schema import ResponseCacheConfig, ResponseRuleConfig
+from warmroute.config.provider_caching import CachingConfig
+from warmroute.config.schema import ResponseCacheConfig, ResponseRuleConfig, UsageConfig
 
 CHATS = "/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
@@ -449,5 +450,37 @@ def test_requests_behind_one_another_on_a_connection_are_answered_in_order() -> 
         await settled()
         answers = ParsedAnswers(asker.client.output[sent:]).answers
         assert [dict(fields)[b"x-warmroute-response-cache"] for _, fields, _ in answers] == [b"hit"] * 3
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reply", "field", "interface"),
+    [
+        (CHATS, ASKED, CHAT, "X-Other: none", "openai"),
+        (CHATS, ASKED, CHAT, "X-Warmroute-Usage: deepseek", "deepseek"),
+        (
+            "/v1/messages",
+            {"model": "m", "max_tokens": 5, "temperature": 0, "messages": [{"role": "user", "content": "Hi"}]},
+            {"id": "m", "type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn",
+             "usage": {"input_tokens": 5, "output_tokens": 1}},
+            "X-Other: none",
+            "anthropic",
+        ),
+    ],
+)  # fmt: skip
+def test_a_hit_is_counted_by_the_interface_that_was_asked(
+    path: str, body: Any, reply: Any, field: str, interface: str
+) -> None:
+    async def test() -> None:
+        asker = Asker(usage=UsageConfig(enabled=True), caching=CachingConfig(deepseek=True))
+        _, asked = await asker.ask(body, field, path=path, reply=plain(reply))
+        _, again = await asker.ask(body, field, path=path)
+        assert (asked, again) == (True, False)
+        admission = asker.wire.gateway.admission
+        assert admission is not None
+        assert admission.ledger is not None
+        rows = {key[3]: counts[:2] for key, counts in admission.ledger.drain().items() if not key[4]}
+        assert rows == {interface: [2, 2]}
 
     run(test)

@@ -338,13 +338,13 @@ class Admission:
             grant.pending = True
         return grant
 
-    def recalled(self, caller: Caller, model: str) -> Standing:
+    def recalled(self, caller: Caller, model: str, interface: int) -> Standing:
         """A request needs no replica, since its answer was recorded: it is counted, and takes nothing of any limit.
 
         Raises:
             ClientError: The model is not the caller's.
         """
-        standing = self.standing(caller, model)
+        standing = self.standing(caller, model, interface)
         if not standing.allowed:
             self.may_use(caller, model)
         if self.ledger is not None:

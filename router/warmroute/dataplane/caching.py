@@ -138,7 +138,7 @@ class Caching:
                 _change(request, prompt_cache.stripped)
         told = None
         if api is not _RESPONSES:
-            deepseek = config.deepseek and self._tells_deepseek(request, caller)
+            deepseek = self.tells_deepseek(api, request, caller)
             if config.openai or deepseek:
                 plain = self._plain[api, deepseek]
                 if asked is None:
@@ -158,7 +158,10 @@ class Caching:
         told = UsageTold(_MESSAGES, prewarms=True) if prewarms else None
         return CacheUse(asked, told, tenant_of(request, caller))
 
-    def _tells_deepseek(self, request: Request, caller: Caller | None) -> bool:
+    def tells_deepseek(self, api: Api, request: Request, caller: Caller | None) -> bool:
+        """Whether its usage is told in DeepSeek's words."""
+        if not self._config.deepseek or (api is not _CHAT and api is not _COMPLETIONS):
+            return False
         if request.head.usage_words == _DEEPSEEK:
             return True
         tenants = self._tenants

@@ -33,6 +33,7 @@ from warmroute.dialects.repeatable import Repeatable
 from warmroute.dialects.routes import RouteKind
 from warmroute.service.response_cache import BYPASS, EXACT, MISS, SEMANTIC, Hit, ResponseCache, Rule
 from warmroute.telemetry.log_fingerprints import LogFingerprints
+from warmroute.tenants.prices import DEEPSEEK
 from warmroute.tenants.tenant import ANONYMOUS
 
 monotonic: Final = time.monotonic
@@ -151,6 +152,13 @@ class RecallingExchange(Exchange):
 
     # -- with one -----------------------------------------------------------------------------------------------------
 
+    def _recalled_interface(self) -> int:
+        """Whose interface it speaks, though nobody has read what it asks of caches."""
+        caching = self._gateway.caching
+        if caching is not None and caching.tells_deepseek(self._api, self._request, self.caller):
+            return DEEPSEEK
+        return self.interface()
+
     def _answer(self, hit: Hit) -> None:
         """Give it: no replica has anything to do, and none of its tenant's limits is touched."""
         question = self._question
@@ -158,7 +166,7 @@ class RecallingExchange(Exchange):
         self.shape = RequestShape(model=question.model)
         admission, caller = self._gateway.admission, self.caller
         if admission is not None and caller is not None:
-            self.standing = admission.recalled(caller, question.model)
+            self.standing = admission.recalled(caller, question.model, self._recalled_interface())
         score = hit.score
         self._responses.requests[EXACT if score is None else SEMANTIC] += 1
         self.recalled = "hit" if score is None else f"hit; score={score:.3f}"
