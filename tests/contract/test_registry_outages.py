@@ -342,6 +342,8 @@ def test_a_full_redis_refuses_writes_and_lookups_go_on_with_what_is_known_here()
             assert registry.statistics()["errors_total"] >= 1
             assert registry.healthy
             assert registry.apart, "it can read, and nobody reads what it places"
+            registry._clock = lambda: time.time() - 3600.0
+            assert not registry.apart, "a clock set back must not make that last an hour"
 
     with RedisServer() as server:
         uvloop.run(main(server))

@@ -195,6 +195,20 @@ def test_what_a_probe_found_before_connections_were_refused_is_not_believed() ->
     play(scenario, A)
 
 
+def test_a_refusal_before_the_clock_was_set_back_is_no_later_word_for_ever() -> None:
+    async def scenario(world: World) -> None:
+        world.membership.start()
+        await asyncio.sleep(1)
+        replica = world.fleet.replicas[A.replica_id]
+        world.fleet.report_failure(
+            replica, FailureReason.REFUSED, asyncio.get_running_loop().time() + 3600.0, "connection refused"
+        )
+        await asyncio.sleep(5)
+        assert (replica.state, replica.health.dead) == (ReplicaState.READY, False)
+
+    play(scenario, A)
+
+
 def test_members_come_and_go_with_discovery() -> None:
     async def scenario(world: World) -> None:
         world.membership.start()

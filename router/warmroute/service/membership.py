@@ -270,8 +270,10 @@ class Membership:
                 begun_s = self._clock()
                 result = await self._engine.probe(member.replica_id, member.url)
             watched = self._watched[member.replica_id]
-            if result.alive and self._fleet.servers[member.replica_id].health.refused_s >= begun_s:
+            refused_s = self._fleet.servers[member.replica_id].health.refused_s
+            if result.alive and begun_s <= refused_s <= self._clock():
                 # It may have died since it answered this probe, and the refusal is the later word: another probe tells.
+                # A refusal that is still to come was before the clock was set back.
                 failures += 1
                 await self._sleep(failures, wake)
                 continue

@@ -131,7 +131,8 @@ class RedisRegistry:
     @property
     def apart(self) -> bool:
         """As in `Registry`."""
-        return not self._keeper.healthy or self._clock() - self._refused_s < _APART_S
+        # A clock set back does not make it later.
+        return not self._keeper.healthy or 0.0 <= self._clock() - self._refused_s < _APART_S
 
     async def start(self, on_secret: Callable[[bytes], None]) -> None:
         """Connect, or go on trying in the background after most of a second."""
