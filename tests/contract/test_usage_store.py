@@ -182,3 +182,23 @@ def test_rows_of_routers_from_before_there_were_interfaces_are_read_beside_the_o
         await store.stop()
 
     asyncio.run(run())
+
+
+def test_a_row_that_another_version_wrote_takes_columns_that_it_did_not_have(server: RedisServer) -> None:
+    async def run() -> None:
+        opener = in_redis(server)
+        old, new = opener(), opener()
+        for store in (old, new):
+            await store.start()
+        key = ("a", "k", "m", "openai", "")
+        assert await old.add(NOW_S, {key: row(1)[:10]}, 1)
+        assert await new.add(NOW_S, {key: row(100)}, 1)
+        assert await old.add(NOW_S, {key: row(1)[:10]}, 2)
+        ((_, _, counts),) = await new.read(NOW_S, NOW_S + 1)
+        assert list(counts) == [
+            value + 2 * (1 + index) * (index < 10) for index, value in enumerate(row(100))
+        ]
+        for store in (old, new):
+            await store.stop()
+
+    asyncio.run(run())

@@ -2,7 +2,7 @@
 --
 -- KEYS: the bucket, and the number that was added last for this router.
 -- ARGV: the number; seconds for which the bucket is kept; then a field and its counters, decimal and divided by blanks,
--- for each row.
+-- for each row. Rows may differ in how many they have, where a router of another version wrote one: what is missing is 0.
 local call = redis.call
 if tonumber(call('GET', KEYS[2]) or 0) >= tonumber(ARGV[1]) then
   return 0
@@ -14,6 +14,9 @@ for at = 3, #ARGV, 2 do
     local added, parts = string.gmatch(sums, '%S+'), {}
     for count in string.gmatch(known, '%S+') do
       parts[#parts + 1] = string.format('%.0f', tonumber(count) + tonumber(added() or 0))
+    end
+    for count in added do
+      parts[#parts + 1] = count
     end
     sums = table.concat(parts, ' ')
   end
