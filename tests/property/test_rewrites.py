@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from warmroute.core.types import Api
 from warmroute.dialects.reading import parse
-from warmroute.dialects.rewrites import Rewrites, canonical, passages_sorted, rewritten
+from warmroute.dialects.rewrites import (
+    MOST_DEPTH,
+    MOST_TOOLS_BYTES,
+    Rewrites,
+    _passages,
+    canonical,
+    passages_sorted,
+    rewritten,
+)
 
 TOOLS = Rewrites(sort_tools=True, sort_keys=True)
 PASSAGES = Rewrites(passages_begin="<p>", passages_end="</p>")
@@ -160,3 +169,20 @@ def test_any_bytes_are_refused_by_nobody_here(junk: bytes, api: Api) -> None:
     everything = Rewrites(True, True, "<p>", "</p>")
     assert rewritten(api, junk, everything) is None
     rewritten(api, b'{"tools":' + junk + b',"messages":[{"content":"<p>1</p>"}]}', everything)
+
+
+@given(st.lists(st.sampled_from(["<p>", "</p>", "a", "b", " ", "\n", "<", "p>"]), max_size=40).map("".join))
+def test_a_passage_is_what_a_pattern_would_find(text: str) -> None:
+    """Patterns take microseconds for each character, and memory; they are what is meant."""
+    found = [match.span() for match in re.finditer(r"<p>(?:(?!<p>).)*?</p>", text, re.DOTALL)]
+    assert _passages(text, "<p>", "</p>") == found
+
+
+def test_tools_that_would_take_long_stay_as_they_are() -> None:
+    """10 MB of tools took seconds, in which the router answered nobody."""
+    tools = [{"type": "function", "function": {"name": name, "description": "d" * 1000}} for name in "ba"]
+    assert rewritten(Api.CHAT, json.dumps(body_of(Api.CHAT, tools)).encode(), TOOLS) is not None
+    tools[0]["function"]["description"] = "d" * MOST_TOOLS_BYTES  # type: ignore[index]
+    assert rewritten(Api.CHAT, json.dumps(body_of(Api.CHAT, tools)).encode(), TOOLS) is None
+    deep = b'{"b":' * (MOST_DEPTH + 1) + b" 1" + b"}" * (MOST_DEPTH + 1)
+    assert rewritten(Api.CHAT, b'{"tools":[' + deep + b"]}", TOOLS) is None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from tests.support.prompt_corpus import CAUSES, NAMES, NONE, Labelled, chat, corpus, words
+from warmroute.advice import advisor as advisor_module
 from warmroute.advice import cause, sketch
-from warmroute.advice.advisor import BUCKET_S, KEPT_BUCKETS, Advisor
+from warmroute.advice.advisor import BUCKET_S, KEPT_BUCKETS, Advisor, Look
 from warmroute.advice.cause import REMEDIES, Cause, kind_of
 from warmroute.advice.departure import Finding, find
 from warmroute.advice.memory import MOST_EACH, MOST_OWNERS, Recent
@@ -302,3 +304,56 @@ def test_reports_are_of_a_time_a_tenant_and_a_model_and_forget_after_a_day() -> 
     clocks.now_s += KEPT_BUCKETS * BUCKET_S
     advice.wants()
     assert advice.report(0.0)["advice"] == []
+
+
+def test_a_long_list_of_tools_is_not_read_as_json() -> None:
+    """10 MB of it took seconds, in which the router answered nobody."""
+    for size, listed in ((1000, True), (sketch.MOST_TOOLS_BYTES, False)):
+        tools = [{"type": "function", "function": {"name": "f", "description": "d" * size}}]
+        reading = sketch.read(
+            canonical({"model": "m", "tools": tools, "messages": [{"role": "user", "content": "hi"}]})
+        )
+        assert reading is not None
+        assert (reading.sketch.tools is not None) is listed
+
+
+def test_an_example_never_shows_words_of_a_long_setting_that_differs() -> None:
+    shared = words(random.Random(3), 400)
+
+    def body(secret: str) -> dict[str, Any]:
+        arguments = {"about": " ".join(f"{secret}{number}" for number in range(40))}
+        return {**chat(shared, "Hi"), "chat_template_kwargs": arguments}
+
+    finding = found(Labelled("", None, [body("left"), body("right")]), show_shared=True)
+    assert finding is not None
+    assert finding.cause is Cause.SETTINGS
+    assert "right" not in finding.example
+    assert "left" not in finding.example
+
+
+def test_tenants_without_end_fill_no_memory_within_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without keys whoever sends another key is another tenant."""
+    monkeypatch.setattr(advisor_module, "MOST_ROWS", 5)
+    clocks = Clocks()
+    advice = advisor(clocks)
+    for number in range(20):
+        advice.wants()
+        advice.ended(Look((f"t{number}", "m"), None, 100), 100, 0)
+    rows = advice.report(0.0)["advice"]
+    assert len(rows) == 6
+    assert {row["tenant"]: row["looked_at"] for row in rows}["(other)"] == 15
+
+
+def test_what_ends_ten_minutes_later_is_expected_to_cost_no_less_than_it_did() -> None:
+    clocks = Clocks()
+    advice = advisor(clocks)
+    shared = words(random.Random(9), 400)
+    for day in (10, 11):
+        prompt = canonical(chat(f"Day 2026-11-{day}: {shared}", "Hi"))
+        advice.wants()
+        look = advice.look(("t", "m"), prompt, len(prompt) // 4)
+    clocks.now_s += BUCKET_S
+    assert look is not None
+    advice.ended(look, look.prompt_tokens, 0)
+    (told,) = advice.report(0.0)["advice"][0]["causes"]
+    assert told["tokens_expected"] == told["tokens"] > 0

@@ -18,7 +18,9 @@ from warmroute.advice.memory import Owner, Recent
 BUCKET_S: Final = 600
 KEPT_BUCKETS: Final = 144
 MOST_ROWS: Final = 20_000
-"""Of tenant, model and ten minutes; beyond that the oldest ten minutes are forgotten."""
+"""Of tenant, model and ten minutes; beyond that the oldest ten minutes are forgotten, and where these are all there is,
+whoever comes next is counted in `REST`."""
+REST: Final = ("(other)", "(other)")
 
 
 class Look(NamedTuple):
@@ -135,10 +137,13 @@ class Advisor:
         not."""
         bucket = self._bucket()
         bucket.looked += 1
-        tally = bucket.rows.get(look.owner)
+        owner = look.owner
+        tally = bucket.rows.get(owner)
         if tally is None:
             self._make_room()
-            tally = bucket.rows[look.owner] = _Tally()
+            if len(bucket.rows) >= MOST_ROWS:
+                owner = REST
+            tally = bucket.rows.setdefault(owner, _Tally())
         missed = prompt_tokens - (cached_tokens or 0)
         tally.looked += 1
         tally.prompt_tokens += prompt_tokens
@@ -174,7 +179,7 @@ class Advisor:
             looked += bucket.looked
             for owner, tally in bucket.rows.items():
                 if (tenant is None or owner[0] == tenant) and (model is None or owner[1] == model):
-                    factor = bucket.seen / max(bucket.looked, 1)
+                    factor = max(bucket.seen / max(bucket.looked, 1), 1.0)  # those of before ended in it, too
                     _add(sums.setdefault(owner, _Tally()), tally)
                     for cause, cost in tally.causes.items():
                         key = owner, cause

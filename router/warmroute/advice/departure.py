@@ -128,7 +128,7 @@ def _explained(reading: Reading, other: Sketch, at: int, runs: Sequence[Run]) ->
     if tag == TOOLS[1:] or (reading.sketch.tools is None) != (other.tools is None):
         return _of_tools(reading, other, at, first, few, turned)
     if tag not in _OF_MESSAGES and tag not in (DOCUMENTS[1:], PROMPT_TEXT[1:]):
-        return Cause.SETTINGS, min(first.at, at + FEW_WORDS)
+        return Cause.SETTINGS, first.at
     message = reading.message_at(at)
     in_front = message < 0 or reading.role(message) in _FRONT
     near = in_front or reading.message_at(first.at) == message or gap <= FEW_WORDS

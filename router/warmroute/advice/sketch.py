@@ -22,6 +22,8 @@ from warmroute.core.prompt.prompt import DOCUMENTS, MESSAGE, PROMPT_TOKENS, TOOL
 MOST_BYTES: Final = 32 << 10
 """How much of a prompt is read by words: two to four milliseconds."""
 MOST_TAIL_BYTES: Final = 1 << 20
+MOST_TOOLS_BYTES: Final = 128 << 10
+"""A longer list of tools is read as words only: to read it as JSON takes longer than all the rest."""
 _LEAST_LINE_BYTES: Final = 24
 _WORDS: Final = re.compile(rb"[!-~\x80-\xdf]+|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf7][\x80-\xbf]{3}")
 """Words divided by blanks; of writing whose characters take three bytes or more, each character."""
@@ -138,7 +140,9 @@ def read(canonical: bytes) -> Reading | None:
             words.append(b"\xff" + part)
             continue
         if tag == TOOLS[1:]:
-            tools = _listed(canonical[len(TOOLS) : _end_of_first(canonical)])  # whole, however long
+            tools = _listed(
+                canonical[len(TOOLS) : _end_of_first(canonical)]
+            )  # whole, beyond what is read by words
         elif tag == DOCUMENTS[1:]:
             documents = _listed(part[1:])
         words += _WORDS.findall(part, 1)
@@ -171,6 +175,8 @@ def _end_of_first(canonical: bytes) -> int:
 
 
 def _listed(raw: bytes) -> Listed | None:
+    if len(raw) > MOST_TOOLS_BYTES:
+        return None
     try:
         entries = [bytes(entry) for entry in _decode_list(raw)]
         values = tuple([hash(_sorted(_decode(entry))) for entry in entries])

@@ -11,7 +11,6 @@ stays. A mark of Anthropic's caching stays where it was: behind the last tool; w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -22,7 +21,9 @@ from warmroute.core.types import Api
 Body = bytes | bytearray
 _Fields = dict[str, msgspec.Raw]
 
-MOST_DEPTH: Final = 64
+MOST_DEPTH: Final = 32
+MOST_TOOLS_BYTES: Final = 256 << 10
+"""A longer list stays as it is: each level of it is read once more, and other requests wait meanwhile."""
 MOST_PASSAGES: Final = 1000
 _TOOLS: Final = b'"tools"'
 _MARK: Final = "cache_control"
@@ -86,7 +87,7 @@ def tools_rewritten(raw: bytes, rewrites: Rewrites) -> bytes | None:
     Raises:
         msgspec.MsgspecError, UnicodeError, RecursionError: It is no list of objects.
     """
-    if raw[:1] != b"[":
+    if raw[:1] != b"[" or len(raw) > MOST_TOOLS_BYTES:
         return None
     tools = [bytes(entry) for entry in _decode_list(raw)]
     if rewrites.sort_tools:
@@ -207,15 +208,10 @@ def passages_sorted(text: str, begin: str, end: str) -> str:
     """A text whose passages come in one order wherever several stand together; what is between them stays."""
     pieces: list[str] = []
     at = 0
-    passage = re.compile(
-        re.escape(begin) + r"(?:(?!" + re.escape(begin) + r").)*?" + re.escape(end), re.DOTALL
-    )
     row: list[str] = []
     gaps: list[str] = []
-    for number, found in enumerate(passage.finditer(text)):
-        if number >= MOST_PASSAGES:
-            break
-        gap = text[at : found.start()]
+    for start, stop in _passages(text, begin, end):
+        gap = text[at:start]
         if row and gap.strip():
             pieces += _row(row, gaps)
             row, gaps = [], []
@@ -223,11 +219,32 @@ def passages_sorted(text: str, begin: str, end: str) -> str:
             gaps.append(gap)
         else:
             pieces.append(gap)
-        row.append(found[0])
-        at = found.end()
+        row.append(text[start:stop])
+        at = stop
     pieces += _row(row, gaps)
     pieces.append(text[at:])
     return "".join(pieces)
+
+
+def _passages(text: str, begin: str, end: str) -> list[tuple[int, int]]:
+    """Where passages begin and end: of several marks before one passage's end the last begins it. Complexity: linear,
+    since each mark is looked for from where it was found last."""
+    found: list[tuple[int, int]] = []
+    start = text.find(begin)
+    stop = -1
+    while start >= 0 and len(found) < MOST_PASSAGES:
+        inside = start + len(begin)
+        if stop < inside:
+            stop = text.find(end, inside)
+            if stop < 0:
+                break
+        again = text.find(begin, inside)
+        if 0 <= again < stop:
+            start = text.find(begin, start + 1)
+            continue
+        found.append((start, stop + len(end)))
+        start = text.find(begin, stop + len(end))
+    return found
 
 
 def _row(row: list[str], gaps: list[str]) -> list[str]:
