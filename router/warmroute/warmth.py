@@ -30,6 +30,7 @@ from warmroute.service.content_promises import ContentPromises
 from warmroute.service.keep_warm import KeepWarm, Promises
 from warmroute.service.prompt_promises import PromptPromises
 from warmroute.service.prompt_schemas import PromptSchemas
+from warmroute.service.rewritten_promises import RewrittenPromises
 from warmroute.service.schema_promises import SchemaPromises
 from warmroute.tasks import Tasks
 from warmroute.telemetry import caching_catalogue as names
@@ -77,6 +78,8 @@ class Warmth:
         if sources:
             router = f"{SystemRandom().getrandbits(64):016x}"
             lead = leads[0]
+            if caching is not None:
+                sources = [RewrittenPromises(source, caching.rewritten) for source in sources]
             self._keep(sources, lambda for_s: lead(router, for_s), lambda: part)
         if caching is not None and texts is not None:
             fleet = gateway.fleet

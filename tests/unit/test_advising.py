@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import random
@@ -12,12 +13,13 @@ import pytest
 
 from tests.support.prompt_corpus import chat, tool, words
 from tests.support.tenants import KeyedFleet, bearer
+from tests.support.wire import Wire
 from tests.support.wire_fleet import BREAKS, WireFleet, plain
 from warmroute.config.advice import AdviceConfig, RewriteConfig
 from warmroute.config.errors import ConfigError
 from warmroute.config.load import load
 from warmroute.config.provider_caching import CachingConfig
-from warmroute.config.schema import HeadersConfig
+from warmroute.config.schema import CachedContentsConfig, HeadersConfig, PromptSchemasConfig, UsageConfig
 from warmroute.dataplane.accounts import Accounts
 from warmroute.dataplane.advising import MOST_UNDER_WAY, AdvisedCaching
 
@@ -144,15 +146,16 @@ def test_what_is_under_way_is_bounded() -> None:
     assert MOST_UNDER_WAY > 3
 
 
-def test_tenants_prompts_are_compared_with_their_own_only() -> None:
-    fleet = KeyedFleet(advice=ADVICE)
+@pytest.mark.parametrize("caching", [CachingConfig(), CachingConfig(openai=True, deepseek=True)])
+def test_tenants_prompts_are_compared_with_their_own_only(caching: CachingConfig) -> None:
+    fleet = KeyedFleet(advice=ADVICE, caching=caching)
     fleet.answer(0, answer())
     for day, tenant in ((1, "a"), (2, "b"), (3, "a")):
         fleet.answered(bearer(tenant) + ASKS, dated(day))
     rows = {row["tenant"]: row["causes"] for row in report(fleet)["advice"]}
     assert rows["b"] == []
     assert rows["a"][0]["requests"] == 1
-    keyless = WireFleet(1, advice=ADVICE)
+    keyless = WireFleet(1, advice=ADVICE, caching=caching)
     for fields in (b"Authorization: Bearer one\r\n", b"Authorization: Bearer two\r\n", b""):
         asked(keyless, dated(1), fields)
     names = [row["tenant"] for row in report(keyless)["advice"]]
@@ -224,3 +227,61 @@ def test_faults_of_the_settings_are_named(tmp_path: Any) -> None:
         assert told in text
     path.write_text(json.dumps({"replicas": ["http://127.0.0.1:1"], "advice": 0.25}))
     assert load(path=str(path), environ={}).advice.sample == 0.25
+
+
+async def written(wire: Wire, target: str, body: Any, *fields: str) -> Any:
+    """The body of the one request that the replica is sent for it, answered."""
+    connection, transport = wire.upstreams[0]
+    transport.written.clear()
+    data = json.dumps(body).encode()
+    lines = "".join(f"{field}\r\n" for field in fields)
+    wire.connect().feed(
+        f"POST {target} HTTP/1.1\r\nHost: r\r\n{lines}Content-Length: {len(data)}\r\n\r\n".encode() + data
+    )
+    for _ in range(8):
+        await asyncio.sleep(0)
+    sent = json.loads(bytes(transport.written).partition(b"\r\n\r\n")[2])
+    connection.data_received(answer(5_000))
+    for _ in range(8):
+        await asyncio.sleep(0)
+    return sent
+
+
+def test_what_is_computed_and_kept_warm_for_a_content_is_rewritten_as_its_uses_are() -> None:
+    async def test() -> None:
+        tools = [tool(random.Random(n), n) for n in range(3)]
+        wire = Wire(
+            advice=ADVICE,
+            rewrites=(RewriteConfig(tenants=("*",), sort_tools=True),),
+            cached_contents=CachedContentsConfig(enabled=True),
+            usage=UsageConfig(enabled=True),
+        )
+        wire.add_upstream()
+        content = {"model": "m", "tools": tools[::-1], "messages": [{"role": "user", "content": SHARED * 8}]}
+        made = await written(wire, "/v1/caches", content)
+        assert made["tools"] == tools
+        (keeper,) = wire.worker.warmth.keepers
+        (source,) = keeper._sources
+        (promise,) = await source.all(wire.gateway.clock())
+        body = await source.prompt(promise)
+        assert body is not None
+        assert json.loads(body)["tools"] == tools
+        caching = wire.gateway.caching
+        assert isinstance(caching, AdvisedCaching)
+        assert caching.advisor is not None
+        assert caching.advisor.report(0.0)["requests_seen"] == 0, "no client wrote it"
+
+    asyncio.run(test())
+
+
+def test_what_is_computed_ahead_for_a_schema_counts_as_its_uses_do() -> None:
+    async def test() -> None:
+        wire = Wire(prompt_schemas=PromptSchemasConfig(enabled=True), usage=UsageConfig(enabled=True))
+        wire.add_upstream()
+        await written(wire, "/v1/prompt_schemas", {"name": "s", "model": "m", "content": SHARED * 8})
+        admission = wire.gateway.admission
+        assert admission is not None
+        assert admission.ledger is not None
+        assert {key[3] for key in admission.ledger.drain() if not key[4]} == {"openai"}
+
+    asyncio.run(test())

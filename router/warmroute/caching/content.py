@@ -18,6 +18,7 @@ NAME_PREFIX: Final = "cachedContents/"
 _ID: Final = re.compile(r"[a-z0-9]{8,64}")
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LETTERS: Final = 24
+_TENANT: Final = "t."
 
 
 class Prefix(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,5 +120,10 @@ def scope_of(tenant: str | None, key_hash: str) -> str:
         key_hash: Hexadecimal hash of the key; empty where none is sent.
     """
     if tenant:
-        return "t." + tenant
+        return _TENANT + tenant
     return "k." + key_hash if key_hash else "all"
+
+
+def tenant_in(scope: str) -> str:
+    """The tenant of a scope; empty if it is none's."""
+    return scope.removeprefix(_TENANT) if scope.startswith(_TENANT) else ""

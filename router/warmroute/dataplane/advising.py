@@ -46,7 +46,7 @@ class AdvisedUse(CacheUse):
         if use is None:
             super().__init__(None, None, tenant)
         else:
-            super().__init__(use.asked, use.told, use.tenant)
+            super().__init__(use.asked, use.told, tenant)  # one that asks nothing is shared, and nobody's
         self.asks = asks
         """Its answer's head tells what was found."""
 
@@ -87,9 +87,7 @@ class AdvisedCaching(Caching):
     ) -> CacheUse | None:
         """As of any `Caching`, of a body that may first become another."""
         if self._rewrites and not request.head.coding:
-            tenant = ANONYMOUS if caller is None else caller.tenant.id
-            wanted = self._rewrites.get(tenant) or self._rewrites.get("*")
-            told = None if wanted is None else rewritten(api, body, wanted)
+            told = self.rewritten(api, body, ANONYMOUS if caller is None else caller.tenant.id)
             if told is not None:
                 again = parse(api, told)
                 parsed.canonical = again.canonical
@@ -108,6 +106,17 @@ class AdvisedCaching(Caching):
         if not (wants or asks):
             return use
         return AdvisedUse(use, tenant_of(request, caller), asks)
+
+    def read_own(
+        self, api: Api, parsed: Parsed, body: bytes | bytearray, request: Request, caller: Caller | None
+    ) -> CacheUse | None:
+        """As of any `Caching`: no client wrote it, and it is rewritten already."""
+        return Caching.read(self, api, parsed, body, request, caller)
+
+    def rewritten(self, api: Api, body: bytes | bytearray, tenant: str) -> bytes | None:
+        """A body as replicas are sent it for this tenant; None: as it is."""
+        wanted = self._rewrites.get(tenant) or self._rewrites.get("*")
+        return None if wanted is None else rewritten(api, body, wanted)
 
     def bind(
         self,

@@ -146,6 +146,16 @@ class Caching:
                 told = plain.told
         return None if asked is None else CacheUse(asked, told, tenant_of(request, caller))
 
+    def read_own(
+        self, api: Api, parsed: Parsed, body: bytes | bytearray, request: Request, caller: Caller | None
+    ) -> CacheUse | None:
+        """`read` of a request of the router's own."""
+        return self.read(api, parsed, body, request, caller)
+
+    def rewritten(self, api: Api, body: bytes | bytearray, tenant: str) -> bytes | None:
+        """A body as replicas are sent it for this tenant (`advising`); None: as it is."""
+        return None
+
     def _read_messages(
         self, fields: MessagesRequest, body: bytes | bytearray, request: Request, caller: Caller | None
     ) -> CacheUse | None:

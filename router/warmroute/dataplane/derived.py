@@ -24,6 +24,7 @@ from warmroute.dialects.gemini_fields import Json
 from warmroute.dialects.routes import RouteKind
 from warmroute.dialects.schema_paths import Called, Verb
 from warmroute.service.prompt_schemas import PromptSchemas
+from warmroute.tenants.prices import OPENAI
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -64,6 +65,10 @@ class DerivedExchange(RewrittenExchange):
         super().__init__(gateway, client, request)
         self._schemas = schemas
         self._chat = chat
+
+    def _warms_for(self) -> int:
+        """Those that use a schema are chats."""
+        return OPENAI
 
     def _rewrite(self) -> None:
         if self._chat:

@@ -25,7 +25,7 @@ from warmroute.core.holding.line import Claim
 from warmroute.core.holding.queue import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
-from warmroute.dataplane.caching import GIVEN_UP
+from warmroute.dataplane.caching import GIVEN_UP, CacheUse, Caching
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.counted import Counted
 from warmroute.dataplane.gateway import Gateway
@@ -33,6 +33,7 @@ from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.shapes import load_shape, prefix_shape, readable
 from warmroute.dataplane.translating import AddingClient
+from warmroute.dialects.parsed import Parsed
 from warmroute.dialects.reading import invoked_api, parse
 from warmroute.dialects.routes import Route, RouteKind, stored_response_id
 from warmroute.dialects.usage import find_usage
@@ -191,7 +192,7 @@ class Exchange(Counted):
         caller = self.caller
         caching = gateway.caching
         if caching is not None:
-            self._use = caching.read(self._api, parsed, body, request, caller)
+            self._use = self._read_use(caching, parsed, body)
         if caller is not None:
             assert gateway.admission is not None
             gateway.admission.set_apart(caller, request, parsed)
@@ -212,6 +213,10 @@ class Exchange(Counted):
                 gateway.registry.find_response(parsed.previous_response_id, self._previous_found)
         else:
             self._look_up()
+
+    def _read_use(self, caching: Caching, parsed: Parsed, body: bytes | bytearray) -> CacheUse | None:
+        """What it asks of engines' caches."""
+        return caching.read(self._api, parsed, body, self._request, self.caller)
 
     def _look_up(self) -> None:
         assert self.shape is not None

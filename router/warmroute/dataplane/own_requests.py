@@ -17,12 +17,13 @@ from warmroute.caching.prefilled import Prefilled
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.types import Api, ReplicaId, RequestShape
-from warmroute.dataplane.caching import CacheUse
+from warmroute.dataplane.caching import CacheUse, Caching
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dataplane.shapes import prefix_shape
 from warmroute.dataplane.stand_in import StandIn
+from warmroute.dialects.parsed import Parsed
 from warmroute.dialects.reading import parse
 from warmroute.dialects.routes import RouteKind
 from warmroute.tenants.caller import Caller
@@ -89,7 +90,7 @@ class OwnClient(StandIn):
 class OwnExchange(Exchange):
     """One request of the router's own."""
 
-    __slots__ = ("_on",)
+    __slots__ = ("_counts_as", "_on")
 
     def __init__(
         self,
@@ -99,11 +100,13 @@ class OwnExchange(Exchange):
         caller: Caller | None,
         on: ReplicaId | None,
         api: Api,
+        counts_as: int = GOOGLE,
     ) -> None:
         super().__init__(gateway, client, request)
         self.caller = caller
         self._api = api
         self._on = on
+        self._counts_as = counts_as
 
     def start(self) -> None:
         """It is let in already, or needs not be."""
@@ -122,8 +125,12 @@ class OwnExchange(Exchange):
         """Whoever asked for a prefix to be kept is not asking now: nothing is promised, and nothing renewed."""
 
     def interface(self) -> int:
-        """What it is for are cached contents."""
-        return GOOGLE
+        """That of what it is for, cached contents unless something else is said."""
+        return self._counts_as
+
+    def _read_use(self, caching: Caching, parsed: Parsed, body: bytes | bytearray) -> CacheUse | None:
+        """No client wrote it, so it is no matter of advice."""
+        return caching.read_own(self._api, parsed, body, self._request, self.caller)
 
     def _choose_by_prefix(self) -> None:
         replica = self._on
@@ -176,11 +183,13 @@ class OwnRequests:
         head: RequestHead | None = None,
         path: bytes = b"",
         api: Api = Api.CHAT,
+        counts_as: int = GOOGLE,
     ) -> Prefilled:
         """Have a request computed.
 
         Args:
             caller: Whose it is, if it counts as theirs; their limits hold for it. None: it is the router's.
+            counts_as: By which of `prices.INTERFACES` it counts.
             sharing: Whose blocks these are, where it is the router's and tenants are kept apart.
             on: The replica; None: whichever would be chosen.
             head: Of a client's request, in whose place this is sent.
@@ -191,7 +200,7 @@ class OwnRequests:
             body = self._salted(body, sharing)
         request = Request(head or self._head(_PATHS[api], path, self._authorization()), body, monotonic())
         try:
-            status, answer = await self._answered(request, caller, on, PATIENCE_S, api)
+            status, answer = await self._answered(request, caller, on, PATIENCE_S, api, counts_as)
         except TimeoutError:
             return Prefilled(504, "nothing was answered in time", "replica_timeout")
         return _prefilled(status, answer)
@@ -213,7 +222,13 @@ class OwnRequests:
         return answer if status == 200 else b""
 
     async def _answered(
-        self, request: Request, caller: Caller | None, on: ReplicaId | None, deadline_s: float, api: Api
+        self,
+        request: Request,
+        caller: Caller | None,
+        on: ReplicaId | None,
+        deadline_s: float,
+        api: Api,
+        counts_as: int = GOOGLE,
     ) -> tuple[int, bytes]:
         """Status and body; 0 where it was cut.
 
@@ -222,7 +237,7 @@ class OwnRequests:
         """
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         client = OwnClient(done)
-        exchange = OwnExchange(self._gateway, client, request, caller, on, api)
+        exchange = OwnExchange(self._gateway, client, request, caller, on, api, counts_as)
         exchange.start()
         try:
             async with asyncio.timeout(deadline_s):

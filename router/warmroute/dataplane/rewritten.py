@@ -14,6 +14,7 @@ from typing import Final
 
 from warmroute.caching.prefilled import Prefilled
 from warmroute.core.errors import RouterError
+from warmroute.core.types import Api
 from warmroute.dataplane import local, whose
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
@@ -22,6 +23,8 @@ from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.stand_in import inner_head
 from warmroute.dialects.routes import RouteKind
+from warmroute.tenants.prices import GOOGLE
+from warmroute.tenants.tenant import ANONYMOUS
 
 CHATS: Final = b"/v1/chat/completions"
 
@@ -119,7 +122,17 @@ class RewrittenExchange(Exchange):
         gateway = self._gateway
         caller = self.caller
         head = inner_head(gateway, self._request.head, CHATS, self._asked_key)
-        return await OwnRequests(gateway).send(body, caller=caller, head=head)
+        caching = gateway.caching
+        if caching is not None:
+            # As what begins with it will be.
+            body = (
+                caching.rewritten(Api.CHAT, body, ANONYMOUS if caller is None else caller.tenant.id) or body
+            )
+        return await OwnRequests(gateway).send(body, caller=caller, head=head, counts_as=self._warms_for())
+
+    def _warms_for(self) -> int:
+        """The interface, of `prices.INTERFACES`, that computing a prompt ahead counts by."""
+        return GOOGLE
 
     def _write(self, body: bytes, status: int, added: bytes) -> None:
         head = self._request.head
