@@ -125,6 +125,12 @@ def test_white_space_that_only_lays_the_markup_out_is_left_out() -> None:
     )
 
 
+def test_a_long_run_of_blanks_is_read_in_one_go() -> None:
+    blanks = " " * 1_000_000  # backtracking takes hours for them
+    schema = f'<schema name="s">a{blanks}b<module name="m">c</module></schema>'
+    assert messages(schema, '<prompt schema="s"><m/></prompt>') == [("user", f"a{blanks}bc")]
+
+
 def test_text_can_be_kept_as_it_is() -> None:
     code = "\n  def f():\n      return 1\n"
     schema = pml.schema(f'<schema name="s"><module name="a" xml:space="preserve">{code}</module></schema>')

@@ -114,6 +114,25 @@ def test_modules_stand_in_the_schemas_order_whatever_the_requests() -> None:
     assert text(TRIP, ("miami",)) == "Plan a trip. To Miami. Now."
 
 
+class Counted(str):
+    """A path that counts how often its end is looked at."""
+
+    looks = 0
+
+    def endswith(self, *arguments: Any) -> bool:
+        Counted.looks += 1
+        return super().endswith(*arguments)
+
+
+def test_short_names_are_found_without_a_look_at_every_path() -> None:
+    modules = [{"module": f"m{number}", "content": "x"} for number in range(100)]
+    index = Index(schema_of({"name": "s", "content": [{"module": "outer", "content": modules}]}))
+    index.module_ends = type(index.module_ends)([Counted(path) for path in index.modules])
+    names = [f"m{number}" for number in range(100)]
+    assert selected(index, names * 2) == frozenset(index.modules)
+    assert Counted.looks == 100, "one a name, however often it is given"
+
+
 @pytest.mark.parametrize(
     ("modules", "said"),
     [

@@ -35,7 +35,6 @@ from warmroute.dialects.markup import Element, read
 
 _SPACE: Final = "xml:space"
 _PARAMETERS: Final = ("parameter", "param")
-_EDGE: Final = re.compile(r"\s*\Z")
 
 
 class PmlPrompt(NamedTuple):
@@ -81,8 +80,8 @@ def _items(element: Element, keep: bool) -> tuple[Node, ...]:
         if isinstance(child, str):
             after = children[at + 1] if at + 1 < len(children) else None
             if not keep and isinstance(after, Element) and after.tag in ("module", "union", *ROLES):
-                lead = _EDGE.search(child)[0]  # type: ignore[index]
-                child = child[: len(child) - len(lead)]
+                whole, child = child, child.rstrip()
+                lead = whole[len(child) :]
             if child:
                 found.append(Text(child))
         else:

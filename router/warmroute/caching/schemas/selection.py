@@ -6,7 +6,7 @@ only one module's path ends so. Who takes a module takes those that it stands in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from warmroute.caching.schemas.model import (
@@ -25,10 +25,34 @@ _SHOWN: Final = 12
 """Names that an error lists."""
 
 
+class _Ends:
+    """Paths by their ends: prompts may name by one what is unique. Made at the first such name, since most give none;
+    a prompt may give as many as a schema has, so that none may cost a look at all paths."""
+
+    __slots__ = ("_by_end", "_paths")
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = paths
+        self._by_end: dict[int, list[Path]] | None = None
+        """By the end's hash: the ends themselves may take much more than the paths."""
+
+    def find(self, name: str) -> list[Path]:
+        """Those that end so, in order."""
+        by_end = self._by_end
+        if by_end is None:
+            by_end = self._by_end = {}
+            for path in self._paths:
+                end, more = path, "/"
+                while more:
+                    by_end.setdefault(hash(end), []).append(path)
+                    _, more, end = end.partition("/")
+        return [path for path in by_end.get(hash(name), ()) if path == name or path.endswith("/" + name)]
+
+
 class Index:
     """A schema's modules and parameters by path."""
 
-    __slots__ = ("modules", "parameters", "schema")
+    __slots__ = ("module_ends", "modules", "parameter_ends", "parameters", "schema")
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -38,6 +62,8 @@ class Index:
         for outer, items in [("", schema.items), *((p, module.items) for p, module in self.modules.items())]:
             for one in parameters_of(items):
                 self.parameters[path_of(outer, one.name)] = (outer, one.name, one.length, one.default)
+        self.module_ends = _Ends(self.modules)
+        self.parameter_ends = _Ends(self.parameters)
 
     def labels(self) -> dict[Path, str]:
         """What each parameter is called where values come last: its name, or its path where others have that name."""
@@ -45,10 +71,6 @@ class Index:
         for _, name, _, _ in self.parameters.values():
             count[name] = count.get(name, 0) + 1
         return {path: known[1] if count[known[1]] == 1 else path for path, known in self.parameters.items()}
-
-
-def _ends(paths: Sequence[Path], name: str) -> list[Path]:
-    return [path for path in paths if path == name or path.endswith("/" + name)]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -66,7 +88,7 @@ def find_module(index: Index, name: str) -> Path:
     """
     if name in index.modules:
         return name
-    found = _ends(list(index.modules), name)
+    found = index.module_ends.find(name)
     if len(found) == 1:
         return found[0]
     if found:
@@ -88,7 +110,7 @@ def selected(index: Index, names: Sequence[str]) -> frozenset[Path]:
         SchemaError: There is no such prompt.
     """
     taken: set[Path] = set()
-    for name in names:
+    for name in dict.fromkeys(names):
         path = find_module(index, name)
         while path:
             taken.add(path)
@@ -132,7 +154,7 @@ def values_of(
     by_path: dict[Path, str] = {}
     by_name: dict[str, str] = {}
     for key, value in given.items():
-        found = _ends(list(index.parameters), key) if "/" in key and key not in index.parameters else []
+        found = index.parameter_ends.find(key) if "/" in key and key not in index.parameters else []
         if "/" not in key:
             by_name[key] = value
         elif found and len(found) > 1:
@@ -177,7 +199,7 @@ def values_of(
 
 def _useless(index: Index, key: str) -> SchemaError:
     param = f"prompt_schema.parameters.{key[:200]}"
-    found = _ends(list(index.parameters), key)
+    found = index.parameter_ends.find(key)
     if not found:
         return SchemaError(
             f"prompt_schema.parameters: the schema {index.schema.name!r} has no parameter {key[:200]!r}; it has"
