@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from warmroute.adapters.caching.schemas_memory import MemorySchemas
 from warmroute.caching.content import ContentLostError, StoreAwayError
 from warmroute.caching.prefilled import Prefilled
 from warmroute.caching.schemas.record import SchemaRecord
-from warmroute.config.schema import PromptSchemasConfig
+from warmroute.config.schema import CachedContentsConfig, PromptSchemasConfig
 from warmroute.core.errors import ClientError, NotFoundError
 from warmroute.dialects.prompt_schemas import Asked, asked, registration
 from warmroute.ports import KeptSchema
@@ -198,6 +200,67 @@ def test_little_used_schemas_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> N
     run(test)
 
 
+def test_what_several_read_at_once_is_counted_once() -> None:
+    class Slow(Store):
+        async def document(self, scope: str, name: str, version: int) -> bytes | None:
+            await asyncio.sleep(0)
+            return await super().document(scope, name, version)
+
+    async def test(world: World) -> None:
+        world.schemas.store = slow = Slow()
+        await world.register()
+        await asyncio.gather(*[world.use(modules=["rome"]) for _ in range(5)])
+        assert slow.read == 5
+        entries = world.schemas._entries.values()
+        assert world.schemas._entries_bytes == sum(entry.size_bytes for entry in entries)
+
+    run(test)
+
+
+def test_a_number_that_was_given_anew_while_its_text_was_read_shows_no_others_text() -> None:
+    async def test(world: World) -> None:
+        await world.register()
+        kept = await world.store.find("all", "trip", 1, NOW_S)
+        assert kept is not None
+        await world.schemas.delete("all", "trip", 0)
+        await world.register(content="Another.")
+        with pytest.raises(NotFoundError):
+            await world.schemas.entry(kept.record)
+        assert await world.use() == "Another."
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["b/trip", "../trip", "trip\n", "", "x" * 65])
+def test_what_is_no_name_is_not_looked_for_beside_the_scope(name: str) -> None:
+    async def test(world: World) -> None:
+        await world.register(scope="t.a/b")
+        world.store.away = True  # whoever asks the store is told so
+        for call in (
+            world.schemas.use("t.a", Asked(name, 0, ["rome"], {}, [])),
+            world.schemas.get("t.a", name, 0),
+            world.schemas.versions("t.a", name, 0),
+            world.schemas.delete("t.a", name, 0),
+        ):
+            with pytest.raises(NotFoundError):
+                await call
+
+    run(test)
+
+
+def test_beginnings_are_put_together_once_for_all_their_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: World) -> None:
+        promises = SchemaPromises(world.schemas, 3600.0)
+        await world.register()
+        told = await promises.all(world.now_s)
+        first = [await promises.prompt(promise) for promise in told]
+        monkeypatch.setattr(world.schemas, "beginnings", None)
+        assert [await promises.prompt(promise) for promise in told] == first
+        assert None not in first
+
+    run(test)
+
+
 def test_versions_in_use_are_promised_and_others_are_not() -> None:
     async def test(world: World) -> None:
         promises = SchemaPromises(world.schemas, 3600.0)
@@ -241,8 +304,10 @@ def test_a_chat_by_schema_reaches_the_replica_as_the_chat_that_it_means() -> Non
         wire = Wire(prompt_schemas=PromptSchemasConfig(enabled=True))
         schemas = wire.gateway.schemas
         assert schemas is not None
-        record = SchemaRecord(scope="all", name="trip", version=0, digest="d", created_s=0.0, model="tiny")
-        await schemas.store.add(record, json.dumps(TRIP).encode(), 0.0, most=1, most_bytes=1000)
+        document = json.dumps(TRIP).encode()
+        digest = sha256(document).hexdigest()
+        record = SchemaRecord(scope="all", name="trip", version=0, digest=digest, created_s=0.0, model="tiny")
+        await schemas.store.add(record, document, 0.0, most=1, most_bytes=1000)
         client = wire.connect()
         connection, upstream = wire.add_upstream()
         chat = {
@@ -289,3 +354,31 @@ def test_without_a_schema_a_chat_is_sent_as_it_came() -> None:
 def test_asked_by_markup() -> None:
     found = asked('<prompt schema="trip" version="1"><miami how="!"/>Go</prompt>')
     assert found == Asked("trip", 1, ["miami"], {"miami/how": "!"}, [{"role": "user", "content": "Go"}])
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_a_chat_that_begins_with_a_cached_content_does_so_where_schemas_are_on(coding: str) -> None:
+    async def test() -> None:
+        wire = Wire(
+            prompt_schemas=PromptSchemasConfig(enabled=True),
+            cached_contents=CachedContentsConfig(enabled=True),
+        )
+        client = wire.connect()
+        _, upstream = wire.add_upstream()
+        chat = {
+            "model": "m",
+            "messages": [{"role": "user", "content": "x"}],
+            "prompt_schema": None,
+            "cached_content": "cachedContents/abcdefgh",
+        }
+        body = json.dumps(chat).encode()
+        fields = [f"Content-Encoding: {coding}"] if coding else []
+        send(client, "POST", "/v1/chat/completions", gzip.compress(body) if coding else body, *fields)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not upstream.written, "it was sent without what it begins with"
+        ((status, _, answer),) = ParsedAnswers(client.output).answers
+        assert (status, json.loads(answer)["error"]["code"]) == (404, "cached_content_not_found")
+        assert wire.at_rest()
+
+    asyncio.run(test())

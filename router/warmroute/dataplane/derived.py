@@ -16,7 +16,7 @@ from warmroute.core.types import Api
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
-from warmroute.dataplane.rewritten import CHATS, RewrittenExchange
+from warmroute.dataplane.rewritten import CHATS, RewrittenExchange, names_content
 from warmroute.dataplane.shapes import default_model, readable
 from warmroute.dataplane.translating import AddingClient
 from warmroute.dialects import cached_contents, gemini_fields, prompt_schemas, schema_paths
@@ -73,35 +73,28 @@ class DerivedExchange(RewrittenExchange):
     def _rewrite(self) -> None:
         if self._chat:
             self._api = Api.CHAT
-            chat = self._using()
-            if chat is None:
-                self._as_it_came()
-            else:
+            chat = self._read()
+            caches = self._gateway.caches
+            if chat.get("prompt_schema") is not None:
                 self._later(self._chat_by_schema(chat), "prompt schema")
+            elif caches is not None and names_content(chat):
+                # In a coded body, or with a field of the schema's name elsewhere: only here is it seen what it is.
+                self._later(self._chat_with_content(caches, chat), "cached content")
+            else:
+                self._as_it_came()
             return
         head = self._request.head
         call = schema_paths.called(head.method.decode("latin-1"), head.target.decode("latin-1"))
         self._later(self._manage(call), "prompt schema")
 
-    def _using(self) -> Json | None:
-        """The body of a chat that uses a schema; None where it uses none.
-
-        Raises:
-            ClientError: It is coded, and names a cached content instead.
-        """
-        gateway = self._gateway
+    def _read(self) -> Json:
+        """The body of a chat that may begin with a schema, or with a cached content; empty where it surely does not."""
         try:
-            body = readable(gateway, self._request)
-            chat = gemini_fields.read(body) if prompt_schemas.FIELD in body else {}
+            body = readable(self._gateway, self._request)
+            concerns = prompt_schemas.FIELD in body or cached_contents.FIELD in body
+            return gemini_fields.read(body) if concerns else {}
         except ClientError:
-            return None  # whoever reads it next says what is wrong with it
-        if self._request.head.coding and gateway.caches is not None and cached_contents.FIELD in body:
-            raise ClientError(
-                "a chat with a cached content is not read from a coded body where prompt schemas are on: send it plain",
-                status=415,
-                code="unsupported_coding",
-            )
-        return chat if chat.get("prompt_schema") is not None else None
+            return {}  # whoever reads it next says what is wrong with it
 
     async def _chat_by_schema(self, chat: Json) -> None:
         schemas = self._schemas

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Final
 
+import msgspec
+
 from warmroute.caching.prefilled import Prefilled
 from warmroute.core.errors import RouterError
 from warmroute.core.types import Api
@@ -22,11 +24,17 @@ from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.stand_in import inner_head
+from warmroute.dataplane.translating import AddingClient
+from warmroute.dialects import cached_contents
+from warmroute.dialects.gemini_fields import Json
 from warmroute.dialects.routes import RouteKind
+from warmroute.ports import Kept
+from warmroute.service.cached_contents import CachedContents
 from warmroute.tenants.prices import GOOGLE
 from warmroute.tenants.tenant import ANONYMOUS
 
 CHATS: Final = b"/v1/chat/completions"
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class RewrittenExchange(Exchange):
@@ -118,6 +126,17 @@ class RewrittenExchange(Exchange):
         self._ready = True
         Exchange.start(self)
 
+    async def _chat_with_content(self, caches: CachedContents, chat: Json) -> None:
+        """Begin a chat with the cached content that it names."""
+        name = cached_contents.named({"cached_content": chat["cached_content"]})
+        assert name is not None
+        kept, prefix = await caches.use(self._scope(), name)
+        body = _encode(cached_contents.joined(chat, kept.content, prefix))
+        if self._done:
+            return
+        self.client = AddingClient(self._outer, promise_line(kept))
+        self._begin_inner(CHATS, body, as_framed=True)
+
     async def _warm(self, body: bytes) -> Prefilled:
         gateway = self._gateway
         caller = self.caller
@@ -148,3 +167,16 @@ class RewrittenExchange(Exchange):
 
     def _sharing(self) -> str:
         return "" if self.caller is None else self.caller.tenant.sharing
+
+
+def names_content(chat: Json) -> bool:
+    """Whether a chat begins with a cached content."""
+    return chat.get("cached_content") not in (None, "")
+
+
+def promise_line(kept: Kept) -> bytes:
+    """What the answer to a request that uses a content says of it."""
+    return b"x-warmroute-cached-content: %b; promise=%b\r\n" % (
+        kept.content.id.encode(),
+        b"given-up" if kept.lapsed else b"kept",
+    )

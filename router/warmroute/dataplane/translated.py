@@ -24,9 +24,9 @@ from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead
-from warmroute.dataplane.rewritten import CHATS, RewrittenExchange
+from warmroute.dataplane.rewritten import CHATS, RewrittenExchange, names_content, promise_line
 from warmroute.dataplane.shapes import readable
-from warmroute.dataplane.translating import ANSWER, COUNT, AddingClient, GoogleClient
+from warmroute.dataplane.translating import ANSWER, COUNT, GoogleClient
 from warmroute.dialects import cached_contents, gemini, gemini_fields, gemini_paths
 from warmroute.dialects.gemini_fields import Json
 from warmroute.dialects.gemini_paths import Asked, Verb
@@ -108,7 +108,7 @@ class TranslatedExchange(RewrittenExchange):
             if chat is None:
                 self._as_it_came()
             else:
-                self._later(self._chat_with_content(chat), "cached content")
+                self._later(self._chat_with_content(self._caches, chat), "cached content")
             return
         asked = _asked(self._request.head)
         body = gemini_fields.read(readable(self._gateway, self._request)) if self._request.body_bytes else {}
@@ -124,7 +124,7 @@ class TranslatedExchange(RewrittenExchange):
             chat = gemini_fields.read(body) if cached_contents.FIELD in body else {}
         except ClientError:
             return None  # whoever reads it next says what is wrong with it
-        return chat if chat.get("cached_content") not in (None, "") else None
+        return chat if names_content(chat) else None
 
     async def _go_on(self, asked: Asked, body: Json) -> None:
         """What needs the store."""
@@ -153,18 +153,8 @@ class TranslatedExchange(RewrittenExchange):
         if told.ignored:
             client.added += b"x-warmroute-ignored: %b\r\n" % ", ".join(told.ignored).encode()
         if kept is not None:
-            client.added += _promise_line(kept)
+            client.added += promise_line(kept)
         self._begin_inner(CHATS, _encode(told.body), as_framed=False)
-
-    async def _chat_with_content(self, chat: Json) -> None:
-        name = cached_contents.named({"cached_content": chat["cached_content"]})
-        assert name is not None
-        kept, prefix = await self._caches.use(self._scope(), name)
-        body = _encode(cached_contents.joined(chat, kept.content, prefix))
-        if self._done:
-            return
-        self.client = AddingClient(self._outer, _promise_line(kept))
-        self._begin_inner(CHATS, body, as_framed=True)
 
     # -- the resource -------------------------------------------------------------------------------------------------
 
@@ -245,10 +235,3 @@ def _google_key(head: RequestHead) -> bytes:
         return key
     query = head.target[len(head.path) + 1 :]
     return gemini_paths.key_of(query.decode("latin-1")).encode() if b"key=" in query else b""
-
-
-def _promise_line(kept: Kept) -> bytes:
-    return b"x-warmroute-cached-content: %b; promise=%b\r\n" % (
-        kept.content.id.encode(),
-        b"given-up" if kept.lapsed else b"kept",
-    )

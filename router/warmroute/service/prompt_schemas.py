@@ -17,6 +17,7 @@ import msgspec
 
 from warmroute.caching.content import ContentLostError, StoreAwayError
 from warmroute.caching.prefilled import Prefilled
+from warmroute.caching.schemas.check import SCHEMA_NAME
 from warmroute.caching.schemas.compiler import GAP, Blend, Layout, compiled, filled
 from warmroute.caching.schemas.model import Path, tokens
 from warmroute.caching.schemas.prefixes import chosen_prefixes, prefixes
@@ -80,6 +81,8 @@ class Entry:
     index: Index
     size_bytes: int
     layouts: dict[frozenset[Path], Layout] = field(default_factory=dict)
+    beginnings: list[list[Json]] | None = None
+    """What is computed of it before anybody asks, once that was asked for."""
 
 
 class PromptSchemas:
@@ -193,6 +196,7 @@ class PromptSchemas:
         Raises:
             NotFoundError, StoreAwayError: It is not there; nobody can say.
         """
+        _check_name(name, version)
         kept = await self.store.find(scope, name, version, self._clock())
         if kept is None:
             raise not_found(name, version)
@@ -210,6 +214,7 @@ class PromptSchemas:
         Raises:
             NotFoundError, StoreAwayError: There is none; nobody can say.
         """
+        _check_name(name, 0)
         most = min(most or USUAL_PAGE, MOST_PAGE)
         found = [kept.record for kept in await self.store.versions(scope, name, most=most + 1)]
         if not found:
@@ -222,6 +227,7 @@ class PromptSchemas:
         Raises:
             NotFoundError, StoreAwayError: There is none; nobody can say.
         """
+        _check_name(name, version)
         gone = list(await self.store.remove(scope, name, version))
         for key in [key for key in self._known if key[:2] == (scope, name)]:
             del self._known[key]
@@ -262,6 +268,7 @@ class PromptSchemas:
         return filled(layout, values, self.bounds.prompt_bytes)
 
     async def _used(self, scope: str, name: str, version: int) -> SchemaRecord:
+        _check_name(name, version)
         key = (scope, name, version)
         try:
             kept = await self.store.find(scope, name, version, self._clock(), use=True)
@@ -283,6 +290,7 @@ class PromptSchemas:
 
         Raises:
             ContentLostError: It is gone, though it is on record.
+            NotFoundError: It was deleted while it was read, and another has its number.
             StoreAwayError: The store is away.
         """
         key = f"{record.key} {record.digest}"
@@ -295,15 +303,31 @@ class PromptSchemas:
                     " has the Redis of this router a maxmemory-policy of allkeys-*? Register it anew, and set"
                     " volatile-lru or noeviction"
                 )
-            wanted = registration(_decode(document))
-            index = Index(wanted.schema)
-            nodes = len(index.modules) + len(index.parameters)
-            entry = Entry(wanted, index, 3 * len(document) + NODE_BYTES * nodes)
-            self._entries_bytes += entry.size_bytes
+            if sha256(document).hexdigest() != record.digest:
+                raise not_found(record.name, record.version)
+            entry = self._entries.pop(key, None)  # somebody else may have read it meanwhile
+            if entry is None:
+                entry = _read(document)
+                self._entries_bytes += entry.size_bytes
         self._entries[key] = entry
         while self._entries_bytes > REMEMBERED_BYTES and len(self._entries) > 1:
             self._entries_bytes -= self._entries.pop(next(iter(self._entries))).size_bytes
         return entry
+
+    async def beginnings_of(self, record: SchemaRecord) -> list[list[Json]]:
+        """What is computed of a version before anybody asks: found once, since it is asked for each of them.
+
+        Raises:
+            SchemaError: It names prompts that there cannot be.
+            ContentLostError, NotFoundError, StoreAwayError: See `entry`.
+        """
+        entry = await self.entry(record)
+        if entry.beginnings is None:
+            entry.beginnings = self.beginnings(entry.registration, entry.index)
+            size = sum([len(one["content"]) for messages in entry.beginnings for one in messages])
+            entry.size_bytes += size
+            self._entries_bytes += size
+        return entry.beginnings
 
     def _keep_layout(self, entry: Entry, taken: frozenset[Path], layout: Layout) -> None:
         size = sum([len(piece) for said in layout.said for piece in said.pieces if isinstance(piece, str)])
@@ -312,3 +336,21 @@ class PromptSchemas:
         entry.layouts[taken] = layout
         entry.size_bytes += size  # of those that were cleared, too: what is used in many ways goes sooner
         self._entries_bytes += size
+
+
+def _read(document: bytes) -> Entry:
+    wanted = registration(_decode(document))
+    index = Index(wanted.schema)
+    nodes = len(index.modules) + len(index.parameters)
+    return Entry(wanted, index, 3 * len(document) + NODE_BYTES * nodes)
+
+
+def _check_name(name: str, version: int) -> None:
+    """Pass on only what can be registered: in a store a name stands beside its scope, and one with a slash in it could
+    be another scope's.
+
+    Raises:
+        NotFoundError: Nothing is called so.
+    """
+    if not SCHEMA_NAME.fullmatch(name):
+        raise not_found(name, version)

@@ -62,11 +62,10 @@ class SchemaPromises:
         if kept is None:
             return None
         try:
-            entry = await self._schemas.entry(kept.record)
+            beginnings = await self._schemas.beginnings_of(kept.record)
         except (ContentLostError, ClientError, msgspec.MsgspecError) as error:
             log.error("prompt_schema_lost", extra=fields(schema=promise.name, error=str(error)))
             return None
-        beginnings = self._schemas.beginnings(entry.registration, entry.index)
         if number >= len(beginnings):
             return None  # it was registered where more are computed
         return _encode(warming_request(promise.model, beginnings[number]))
