@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -205,6 +206,12 @@ def test_whatever_may_change_the_answer_counts(other: Any) -> None:
         {**ASKED, "n": 2},
         {**ASKED, "kv_transfer_params": {"do_remote_decode": True}},
         {**ASKED, "tools": [{"type": "web_search"}]},
+        {**ASKED, "web_search_options": {}},
+        {**ASKED, "mcp_servers": [{"type": "url", "url": "http://x/y", "name": "z"}]},
+        {
+            **ASKED,
+            "messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "f1"}]}],
+        },
         {
             **ASKED,
             "messages": [
@@ -412,7 +419,8 @@ def test_their_streams_too(path: str, body: Any, events: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"store": True}, {"previous_response_id": "resp_1"}, {"background": True}]
+    "more",
+    [{}, {"store": True}, {"previous_response_id": "resp_1"}, {"background": True}, {"prompt": {"id": "p1"}}],
 )
 def test_a_response_that_an_engine_keeps_is_not_recorded(more: Any) -> None:
     async def test() -> None:
@@ -450,6 +458,41 @@ def test_requests_behind_one_another_on_a_connection_are_answered_in_order() -> 
         await settled()
         answers = ParsedAnswers(asker.client.output[sent:]).answers
         assert [dict(fields)[b"x-warmroute-response-cache"] for _, fields, _ in answers] == [b"hit"] * 3
+
+    run(test)
+
+
+def test_a_body_that_is_not_read_here_goes_to_a_replica_whatever_models_there_are() -> None:
+    async def test() -> None:
+        asker = Asker()
+        answer, asked = await asker.ask(gzip.compress(json.dumps(ASKED).encode()), "Content-Encoding: gzip")
+        assert (asked, answer[0]) == (True, 200)
+        unnamed = {name: value for name, value in ASKED.items() if name != "model"}
+        answer, asked = await asker.ask(unnamed)
+        assert (asked, answer[0], json.loads(answer[2])["error"]["param"]) == (False, 400, "model")
+
+    run(test)
+
+
+def test_names_that_clients_make_up_are_not_remembered_at_any_length() -> None:
+    async def test() -> None:
+        asker = Asker()
+        responses = asker.responses
+        assert responses is not None
+        for letter in "abc":
+            assert responses.rule("t", letter * 10_000) is not None
+        await asker.ask(ASKED)
+        assert sum(len(model) for _, model in responses._known) == 1
+
+    run(test)
+
+
+def test_a_hit_earns_replicas_no_more_tries() -> None:
+    async def test() -> None:
+        asker = Asker()
+        await asker.ask(ASKED)
+        await asker.ask(ASKED)
+        assert asker.wire.gateway.accounts.answered == 1
 
     run(test)
 

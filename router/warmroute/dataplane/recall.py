@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from warmroute.caching.response import Question
-from warmroute.core.errors import RouterError
+from warmroute.core.errors import ClientError, RouterError
 from warmroute.core.types import RequestShape
 from warmroute.dataplane import local, whose
 from warmroute.dataplane.client_side import ClientSide
@@ -73,8 +73,13 @@ class RecallingExchange(Exchange):
         responses = self._responses
         asked = repeatable.read(self._api, b"" if head.coding else request.body)
         caller = self.caller
-        model = asked.model or default_model(self._gateway)
-        rule = responses.rule(ANONYMOUS if caller is None else caller.tenant.id, model)
+        rule = None
+        model = asked.model
+        try:
+            model = model or default_model(self._gateway)
+            rule = responses.rule(ANONYMOUS if caller is None else caller.tenant.id, model)
+        except ClientError:
+            pass  # it names no model, or in a body that is not read here: whoever reads it knows
         if rule is None:
             super()._start_by_prefix()
             return
@@ -185,6 +190,9 @@ class RecallingExchange(Exchange):
         self._status = 200
         self.first_byte_s = monotonic()
         self.body_bytes = len(response.body)
+        self._gateway.accounts.answered -= (
+            1  # tries that replicas are given again are a share of what they are asked
+        )
         self._finish(keep_alive=keep_alive)
 
 

@@ -49,6 +49,10 @@ _MEDIA_KINDS: Final = (
     "image_embeds", "image_pil",
 )  # fmt: skip
 _MOST_DEPTH: Final = 64
+_STORED: Final = ("background", "previous_response_id", "conversation", "prompt")
+"""Fields of a response's request that name what a server has stored: a conversation, or a prompt of the account's."""
+_SERVERS_OWN: Final = ("container", "mcp_servers", "web_search_options")
+"""Fields with which a server looks elsewhere, or keeps something, as with tools of its own."""
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decode: Final = msgspec.json.Decoder().decode
@@ -118,10 +122,12 @@ def _bypass(api: Api, request: Json) -> str:
     if api is _RESPONSES:
         if request.get("store") is not False:
             return "stored"
-        if request.get("background") or request.get("previous_response_id") or request.get("conversation"):
+        if any(request.get(name) for name in _STORED):
             return "stored"
     tools = request.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(_is_clients(tool) for tool in tools)):
+        return "tools"
+    if any(request.get(name) is not None for name in _SERVERS_OWN):
         return "tools"
     for name in ("messages", "input", "system", "prompt"):
         if _outside(request.get(name), 0):
@@ -146,7 +152,7 @@ def _outside(value: Any, depth: int) -> bool:
     if not isinstance(value, dict):
         return False
     kind = value.get("type")
-    if kind in _MEDIA_KINDS or any(name in value for name in _MEDIA_KINDS):
+    if kind in _MEDIA_KINDS or "file_id" in value or any(name in value for name in _MEDIA_KINDS):
         return _refers(value, depth)
     if isinstance(kind, str) and kind not in _TEXTS and kind.endswith("_reference"):
         return True

@@ -26,6 +26,8 @@ BYPASS: Final = "bypass"
 MOST_TRIED: Final = 2
 """Records of like requests that are looked for: the likest may be gone."""
 _MOST_RULES: Final = 10_000
+_LONGEST_NAME: Final = 256
+"""Letters of a model's name up to which it is remembered which rule fits: clients make names up, of any length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,17 @@ class ResponseCache:
     def rule(self, tenant: str, model: str) -> Rule | None:
         """The first that fits."""
         key = (tenant, model)
-        if key not in self._known:
+        if key in self._known:
+            return self._known[key]
+        found = next(
+            (rule for rule in self._rules if rule.tenant in ("*", tenant) and rule.model in ("*", model)),
+            None,
+        )
+        if len(model) <= _LONGEST_NAME:
             if len(self._known) >= _MOST_RULES:
                 self._known.clear()
-            self._known[key] = next(
-                (rule for rule in self._rules if rule.tenant in ("*", tenant) and rule.model in ("*", model)),
-                None,
-            )
-        return self._known[key]
+            self._known[key] = found
+        return found
 
     def question(
         self, api: Api, asked: Repeatable, model: str, rule: Rule, scope: str, form: bytes, sharing: str
