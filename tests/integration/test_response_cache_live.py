@@ -201,11 +201,11 @@ def test_tenants_are_apart_and_a_hit_counts_as_answered_without_tokens(
         assert admission is not None
         assert admission.ledger is not None
         rows = router.call(admission.ledger.drain)
-        row = dict(zip(COUNTERS, rows["a", "ka", "sim"], strict=True))
+        row = dict(zip(COUNTERS, rows["a", "ka", "sim", "openai", ""], strict=True))
         assert (row["requests"], row["failed"], row["unreported"]) == (4, 0, 0)
-        assert row["prompt_tokens"] == rows["b", "kb", "sim"][COUNTERS.index("prompt_tokens")], (
-            "of one answer"
-        )
+        assert (
+            row["prompt_tokens"] == rows["b", "kb", "sim", "openai", ""][COUNTERS.index("prompt_tokens")]
+        ), "of one answer"
         router.assert_at_rest()
 
 
