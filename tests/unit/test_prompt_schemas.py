@@ -16,7 +16,7 @@ from warmroute.adapters.caching.schemas_memory import MemorySchemas
 from warmroute.caching.content import ContentLostError, StoreAwayError
 from warmroute.caching.prefilled import Prefilled
 from warmroute.caching.schemas.record import SchemaRecord
-from warmroute.config.schema import CachedContentsConfig, PromptSchemasConfig
+from warmroute.config.schema import CachedContentsConfig, LimitsConfig, PromptSchemasConfig
 from warmroute.core.errors import ClientError, NotFoundError
 from warmroute.dialects.prompt_schemas import Asked, asked, registration
 from warmroute.ports import KeptSchema
@@ -379,6 +379,58 @@ def test_a_chat_that_begins_with_a_cached_content_does_so_where_schemas_are_on(c
         assert not upstream.written, "it was sent without what it begins with"
         ((status, _, answer),) = ParsedAnswers(client.output).answers
         assert (status, json.loads(answer)["error"]["code"]) == (404, "cached_content_not_found")
+        assert wire.at_rest()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "allow"),
+    [
+        ("GET", "?limit=" + "0" * 10 + "9" * 5000, 400, None),
+        ("DELETE", "", 405, b"GET, POST"),
+        ("HEAD", "/trip/versions", 405, b"GET"),
+    ],
+)
+def test_a_call_that_cannot_be_is_answered(
+    method: str, target: str, status: int, allow: bytes | None
+) -> None:
+    wire = Wire(prompt_schemas=PromptSchemasConfig(enabled=True))
+    client = wire.connect()
+    send(client, method, f"/v1/prompt_schemas{target}", b"")
+    head = client.output.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert head[0].startswith(b"HTTP/1.1 %d " % status)
+    assert (b"allow: %b" % allow in head) if allow else all(b"allow" not in line for line in head)
+
+
+def test_a_short_request_for_a_long_prompt_needs_room_for_that() -> None:
+    async def test() -> None:
+        wire = Wire(
+            LimitsConfig(body_bytes=200_000, buffered_body_bytes=150_000),
+            prompt_schemas=PromptSchemasConfig(enabled=True),
+        )
+        client = wire.connect()
+        _, upstream = wire.add_upstream()
+        parameter = {"parameter": "p", "length": 1000}
+        send(
+            client,
+            "POST",
+            "/v1/prompt_schemas",
+            {"name": "s", "model": "m", "prewarm": False, "content": [parameter] * 100},
+        )
+        for value in ("x" * 2000, "x" * 1000):
+            send(
+                client,
+                "POST",
+                "/v1/chat/completions",
+                {"prompt_schema": {"name": "s", "parameters": {"p": value}}},
+            )
+            for _ in range(5):
+                await asyncio.sleep(0)
+        _, (status, _, answer) = ParsedAnswers(client.output).answers
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "buffers_full")
+        assert upstream.written, "the one for which there is room is sent"
+        client.lose()
         assert wire.at_rest()
 
     asyncio.run(test())

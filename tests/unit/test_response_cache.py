@@ -434,6 +434,19 @@ def test_a_response_that_an_engine_keeps_is_not_recorded(more: Any) -> None:
     run(test)
 
 
+def test_who_wants_a_prompt_computed_and_no_answer_is_given_none() -> None:
+    async def test() -> None:
+        asker = Asker()
+        answer = {"type": "message", "content": [], "stop_reason": "max_tokens", "usage": {}}
+        for _ in range(2):
+            found, asked = await asker.ask(
+                {**ASKED, "max_tokens": 0}, path="/v1/messages", reply=plain(answer)
+            )
+            assert (asked, told(found)) == (True, b"bypass")
+
+    run(test)
+
+
 def test_a_client_that_leaves_while_it_is_looked_for_costs_nothing() -> None:
     async def test() -> None:
         asker = Asker()

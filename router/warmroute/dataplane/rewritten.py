@@ -21,6 +21,7 @@ from warmroute.dataplane import local, whose
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.gateway import Gateway
+from warmroute.dataplane.large_body import LARGE_BYTES
 from warmroute.dataplane.own_requests import OwnRequests
 from warmroute.dataplane.request import Request
 from warmroute.dataplane.stand_in import inner_head
@@ -110,9 +111,15 @@ class RewrittenExchange(Exchange):
 
         Args:
             as_framed: Its answer goes to the client as it is framed.
+
+        Raises:
+            OverloadError: There is no room for it: what came may be short, and this long.
         """
         gateway = self._gateway
         came = self._request
+        held_bytes = gateway.buffered_bytes - came.reserved_bytes
+        if len(body) > LARGE_BYTES and held_bytes + len(body) > gateway.limits.buffered_body_bytes:
+            raise local.buffers_full()
         head = inner_head(gateway, came.head, target, self._asked_key)
         if as_framed:
             head.keep_alive = came.head.keep_alive

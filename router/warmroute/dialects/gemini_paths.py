@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, unquote
@@ -47,6 +48,11 @@ class MethodNotAllowedError(ClientError):
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: Iterable[str]) -> None:
+        known = ", ".join(allowed)
+        super().__init__(f"method {method} is not allowed here; use {known}")
+        self.lines = b"allow: %b\r\n" % known.encode()
 
 
 _GENERATING: Final = {verb.value: verb for verb in (Verb.GENERATE, Verb.STREAM, Verb.COUNT)}
@@ -96,7 +102,7 @@ def asked(method: str, target: str) -> Asked | None:
                 code="endpoint_not_implemented",
             )
         if method != "POST":
-            raise MethodNotAllowedError(f"method {method} is not allowed here; use POST")
+            raise MethodNotAllowedError(method, ("POST",))
         return Asked(found, True, model, _one(query, "alt"))
     if root == "/v1beta/":
         raise NotFoundError(f"no endpoint {path[:200]!r} here", code="unknown_endpoint")
@@ -114,7 +120,7 @@ def _resource(method: str, content_id: str, query: str, *, google: bool) -> Aske
         methods["POST"] = Verb.PATCH  # as OpenAI's API changes what it keeps
     verb = methods.get(method)
     if verb is None:
-        raise MethodNotAllowedError(f"method {method} is not allowed here; use {', '.join(methods)}")
+        raise MethodNotAllowedError(method, methods)
     if verb is not Verb.LIST:
         return Asked(verb, google, content_id)
     size, after = ("pageSize", "pageToken") if google else ("limit", "after")

@@ -124,6 +124,8 @@ def _bypass(api: Api, request: Json) -> str:
             return "stored"
         if any(request.get(name) for name in _STORED):
             return "stored"
+    if api is _MESSAGES and request.get("max_tokens") == 0:
+        return "prewarms"  # it wants its prompt computed, and no answer
     tools = request.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(_is_clients(tool) for tool in tools)):
         return "tools"

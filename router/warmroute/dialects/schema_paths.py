@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote
 
 from warmroute.core.errors import NotFoundError
 from warmroute.dialects.gemini_paths import MethodNotAllowedError
-from warmroute.dialects.prompt_schemas import MOST_VERSION, refuse, version_of
+from warmroute.dialects.prompt_schemas import refuse, version_of
 
 ROOT: Final = b"/v1/prompt_schemas"
 
@@ -69,12 +69,12 @@ def called(method: str, target: str) -> Called:
         raise NotFoundError(f"no endpoint {path[:200]!r} here", code="unknown_endpoint")
     verb = methods.get(method)
     if verb is None:
-        raise MethodNotAllowedError(f"method {method} is not allowed here; use {', '.join(methods)}")
+        raise MethodNotAllowedError(method, methods)
     said = (
         {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
     )
     limit = said.get("limit", "")
-    if limit and not (limit.isascii() and limit.isdigit() and int(limit[:10]) <= MOST_VERSION):
+    if limit and not (limit.isascii() and limit.isdigit() and len(limit) < 10):
         refuse("limit", "must be a whole number")
     return Called(
         verb,
