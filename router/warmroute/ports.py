@@ -16,7 +16,7 @@ from warmroute.caching.schemas.record import SchemaRecord
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId
 from warmroute.tenants.keys import KeyRecord
-from warmroute.tenants.limits import Grant, LocalLimits
+from warmroute.tenants.limits import Grant, LocalLimits, Scope
 from warmroute.tenants.tenant import Priority
 from warmroute.tenants.usage import RowKey
 
@@ -352,14 +352,14 @@ class Limiter(Protocol):
         """Tell what is not told yet (at most one second) and disconnect."""
 
     def take(self, grant: Grant, done: Callable[[], None]) -> bool:
-        """Decide on a grant, over all of its limits in one step.
-
-        True if it is decided at once; then `done` is never called. Otherwise it is called exactly once, soon.
-        """
+        """Decide on a grant, over all of its limits in one step. True: at once, and `done` is never called; else it is
+        called exactly once, soon."""
 
     def settle(self, grant: Grant, requests: int, tokens: int, cost_nano: int = 0) -> None:
-        """A granted request is over: so many requests and tokens, and so much money, more than was taken, or less. Once
-        a grant."""
+        """One is over: so many requests and tokens, and so much money, more than was taken, or less. Once a grant."""
+
+    def charge(self, scopes: Sequence[Scope], cost_nano: int, at_s: float) -> None:
+        """So much money was spent by no request; below 0: less was than was charged at `at_s`."""
 
     def statistics(self) -> dict[str, float]:
         """Figures for `/metrics`: at least `local_total` (decided without the backend) and `errors_total`."""

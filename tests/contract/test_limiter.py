@@ -347,3 +347,23 @@ def test_an_answer_that_came_in_time_counts_though_the_loop_was_late() -> None:
                     loop.remove_reader(ours)
 
     uvloop.run(run())
+
+
+def test_money_that_no_request_spent_counts_and_comes_back_where_it_was_counted(opener: Open) -> None:
+    async def run() -> None:
+        limiter = opener()
+        scope = Scope("spender", "", limits(cost_per_day=100, requests_per_day=100))
+        async with started(limiter):
+            now_s = time.time()
+            limiter.charge([scope], 90, now_s)
+            await asyncio.sleep(0.05)
+            assert not (await ask(limiter, [scope], 1, 20)).granted
+            limiter.charge([scope], -50, now_s)
+            limiter.charge(
+                [scope], -1_000_000, now_s - 3 * 86_400.0
+            )  # that has left the window, and its cost too
+            await asyncio.sleep(0.05)
+            assert (await ask(limiter, [scope], 1, 60)).granted
+            assert not (await ask(limiter, [scope], 1, 1)).granted
+
+    asyncio.run(run())

@@ -56,6 +56,9 @@ class SlowLimiter:
         grant.settled = True
         self.settled.append((requests, tokens))
 
+    def charge(self, scopes: Sequence[Any], cost_nano: int, at_s: float) -> None:
+        return
+
     def statistics(self) -> dict[str, float]:
         return {}
 

@@ -11,7 +11,14 @@ import pytest
 
 from tests.support.tenants import KeyedFleet, bearer
 from tests.support.wire import ClientWire, ParsedAnswers, Wire
-from warmroute.config.schema import CachedContentsConfig, CorsConfig
+from warmroute.config.schema import (
+    AllowanceConfig,
+    CachedContentsConfig,
+    CorsConfig,
+    PriceConfig,
+    TenantConfig,
+    UsageConfig,
+)
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dataplane.translated import TranslatedExchange, translated_for
 from warmroute.dialects import coding
@@ -415,3 +422,33 @@ def test_nothing_is_decoded_for_who_shows_no_key(monkeypatch: pytest.MonkeyPatch
     ((status, _, _),) = answers(client)
     assert status == 200
     assert decoded
+
+
+def test_storage_is_money_that_limits_count_and_deleting_gives_the_rest_back() -> None:
+    async def test() -> None:
+        fleet = KeyedFleet(
+            TenantConfig(id="a", limits=AllowanceConfig(cost_per_day=1.0)),
+            cached_contents=CachedContentsConfig(enabled=True),
+            usage=UsageConfig(enabled=True, prices=(PriceConfig(model="*", prompt=0.001, storage=1e6),)),
+        )
+        wire = fleet.wire
+        wire.add_upstream()
+        key = bearer("a").decode().strip()
+        chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+        client = wire.connect()
+        send(client, "/v1/caches", chat, key)
+        await settled()
+        reply(wire, plain(200, CHAT))
+        await settled()
+        send(client, "/v1/chat/completions", chat, key)
+        await settled()
+        (made, refused) = answers(client)
+        assert (made[0], refused[0]) == (200, 429)
+        assert json.loads(refused[2])["error"]["code"] == "budget_exceeded"
+        send(client, f"/v1/caches/{json.loads(made[2])['id']}", b"", key, method="DELETE")
+        await settled()
+        send(client, "/v1/chat/completions", chat, key)
+        await settled()
+        assert len(answers(client)) == 3, "it is on its way to the replica"
+
+    asyncio.run(test())

@@ -506,10 +506,18 @@ class Admission:
                 hour,
             )
 
-    def stored(self, caller: Caller, model: str, token_s: float) -> None:
-        """A cached content of this model is kept for so many token seconds more; below 0: fewer."""
-        if self.ledger is not None and int(token_s):
-            self.ledger.store(self.standing(caller, model, GOOGLE).row, int(token_s))
+    def stored(self, caller: Caller, model: str, token_s: float, at_s: float) -> None:
+        """A cached content of this model is kept for so many token seconds more; below 0: fewer than was said at
+        `at_s`. Money is spent on it whatever the limits say: they refuse what comes next."""
+        ledger = self.ledger
+        if ledger is None or not int(token_s):
+            return
+        standing = self.standing(caller, model, GOOGLE)
+        ledger.store(standing.row, int(token_s))
+        if standing.costed and self._limiter is not None:
+            cost_nano = standing.row.stored_nano(int(token_s))
+            if cost_nano:
+                self._limiter.charge(standing.scopes, cost_nano, at_s)
 
 
 def _told(scope: Scope) -> tuple[bytes, bytes, bytes, bytes, bytes]:

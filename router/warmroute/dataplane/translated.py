@@ -167,7 +167,7 @@ class TranslatedExchange(RewrittenExchange):
                 body, now_s, google=google, default_s=bounds.ttl_s, most_s=bounds.ttl_max_s
             )
             content = await caches.create(scope, self._sharing(), wanted, self._warm)
-            self._stored(content, content.expires_s - content.created_s)
+            self._stored(content, content.expires_s - content.created_s, content.created_s)
             shown = cached_contents.shown(content, google=google)
         elif asked.verb is Verb.GET:
             shown = cached_contents.shown(await caches.get(scope, asked.name), google=google)
@@ -178,13 +178,14 @@ class TranslatedExchange(RewrittenExchange):
             until_s = cached_contents.lifetime(body, now_s, None, bounds.ttl_max_s)
             before = await self._kept_until(asked.name)
             content = await caches.extend(scope, asked.name, until_s)
-            self._stored(content, content.expires_s - (before or content).expires_s)
+            before = before or content
+            self._stored(content, content.expires_s - before.expires_s, before.updated_s)
             shown = cached_contents.shown(content, google=google)
         else:
             before = await self._kept_until(asked.name)
             shown = cached_contents.shown_deletion(await caches.delete(scope, asked.name), google=google)
             if before is not None:
-                self._stored(before, min(now_s - before.expires_s, 0.0))
+                self._stored(before, min(now_s - before.expires_s, 0.0), before.updated_s)
         if not self._done:
             self._write(_encode(shown), 200, b"")
 
@@ -197,11 +198,11 @@ class TranslatedExchange(RewrittenExchange):
             return None
         return await self._caches.get(self._scope(), name)
 
-    def _stored(self, content: CachedContent, for_s: float) -> None:
-        """It is kept for so much longer than was known before."""
+    def _stored(self, content: CachedContent, for_s: float, at_s: float) -> None:
+        """It is kept for so much longer than was known before, since `at_s`."""
         admission, caller = self._gateway.admission, self.caller
         if admission is not None and caller is not None:
-            admission.stored(caller, content.model, content.tokens * for_s)
+            admission.stored(caller, content.model, content.tokens * for_s, at_s)
 
 
 def _asked(head: RequestHead) -> Asked:

@@ -357,6 +357,15 @@ class LocalLimits:
                 if amount:
                     meter.window.add(amount, second, int(at_s) if amount < 0 else 0)
 
+    def charge(self, scopes: Sequence[Scope], cost_nano: int, now_s: float, at_s: float) -> None:
+        """So much money was spent by no request; below 0: less was than was charged at `at_s`."""
+        second = int(now_s)
+        for scope in scopes:
+            self.sums(scope, now_s)
+            for meter in scope.meters:
+                if meter.by_cost:
+                    meter.window.add(cost_nano, second, int(at_s) if cost_nano < 0 else 0)
+
     def _sweep(self, now_s: float) -> None:
         self._swept_s = now_s
         self._version = _next_version()

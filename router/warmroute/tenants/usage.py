@@ -188,7 +188,11 @@ class Row:
     def store(self, token_s: int) -> None:
         """A cached content is kept for so many token seconds more; below 0: fewer."""
         self._stored += token_s
-        self._cost += token_s * self.price.storage // HOUR_S
+        self._cost += self.stored_nano(token_s)
+
+    def stored_nano(self, token_s: int) -> int:
+        """What that costs, by the prices that it was last counted with."""
+        return token_s * self.price.storage // HOUR_S
 
     def use_prices(self, prices: Prices) -> None:
         """Its tokens cost what this table says from now on."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from warmroute.tenants.limits import Grant, LocalLimits
+from warmroute.tenants.limits import Grant, LocalLimits, Scope
 
 
 class MemoryLimiter:
@@ -41,6 +41,10 @@ class MemoryLimiter:
         """At once."""
         if not grant.settled:
             self.own.settle(grant, requests, tokens, self._clock(), grant.at_s, cost_nano)
+
+    def charge(self, scopes: Sequence[Scope], cost_nano: int, at_s: float) -> None:
+        """At once."""
+        self.own.charge(scopes, cost_nano, self._clock(), at_s)
 
     def statistics(self) -> dict[str, float]:
         """Nothing can fail."""

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from warmroute.adapters.resp.commands import pack
@@ -166,6 +166,14 @@ class RedisLimiter:
                 self._charges.add(scope, requests, tokens, cost_nano, grant.at_s if less else 0.0)
             elif scope.concurrent:
                 self._charges.add(scope, 0, 0, 0, 0.0)
+        self._settle_soon()
+
+    def charge(self, scopes: Sequence[Scope], cost_nano: int, at_s: float) -> None:
+        """Told within some milliseconds."""
+        self._local.charge(scopes, cost_nano, self._clock(), at_s)
+        for scope in scopes:
+            if scope.costed:
+                self._charges.add(scope, 0, 0, cost_nano, at_s if cost_nano < 0 else 0.0)
         self._settle_soon()
 
     # -- asking ---------------------------------------------------------------------------------------------------
