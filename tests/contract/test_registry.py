@@ -625,3 +625,17 @@ def test_a_script_flush_on_the_server_loses_no_write(server: RedisServer) -> Non
             assert one.statistics()["errors_total"] == 0
 
     run(main())
+
+
+def test_an_owner_that_has_too_much_keeps_what_its_prompts_begin_with(opened: Opener) -> None:
+    async def run() -> None:
+        async with opened(idle_s=600.0, max_entries=4000, most_owned=100) as registry:
+            registry.touch(rungs_of(1), life(1), time.time(), "other")
+            shared = rungs_of(*range(100, 110))
+            for number in range(60):
+                own = rungs_of(*range(1000 + 20 * number, 1010 + 20 * number))
+                registry.touch(shared + own, life(7), time.time(), "one")
+                await settled(registry)
+                assert await holders(registry, shared + own) == [[7]] * 20, number
+
+    uvloop.run(run())

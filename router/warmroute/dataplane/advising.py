@@ -111,7 +111,7 @@ class AdvisedCaching(Caching):
         self, api: Api, parsed: Parsed, body: bytes | bytearray, request: Request, caller: Caller | None
     ) -> CacheUse | None:
         """As of any `Caching`: no client wrote it, and it is rewritten already."""
-        return Caching.read(self, api, parsed, body, request, caller)
+        return super().read(api, parsed, body, request, caller)
 
     def rewritten(self, api: Api, body: bytes | bytearray, tenant: str) -> bytes | None:
         """A body as replicas are sent it for this tenant; None: as it is."""

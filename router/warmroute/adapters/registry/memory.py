@@ -201,7 +201,12 @@ class MemoryRegistry:
             old, excess = owners.add(owner, brought)
             for batch in old:
                 self._drop(self._old, batch, given_up)
+            used = frozenset(rungs) if excess else frozenset()
             for batch in excess:
+                in_use = [rung for rung in batch if rung in used]
+                if in_use:  # what all of its prompts begin with was noted first, and must not go for that
+                    owners.keep(owner, in_use)
+                    batch = [rung for rung in batch if rung not in used]
                 self._drop(self._young, batch, given_up)
                 self._young_record_bytes = max(0, self._young_record_bytes - _RECORD_BYTES - _HOLDER_BYTES)
         return changed

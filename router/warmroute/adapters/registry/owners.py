@@ -1,8 +1,9 @@
 """Whose records are whose, where tenants are kept apart: so that nobody's prompts push out what another's left.
 
-Decides which of an owner's records go when it has more than it may have: its own oldest ones, and none while it is the
-only one. Does not keep records (`memory`) and does not tell Redis (`redis.registry`). An owner is whoever shares
-fingerprints; records of no owner are not counted. Every call does as much as it was given, and a bit more.
+Decides which of an owner's records go when it has more than it may have: its own oldest ones but for what the request
+in hand uses, and none while it is the only one. Does not keep records (`memory`) and does not tell Redis
+(`redis.registry`). An owner is whoever shares fingerprints; records of no owner are not counted. Every call does as
+much as it was given, and a bit more.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class Owners:
                     break
                 owned.count -= len(gone)
         return old, young
+
+    def keep(self, owner: str, rungs: Batch) -> None:
+        """These were to go from the young generation, and are in use just now: they count as the newest."""
+        owned = self._owned[owner]
+        owned.young[-1].extend(rungs)
+        owned.count += len(rungs)
 
     def turn(self) -> None:
         """The young generation is the old one now, and the old one is gone."""
