@@ -30,9 +30,9 @@ FLOORS = [
     {"admission", "queueing"},
     {"outcome"},
     {"large_body", "local", "relay", "upstream"},
-    {"answer", "client_side", "head_cache", "whose"},
+    {"answer", "client_side", "head_cache"},
     {"caching", "cors", "hold", "later", "proxy_header", "repeated_head", "states"},
-    {"proxies"},
+    {"proxies", "whose"},
     {"request"},
     {"failover"},
 ]

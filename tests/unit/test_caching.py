@@ -351,6 +351,15 @@ def test_scopes_and_tenants_have_promises_of_their_own() -> None:
     assert one.rungs != two.rungs
 
 
+def test_a_keys_promises_are_its_own_whichever_way_it_is_shown() -> None:
+    fleet = OneReplica()
+    for shown in (b"X-Api-Key: one", b"Authorization: Bearer one", b"X-Api-Key: two", b"X-Other: one"):
+        fleet.ask(marked(), fields=shown + b"\r\n")
+    found = [promise.tenant for promise in fleet.promises.live(0.0)]
+    assert len(found) == len(set(found)) == 3
+    assert "" in found
+
+
 def test_openais_lifetimes_are_kept_by_the_registry_as_long_as_the_longest() -> None:
     fleet = OneReplica()
     mark = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}

@@ -25,6 +25,7 @@ from warmroute.core.errors import ClientError
 from warmroute.core.prompt.fingerprint import GRID, Fingerprinter
 from warmroute.core.prompt.promises import Promise, Promises, chain
 from warmroute.core.types import Api, FingerprintHash, Incarnation, RequestShape
+from warmroute.dataplane import whose
 from warmroute.dataplane.request import Request
 from warmroute.dialects import cache_control, prompt_cache
 from warmroute.dialects.cache_asked import Asked
@@ -326,8 +327,9 @@ def _change(request: Request, change: Callable[[bytes | bytearray], bytes | byte
 
 
 def tenant_of(request: Request, caller: Caller | None) -> str:
-    """Whose promises these are: the tenant's, or the key's, where the router asks for none itself."""
+    """Whose promises these are: the tenant's, or the key's, where the router asks for none itself; Anthropic's clients
+    show theirs as `x-api-key`."""
     if caller is not None and caller.key_id:
         return caller.tenant.id
-    authorization = request.head.authorization
-    return f"key:{blake2b(authorization, digest_size=8).hexdigest()}" if authorization else ""
+    key = whose.shown_key(request.head)
+    return f"key:{blake2b(key, digest_size=8).hexdigest()}" if key else ""

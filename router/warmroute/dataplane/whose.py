@@ -40,6 +40,15 @@ def fields(head: RequestHead, name: bytes) -> bytes:
     return b",".join(found)
 
 
+def shown_key(head: RequestHead) -> bytes:
+    """The key that a head shows, in whatever manner; empty where it shows none."""
+    if head.credential:
+        return head.credential
+    # The router asks for none, and replicas are sent what came.
+    shown = field(head, _API_KEY) or field(head, GOOGLE_KEY) or field(head, _PLAIN_KEY)
+    return presented(head.authorization, shown) or head.authorization
+
+
 def scope(caller: Caller | None, head: RequestHead, key: bytes = b"") -> str:
     """Whose what a request keeps is.
 
@@ -48,8 +57,5 @@ def scope(caller: Caller | None, head: RequestHead, key: bytes = b"") -> str:
     """
     if caller is not None and caller.tenant.id != ANONYMOUS:
         return scope_of(caller.tenant.id, "")
-    key = key or head.credential
-    if not key:  # the router asks for none, and replicas are sent what came
-        shown = field(head, _API_KEY) or field(head, GOOGLE_KEY) or field(head, _PLAIN_KEY)
-        key = presented(head.authorization, shown) or head.authorization
+    key = key or shown_key(head)
     return scope_of(None, sha256(key).hexdigest()[:32] if key else "")
