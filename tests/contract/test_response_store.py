@@ -10,6 +10,7 @@ from itertools import count
 import pytest
 
 from tests.support.redis_server import RedisServer
+from warmroute.adapters.caching import responses_redis
 from warmroute.adapters.caching.responses_memory import (
     ENTRY_BYTES,
     GROUP_PART,
@@ -228,5 +229,29 @@ def test_a_record_that_the_server_evicted_is_counted_out() -> None:
             assert (await store.find("-", NOW_S, group="g")).near == []
             assert store.figures() == {"records": 0, "bytes": 0, "late": 0}
             await store.stop()
+
+    asyncio.run(test())
+
+
+def test_where_a_bound_was_lowered_the_server_is_not_held_up(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses_redis, "MOST_GONE", 10)
+
+    async def test() -> None:
+        link = RedisLink(server.url, name="responses")
+        before, after = (
+            RedisResponses(link, records, 1 << 30, deadline_s=PATIENT_S, namespace="lowered")
+            for records in (100, 5)
+        )
+        await before.start()
+        for number in range(20):
+            assert await before.add(f"k{number}", b"x", NOW_S + number, NOW_S + 1000.0)
+        kept = []
+        for number in range(3):
+            kept.append(await after.add(f"n{number}", b"x", NOW_S + 100.0 + number, NOW_S + 1000.0))
+            kept.append(after.figures()["records"])
+        assert kept == [False, 10, True, 5, True, 5]
+        await before.stop()
 
     asyncio.run(test())

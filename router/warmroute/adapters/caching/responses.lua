@@ -57,13 +57,19 @@ if op == 'find' then
 elseif op == 'add' then
   local expires, size, group, most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]),
     tonumber(ARGV[8])
-  local most_group = tonumber(ARGV[9])
+  local most_group, most_gone = tonumber(ARGV[9]), tonumber(ARGV[12])
   purge()
   drop(key)
   local kept = 0
   if size <= most_bytes and expires > now then
+    local gone = 0
     while redis.call('ZCARD', KEYS[1]) >= most
       or tonumber(redis.call('GET', base .. 'b') or '0') + size > most_bytes do
+      -- Where the bounds were lowered others wait for this server meanwhile: the next calls go on with it.
+      if gone == most_gone then
+        return {0, redis.call('ZCARD', KEYS[1]), redis.call('GET', base .. 'b') or '0'}
+      end
+      gone = gone + 1
       local least = redis.call('ZRANGE', base .. 'u', 0, 0)[1] or redis.call('ZRANGE', KEYS[1], 0, 0)[1]
       if not least then
         redis.call('SET', base .. 'b', 0)

@@ -19,6 +19,8 @@ from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.resp.pipe import RedisError
 from warmroute.ports import Recalled
 
+MOST_GONE: Final = 1000
+"""Records that give way to one at most: some milliseconds of the server's."""
 _NOTHING: Final = Recalled()
 
 
@@ -96,7 +98,9 @@ class RedisResponses:
         size = len(record) + len(near) + ENTRY_BYTES
         bounds = (self._most, self._most_bytes, GROUP_RECORDS)
         try:
-            reply = await self._call("add", now_s, key, repr(expires_s), size, group, *bounds, record, near)
+            reply = await self._call(
+                "add", now_s, key, repr(expires_s), size, group, *bounds, record, near, MOST_GONE
+            )
         except (OSError, RedisError):
             return False
         self._told(reply[1:])
