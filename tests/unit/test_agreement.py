@@ -28,6 +28,8 @@ def between(one: str, other: str) -> str:
         ("Can I take the 1st train?", "Am I allowed to take the first train?"),
         ("Who can't vote?", "Who can not vote?"),
         ("How do I purchase a ticket?", "How to buy tickets?"),
+        ("What is 5³?", "What is 5^3?"),
+        ("Convert 1½ cups", "Convert 1 1/2 cups"),
     ],
 )
 def test_the_same_question_in_other_words_agrees(one: str, other: str) -> None:
@@ -41,6 +43,9 @@ def test_the_same_question_in_other_words_agrees(one: str, other: str) -> None:
         ("Divide 10 by 5", "Divide 5 by 10", "numbers"),
         ("Give me three ideas", "Give me four ideas", "numbers"),
         ("What is 3.5 squared?", "What is 35 squared?", "numbers"),
+        ("What is 5³?", "What is 53?", "numbers"),
+        ("What is 2¹⁰?", "What is 210?", "numbers"),
+        ("Convert 1½ cups", "Convert 11/2 cups", "numbers"),
         ("Who won the 2nd round?", "Who won the 3rd round?", "numbers"),
         ("What is Anna's address?", "What is Hanna's address?", "names"),
         ("Is GPT-4o better?", "Is GPT-4 better?", "names"),
@@ -58,6 +63,7 @@ def test_the_same_question_in_other_words_agrees(one: str, other: str) -> None:
         ('Translate "cat"', 'Translate "dog"', "quoted"),
         ("what is the capital of france", "what is the capital of spain", WORDS),
         ("dog bites man", "man bites dog", WORDS),
+        ("How do I get there from here?", "How do I get here from there?", WORDS),
         ("a flight from paris to rome", "a flight from rome to paris", WORDS),
         ("Who is the president?", "Who was the president?", WORDS),
         ("When was it built?", "Where was it built?", WORDS),

@@ -41,6 +41,8 @@ _TOKEN: Final = re.compile(
     r"|[^\W_]+(?:[.'_&-][^\W_]+)*|[!=<>]=|[+*/=<>%^$€£¥&|~#@\\{}\[\]]|(?<![\w])-(?=[\d(])|(?<=\s)-(?=\s)"
 )
 _QUOTED: Final = re.compile(r"\"([^\"]*)\"|“([^”]*)”|«([^»]*)»|`([^`]*)`|(?<!\w)'([^']{2,})'(?!\w)")
+_RAISED: Final = re.compile(r"([⁰¹²³⁴-⁹]+)|([¼-¾⅐-⅞])")
+"""Powers and fractions, which would become plain digits: 5³ is not 53."""
 _CODE: Final = re.compile(r"[\n{};`\\]|\w\(|\)\s*[.:;]|->|=>|::|</")
 _CONTRACTIONS: Final = (
     (re.compile(r"\b(ca|wo|sha)n['’]t\b", re.IGNORECASE), r"\1n not"),
@@ -86,7 +88,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
 
 def facts_of(text: str) -> Facts:
     """Read a question."""
-    text = unicodedata.normalize("NFKC", text).strip()
+    text = unicodedata.normalize("NFKC", _RAISED.sub(_written, text)).strip()
     quoted = tuple(
         next(part for part in found.groups() if part is not None) for found in _QUOTED.finditer(text)
     )
@@ -112,6 +114,13 @@ def facts_of(text: str) -> Facts:
         (kind, *_tense(every), *_words(tokens)),
         tuple(sorted({part for word in every for part in (word, word.removesuffix("'s"))})),
     )
+
+
+def _written(found: re.Match[str]) -> str:
+    """A power or a fraction as one writes it in plain digits."""
+    if found[1]:
+        return f"^{found[1]}"
+    return f" {unicodedata.normalize('NFKC', found[2]).replace(chr(0x2044), '/')} "
 
 
 def _verbatim(text: str, quoted: Texts) -> Facts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 """Changes with these tables and with `agreement`: facts of two versions are not compared."""
 
 NEGATIONS: Final = frozenset(
@@ -122,7 +122,7 @@ NUMBERS: Final = (
 
 STOPWORDS: Final = frozenset(
     "a an the of in on at for with to is are am be been being do does doing have has having i me my mine myself we us"
-    " our ours one's it its this that these those there here and as so then please any also just really actually"
+    " our ours one's it its this that these those there and as so then please any also just really actually"
     " exactly quickly simply basically generally usually would could can shall might get gets getting"
     " go about regarding concerning which what who whom whose".split()
 )
