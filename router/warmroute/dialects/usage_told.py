@@ -42,6 +42,8 @@ def written_tokens(seen: bytes, prompt_tokens: int, cached_tokens: int, hour_rat
     Args:
         seen: The end of an answer, with its usage.
     """
+    if b"created_cache" not in seen and b"cache_creation" not in seen:
+        return 0, 0  # most answers; the pattern would stop at each of their quotes
     found = _WRITTEN.findall(seen)
     written = min(int(found[-1]), max(prompt_tokens - cached_tokens, 0)) if found else 0
     return written, written_for_an_hour(prompt_tokens, cached_tokens, written, hour_ratio)
