@@ -57,9 +57,10 @@ WITHOUT_DATA = (
     "Refused",
     "Limits shared",
     "Share of cost saved by interface",
+    "Compared by meaning",
 )
 """The first is absent while nothing that was expected in a cache was missed, which takes more evictions than a short
-test has; the second while no replica is silent; the others while no tenants
+test has; the second while no replica is silent; the last while nothing embeds; the others while no tenants
 and no prices are set. `tests/meta/test_dashboard.py`
 compares their metrics with the catalogue, and `tests/fault` has both."""
 QUERIES = {
@@ -71,10 +72,12 @@ QUERIES = {
 
 
 @pytest.fixture(scope="module")
-def prometheus() -> Iterator[Prometheus]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Two routers over one Redis; four replicas work, one fails its requests, one is not there. Of two more sources of
     replicas one names none, and the other cannot be read."""
     folder = ensure_programs()
+    recording = tmp_path_factory.mktemp("router") / "config.yaml"
+    recording.write_text("response_cache:\n  rules:\n    - model: sim\n")
     nobody = f"http://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
@@ -88,6 +91,8 @@ def prometheus() -> Iterator[Prometheus]:
         sources = ("--discover", "redis", "--discover", f"redis://127.0.0.1:{free_port()}")
         changes = ("--set", "health.probe_interval_s=0.5", "--set", "cached_contents.enabled=true")
         changes += ("--set", "usage.enabled=true", "--set", "advice.sample=1")
+        changes += ("--set", "prompt_schemas.enabled=true", "--config", str(recording))
+        changes += ("--set", "caching.openai=true", "--set", "keep_warm.prompts_bytes=1000000")
         settings = ("--registry", redis.url, *changes, *sources)
         routers = [stack.enter_context(RouterProcess(urls, *settings, well=sim.urls)) for _ in range(2)]
         targets = [f"127.0.0.1:{router.admin_port}" for router in routers]
