@@ -68,7 +68,7 @@ test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (install
 	$(BIN)/warmroute-replica vllm-install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m "vllm and not vllm_long" --timeout 600 tests/vllm
 
-test-vllm-long: $(INSTALLED)  ## Those that start engines of their own: data-parallel ranks, streams that go on elsewhere (not part of CI)
+test-vllm-long: $(INSTALLED)  ## Those that start engines of their own: the agent, data-parallel ranks, streams that go on elsewhere (not part of CI)
 	$(BIN)/warmroute-replica vllm-install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m vllm_long --timeout 900 tests/vllm
 

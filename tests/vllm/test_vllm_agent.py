@@ -19,7 +19,7 @@ from warmroute_replica.vllm.install import ensure_installed
 from warmroute_replica.vllm.model import ensure_model
 from warmroute_replica.vllm.server import Options, Replica, free_port
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.vllm_long]
 
 START_S = 500.0
 
