@@ -7,9 +7,10 @@ their parts.
 
 from __future__ import annotations
 
-from typing import Final
+from xxhash import xxh3_64_hexdigest
 
 from warmroute.core.prompt.chunks import add_chunks
+from warmroute.core.prompt.fingerprint import HEAD_BYTES
 from warmroute.core.prompt.prompt import beginning
 from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.gateway import Gateway
@@ -18,9 +19,6 @@ from warmroute.dialects import coding, multipart_model
 from warmroute.dialects.model_list import default_model as only_model
 from warmroute.dialects.parsed import Parsed, model_required
 from warmroute.dialects.reading import parse
-
-HEAD_BYTES: Final = 4096
-"""How much enters a ring key: of a body that is not routed by prefix, and of a prompt whose beginning stands for it."""
 
 
 def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> RequestShape:
@@ -33,7 +31,7 @@ def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> Request
     if not session and gateway.fleet.apart:
         # No other router can say where this conversation's turns went: the ring has to find it, and goes by what is the
         # same in all of them.
-        session = beginning(parsed.canonical, HEAD_BYTES).hex()
+        session = xxh3_64_hexdigest(beginning(parsed.canonical, HEAD_BYTES))
     shape = gateway.fingerprinter.shape(
         model,
         parsed.scope_salt,
