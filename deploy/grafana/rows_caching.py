@@ -135,7 +135,7 @@ RESPONSES = Row(
             "Bytes of recorded responses",
             "What they take together; response_cache.records_bytes bounds it.",
             [Query(f"max(warmroute_response_cache_bytes{{{R}}})", "bytes")],
-            COUNT,
+            BYTES,
         ),
         Panel(
             "Response store",
