@@ -101,21 +101,33 @@ def test_faults_strike_in_order_on_their_paths_as_often_as_armed():
     faults.arm(parse_fault({"kind": "500", "count": 2}))
     faults.arm(parse_fault({"kind": "hang", "path": "/health"}))
     faults.arm(parse_fault({"kind": "503", "count": -1}))
-    struck = [faults.take("/v1/completions") for _ in range(4)]
+    struck = [faults.take("POST", "/v1/completions") for _ in range(4)]
     assert [fault.kind for fault in struck if fault is not None] == [
         FaultKind.ERROR_500,
         FaultKind.ERROR_500,
         FaultKind.ERROR_503,
         FaultKind.ERROR_503,
     ]
-    assert faults.take("/metrics") is None
-    health = faults.take("/health")
+    assert faults.take("GET", "/metrics") is None
+    health = faults.take("GET", "/health")
     assert health is not None
     assert health.kind is FaultKind.HANG
-    assert faults.take("/health") is None
+    assert faults.take("GET", "/health") is None
     faults.clear()
-    assert faults.take("/v1/completions") is None
+    assert faults.take("POST", "/v1/completions") is None
     assert faults.armed() == []
+
+
+@pytest.mark.parametrize(
+    "armed", [{"kind": "cut", "after_chunks": 3}, {"kind": "cut"}, {"kind": "500", "after_chunks": 1}]
+)
+def test_a_probe_does_not_use_up_a_fault_that_strikes_within_an_answer(armed: dict[str, object]):
+    faults = Faults()
+    faults.arm(parse_fault(armed))
+    assert faults.take("GET", "/v1/models") is None
+    struck = faults.take("POST", "/v1/messages")
+    assert struck is not None
+    assert struck.seen == 1
 
 
 def test_armed_faults_are_bounded():

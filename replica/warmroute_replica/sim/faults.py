@@ -85,6 +85,14 @@ class Fault:
     seen: int = 0
     """Number of requests that the fault applied to, whether or not it struck them."""
 
+    @property
+    def in_answer(self) -> bool:
+        """Whether it strikes after an answer has begun. Such a fault applies to POST requests only, since no other is
+        answered with a stream; a router's probe does not use it up."""
+        return self.after_chunks is not None or (
+            self.kind is FaultKind.CUT and (self.at != "head" or self.after_s is not None)
+        )
+
 
 def parse_fault(body: Any) -> Fault:
     """Read the body of `POST /sim/fault`.
@@ -156,10 +164,12 @@ class Faults:
         """Return whether some fault of this path depends on the request's body."""
         return any(fault.marker is not None and path.startswith(fault.path) for fault in self._armed)
 
-    def take(self, path: str, body: bytes = b"", *, busy: bool = False) -> Fault | None:
+    def take(self, method: str, path: str, body: bytes = b"", *, busy: bool = False) -> Fault | None:
         """Return the fault that strikes this request, and count the strike; None where no fault does."""
         for index, fault in enumerate(self._armed):
             if not path.startswith(fault.path) or (fault.while_busy and not busy):
+                continue
+            if fault.in_answer and method != "POST":
                 continue
             if fault.marker is not None and fault.marker.encode("utf-8", "replace") not in body:
                 continue

@@ -239,9 +239,6 @@ class ReplicaServer:
 
     async def _strike_early(self, request: web.Request, fault: Fault) -> web.StreamResponse | None:
         """Carry out a fault that strikes before the answer begins; return None where the request goes on."""
-        in_answer = fault.after_chunks is not None or (
-            fault.kind is FaultKind.CUT and (fault.at != "head" or fault.after_s is not None)
-        )
         match fault.kind:
             case FaultKind.DELAY:
                 await asyncio.sleep(fault.delay_s)
@@ -261,7 +258,7 @@ class ReplicaServer:
             case FaultKind.DIE:
                 self.die(fault.down_s, None)
                 return self._cut(request)
-        if in_answer:
+        if fault.in_answer:
             return None
         if fault.kind is FaultKind.ERROR_500:
             raise ApiError(500, ENGINE_DEAD)
@@ -276,7 +273,7 @@ class ReplicaServer:
         """Return the fault that strikes this request; None where none does."""
         faults = self.replica.faults
         body = await request.read() if faults.reads_body(request.path) else b""
-        return faults.take(request.path, body, busy=self.replica.in_flight > 0)
+        return faults.take(request.method, request.path, body, busy=self.replica.in_flight > 0)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """Return the answer to a request that is refused before anything else, because it lacks the key or its path
