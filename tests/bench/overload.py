@@ -47,6 +47,8 @@ OUTPUT_TOKENS = (20, 180)
 BLOCK = 16
 SEEDS = 5
 """Runs of `tenants`, each with other arrivals."""
+DRAWS = (1, 2, 3)
+"""Seeds of `classes`."""
 
 
 @dataclass
@@ -421,24 +423,36 @@ def tenants(seconds: float, rate: float) -> None:
 def classes(seconds: float) -> None:
     """Interactive requests at half the capacity, without and with batch that fills the rest."""
     print(
-        "| replicas | queue | spare | interactive alone, TTFT p90, s | with batch, s | times | batch of what is left |"
+        "| replicas | queue | spare | interactive alone, TTFT p90, s | with batch, s | times: mean, most |"
+        " batch of what is left |"
     )
     print("|---|---|---|---|---|---|---|")
-    for replicas in (4, 16):
+    for replicas in (4, 16, 32):
         rate = capacity(seconds, replicas)
         own = Source(0.5 * rate, 1, INTERACTIVE)
-        alone = World(replicas=replicas).run(seconds, [own])
-        for queue, spare in ((True, 0.0), (True, 1 / 16), (True, 0.25), (False, 0.0)):
+        alone = [World(replicas=replicas, seed=seed).run(seconds, [own]) for seed in DRAWS]
+        before = [at([s.ttft_s for s in world.of(1) if s.first_s >= 0], 0.9) for world in alone]
+        for queue, spare in (
+            (True, 0.0),
+            (True, 1 / 32),
+            (True, 1 / 16),
+            (True, 1 / 8),
+            (True, 0.25),
+            (False, 0.0),
+        ):
             if 0.0 < spare * replicas < 1.0:
                 continue
-            filled = World(queue=queue, replicas=replicas, spare_ratio=spare)
-            filled.run(seconds, [own, Source(0.6 * rate, 2, BATCH)])
-            before = at([s.ttft_s for s in alone.of(1) if s.first_s >= 0], 0.9)
-            after = at([s.ttft_s for s in filled.of(1) if s.first_s >= 0], 0.9)
-            left = rate * sum(PROMPT_TOKENS) / 2 - filled.tokens_per_s(1)
+            after, used = [], []
+            for seed in DRAWS:
+                filled = World(queue=queue, replicas=replicas, spare_ratio=spare, seed=seed)
+                filled.run(seconds, [own, Source(0.6 * rate, 2, BATCH)])
+                after.append(at([s.ttft_s for s in filled.of(1) if s.first_s >= 0], 0.9))
+                left = rate * sum(PROMPT_TOKENS) / 2 - filled.tokens_per_s(1)
+                used.append(filled.tokens_per_s(2) / left)
+            times = [a / b for a, b in zip(after, before, strict=True)]
             print(
-                f"| {replicas} | {'yes' if queue else 'no'} | {spare:g} | {before:.2f} | {after:.2f} |"
-                f" {after / before:.2f} | {filled.tokens_per_s(2) / left:.2f} |",
+                f"| {replicas} | {'yes' if queue else 'no'} | {spare:g} | {fmean(before):.2f} | {fmean(after):.2f} |"
+                f" {fmean(times):.2f}, {max(times):.2f} | {fmean(used):.2f} |",
                 flush=True,
             )
 
