@@ -14,6 +14,9 @@ from warmroute.tenants.prices import ANTHROPIC, DEEPSEEK, OPENAI, OTHER
 
 _MESSAGES: Final = Api.MESSAGES
 _OTHER: Final = Api.OTHER
+_CREATED: Final = b"created_cache_tokens"
+_CREATION: Final = b"cache_creation_input_tokens"
+"""What engines call the tokens that they put into their caches (`usage_told`)."""
 
 
 class Counted(Resuming):
@@ -33,5 +36,7 @@ class Counted(Resuming):
         """As its answer says, and as its breakpoints were."""
         relay, use = self._relay, self._use
         seen = self._kept_back if relay is None else relay.usage_bytes()
+        if seen.find(_CREATED) < 0 and seen.find(_CREATION) < 0:
+            return 0, 0  # most answers; a pattern would stop at each of their quotes
         told = None if use is None else use.told
         return written_tokens(seen, prompt_tokens, cached_tokens, 0.0 if told is None else told.hour_ratio)

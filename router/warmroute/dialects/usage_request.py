@@ -105,7 +105,7 @@ class StreamWatch:
             if end < 0:
                 part = piece[start:]
                 seen = self._open + part
-                self._open_finish = self._open_finish or FINISH in seen
+                self._open_finish = self._open_finish or seen.find(FINISH) >= 0
                 self._open = seen[-_OPEN_BYTES:]
                 out.append(self._released(b"") + part)
                 break

@@ -147,8 +147,9 @@ class Row:
             self._queued += int(queued_s * 1e6)
         price = self.price
         paid = self._paid_nano(prompt_tokens, cached_tokens, written_tokens, written_hour_tokens)
-        self._written += written_tokens
-        self._written_hour += written_hour_tokens
+        if written_tokens:
+            self._written += written_tokens
+            self._written_hour += written_hour_tokens
         self._paid += paid
         self._gained += prompt_tokens * price.prompt - paid
         self._cost += paid + output_tokens * price.output
@@ -178,6 +179,8 @@ class Row:
     ) -> int:
         """What the prompt costs."""
         price = self.price
+        if not written_tokens:
+            return (prompt_tokens - cached_tokens) * price.prompt + cached_tokens * price.cached
         return (
             (prompt_tokens - cached_tokens - written_tokens) * price.prompt
             + cached_tokens * price.cached
