@@ -484,20 +484,29 @@ def _play_grid(arguments: argparse.Namespace) -> int:
     return _played(arguments, sources, GRID, grid_table)
 
 
-def _play_axes(arguments: argparse.Namespace) -> int:
-    asked = arguments.requests
+def axes_sources(
+    mooncake_file: Path | None, ragpulse_dir: Path | None, lmcache_file: Path | None, requests: int | None
+) -> dict[str, Source]:
+    """Return the workloads of the axes by name, without those whose traces are not given. `requests`: of each, instead
+    of as many as each has."""
     sources: dict[str, Source] = {}
-    if arguments.mooncake_file is not None:
-        sources["conversation"] = Source("mooncake", asked or REQUESTS, arguments.mooncake_file)
-    if arguments.ragpulse_dir is not None:
-        sources["ragpulse"] = Source("ragpulse", asked or REQUESTS, arguments.ragpulse_dir)
-    if arguments.lmcache_file is not None:
+    if mooncake_file is not None:
+        sources["conversation"] = Source("mooncake", requests or REQUESTS, mooncake_file)
+    if ragpulse_dir is not None:
+        sources["ragpulse"] = Source("ragpulse", requests or REQUESTS, ragpulse_dir)
+    if lmcache_file is not None:
         # 1,370 requests make three slices of the trace, for three seeds. They come by the clock, since a fleet is never
         # full if each session waits for its answers.
         sources["lmcache"] = Source(
-            "mooncake", asked or 1370, arguments.lmcache_file, join_tokens=512, open_loop=True
+            "mooncake", requests or 1370, lmcache_file, join_tokens=512, open_loop=True
         )
-    sources |= {name: Source(name, asked or count) for name, count in _AXES}
+    return sources | {name: Source(name, requests or count) for name, count in _AXES}
+
+
+def _play_axes(arguments: argparse.Namespace) -> int:
+    sources = axes_sources(
+        arguments.mooncake_file, arguments.ragpulse_dir, arguments.lmcache_file, arguments.requests
+    )
     return _played(arguments, sources, AXES, axes_table)
 
 
