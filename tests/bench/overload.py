@@ -64,6 +64,7 @@ class Story:
     first_s: float = -1.0
     end_s: float = -1.0
     refused_s: float = -1.0
+    sent_s: float = -1.0
     decision: Decision | None = None
 
     @property
@@ -297,6 +298,7 @@ class World:
             story.refused_s = now_s
             return
         story.decision = answer
+        story.sent_s = now_s
         self._open[str(story.number)] = (router, story)
         self.push(now_s + HOP_S, self._deliver, story)
 
@@ -424,9 +426,9 @@ def classes(seconds: float) -> None:
     """Interactive requests at half the capacity, without and with batch that fills the rest."""
     print(
         "| replicas | queue | spare | interactive alone, TTFT p90, s | with batch, s | times: mean, most |"
-        " batch of what is left |"
+        " waits in the router, p90, ms | batch of what is left |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for replicas in (4, 16, 32):
         rate = capacity(seconds, replicas)
         own = Source(0.5 * rate, 1, INTERACTIVE)
@@ -442,17 +444,19 @@ def classes(seconds: float) -> None:
         ):
             if 0.0 < spare * replicas < 1.0:
                 continue
-            after, used = [], []
+            after, used, held = [], [], []
             for seed in DRAWS:
                 filled = World(queue=queue, replicas=replicas, spare_ratio=spare, seed=seed)
                 filled.run(seconds, [own, Source(0.6 * rate, 2, BATCH)])
-                after.append(at([s.ttft_s for s in filled.of(1) if s.first_s >= 0], 0.9))
+                served = [s for s in filled.of(1) if s.first_s >= 0]
+                after.append(at([s.ttft_s for s in served], 0.9))
+                held.append(at([s.sent_s - s.arrival_s for s in served], 0.9))
                 left = rate * sum(PROMPT_TOKENS) / 2 - filled.tokens_per_s(1)
                 used.append(filled.tokens_per_s(2) / left)
             times = [a / b for a, b in zip(after, before, strict=True)]
             print(
                 f"| {replicas} | {'yes' if queue else 'no'} | {spare:g} | {fmean(before):.2f} | {fmean(after):.2f} |"
-                f" {fmean(times):.2f}, {max(times):.2f} | {fmean(used):.2f} |",
+                f" {fmean(times):.2f}, {max(times):.2f} | {1000 * fmean(held):.0f} | {fmean(used):.2f} |",
                 flush=True,
             )
 

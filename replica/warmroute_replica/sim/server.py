@@ -232,6 +232,8 @@ class ReplicaServer:
         except web.HTTPException as error:
             reason = error.reason if error.status in (404, 405) else str(error.text)
             return json_response({"detail": reason}, status=error.status)
+        except ConnectionResetError:
+            return self._cut(request)  # the client left before its answer began
 
     def _check_draining(self, request: web.Request, *, control: bool) -> None:
         if self.replica.draining and request.method == "POST" and not control:
