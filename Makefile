@@ -87,8 +87,8 @@ test-hostile: $(INSTALLED)  ## Thousands of connections that drip, answers witho
 fuzz: $(INSTALLED)  ## INPUTS=1000000 mutated inputs through every parser, LIVE=10000 on live sockets (not part of CI)
 	$(AS_INSTALLED) $(BIN)/python -P -m tests.fuzz --inputs $(INPUTS) --live $(LIVE)
 
-fuzz-atheris: $(DEPENDENCIES)  ## TARGET=dialects under libFuzzer for SECONDS=60 (installs atheris at first use)
-	$(BIN)/python -m tests.fuzz.coverage_guided $(TARGET) $(SECONDS_OF_FUZZING)
+fuzz-atheris: $(DEPENDENCIES)  ## TARGET=dialects under libFuzzer for SECONDS=60, from the sources (installs atheris at first use)
+	PYTHONPATH=$(ROOTS) $(BIN)/python -m tests.fuzz.coverage_guided $(TARGET) $(SECONDS_OF_FUZZING)
 
 test-monitoring: $(INSTALLED)  ## Dashboard and alerts: promtool, a real Prometheus (Debian), Grafana's own types (npm)
 	$(AS_INSTALLED) $(BIN)/pytest -o pythonpath= -rs tests/integration/test_alerts.py \

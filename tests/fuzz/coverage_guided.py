@@ -30,13 +30,19 @@ def main() -> int:
     sys.path.append(str(packages))
     import atheris  # type: ignore[import-not-found,unused-ignore]
 
-    with atheris.instrument_imports(include=["router"]):
+    with atheris.instrument_imports(include=["warmroute"]):
         from tests.fuzz.targets import TARGETS
 
+    import warmroute
+
+    if Path("router") not in Path(warmroute.__file__).relative_to(Path.cwd()).parents:
+        print("compiled modules cannot be followed: run it from the sources", file=sys.stderr)
+        return 1
     target = TARGETS[given.target]
     found = CACHE / given.target
     found.mkdir(parents=True, exist_ok=True)
     words = [sys.argv[0], f"-max_total_time={given.seconds}", "-max_len=4096", "-print_final_stats=1"]
+    words.append(f"-artifact_prefix={found.parent}/")  # an input that fails is left there
     atheris.Setup([*words, str(found), str(CORPUS / given.target)], target)
     atheris.Fuzz()
     return 0

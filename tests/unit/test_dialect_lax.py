@@ -149,3 +149,14 @@ def test_half_a_surrogate_anywhere_leaves_what_says_where_a_request_goes_and_how
     body = b'{"model":"m","stream":true,"messages":[{"role":"user","\\ud800":"x"}]}'
     parsed = parse(Api.CHAT, body)
     assert (parsed.model, parsed.stream, parsed.canonical) == ("m", True, b"")
+
+
+@pytest.mark.parametrize(
+    "body", [b"\x002\x00\x00", "{}\0".encode("utf-16-be"), '{"model":"m"}\0'.encode("utf-16")]
+)
+def test_text_is_decoded_once(body: bytes) -> None:
+    """What follows the value is not taken for a byte of another encoding, of what was decoded already."""
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(body)
+    with pytest.raises(ClientError, match="not valid JSON"):
+        parse(Api.CHAT, body)

@@ -34,7 +34,6 @@ LAX_BYTES: Final = 8 << 20
 
 Body = bytes | bytearray | memoryview
 
-_BOM: Final = b"\xef\xbb\xbf"
 _ADVISORY: Final = frozenset(
     field.name for field in msgspec.structs.fields(SessionFields)
 ) | frozenset({"model", "stream", "stream_options", "n"})  # fmt: skip
@@ -181,20 +180,18 @@ def fields_of(body: Body) -> _Fields:
 def _fields(body: bytes) -> _Fields:
     """The object's fields as sent; none if it is another value than an object."""
     try:
-        if body.startswith(_BOM):
-            body = body[len(_BOM) :]
-        elif (encoding := json.detect_encoding(body)) != "utf-8":
-            body = body.decode(encoding).encode()
-        body.decode("utf-8", "surrogatepass")
-        return _decode_fields(body)
+        # Once: what is decoded may itself look like another encoding's bytes.
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+    except UnicodeError:
+        raise ClientError("The body is not valid JSON: not UTF-8", code="invalid_json") from None
+    try:
+        return _decode_fields(text.encode("utf-8", "surrogatepass"))
     except _UNREADABLE:
         pass
     try:
-        value = json.loads(body)
+        value = json.loads(text)
     except RecursionError:
         raise ClientError("The body is not valid JSON: nested too deeply", code="invalid_json") from None
-    except UnicodeError:
-        raise ClientError("The body is not valid JSON: not UTF-8", code="invalid_json") from None
     except ValueError as error:
         raise ClientError(f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
