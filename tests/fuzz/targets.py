@@ -148,6 +148,8 @@ class _Plane:
         client.transport.protocol.connection_lost(None)
         await wire.gateway.tasks.stop()
         wire.drop_upstreams()
+        if b"HEAD " in data:
+            return []  # an answer to HEAD has a length and no body, which a parser of answers alone cannot know
         found = ParsedAnswers(output).answers
         return [(status, body) for status, _, body in found if status != 100]
 
