@@ -117,3 +117,18 @@ def test_proxies_that_are_trusted_are_not_counted() -> None:
         LimitsConfig(connections_per_address=1), access_log=AccessLogConfig(trusted_proxies=("10.9.9.0/24",))
     )
     assert [wire.connect().output for _ in range(3)] == [b"", b"", b""]
+
+
+def test_what_is_refused_for_being_too_much_in_all_leaves_an_address_as_many_as_it_has() -> None:
+    wire = Wire(LimitsConfig(connections=2, connections_per_address=2))
+    held = [wire.connect() for _ in range(2)]
+    for _ in range(3):
+        refused = wire.connect()
+        assert b"too_many_connections" in refused.output
+        refused.lose()
+    assert wire.gateway._addresses == {b"10.9.9.9": 2}
+    wire.gateway.limits = LimitsConfig(connections=100, connections_per_address=2)
+    assert wire.connect().output.startswith(b"HTTP/1.1 503"), "it has two already"
+    for one in held:
+        one.lose()
+    assert wire.gateway._addresses == {b"10.9.9.9": 1}, "the last one, whose client has not left yet"

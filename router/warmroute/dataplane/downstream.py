@@ -134,14 +134,13 @@ class ClientConnection(ClientSide):
         self.since_s = monotonic()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         gateway.connections.add(self)
+        # Counted in any case, as it is dropped in any case.
+        fits = not gateway.counts_addresses or gateway.add_address(self.peer)
         if len(gateway.connections) > gateway.limits.connections:
             self._refuse(OverloadError("too many connections: retry later", code="too_many_connections"))
-        elif gateway.counts_addresses and not gateway.add_address(self.peer):
-            self._refuse(
-                OverloadError(
-                    "too many connections from this address: retry later", code="too_many_connections"
-                )
-            )
+        elif not fits:
+            error = "too many connections from this address: retry later"
+            self._refuse(OverloadError(error, code="too_many_connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: whatever is under way for it is aborted."""
