@@ -189,6 +189,45 @@ def test_an_estimate_is_taken_and_what_the_answer_tells_is_kept() -> None:
     assert b"x-ratelimit-remaining-tokens: %d\r\n" % exchange.grant.left_tokens in client.output
 
 
+def _short(count: int) -> str:
+    return str(count)[:3] + f"e{len(str(abs(count))) - 1}"
+
+
+@pytest.mark.parametrize("prompt", [11, -(10**9), 10**9, 10**30, 10**400], ids=_short)
+@pytest.mark.parametrize("completion", [1, -(10**9), 10**9, 10**30, 10**400], ids=_short)
+def test_a_replica_neither_gives_a_tenant_what_it_has_not_nor_takes_all_that_it_has(
+    prompt: int, completion: int
+) -> None:
+    fleet = KeyedFleet(
+        tenant(tokens_per_minute=1000, cost_per_day=1000),
+        usage=UsageConfig(enabled=True, prices=(PriceConfig(model="*", prompt=1.0, output=1.0),)),
+    )
+    told = b'{"id":"c","choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}' % (
+        prompt,
+        completion,
+    )
+    fleet.answer(0, plain(200, told))
+    client, exchange = fleet.send(bearer("a"))
+    assert exchange is not None
+    assert exchange.grant is not None
+    estimate = exchange.grant.tokens
+    fleet.reply(exchange)
+    assert client.output.startswith(b"HTTP/1.1 200")
+    _, exchange = fleet.send(bearer("a"))
+    assert exchange is not None, "it is not refused for what a replica says"
+    assert exchange.grant is not None
+    believed = (prompt, completion) == (11, 1)
+    assert exchange.grant.left_tokens == 1000 - estimate - (12 if believed else estimate)
+    fleet.reply(exchange)
+    ledger = fleet.admission.ledger
+    assert ledger is not None
+    ((_, counts),) = ledger.drain().items()
+    counted = dict(zip(COUNTERS, counts, strict=True))
+    assert counted["unreported"] == (0 if believed else 2)
+    assert 0 < counted["prompt_tokens"] < 100
+    assert fleet.wire.at_rest()
+
+
 def test_what_no_limit_ever_lets_through_is_no_matter_of_waiting() -> None:
     fleet = KeyedFleet(tenant(tokens_per_minute=50), tenant("b", prompt_tokens=50))
     body = {"model": "m", "messages": [{"role": "user", "content": "x" * 2000}]}

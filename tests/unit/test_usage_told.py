@@ -91,3 +91,11 @@ def test_models_words_that_look_like_usage_are_left_alone() -> None:
     assert UsageTold(Api.MESSAGES).whole(words) == words
     words = b'data: {"choices":[{"delta":{"content":"\\"usage\\":{}"}}]}\n\n'
     assert UsageTold(Api.CHAT, openai=True, deepseek=True).events(words) == words
+
+
+def test_figures_beyond_belief_are_passed_on_as_they_are() -> None:
+    figure = b"9" * 400
+    silly = b'{"usage":{"input_tokens":%b,"output_tokens":1,"cache_read_input_tokens":1}}' % figure
+    assert UsageTold(Api.MESSAGES, hour_ratio=0.5).whole(silly) == silly
+    event = b"data: " + silly + b"\n\n"
+    assert UsageTold(Api.MESSAGES, hour_ratio=0.5).events(event) == event

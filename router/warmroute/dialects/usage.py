@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from warmroute.core.types import Api
-from warmroute.dialects.usage_report import read_report
+from warmroute.dialects.usage_report import Counts, believed, read_report
 
 _CHAT: Final = Api.CHAT
 _COMPLETIONS: Final = Api.COMPLETIONS
@@ -54,18 +54,21 @@ class Usage:
 
 
 def find_usage(api: Api, data: bytes) -> Usage | None:
-    """The last usage report in a body, in one or more events, or in the end of either."""
+    """The last usage report in a body, in one or more events, or in the end of either; None also if that cannot be
+    true (`usage_report.believed`)."""
+    counts = None
     if api is _CHAT or api is _COMPLETIONS:
         _, key, report = data.rpartition(_KEY)
         if key:
-            usage = _read_plain(report)
-            if usage is not None:
-                return usage
-    counts = read_report(api, data)
+            counts = _read_plain(report)
+    if counts is None:
+        counts = read_report(api, data)
+    if counts is not None:
+        counts = believed(counts)
     return None if counts is None else Usage(counts[0], counts[1], counts[2])
 
 
-def _read_plain(data: bytes) -> Usage | None:
+def _read_plain(data: bytes) -> Counts | None:
     """The report that begins here behind its brace, as vLLM writes it, without blanks; None if it is another, or cut.
 
     Source: vLLM 0.32.0, tests/golden/vllm. A pattern would cost more than twice as much.
@@ -83,9 +86,9 @@ def _read_plain(data: bytes) -> Usage | None:
     if data[at:end] != _DETAILS:
         return None
     if data[end : end + 4] == b"null":
-        return Usage(prompt_tokens, None, completion_tokens)
+        return prompt_tokens, None, completion_tokens
     cached_tokens, _ = _number(data, _CACHED, end)
-    return None if cached_tokens < 0 else Usage(prompt_tokens, cached_tokens, completion_tokens)
+    return None if cached_tokens < 0 else (prompt_tokens, cached_tokens, completion_tokens)
 
 
 def _number(data: bytes, key: bytes, at: int) -> tuple[int, int]:

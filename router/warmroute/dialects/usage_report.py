@@ -17,8 +17,22 @@ _MAX_TRIES = 16
 _MAX_BODY_BYTES = 256 * 1024
 """Up to this size a whole body of `/v1/messages`, which may hold objects of the model's making, is read as JSON."""
 
+MOST_TOKENS = 10**8
+"""Of a prompt, or of an answer: more than bodies can hold. Tenants are billed by what replicas say, so what cannot be
+is no report."""
+
 Counts = tuple[int, int | None, int]
 """Prompt, cached and completion tokens."""
+
+
+def believed(counts: Counts) -> Counts | None:
+    """A report that can be true: no more is cached than there is. None: the whole of it is not to be used."""
+    prompt_tokens, cached_tokens, completion_tokens = counts
+    if not (0 <= prompt_tokens <= MOST_TOKENS and 0 <= completion_tokens <= MOST_TOKENS):
+        return None
+    if cached_tokens is None or 0 <= cached_tokens <= prompt_tokens:
+        return counts
+    return None if cached_tokens < 0 else (prompt_tokens, prompt_tokens, completion_tokens)
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -45,7 +59,8 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def read_report(api: Api, data: bytes) -> Counts | None:
-    """The last usage report in a body, in one or more events, or in the end of either."""
+    """The last usage report in a body, in one or more events, or in the end of either. Not asked whether it can be
+    true."""
     at = data.rfind(_KEY)
     if at < 0:
         return None
@@ -71,8 +86,11 @@ def read_report(api: Api, data: bytes) -> Counts | None:
 
 def _counts(api: Api, report: _Report) -> Counts | None:
     if api is _MESSAGES:
-        cached = report.cache_read_input_tokens
-        prompt_tokens = (report.input_tokens or 0) + (cached or 0) + (report.cache_creation_input_tokens or 0)
+        cached, created = report.cache_read_input_tokens, report.cache_creation_input_tokens or 0
+        rest = report.input_tokens or 0
+        if rest < 0 or created < 0:
+            return None
+        prompt_tokens = rest + (cached or 0) + created
         completion_tokens, known = report.output_tokens, report.input_tokens
     else:
         if api is _RESPONSES:

@@ -28,7 +28,7 @@ _Fields = dict[str, msgspec.Raw]
 _decode_fields: Final = msgspec.json.Decoder(_Fields).decode
 _decode_usage: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _encode: Final = msgspec.json.Encoder().encode
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
 
 
 def written_for_an_hour(prompt_tokens: int, read: int, written: int, hour_ratio: float) -> int:
