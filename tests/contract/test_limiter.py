@@ -104,6 +104,26 @@ def test_it_grants_and_refuses_as_the_rules_say(opener: Open) -> None:
     asyncio.run(run())
 
 
+def test_an_amount_of_any_size_is_counted_and_stops_nothing_else(server: RedisServer) -> None:
+    async def run() -> None:
+        limiter = sharing(server)()
+        scope = Scope("rich", "", limits(cost_per_day=10**15, requests_per_minute=100))
+        async with started(limiter):
+            first = await ask(limiter, [scope], cost_nano=1)
+            limiter.settle(first, 0, 0, 10**19)
+            limiter.charge([scope], 7 * 10**19, time.time())
+            await asyncio.sleep(0.05)
+            assert not (await ask(limiter, [scope], cost_nano=1)).granted
+            limiter.charge([scope], -(10**25), time.time())
+            await asyncio.sleep(0.05)
+            for _ in range(3):
+                await ask(limiter, [scope])
+            assert limiter.errors == 0
+            assert limiter.local_total == 0
+
+    asyncio.run(run())
+
+
 def test_what_was_not_used_is_free_again_and_what_was_used_besides_is_not(opener: Open) -> None:
     async def run() -> None:
         limiter = opener()

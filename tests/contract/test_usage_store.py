@@ -80,6 +80,36 @@ def test_rows_are_added_up_by_bucket_and_once_for_each_number(opener: Open) -> N
     asyncio.run(run())
 
 
+def test_sums_of_money_are_exact_whatever_their_length_and_sign(opener: Open) -> None:
+    figures = [
+        2**53 + 1,
+        1,
+        -(10**18) - 7,
+        10**18,
+        7,
+        999_999_999_999,
+        1,
+        -(2**53) - 2,
+        -1,
+        3 * 10**22 + 5,
+        -(10**22),
+    ]
+    figures += [-(10**22), -(10**22), 10**12, -(10**12), -5, 10**15, -1]
+
+    async def run() -> None:
+        store = opener()
+        await store.start()
+        total = 0
+        for number, figure in enumerate(figures, 1):
+            total += figure
+            assert await store.add(NOW_S, {("a", "k", "m", "openai", ""): [figure] * len(COUNTERS)}, number)
+            ((_, _, counts),) = await store.read(NOW_S, NOW_S + 1)
+            assert list(counts) == [total] * len(COUNTERS)
+        await store.stop()
+
+    asyncio.run(run())
+
+
 def test_many_rows_go_in_parts_and_arrive_in_full(opener: Open) -> None:
     async def run() -> None:
         store = opener()

@@ -14,6 +14,8 @@ local PARTS = 60
 local SPANS = {60000, 86400000, 60000, 86400000, 86400000, 2592000000}
 local WINDOWS, CONCURRENT = #SPANS, #SPANS + 1
 local BUSY_MS = 1000
+-- No limit on money is larger; an amount that is counts as this.
+local MOST = 1e15
 local time = call('TIME')
 local now = time[1] * 1000 + floor(time[2] / 1000)
 local at = 0
@@ -70,7 +72,9 @@ local function roll(scope, w)
 end
 
 local function add(scope, w, amount, part)
-  call('HINCRBY', scope.key, field(w, part), amount)
+  amount = max(-MOST, math.min(amount, MOST))
+  -- In full: some servers write a large number as 1e+17, and take no such.
+  call('HINCRBY', scope.key, field(w, part), string.format('%.0f', amount))
   scope.totals[w] = scope.totals[w] + amount
   call('HSET', scope.key, w .. 't', scope.totals[w])
 end
