@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from tests.support.redis_server import RedisServer, free_port
+from warmroute.adapters.resp.commands import pack
 from warmroute.adapters.resp.link import RedisLink
 from warmroute.adapters.tenants.limits_memory import MemoryLimiter
 from warmroute.adapters.tenants.limits_redis import RedisLimiter
@@ -120,6 +121,32 @@ def test_an_amount_of_any_size_is_counted_and_stops_nothing_else(server: RedisSe
                 await ask(limiter, [scope])
             assert limiter.errors == 0
             assert limiter.local_total == 0
+
+    asyncio.run(run())
+
+
+def test_what_was_counted_by_a_clock_that_was_set_back_leaves_the_window_all_the_same(
+    server: RedisServer,
+) -> None:
+    async def run() -> None:
+        limiter = sharing(server)()
+        link = RedisLink(server.url)
+        scope = Scope("back", "", limits(tokens_per_minute=100, concurrent_requests=3))
+        key = limiter._key("back", "")
+        async with started(limiter):
+            await link.start()
+            await ask(limiter, [scope], 60)
+            ahead = int(time.time()) + 86_400
+            await link.ask(key, pack("DEL", key))
+            await link.ask(key, pack("HSET", key, "3t", 60, "3p", ahead, f"3:{ahead % 61}", 60))
+            await link.ask(key, pack("HSET", key + b":c", "a router that has died", f"2 {ahead * 1000}"))
+            assert not (await ask(limiter, [scope], 41)).granted
+            fields = (await link.ask(key, pack("HMGET", key, "3t", "3p")))[0]
+            assert int(fields[0]) == 60
+            assert abs(int(fields[1]) - time.time()) < 60, "in a minute it is free again"
+            grant = await ask(limiter, [scope], 40)
+            assert (grant.granted, grant.left_tokens) == (True, 0)
+            await link.stop()
 
     asyncio.run(run())
 

@@ -62,6 +62,26 @@ def test_what_is_given_back_is_given_back_where_it_was_taken(steps: list[tuple[f
     assert window.roll(int(now_s) + 2 * SPAN_S) == 0
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 50)), min_size=1, max_size=20),
+    st.integers(1, 10**6),
+)
+def test_where_the_clock_was_set_back_nothing_stays_for_much_longer_than_the_window(
+    steps: list[tuple[int, int]], back_s: int
+) -> None:
+    window = Window(SPAN_S)
+    second = 10**7
+    for pause_s, amount in steps:
+        second += pause_s
+        window.add(amount, second)
+    used = window.roll(second)
+    second -= back_s
+    assert window.roll(second) == used, "a clock that is set back frees nothing"
+    assert window.total == sum(window.parts())
+    window.add(7, second)
+    assert window.roll(second + 2 * SPAN_S + 2) == 0
+
+
 def limits(**values: int) -> Limits:
     numbers = tuple(values.get(name, 0) for name in NAMES)
     return numbers  # type: ignore[return-value]

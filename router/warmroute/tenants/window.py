@@ -1,8 +1,9 @@
 """What was used in the last minute, or day: a sum over a window that slides, in parts of a sixtieth of its length.
 
 The rule it keeps: in any stretch of time as long as the window no more is ever counted as free than the limit leaves.
-So the part that is just leaving the window counts in full until it has left. `limits.lua` keeps the same sums in Redis;
-one suite runs over both.
+So the part that is just leaving the window counts in full until it has left; and where the clock was set back by more
+than the window, all that was counted counts as of now, since it would stay until the clock is there again. `limits.lua`
+keeps the same sums in Redis; one suite runs over both.
 """
 
 from __future__ import annotations
@@ -36,12 +37,18 @@ class Window:
     def roll(self, second: int) -> int:
         """Let go of what has left by this second, and return the sum."""
         part = second // self._part_s
-        if part > self._part:
+        if part != self._part and (part > self._part or part < self._part - PARTS):
             self._begin(part)
         return self.total
 
     def _begin(self, part: int) -> None:
         counts = self._counts
+        if part < self._part:
+            for index in range(PARTS + 1):
+                counts[index] = 0
+            self._latest = self.total
+            self._part = part
+            return
         if part - self._part > PARTS:
             for index in range(PARTS + 1):
                 counts[index] = 0

@@ -65,6 +65,15 @@ local function roll(scope, w)
       end
     end
     call('HDEL', scope.key, unpack(gone))
+  elseif part < last - PARTS then
+    -- The clock was set back: all of it counts as of now.
+    local all = {}
+    for number = 0, PARTS do
+      all[#all + 1] = field(w, number)
+    end
+    call('HDEL', scope.key, unpack(all))
+    call('HSET', scope.key, field(w, part), string.format('%.0f', total))
+    last = part
   end
   part = max(part, last)
   call('HSET', scope.key, w .. 't', total, w .. 'p', part)
@@ -108,7 +117,8 @@ for _, scope in ipairs(scopes) do
     local ways = call('HGETALL', scope.ways)
     for index = 1, #ways, 2 do
       local count, until_ms = string.match(ways[index + 1], '^(%d+) (%d+)$')
-      if tonumber(until_ms) < now then
+      -- Of a lease that ends so late the clock was set back: nobody renews it.
+      if tonumber(until_ms) < now or tonumber(until_ms) > now + 2 * lease then
         call('HDEL', scope.ways, ways[index])
       elseif ways[index] ~= router then
         scope.others = scope.others + tonumber(count)
