@@ -356,6 +356,76 @@ def test_whatever_ends_a_request_settles_its_grant_once() -> None:
     assert next(iter(limiter.own._sums.values())).under_way == 0
 
 
+STREAMS = {
+    "/v1/chat/completions": b'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":"%b"},"logprobs":null,"finish_reason":null}]}\n\n',
+    "/v1/completions": b'data: {"id":"cmpl-%d","object":"text_completion","created":1,"model":"m","choices":[{"index":'
+    b'0,"text":"%b","logprobs":null,"finish_reason":null}]}\n\n',
+    "/v1/messages": b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":'
+    b'"text_delta","text":"%b"}}\n\n',
+    "/v1/responses": b'event: response.output_text.delta\ndata: {"content_index":0,"sequence_number":%d,"delta":"%b",'
+    b'"item_id":"msg_1","logprobs":[],"output_index":0,"type":"response.output_text.delta"}\n\n',
+}
+"""An event with one token, as engines write it."""
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("together", [1, 7])
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_stream_that_ends_without_its_usage_counts_by_what_was_passed_on(
+    path: str, together: int, leaves: bool
+) -> None:
+    prices = (PriceConfig(model="*", prompt=1.0, output=1.0),)
+    fleet = KeyedFleet(
+        tenant(tokens_per_minute=1000, cost_per_day=1), usage=UsageConfig(enabled=True, prices=prices)
+    )
+    asked = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "prompt": "hi",
+        "input": "hi",
+        "max_tokens": 500,
+    }
+    client, exchange = fleet.send(bearer("a"), {"model": "m", "stream": True, **asked}, path)
+    assert exchange is not None
+    assert exchange.grant is not None
+    assert exchange.connection is not None
+    estimate, connection = exchange.grant.tokens, exchange.connection
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    for number in range(200 // together):
+        events = b"".join([STREAMS[path] % (number, b" word"[: 2 + at % 4]) for at in range(together)])
+        connection.data_received(b"%x\r\n%b\r\n" % (len(events), events))
+    if leaves:
+        client.lose()
+    else:
+        connection.data_received(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    ledger = fleet.admission.ledger
+    assert ledger is not None
+    ((_, counts),) = ledger.drain().items()
+    counted = dict(zip(COUNTERS, counts, strict=True))
+    assert 150 <= counted["output_tokens"] <= 300
+    assert (counted["failed"], counted["unreported"]) == ((1, 0) if leaves else (0, 1))
+    _, exchange = fleet.send(bearer("a"))
+    assert exchange is not None
+    assert exchange.grant is not None
+    left = 1000 - estimate - counted["output_tokens"] - exchange.grant.tokens
+    assert exchange.grant.left_tokens == left
+    fleet.reply(exchange)
+    assert fleet.wire.at_rest()
+
+
+def test_who_leaves_before_an_answer_has_begun_takes_none_of_it() -> None:
+    fleet = KeyedFleet(usage=UsageConfig(enabled=True))
+    client, exchange = fleet.send(bearer("a"), {"model": "m", "stream": True, "messages": []})
+    assert exchange is not None
+    client.lose()
+    ledger = fleet.admission.ledger
+    assert ledger is not None
+    ((_, counts),) = ledger.drain().items()
+    assert dict(zip(COUNTERS, counts, strict=True))["output_tokens"] == 0
+
+
 # -- accounts -------------------------------------------------------------------------------------------------------
 
 

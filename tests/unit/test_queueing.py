@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.tenants import KeyedFleet, bearer, key_record
+from tests.support.tenants import KEYS, KeyedFleet, bearer, key_record
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import WireFleet
 from warmroute.config.schema import QueueConfig, TenantConfig
@@ -192,6 +192,30 @@ async def test_a_tenant_is_charged_what_its_answers_say_and_nothing_twice() -> N
     told = queueing_of(fleet).shares.untold(10)
     # 11 tokens of prompt, 3 of them cached, and 1 of output, whether it waited or not.
     assert sorted(tokens for _, tokens in told) == [11, 11]
+    assert fleet.wire.at_rest()
+
+
+@pytest.mark.parametrize("waits_first", [False, True])
+@in_a_loop
+async def test_a_tenant_that_leaves_before_the_end_is_charged_what_it_was_passed_on(
+    waits_first: bool,
+) -> None:
+    fleet = keyed()
+    if waits_first:
+        _, first = sent(fleet, "b")
+    client, exchange = sent(fleet, "a", {"model": "m", "stream": True, "messages": []})
+    if waits_first:
+        fleet.reply(first)
+    assert exchange.connection is not None
+    event = b'data: {"choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'
+    exchange.connection.data_received(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    for _ in range(1000):
+        exchange.connection.data_received(b"%x\r\n%b\r\n" % (len(event), event))
+    client.lose()
+    told = dict(queueing_of(fleet).shares.untold(10))
+    assert told[queueing_of(fleet).flow_of(fleet.admission.keyring.find(KEYS["a"])).key] > 900
     assert fleet.wire.at_rest()
 
 

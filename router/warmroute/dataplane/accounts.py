@@ -119,14 +119,14 @@ class Accounts:
             )
         caller = outcome.caller
         if self._queueing is not None and decision is not None:
-            if answered:
+            if answered or (status == 499 and outcome.begun):
                 self._queueing.served(
                     caller,
                     outcome.charged_tokens,
                     decision.replica,
                     prompt_tokens,
                     predicted_tokens if cached_tokens is None else cached_tokens,
-                    completion_tokens or 0,
+                    outcome.said_tokens() if completion_tokens is None else completion_tokens,
                     now_s,
                 )
             elif outcome.charged_tokens:

@@ -471,7 +471,8 @@ class Admission:
             cached_tokens = min(usage.cached_tokens or 0, prompt_tokens)
             output_tokens = usage.completion_tokens
         elif attempts and (not failed or status == 499):
-            prompt_tokens = shape.prompt_tokens
+            # Whoever leaves before the usage comes has been answered all the same.
+            prompt_tokens, output_tokens = shape.prompt_tokens, outcome.said_tokens()
         written, hour = outcome.written(prompt_tokens, cached_tokens) if reported else (0, 0)
         grant = outcome.grant
         if grant is not None and grant.granted:

@@ -32,6 +32,15 @@ class Counted(Resuming):
         api = self._api
         return ANTHROPIC if api is _MESSAGES else OTHER if api is _OTHER else OPENAI
 
+    def said_tokens(self) -> int:
+        """By the events that were passed on of a stream, and by the bytes of any other answer."""
+        relay = self._relay
+        if relay is None or self._api is _OTHER:
+            return 0
+        if relay.streaming:
+            return relay.passed_events
+        return int(relay.body_bytes / self._gateway.bytes_per_token)
+
     def written(self, prompt_tokens: int, cached_tokens: int) -> tuple[int, int]:
         """As its answer says, and as its breakpoints were."""
         relay, use = self._relay, self._use

@@ -60,6 +60,10 @@ class Outcome(Asker):
         self.unlisted_model: str | None = None
         """The model's name where no replica lists it, and the request goes to any."""
 
+    def said_tokens(self) -> int:
+        """About how many tokens of an answer the client was passed on, where no usage says it."""
+        return 0
+
     def written(self, prompt_tokens: int, cached_tokens: int) -> tuple[int, int]:
         """Prompt tokens that the engine says it put into its cache, and how many of them for an hour."""
         return 0, 0

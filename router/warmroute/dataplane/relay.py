@@ -29,6 +29,9 @@ SIZES: Final = [b"%x" % size for size in range(4096)]
 LAST_BYTES: Final = 64
 """How much is kept of the pieces of an event too long to be held: enough for another, short one behind it."""
 
+EVENT_BYTES: Final = 200
+"""About how long an event with one token is, in any API, where no other was seen."""
+
 TAIL_BYTES: Final = 4096
 """How much of a long plain answer's end is kept to find its usage in."""
 
@@ -201,6 +204,16 @@ class Relay:
             last_event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last_event), last_event)
         self._client.transport.write(last_event)
         return True
+
+    @property
+    def passed_events(self) -> int:
+        """About how many events were passed on, if all are as long as those that were seen; engines make about one of
+        each token."""
+        size = self._alike.event_bytes
+        if not size:
+            last = self._last
+            size = max(EVENT_BYTES, len(last) // max(1, last.count(b"data:")))
+        return (self.body_bytes - self.comment_bytes) // size
 
     def usage_bytes(self) -> bytes:
         """What was seen of the answer's usage record; empty if nothing."""

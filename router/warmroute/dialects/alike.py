@@ -31,6 +31,12 @@ class Alike:
         self._end = b""
         self._lessons = 0
 
+    @property
+    def event_bytes(self) -> int:
+        """About how long one of the events is that the latest lesson was of; 0: none was learnt."""
+        start = self._start
+        return (len(start) + len(self._end)) // max(1, start.count(b"data:")) if start else 0
+
     def __contains__(self, piece: bytes) -> bool:
         """Whether the piece is like the one learnt last, and so has no mark."""
         start = self._start

@@ -33,7 +33,8 @@ COUNTERS: Final = (
 )
 """Of a row, in order. `begun`: let in; `requests`: over, however; those that are neither are under way, or were when
 their router died. `failed`: of these, answered with an error or not at all. `unreported`: of these, whose engine did
-not say what they took: their prompt is the router's estimate. `cached_tokens` are part of `prompt_tokens`.
+not say what they took: their prompt, and what was passed on of their answer, are the router's estimates.
+`cached_tokens` are part of `prompt_tokens`.
 `prefill_saved_us`: microseconds of computing that cached tokens saved, as the replica's speed is believed to be.
 `queued_us`: microseconds in the router's queue. `cost_nano`: billionths of the price table's currency.
 `written_tokens`: of those that were not cached, what the engine put into its cache; of these `written_hour_tokens` for
