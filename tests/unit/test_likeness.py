@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from tests.support.tenants import KEYS, SlowLimiter, bearer, key_record, tenant
 from tests.unit.test_response_cache import ASKED, Asker, plain, told
+from warmroute.adapters.tenants.limits_memory import MemoryLimiter
 from warmroute.caching.agreement import facts_of
 from warmroute.caching.neighbours import Entry, Neighbours, cosine, vector_of
 from warmroute.caching.response import vector_bytes
-from warmroute.config.schema import ResponseCacheConfig, ResponseRuleConfig
+from warmroute.config.schema import (
+    KeysConfig,
+    PriceConfig,
+    ResponseCacheConfig,
+    ResponseRuleConfig,
+    UsageConfig,
+)
 from warmroute.service.fleet_models import INSTRUCTION, FleetEmbedder, FleetJudge
 from warmroute.service.likeness import Likeness
+from warmroute.tenancy import tenants_of
 
 RULES = (ResponseRuleConfig(semantic=True),)
 FIRST = "How do I reset my password?"
@@ -155,6 +165,116 @@ def test_a_judge_decides_where_words_differ_and_nowhere_else(verdict: bool) -> N
         assert told((await one.ask(saying("How do I reset my 2 passwords?")))[0]) == b"miss"
         assert told((await one.ask(saying(SAME)))[0]) == b"hit; score=1.000"
         assert len(judge.asked) == 1, "what must agree is not for it to say, and what agrees needs no judge"
+
+    run(test)
+
+
+def limited(
+    limiter: SlowLimiter | None = None, models: tuple[str, ...] = (), **limits: int
+) -> tuple[Asker, ScriptedEmbedder, ScriptedJudge]:
+    """The same for a tenant with limits, whose key is asked for."""
+    one = Asker(
+        rules=RULES,
+        cache={"embedding_model": "e"},
+        keys=KeysConfig(url="/nowhere/keys"),
+        tenants=(tenant(**limits),),
+        usage=UsageConfig(enabled=True, prices=(PriceConfig(model="*", prompt=1.0),)),
+    )
+    embedder, judge = ScriptedEmbedder(), ScriptedJudge(True)
+    assert one.responses is not None
+    one.responses.likeness = Likeness(embedder, threshold=0.9, judge=judge)
+    admission = one.wire.gateway.admission
+    assert admission is not None
+    admission.keyring.use([key_record("a", models=models)], tenants_of(one.wire.worker.config))
+    admission.keys_known = True
+    admission.forget()
+    if limiter is not None:
+        admission.use_limiter(limiter)
+    return one, embedder, judge
+
+
+KEY = bearer("a").decode().strip()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"requests_per_minute": 1}, {"tokens_per_minute": 40}, {"cost_per_day": 1}, {"concurrent_requests": 1}],
+)
+def test_no_model_is_asked_for_whoever_is_over_a_limit(limits: dict[str, int]) -> None:
+    async def test() -> None:
+        one, embedder, judge = limited(**limits)
+        await one.ask(saying(FIRST), KEY)
+        admission = one.wire.gateway.admission
+        assert admission is not None
+        caller = admission.keyring.find(KEYS["a"])
+        assert caller is not None
+        (scope,) = admission.standing(caller, "m").scopes
+        limiter = admission._limiter
+        assert isinstance(limiter, MemoryLimiter)
+        sums = limiter.own.sums(scope, time.time())
+        sums.under_way += 1
+        for meter in scope.meters:
+            meter.window.add(meter.limit - meter.window.total, int(time.time()))
+        embedder.asked.clear()
+        for text in (SAME, NEAR):
+            answer, asked = await one.ask(saying(text), KEY)
+            assert (answer[0], asked) == (429, False)
+        assert embedder.asked == []
+        assert judge.asked == []
+        assert told((await one.ask(saying(FIRST), KEY))[0]) == b"hit", "the very same costs nothing"
+        assert one.responses is not None
+        assert one.responses.likeness is not None
+        assert one.responses.likeness.compared["limited"] == 2
+
+    run(test)
+
+
+def test_a_hit_by_meaning_takes_one_request_and_nothing_else_does_twice() -> None:
+    async def test() -> None:
+        one, embedder, _ = limited(requests_per_minute=4, tokens_per_minute=1000, concurrent_requests=1)
+        await one.ask(saying(FIRST), KEY)
+        assert told((await one.ask(saying(SAME), KEY))[0]).startswith(b"hit; score")
+        embedder.others[NEAR] = [0.0, 1.0]
+        assert told((await one.ask(saying(NEAR), KEY))[0]) == b"miss"
+        answer, _ = await one.ask(saying("Where is it?", max_tokens=3), KEY)
+        assert (answer[0], answer[1][b"x-ratelimit-remaining-requests"]) == (200, b"0")
+        assert one.wire.at_rest()
+
+    run(test)
+
+
+def test_whoever_may_not_use_the_model_has_it_asked_nothing() -> None:
+    async def test() -> None:
+        one, embedder, _ = limited(requests_per_minute=9)
+        await one.ask(saying(FIRST), KEY)
+        embedder.asked.clear()
+        admission = one.wire.gateway.admission
+        assert admission is not None
+        admission.keyring.use([key_record("a", models=("tiny",))], tenants_of(one.wire.worker.config))
+        admission.forget()
+        assert (await one.ask(saying(SAME), KEY))[0][0] == 403
+        assert embedder.asked == []
+
+    run(test)
+
+
+def test_a_limiter_that_takes_its_time_is_waited_for_and_settled_once() -> None:
+    async def test() -> None:
+        limiter = SlowLimiter()
+        one, _, _ = limited(limiter, requests_per_minute=4)
+        for wanted in (True, False):
+            admission = one.wire.gateway.admission
+            assert admission is not None
+            caller = admission.keyring.find(KEYS["a"])
+            assert caller is not None
+            asking = asyncio.ensure_future(admission.may_compare(caller, "m", 0))
+            await asyncio.sleep(0)
+            limiter.decide(wanted)
+            grant = await asking
+            assert (grant is not None) is wanted
+            if grant is not None:
+                admission.compared(grant, False)
+        assert limiter.settled == [(-1, -1)]
 
     run(test)
 

@@ -8,6 +8,7 @@ as no key and no tenant changes (`epoch`): then a request costs one comparison.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -350,6 +351,32 @@ class Admission:
         if self.ledger is not None:
             self.ledger.begin(standing.row)
         return standing
+
+    async def may_compare(self, caller: Caller, model: str, interface: int) -> Grant | None:
+        """What a request takes that is compared with recorded ones by the fleet's models: as much as one with a
+        single token, until `compared`. None: it may not come in, or not now."""
+        standing = self.standing(caller, model, interface)
+        if not standing.allowed:
+            return None
+        grant = Grant(standing.scopes, 1)
+        if standing.costed and self.ledger is not None:
+            self.ledger.price(standing.row)
+            grant.cost_nano = standing.row.least_cost_nano(1)
+        local, limiter = self._local, self._limiter
+        if limiter is None or not standing.scopes:
+            grant.granted = True
+        elif local is not None:
+            local.take(grant, self._clock())
+        else:
+            decided = asyncio.Event()
+            if not limiter.take(grant, decided.set):
+                await decided.wait()
+        return grant if grant.granted else None
+
+    def compared(self, grant: Grant, hit: bool) -> None:
+        """The models were asked: a request that they found an answer for stays counted as one; any other comes in now
+        as if nothing had been."""
+        self._settle(grant, 0 if hit else -1, -grant.tokens, -grant.cost_nano, self._clock())
 
     def ask(self, grant: Grant, done: Callable[[Grant], None]) -> bool:
         """Have a pending grant decided. False: later, by a call of `done`."""

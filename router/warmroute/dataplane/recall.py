@@ -2,9 +2,9 @@
 none.
 
 Decides when an exchange looks, and what it does with what it finds: a hit is answered here and needs no replica; any
-other request goes its way as every request does, with a line in its answer's head and a copy of it kept. What may be
-given, and what is kept, `service.response_cache` decides. Where that is not switched on, no exchange of this kind is
-made.
+other request goes its way as every request does, with a line in its answer's head and a copy of it kept. No model is
+asked for a request that its tenant's limits would not let in. What may be given, and what is kept,
+`service.response_cache` decides. Where that is not switched on, no exchange of this kind is made.
 
 A lookup is a task: who asked for this cache waits for it, and nobody else has it.
 """
@@ -33,6 +33,7 @@ from warmroute.dialects.repeatable import Repeatable
 from warmroute.dialects.routes import RouteKind
 from warmroute.service.response_cache import BYPASS, EXACT, MISS, SEMANTIC, Hit, ResponseCache, Rule
 from warmroute.telemetry.log_fingerprints import LogFingerprints
+from warmroute.tenants.limits import Grant
 from warmroute.tenants.prices import DEEPSEEK
 from warmroute.tenants.tenant import ANONYMOUS
 
@@ -50,7 +51,7 @@ def concerns(head: RequestHead) -> bool:
 class RecallingExchange(Exchange):
     """One such request."""
 
-    __slots__ = ("_copy", "_looked_for", "_question", "_responses", "recalled")
+    __slots__ = ("_compared", "_copy", "_looked_for", "_question", "_responses", "recalled")
 
     def __init__(
         self, gateway: Gateway, responses: ResponseCache, client: ClientSide, request: Request
@@ -59,6 +60,8 @@ class RecallingExchange(Exchange):
         self._responses = responses
         self._looked_for = False
         self._question: Question | None = None
+        self._compared: Grant | None = None
+        """What it takes of limits while models compare it."""
         self._copy: RecordingClient | None = None
         self.recalled = ""
         """What became of it, for the access log; empty: no rule is for it."""
@@ -106,8 +109,12 @@ class RecallingExchange(Exchange):
         return self._responses.question(self._api, asked, model, rule, scope, form, sharing)
 
     async def _look(self, question: Question, control: Directives) -> None:
+        hit = None
         try:
-            hit = await self._responses.find(question, control.max_age_s)
+            try:
+                hit = await self._responses.find(question, control.max_age_s, self._may_compare)
+            finally:
+                self._compared_with(hit)
             if self._done:
                 return
             if hit is None:
@@ -119,6 +126,19 @@ class RecallingExchange(Exchange):
                 self.fail(error)
         except Exception as error:  # noqa: BLE001 - ends this exchange, and no other
             self.crashed(error)
+
+    async def _may_compare(self) -> bool:
+        """Whether its tenant's limits would let it in now."""
+        admission, caller, question = self._gateway.admission, self.caller, self._question
+        if admission is None or caller is None or question is None:
+            return True
+        self._compared = await admission.may_compare(caller, question.model, self._recalled_interface())
+        return self._compared is not None
+
+    def _compared_with(self, hit: Hit | None) -> None:
+        grant, self._compared = self._compared, None
+        if grant is not None and self._gateway.admission is not None:
+            self._gateway.admission.compared(grant, hit is not None)
 
     # -- without one --------------------------------------------------------------------------------------------------
 
@@ -165,7 +185,7 @@ class RecallingExchange(Exchange):
         return self.interface()
 
     def _answer(self, hit: Hit) -> None:
-        """Give it: no replica has anything to do, and none of its tenant's limits is touched."""
+        """Give it: no replica has anything to do, and nothing more is taken of its tenant's limits."""
         question = self._question
         assert question is not None
         self.shape = RequestShape(model=question.model)

@@ -1,13 +1,15 @@
 """Who says the same in other words: recorded requests of one group, by what they say and by their embeddings.
 
 Decides the order, which is by cost: rules first (`caching.agreement`), which leave few or none and need no embedding;
-then the cosine of embeddings against the threshold; then, where there is one and the words differ, the judge. A judge
-is never asked about what must agree. What is known of groups is kept in this process (`caching.neighbours`).
+then whether the request's tenant may have more work done for it now, which its limits say (`May`); then the cosine of
+embeddings against the threshold; then, where there is one and the words differ, the judge. A judge is never asked about
+what must agree. What is known of groups is kept in this process (`caching.neighbours`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from warmroute.caching import lexicon
@@ -21,6 +23,10 @@ MOST_COMPARED: Final = 64
 MOST_JUDGED: Final = 1
 """Candidates that the judge is asked about, the likest first: each costs a request."""
 _REMEMBERED: Final = 256
+
+
+May = Callable[[], Awaitable[bool]]
+"""Whether texts may be embedded and judged for a request: what that takes, others have to wait for."""
 
 
 class Judge(Protocol):
@@ -45,7 +51,7 @@ class Likeness:
         self._neighbours = Neighbours()
         self._vectors: OrderedDict[str, bytes] = OrderedDict()
         """Of texts that were looked for, until they are recorded."""
-        self.compared = {"hit": 0, "far": 0, "unlike": 0, "judged": 0, "failed": 0, "alone": 0}
+        self.compared = {"hit": 0, "far": 0, "unlike": 0, "judged": 0, "failed": 0, "alone": 0, "limited": 0}
         """Requests by what came of it."""
 
     @property
@@ -66,22 +72,25 @@ class Likeness:
         """A record is gone."""
         self._neighbours.forget(group, key)
 
-    async def nearest(self, question: Question) -> list[tuple[str, float]]:
-        """Keys of records that answer this question too, the likest first, with their cosines."""
-        found = await self._compare(question)
+    async def nearest(self, question: Question, may: May) -> list[tuple[str, float]]:
+        """Keys of records that answer this question too, the likest first, with their cosines. `may` is asked once, if
+        at all."""
+        found = await self._compare(question, may)
         if isinstance(found, str):
             self.compared[found] += 1
             return []
         self.compared["hit"] += 1
         return found
 
-    async def _compare(self, question: Question) -> list[tuple[str, float]] | str:
+    async def _compare(self, question: Question, may: May) -> list[tuple[str, float]] | str:
         entries = self._neighbours.of(question.group)
         if not entries:
             return "alone"
         agreeing = self._agreeing(facts_of(question.text), entries)
         if not agreeing:
             return "unlike"
+        if not await may():
+            return "limited"
         vector = vector_of(await self._embedded(question.text))
         if not vector:
             return "failed"

@@ -17,7 +17,7 @@ from warmroute.core.types import Api
 from warmroute.dialects.complete import is_complete
 from warmroute.dialects.repeatable import Repeatable
 from warmroute.ports import ResponseStore
-from warmroute.service.likeness import Likeness
+from warmroute.service.likeness import Likeness, May
 
 EXACT: Final = "exact"
 SEMANTIC: Final = "semantic"
@@ -120,8 +120,12 @@ class ResponseCache:
             sharing,
         )
 
-    async def find(self, question: Question, max_age_s: float) -> Hit | None:
-        """A response that may be given, and is not older than that."""
+    async def find(self, question: Question, max_age_s: float, may_compare: May) -> Hit | None:
+        """A response that may be given, and is not older than that.
+
+        Args:
+            may_compare: Asked before any model is, where nothing was recorded of the very request.
+        """
         likeness = self.likeness if question.group else None
         now_s = self._clock()
         after = 0 if likeness is None else likeness.after(question.group)
@@ -132,7 +136,7 @@ class ResponseCache:
             return None
         for number, key, near in found.near:
             likeness.learn(question.group, number, key, near_of(near))
-        for key, score in (await likeness.nearest(question))[:MOST_TRIED]:
+        for key, score in (await likeness.nearest(question, may_compare))[:MOST_TRIED]:
             record = (await self.store.find(key, self._clock())).record
             if record is None:
                 likeness.forget(question.group, key)

@@ -111,7 +111,7 @@ RESPONSE_CACHE_COMPARED = Metric(
     "requests",
     "Requests that were compared by meaning with recorded ones, by outcome: hit, far (below response_cache.threshold),"
     " unlike (what they say does not agree), judged (the judge refused), failed (no embedding in time), alone (nothing"
-    " to compare with).",
+    " to compare with), limited (the tenant is over a limit).",
     ("outcome",),
 )
 RESPONSE_CACHE_RECORDS = Metric(

@@ -250,8 +250,7 @@ class Ledger:
 
     def _found(self, row: Row) -> Row:
         """The row to count in: this one, unless there are too many."""
-        if row.priced_by is not self.prices:
-            row.use_prices(self.prices)
+        self.price(row)
         if row.counted:
             return row
         if len(self._rows) < MOST_ROWS:
@@ -265,6 +264,11 @@ class Ledger:
             rest = self._rest[key] = Row(key)
         rest.use_price(row.price)
         return rest
+
+    def price(self, row: Row) -> None:
+        """Have its tokens cost what they cost now."""
+        if row.priced_by is not self.prices:
+            row.use_prices(self.prices)
 
     def begin(self, row: Row) -> None:
         """A request was let in."""
