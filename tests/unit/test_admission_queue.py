@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded
@@ -369,3 +371,39 @@ def test_who_was_served_less_is_not_judged_by_what_waits_behind_it() -> None:
     world.shares.charge(quiet, 200 * SECOND, 0.0)  # and who was served more waits for all of them
     world.ask("late", 0.0, tenant=2, timeout_s=10.0)
     assert set(world.refused()) == {"late"}
+
+
+@pytest.mark.parametrize("set_by_s", [3600.0, -3600.0, 0.5, -0.5, 1e9, -1e8])
+def test_a_clock_that_is_set_makes_nobody_wait_for_a_longer_or_shorter_time(set_by_s: float) -> None:
+    world = World(max_under_way=1)
+    queue = world.queue
+    queue.follow(1000.0, 0.0)
+    world.ask("runs", 1000.0)
+    world.ask("long", 1000.0, timeout_s=100.0)
+    world.ask("short", 1000.0, timeout_s=30.0, tokens=10, tenant=2)
+    queue.follow(1000.0 + set_by_s, 0.01)
+    queue.release(1000.0 + set_by_s)
+    assert world.answers == []
+    world.ask("late", 1001.0 + set_by_s, timeout_s=10.0, tokens=10, tenant=3)
+    queue.line.validate()
+    for after_s, over in ((10.9, []), (11.1, ["late"]), (29.9, ["late"]), (30.1, ["late", "short"])):
+        queue.follow(1000.0 + set_by_s + after_s, after_s)
+        queue.release(1000.0 + set_by_s + after_s)
+        assert [name for name, _ in world.answers] == over
+    queue.follow(1000.0, 31.0)  # and it is set right
+    queue.release(1000.0)
+    assert len(world.answers) == 2
+    queue.release(1000.0 + 69.1)
+    assert [name for name, _ in world.answers] == ["late", "short", "long"]
+    assert [error.code for _, error in world.answers if isinstance(error, RouterError)] == [LATE] * 3
+    assert world.fleet.held == {}
+
+
+def test_while_nobody_waits_a_clock_may_be_set() -> None:
+    world = World(max_under_way=1)
+    world.queue.follow(1000.0, 0.0)
+    world.ask("runs", 1000.0)
+    world.queue.follow(5000.0, 1.0)
+    claim = world.ask("waits", 5000.0, timeout_s=30.0)
+    assert claim is not None
+    assert (claim.arrival_s, claim.deadline_s) == (5000.0, 5030.0)

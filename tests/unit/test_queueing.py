@@ -219,6 +219,32 @@ async def test_a_tenant_that_leaves_before_the_end_is_charged_what_it_was_passed
     assert fleet.wire.at_rest()
 
 
+@pytest.mark.parametrize("set_by_s", [3600.0, -3600.0])
+@in_a_loop
+async def test_who_waits_while_the_clock_is_set_waits_on(set_by_s: float) -> None:
+    fleet = keyed()
+    gateway, hold = fleet.gateway, fleet.gateway.hold
+    assert hold is not None
+    _, first = sent(fleet, "a")
+    client, second = sent(fleet, "b")
+    was = gateway.clock
+    gateway.clock = hold._clock = lambda: was() + set_by_s
+    hold.release(gateway.clock())
+    _, third = sent(fleet, "b")
+    hold.release(gateway.clock())
+    assert waits(second)
+    assert waits(third)
+    for one in (second, third):
+        assert one._ticket is not None
+        assert 29.0 < one._ticket.deadline_s - gateway.clock() <= 30.0  # type: ignore[attr-defined]
+    fleet.reply(first)
+    assert 0.0 <= second.held_s < 10.0
+    fleet.reply(second)
+    fleet.reply(third)
+    assert client.output.startswith(b"HTTP/1.1 200")
+    assert fleet.wire.at_rest()
+
+
 @in_a_loop
 async def test_there_is_no_queue_unless_there_are_tenants_or_it_is_asked_for() -> None:
     assert WireFleet(1).gateway.queueing is None

@@ -69,6 +69,7 @@ class Hold:
             return
         self._releasing = True
         try:
+            self._queue.follow(now_s, monotonic())
             pause_s = self._queue.release(now_s, freed)
             while self._again:
                 self._again = False

@@ -10,6 +10,7 @@ Nothing here is asked of a request that need not wait, but what it was served.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
@@ -75,6 +76,7 @@ class Queueing:
         asked_s = request.head.timeout_s
         if 0.0 < asked_s < timeout_s:
             timeout_s = asked_s
+        self.queue.follow(now_s, monotonic())
         return self.queue.wait(
             shape, records, now_s, granted, level, self.flow_of(caller), timeout_s, len(request.body)
         )

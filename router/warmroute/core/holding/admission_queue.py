@@ -9,6 +9,7 @@ hold queue, which this one is built on, when a replica is free and what it is gi
    model, and from how fast that moved lately (`paces`); nor beyond `max_held` requests or `max_bytes` of bodies.
    Whoever is refused is told at once, and when to come back.
 3. Every request that waits is answered exactly once: with a decision, or with the reason why there is none.
+4. Time that a clock is set by is no time that anybody waits (`follow`).
 
 What is told to other routers of the first in line is a key that puts classes before shares, and shares before the hold
 queue's own order, so that of several routers the one goes first whose first request would in one line of all of them.
@@ -48,6 +49,9 @@ goes before it for being shorter."""
 OVERTAKEN_RATIO: Final = 0.25
 """Of a request's time, by how much later a shorter one of its tenant may come and still go before it."""
 
+SET_S: Final = 0.1
+"""By so much the clock is set, not late to be read."""
+
 LONGEST_RETRY_S: Final = 60
 """When a client that was refused is told to come back at the latest."""
 
@@ -71,6 +75,8 @@ class AdmissionQueue(HoldQueue):
         self._refused: list[tuple[Ticket, Decision | RouterError]] = []
         """Those who gave way and are to be told."""
         self._next_deadline_s = inf
+        self._offset_s = 0.0
+        """How far the clock was before the one that is never set (`follow`)."""
         self._first_s = inf
         """The key, as other routers are told it, of the first in line."""
         self.refused = [0] * LEVELS
@@ -210,6 +216,23 @@ class AdmissionQueue(HoldQueue):
         first = self._line.first(now_s)
         self._first_s = inf if first is None else self._told_s(first, now_s)
         self._fleet.note_first_held(self._first_s)
+
+    def follow(self, now_s: float, steady_s: float) -> None:
+        """How the clock of all times here stands beside one that is never set: where it was set since this was told
+        last, those who wait have as much time left as they had."""
+        offset_s = now_s - steady_s
+        moved_s = offset_s - self._offset_s
+        self._offset_s = offset_s
+        if -SET_S <= moved_s <= SET_S or not self._models:
+            return
+        for claim in self._line.claims():
+            claim.arrival_s += moved_s
+            claim.deadline_s += moved_s
+            claim.key = (claim.key[0] + AGEING_RATIO * moved_s, claim.key[1])
+        self._line.sort()
+        self._next_deadline_s += moved_s
+        self._due_s += moved_s
+        self._find_first(now_s)
 
     def release(self, now_s: float, freed: Replica | None = None) -> float | None:
         """As `HoldQueue.release`; also refuses those whose deadline has passed."""

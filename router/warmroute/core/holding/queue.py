@@ -204,6 +204,10 @@ class HoldQueue:
     def _pause_s(self, now_s: float) -> float:
         return min(max(self._due_s - now_s, LEAST_TIMER_S), MOST_TIMER_S)
 
+    def follow(self, now_s: float, steady_s: float) -> None:
+        """How the clock of all times here stands beside one that is never set. It need not be told: who waits while it
+        is set goes at once."""
+
     def would_hold(self, replica: Replica, now_s: float) -> bool:
         """Whether a request whose choice is this replica would have to wait now."""
         return len(self._tickets) < self._max_held and replica.free_in_s(self._terms_for(-inf, now_s)) > 0.0
