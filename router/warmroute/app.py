@@ -252,7 +252,9 @@ class Worker:
                 build=build_info(config),
                 peers=lambda: self.load_reports.routers,
                 held=lambda: self.gateway.hold.waiting if self.gateway.hold is not None else 0,
-                queue_refused=queueing.refused if queueing is not None else dict,
+                queue_refused=lambda: (
+                    self.gateway.queueing.refused() if self.gateway.queueing is not None else {}
+                ),
                 ready=readiness.ready,
                 settings_current=lambda: self.settings_current,
                 client_connections=lambda: len(self.gateway.connections),
@@ -383,6 +385,7 @@ class Worker:
         self._show_fingerprints()
         self.gateway.configure(config, trusting)
         self.tenancy.reload(config)
+        self._make_queue(config)
         auth = config.admin_auth
         self._admin_auth.use(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)
         self.fleet.use_health(parts.health_parameters(config))
@@ -406,6 +409,20 @@ class Worker:
                 replicas_removed=",".join(went) or "none",
             ),
         )
+
+    def _make_queue(self, config: Config) -> None:
+        """The first tenants that can be known make the fleet's queue, if no setting says otherwise. It stays."""
+        admission = self.tenancy.admission
+        if self.gateway.queueing is not None or admission is None or not admission.asks:
+            return
+        queueing = parts.queueing(config, self.fleet)
+        if queueing is None:
+            return
+        clock = self.gateway.clock
+        hold = parts.hold(config, self.fleet, clock, queueing)
+        assert hold is not None
+        self.load_reports.use_shares(queueing.shares)
+        self.gateway.use_queueing(queueing, hold)
 
     def _access_log_for(self, config: Config) -> AccessLog | None:
         settings = config.access_log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -13,7 +14,8 @@ import pytest
 from tests.support.tenants import KEYS, KeyedFleet, bearer, key_record
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import WireFleet
-from warmroute.config.schema import QueueConfig, TenantConfig
+from warmroute.config.schema import KeysConfig, QueueConfig, TenantConfig, UsageConfig
+from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.shares import MOST_FLOWS
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.queueing import SEARCHED_BYTES, Queueing
@@ -252,6 +254,51 @@ async def test_there_is_no_queue_unless_there_are_tenants_or_it_is_asked_for() -
     assert KeyedFleet(TenantConfig(id="a")).gateway.queueing is not None
     off = QueueConfig(enabled=False)
     assert KeyedFleet(TenantConfig(id="a"), queue=off).gateway.queueing is None
+
+
+@in_a_loop
+async def test_the_first_tenants_that_a_reload_brings_make_a_queue() -> None:
+    fleet = KeyedFleet(queue=QueueConfig(max_under_way=1))
+    worker, gateway = fleet.wire.worker, fleet.gateway
+    assert gateway.queueing is None
+    replica = fleet.replicas[0]
+    replica.streamed = MOST_STREAMED
+    long = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 400_000}]}
+    _, first = sent(fleet, "a", long)
+    _, held = sent(fleet, "b", long)
+    assert waits(held)
+    before = gateway.hold
+    worker.reload(
+        dataclasses.replace(worker.config, tenants=(TenantConfig(id="a"), TenantConfig(id="b", weight=2.0)))
+    )
+    assert gateway.hold is not before
+    assert held.connection is not None, "who was held is let go"
+    _, third = sent(fleet, "b")
+    assert waits(third)
+    assert third._ticket.flow.weight == 2.0  # type: ignore[union-attr]
+    client, _ = sent(fleet, "a")
+    assert queueing_of(fleet).waiting()["default"] == 2
+    assert b'warmroute_queue_refused_total{class="default"} 0' in worker._exposition.render("")[0]
+    client.lose()
+    for exchange in (first, held, third):
+        fleet.reply(exchange)
+    shares = worker.load_reports._shares
+    assert shares is queueing_of(fleet).shares
+    assert len(shares.untold(10)) == 2
+    worker.reload(dataclasses.replace(worker.config, tenants=()))
+    assert gateway.queueing is not None, "it stays"
+    assert fleet.wire.at_rest()
+
+
+@pytest.mark.parametrize("settings", [{"queue": QueueConfig(enabled=False)}, {"keys": KeysConfig()}])
+@in_a_loop
+async def test_no_reload_makes_a_queue_that_is_not_wanted_or_knows_nobody(settings: dict[str, Any]) -> None:
+    fleet = WireFleet(
+        1, usage=UsageConfig(enabled=True), **{"keys": KeysConfig(url="/nowhere/keys"), **settings}
+    )
+    worker = fleet.wire.worker
+    worker.reload(dataclasses.replace(worker.config, tenants=(TenantConfig(id="a"),)))
+    assert fleet.gateway.queueing is None
 
 
 @in_a_loop

@@ -58,6 +58,10 @@ class Accounts:
         self.answered = 0
         """Requests that have ended, however."""
 
+    def use_queueing(self, queueing: Queueing) -> None:
+        """What tenants were served is told there from now on."""
+        self._queueing = queueing
+
     def client_of(self, peer: bytes, head: RequestHead) -> str:
         """Who sent a request, as the access log has it."""
         if self.proxies is not None:

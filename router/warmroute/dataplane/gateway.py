@@ -209,6 +209,14 @@ class Gateway:
                 connect_timeout_s=upstream.connect_timeout_s,
             )
 
+    def use_queueing(self, queueing: Queueing, hold: Hold) -> None:
+        """Requests wait in this queue from now on; those that are held already are let go."""
+        before = self.hold
+        self.queueing, self.hold = queueing, hold
+        self.accounts.use_queueing(queueing)
+        if before is not None:
+            before.end(self.clock())
+
     @property
     def access_log(self) -> AccessLog | None:
         """None where none is written."""

@@ -84,6 +84,12 @@ class Hold:
         """Whether a request whose choice is this replica would wait now."""
         return self._queue.would_hold(replica, self._clock())
 
+    def end(self, now_s: float) -> None:
+        """Another one is asked from now on: let go everybody."""
+        self.stop()
+        self._queue.end(now_s)
+        self.waiting = len(self._queue)
+
     def stop(self) -> None:
         """End the timer."""
         if self._timer is not None:

@@ -96,6 +96,10 @@ class LoadReports:
         """Whether something changed since the last notice that others should hear of at once."""
         self._hurry = asyncio.Event()
 
+    def use_shares(self, shares: Shares) -> None:
+        """What tenants were served is shared from now on."""
+        self._shares = shares
+
     @property
     def routers(self) -> int:
         """How many other routers are heard of."""

@@ -201,6 +201,19 @@ class HoldQueue:
             ticket.granted(answer)
         return self._pause_s(now_s) if self._tickets else None
 
+    def end(self, now_s: float) -> None:
+        """Nobody is held here any more: everybody goes to the best replica at once."""
+        fleet = self._fleet
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
+            self._close(ticket)
+        self._tell_first()
+        for ticket in tickets:
+            try:
+                ticket.granted(fleet.choose_and_reserve(ticket.shape, ticket.records, now_s))
+            except RouterError as error:
+                ticket.granted(error)
+
     def _pause_s(self, now_s: float) -> float:
         return min(max(self._due_s - now_s, LEAST_TIMER_S), MOST_TIMER_S)
 
