@@ -463,11 +463,11 @@ class ContentStore(Protocol):
 
     async def extend(
         self, scope: str, content_id: str, expires_s: float, now_s: float
-    ) -> CachedContent | None:
-        """Let it expire then. None if it is not there."""
+    ) -> tuple[CachedContent, CachedContent] | None:
+        """Let it expire then: as it was until this step, and as it is now. None if it is not there."""
 
-    async def remove(self, scope: str, content_id: str) -> bool:
-        """Forget it; False if it was not there."""
+    async def remove(self, scope: str, content_id: str) -> CachedContent | None:
+        """Forget it, and say what it was, once; None if it was not there."""
 
     async def all(self, now_s: float, *, most: int) -> Sequence[Kept]:
         """Every scope's, those that expire first first."""

@@ -107,8 +107,10 @@ def test_what_has_expired_is_gone_and_what_is_extended_stays(run: Run) -> None:
         short, longer = content("a", lives_s=1.0), content("b", lives_s=2.0)
         await put(store, short)
         await put(store, longer)
-        extended = await store.extend("t.a", longer.id, NOW_S + 50.0, NOW_S + 0.5)
-        assert extended is not None
+        changed = await store.extend("t.a", longer.id, NOW_S + 50.0, NOW_S + 0.5)
+        assert changed is not None
+        before, extended = changed
+        assert before == longer
         assert (extended.expires_s, extended.updated_s) == (NOW_S + 50.0, NOW_S + 0.5)
         assert [kept.content.id for kept in await store.all(NOW_S + 0.5, most=10)] == [short.id, longer.id]
         later_s = NOW_S + 1.0
@@ -128,11 +130,27 @@ def test_a_removed_one_makes_room(run: Run) -> None:
         with pytest.raises(TooMuchError):
             await put(store, content("b", size_bytes=11), most_bytes=100)
         await put(store, content("c", "t.b", size_bytes=11), most_bytes=100)
-        assert await store.remove("t.a", one.id)
-        assert not await store.remove("t.a", one.id)
+        assert await store.remove("t.a", one.id) == one
+        assert await store.remove("t.a", one.id) is None
         await put(store, content("b", size_bytes=100), most_bytes=100)
         with pytest.raises(TooMuchError):
             await put(store, content("d", size_bytes=0), most=1)
+
+    run(test)
+
+
+def test_of_changes_at_the_same_time_each_hears_what_it_has_changed(run: Run) -> None:
+    async def test(store: ContentStore) -> None:
+        one = content("a", lives_s=1000.0)
+        await put(store, one)
+        ends_s = [NOW_S + 10.0, NOW_S + 20.0, NOW_S + 30.0, NOW_S + 40.0]
+        changes = await asyncio.gather(*[store.extend("t.a", one.id, end_s, NOW_S) for end_s in ends_s])
+        moved_s = sum([change[1].expires_s - change[0].expires_s for change in changes if change is not None])
+        kept = await store.find("t.a", one.id, NOW_S)
+        assert kept is not None
+        assert moved_s == kept.content.expires_s - one.expires_s
+        gone = await asyncio.gather(*[store.remove("t.a", one.id) for _ in range(4)])
+        assert [found for found in gone if found is not None] == [kept.content]
 
     run(test)
 

@@ -146,9 +146,10 @@ def test_pages_changes_and_ends() -> None:
         assert ([row.id for row in rows], more) == (made[:2], True)
         rows, more = await world.caches.page("all", 2, rows[-1].id)
         assert ([row.id for row in rows], more) == (made[2:], False)
-        changed = await world.caches.extend("all", made[0], NOW_S + 500.0)
+        before, changed = await world.caches.extend("all", made[0], NOW_S + 500.0)
+        assert before.expires_s == NOW_S + 60.0
         assert (await world.caches.get("all", made[0])) == changed
-        assert await world.caches.delete("all", made[1]) == made[1]
+        assert (await world.caches.delete("all", made[1])).id == made[1]
         with pytest.raises(NotFoundError):
             await world.caches.get("all", made[1])
         world.now_s += 61.0

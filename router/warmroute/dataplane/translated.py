@@ -176,30 +176,21 @@ class TranslatedExchange(RewrittenExchange):
             shown = cached_contents.shown_page(rows, more, google=google)
         elif asked.verb is Verb.PATCH:
             until_s = cached_contents.lifetime(body, now_s, None, bounds.ttl_max_s)
-            before = await self._kept_until(asked.name)
-            content = await caches.extend(scope, asked.name, until_s)
-            before = before or content
-            self._stored(content, content.expires_s - before.expires_s, before.updated_s)
+            before, content = await caches.extend(scope, asked.name, until_s)
+            self._stored(content, content.expires_s - before.expires_s, content.created_s)
             shown = cached_contents.shown(content, google=google)
         else:
-            before = await self._kept_until(asked.name)
-            shown = cached_contents.shown_deletion(await caches.delete(scope, asked.name), google=google)
-            if before is not None:
-                self._stored(before, min(now_s - before.expires_s, 0.0), before.updated_s)
+            gone = await caches.delete(scope, asked.name)
+            self._stored(gone, min(now_s - gone.expires_s, 0.0), gone.created_s)
+            shown = cached_contents.shown_deletion(gone.id, google=google)
         if not self._done:
             self._write(_encode(shown), 200, b"")
 
     # -- what storing takes -------------------------------------------------------------------------------------------
 
-    async def _kept_until(self, name: str) -> CachedContent | None:
-        """A content as it is before it changes, where what is stored is counted."""
-        admission = self._gateway.admission
-        if admission is None or admission.ledger is None:
-            return None
-        return await self._caches.get(self._scope(), name)
-
     def _stored(self, content: CachedContent, for_s: float, at_s: float) -> None:
-        """It is kept for so much longer than was known before, since `at_s`."""
+        """It is kept for so much longer than was known before. What is given back was taken since `at_s`, when it was
+        made: given back where it was extended last, it would free money again when what was taken first is free."""
         admission, caller = self._gateway.admission, self.caller
         if admission is not None and caller is not None:
             admission.stored(caller, content.model, content.tokens * for_s, at_s)

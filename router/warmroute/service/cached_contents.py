@@ -139,29 +139,30 @@ class CachedContents:
         found = list(await self.store.listed(scope, self.clock(), after=after, most=most + 1))
         return found[:most], len(found) > most
 
-    async def extend(self, scope: str, name: str, expires_s: float) -> CachedContent:
-        """Let one expire then, sooner or later than before.
+    async def extend(self, scope: str, name: str, expires_s: float) -> tuple[CachedContent, CachedContent]:
+        """Let one expire then, sooner or later than before: as it was, whoever changes it at the same time, and as it
+        is now.
 
         Raises:
             NotFoundError, StoreAwayError: It is not there; nobody can say.
         """
-        content = await self.store.extend(scope, id_of(name), expires_s, self.clock())
-        if content is None:
+        changed = await self.store.extend(scope, id_of(name), expires_s, self.clock())
+        if changed is None:
             raise not_found(name)
-        return content
+        return changed
 
-    async def delete(self, scope: str, name: str) -> str:
-        """Forget one; returns its id.
+    async def delete(self, scope: str, name: str) -> CachedContent:
+        """Forget one; returns it, to one of those who delete it at the same time.
 
         Raises:
             NotFoundError, StoreAwayError: It is not there; nobody can say.
         """
         content_id = id_of(name)
-        found = await self.store.remove(scope, content_id)
+        gone = await self.store.remove(scope, content_id)
         self._forget((scope, content_id))
-        if not found:
+        if gone is None:
             raise not_found(name)
-        return content_id
+        return gone
 
     async def use(self, scope: str, name: str) -> tuple[Kept, Prefix]:
         """One that a prompt begins with.

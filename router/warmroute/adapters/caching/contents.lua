@@ -20,7 +20,7 @@ local function drop(promise)
   redis.call('HDEL', base .. 'l', promise)
   redis.call('DEL', base .. 'p:' .. promise)
   redis.call('ZREM', KEYS[1], promise)
-  return record and 1 or 0
+  return record or ''
 end
 
 local function purge()
@@ -69,10 +69,11 @@ elseif op == 'listed' then
   return found
 elseif op == 'extend' then
   local promise = ARGV[3] .. '/' .. ARGV[4]
-  if not alive(promise) then return 0 end
+  local before = alive(promise)
+  if not before then return '' end
   redis.call('HSET', base .. 'm', promise, ARGV[6])
   redis.call('ZADD', KEYS[1], ARGV[5], promise)
-  return 1
+  return before
 elseif op == 'remove' then
   return drop(ARGV[3] .. '/' .. ARGV[4])
 elseif op == 'all' then

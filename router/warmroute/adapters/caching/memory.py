@@ -67,25 +67,26 @@ class MemoryContents:
 
     async def extend(
         self, scope: str, content_id: str, expires_s: float, now_s: float
-    ) -> CachedContent | None:
+    ) -> tuple[CachedContent, CachedContent] | None:
         """At once."""
         kept = await self.find(scope, content_id, now_s)
         if kept is None:
             return None
         content = msgspec.structs.replace(kept.content, expires_s=expires_s, updated_s=now_s)
         self._kept[scope, content_id] = replace(kept, content=content)
-        return content
+        return kept.content, content
 
-    async def remove(self, scope: str, content_id: str) -> bool:
+    async def remove(self, scope: str, content_id: str) -> CachedContent | None:
         """At once."""
-        if self._kept.pop((scope, content_id), None) is None:
-            return False
+        kept = self._kept.pop((scope, content_id), None)
+        if kept is None:
+            return None
         del self._prefixes[scope, content_id]
         ids = self._ids[scope]
         ids.remove(content_id)
         if not ids:
             del self._ids[scope]
-        return True
+        return kept.content
 
     async def all(self, now_s: float, *, most: int) -> Sequence[Kept]:
         """At once."""

@@ -72,18 +72,20 @@ class RedisContents:
 
     async def extend(
         self, scope: str, content_id: str, expires_s: float, now_s: float
-    ) -> CachedContent | None:
-        """Of two at once, the later one counts."""
+    ) -> tuple[CachedContent, CachedContent] | None:
+        """Of two at once, the later one counts, and finds what the other one has made of it."""
         kept = await self.find(scope, content_id, now_s)
         if kept is None:
             return None
         content = msgspec.structs.replace(kept.content, expires_s=expires_s, updated_s=now_s)
         words = (scope, content_id, repr(expires_s), _encode(content))
-        return content if await self._call("extend", now_s, *words) else None
+        before = await self._call("extend", now_s, *words)
+        return (_decode(before), content) if before else None
 
-    async def remove(self, scope: str, content_id: str) -> bool:
+    async def remove(self, scope: str, content_id: str) -> CachedContent | None:
         """All of it, in one step."""
-        return bool(await self._call("remove", 0.0, scope, content_id))
+        gone = await self._call("remove", 0.0, scope, content_id)
+        return _decode(gone) if gone else None
 
     async def all(self, now_s: float, *, most: int) -> Sequence[Kept]:
         """One step, which also takes out what has expired."""
