@@ -133,8 +133,16 @@ def test_a_reload_says_which_replicas_came_and_went(caplog: pytest.LogCaptureFix
 def test_a_web_page_may_change_nothing() -> None:
     with LoneSim() as sim, running(before([sim]), 1) as router:
         for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
-            status, error = call(router.admin_url, "POST", f"/replicas/{sim.ids[0]}/drain", headers=headers)
-            assert (status, error["code"]) == (403, "origin_not_allowed")
+            for method, path in (
+                ("POST", f"/replicas/{sim.ids[0]}/drain"),
+                ("POST", "/keys"),
+                ("DELETE", "/keys/any"),
+                ("POST", "/reset_prefix_cache"),
+                ("POST", "/sleep"),
+                ("POST", "/v1/load_lora_adapter"),
+            ):
+                status, error = call(router.admin_url, method, path, headers=headers)
+                assert (status, error["code"]) == (403, "origin_not_allowed"), path
         assert states(router.admin_url) == {sim.ids[0]: "ready"}
 
 

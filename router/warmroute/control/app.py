@@ -18,7 +18,7 @@ from aiohttp import web
 
 from warmroute.advice.advisor import Advisor
 from warmroute.control.advice import add_advice
-from warmroute.control.auth import checking
+from warmroute.control.auth import checking, refusing_pages
 from warmroute.control.changes import FleetChanges
 from warmroute.control.fan_out import FanOut
 from warmroute.control.readiness import HEALTH_BODY, Readiness
@@ -132,7 +132,7 @@ def build_control(deps: ControlDeps) -> web.Application:
             raise
         return _json({**explained, "path": path, **({"hint": hint} if hint else {})})
 
-    middlewares: list[Any] = [_errors]
+    middlewares: list[Any] = [_errors, refusing_pages]
     if deps.auth is not None:
         middlewares.append(checking(deps.auth))
     application = web.Application(middlewares=middlewares, client_max_size=deps.max_body_bytes)
