@@ -215,6 +215,21 @@ def test_a_key_that_is_listed_no_longer_is_good_no_longer() -> None:
     play(scenario, unknown_spacing_s=0.0)
 
 
+def test_of_a_key_that_another_one_of_its_name_replaces_what_was_let_in_is_asked_again() -> None:
+    async def scenario(provider: Provider, tokens: OidcTokens, changed: list[int]) -> None:
+        assert isinstance(await judge(tokens, provider.token()), Claims)
+        provider.keys.reverse()
+        await tokens._look()
+        assert changed == []
+        provider.keys = [listed("one", RSA_KEYS[1]), listed("ec", EC_KEY)]
+        await tokens._look()
+        assert changed == [1]
+        assert isinstance(await judge(tokens, provider.token()), str)
+        assert isinstance(await judge(tokens, provider.token(key=RSA_KEYS[1])), Claims)
+
+    play(scenario)
+
+
 def test_while_the_provider_is_away_the_last_keys_stay() -> None:
     async def scenario(provider: Provider, tokens: OidcTokens, changed: list[int]) -> None:
         provider.status = 500

@@ -85,6 +85,8 @@ class OidcTokens:
         self._refresh_s = refresh_s
         self._spacing_s = unknown_spacing_s
         self._keys: dict[str | None, Any] = {}
+        self._listed: dict[str | None, dict[str, Any]] = {}
+        """The same as the provider lists them: of one name there may be another key."""
         self._read_once = False
         self._looked_s = -1e9
         self._waiting: list[tuple[bytes, Done]] = []
@@ -200,7 +202,7 @@ class OidcTokens:
         self._looked_s = monotonic()
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                keys = await self._read()
+                keys, listed = await self._read()
         except (OSError, aiohttp.ClientError, TimeoutError, ValueError, self._jwt.PyJWTError) as error:
             if self._announced is not False:
                 log.warning(
@@ -209,10 +211,8 @@ class OidcTokens:
                 )
             self._announced = False
         else:
-            gone = self._read_once and any(
-                kid not in keys or keys[kid].key_id != key.key_id for kid, key in self._keys.items()
-            )
-            self._keys, self._read_once = keys, True
+            gone = self._read_once and any(listed.get(kid) != one for kid, one in self._listed.items())
+            self._keys, self._listed, self._read_once = keys, listed, True
             if self._announced is not True:
                 log.info("oidc_keys_read", extra=fields(issuer=self._issuer, keys=len(keys)))
             self._announced = True
@@ -231,7 +231,7 @@ class OidcTokens:
             except Exception as error:
                 log.error("oidc_answer_failed", exc_info=error)
 
-    async def _read(self) -> dict[str | None, Any]:
+    async def _read(self) -> tuple[dict[str | None, Any], dict[str | None, dict[str, Any]]]:
         timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             url = self._jwks_url
@@ -243,21 +243,22 @@ class OidcTokens:
                 if not isinstance(named, str):
                     raise ValueError("the discovery document names no jwks_uri")
                 url = named
-            listed = (await _fetch(session, url)).get("keys")
-        if not isinstance(listed, list):
+            found = (await _fetch(session, url)).get("keys")
+        if not isinstance(found, list):
             raise ValueError("no keys are listed")  # noqa: TRY004 - as in `_fetch`
         keys: dict[str | None, Any] = {}
-        for one in listed:
+        listed: dict[str | None, dict[str, Any]] = {}
+        for one in found:
             if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("kty") == "oct":
                 continue
             try:
                 key = self._jwt.PyJWK(one)
             except (self._jwt.PyJWTError, ValueError, TypeError, KeyError):
                 continue  # of a kind that is not known here
-            keys[key.key_id] = key
+            keys[key.key_id], listed[key.key_id] = key, one
         if not keys:
             raise ValueError("no key is listed that can be used")
-        return keys
+        return keys, listed
 
 
 async def _fetch(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
