@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from warmroute.config.schema import (
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.outcome import Outcome
+from warmroute.ports import Claims
 from warmroute.tenants.limits import COST_DAY
 from warmroute.tenants.usage import BEGUN, COST, COUNTERS, FAILED, REQUESTS
 
@@ -140,6 +142,26 @@ def test_a_key_uses_its_own_models_only_and_is_shown_no_others() -> None:
         path="/v1/messages",
     )
     assert json.loads(messages[2])["error"]["type"] == "permission_error"
+
+
+class SlowTokens:
+    """Judges when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[Claims | str], None]] = []
+
+    def verify(self, token: bytes, done: Callable[[Claims | str], None]) -> None:
+        self.asked.append(done)
+
+
+def test_models_are_shown_as_its_own_to_a_token_that_had_to_be_waited_for() -> None:
+    fleet = KeyedFleet(TenantConfig(id="a", models=("tiny",)))
+    tokens = SlowTokens()
+    fleet.admission._tokens = tokens  # type: ignore[assignment]
+    client, _ = fleet.send(b"Authorization: Bearer eyJ.a.b\r\n", path="/v1/models", method="GET")
+    assert client.output == b""
+    tokens.asked.pop()(Claims("a", None, 9e9))
+    assert [card["id"] for card in json.loads(client.output.partition(b"\r\n\r\n")[2])["data"]] == ["tiny"]
 
 
 # -- limits ---------------------------------------------------------------------------------------------------------

@@ -387,7 +387,7 @@ class Exchange(Counted):
 
     def _answer_here(self, found: Route) -> None:
         status, keep_alive = own_answers.answer(
-            self._gateway, self.client, self._request.head, found, self.request_id
+            self._gateway, self.client, self._request.head, found, self.request_id, self.caller
         )
         self.answered_locally(status, keep_alive=keep_alive)
 

@@ -14,10 +14,16 @@ from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import RequestHead
 from warmroute.dialects.model_list import anthropic_list, anthropic_model
 from warmroute.dialects.routes import Route, RouteKind, model_id
+from warmroute.tenants.caller import Caller
 
 
 def answer(
-    gateway: Gateway, client: ClientSide, head: RequestHead, route: Route, request_id: bytes
+    gateway: Gateway,
+    client: ClientSide,
+    head: RequestHead,
+    route: Route,
+    request_id: bytes,
+    caller: Caller | None,
 ) -> tuple[int, bool]:
     """Answer what needs no replica. Returns the status, and whether the connection stays open.
 
@@ -37,7 +43,7 @@ def answer(
     elif kind is RouteKind.READY:
         status, body = gateway.readiness()
     elif kind is RouteKind.MODELS:
-        body = _models(gateway, head)
+        body = _models(gateway, head, caller)
     elif kind is RouteKind.SERVER_LOAD:
         body = b'{"server_load":%d}' % _server_load(gateway)
     elif kind is RouteKind.METRICS:
@@ -62,14 +68,13 @@ def answer(
     return status, local.write(client, head, status, body, added, content_type=content_type)
 
 
-def _models(gateway: Gateway, head: RequestHead) -> bytes:
+def _models(gateway: Gateway, head: RequestHead, caller: Caller | None) -> bytes:
     """Body of `/v1/models` and `/v1/models/{id}`: the union over replicas, in the asking client's own form.
 
     Raises:
         NotFoundError: No replica serves this model.
     """
     cards = gateway.fleet.model_cards()
-    caller = head.caller
     if caller is not None and (caller.models or caller.barred):
         cards = {name: card for name, card in cards.items() if caller.may_use(name)}
     name = model_id(head.path)
