@@ -132,7 +132,9 @@ class FanOut:
         shown: object = text
         if "json" in answer.content_type:
             try:
-                shown = json.loads(text)
-            except ValueError:
+                read = json.loads(text)
+                json.dumps([[[[read]]]])  # what is nested too deeply to be written back is shown as text
+                shown = read
+            except (ValueError, RecursionError):
                 pass
         return {"id": name, "status": answer.status, "answer": shown}
