@@ -485,6 +485,24 @@ def test_what_is_under_way_has_begun_and_what_failed_cost_nothing() -> None:
     assert (row[BEGUN], row[REQUESTS], row[FAILED], row[COST]) == (1, 1, 1, 0)
 
 
+@pytest.mark.parametrize("interface", ["any", "openai"])
+def test_a_model_that_has_a_price_costs_it_whoever_lists_it(interface: Any) -> None:
+    prices = (
+        PriceConfig(model="*", prompt=1.0),
+        PriceConfig(model="adapter", prompt=1000.0, interface=interface),
+        PriceConfig(model="other", prompt=1000.0, interface="google"),
+    )
+    fleet = KeyedFleet(tenant(cost_per_day=1), usage=UsageConfig(enabled=True, prices=prices))
+    caller = fleet.admission.keyring.find(KEYS["a"])
+    assert caller is not None
+    for model, name, cost_nano in (("adapter", "adapter", 100_000_000), ("other", "", 100_000)):
+        standing = fleet.admission.standing(caller, model)
+        assert standing.row.key[2] == name
+        grant = fleet.admission.admit(standing, 100)
+        assert grant is not None
+        assert grant.cost_nano == cost_nano
+
+
 def test_names_of_models_that_nobody_serves_do_not_fill_the_accounts() -> None:
     fleet = KeyedFleet(usage=UsageConfig(enabled=True))
     caller = fleet.admission.keyring.find(KEYS["a"])

@@ -276,7 +276,7 @@ class Admission:
         found = caller.standings[interface].get(model)
         if found is not None:
             return found
-        known = model in self._fleet.models()
+        known = model in self._fleet.models() or self._priced(model, interface)
         tenant = caller.tenant
         if known:
             row = Row((tenant.id, caller.key_id, model, INTERFACES[interface], ""))
@@ -351,6 +351,13 @@ class Admission:
         if self.ledger is not None:
             self.ledger.begin(standing.row)
         return standing
+
+    def _priced(self, model: str, interface: int) -> bool:
+        """Whether the settings name a price for this very model, whoever lists it."""
+        ledger = self.ledger
+        if ledger is None:
+            return False
+        return (model, "") in ledger.prices or (model, INTERFACES[interface]) in ledger.prices
 
     async def may_compare(self, caller: Caller, model: str, interface: int) -> Grant | None:
         """What a request takes that is compared with recorded ones by the fleet's models: as much as one with a
