@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.tenants import KEYS, KeyedFleet, bearer, key_record
 from tests.support.wire import ClientWire
-from tests.support.wire_fleet import WireFleet
+from tests.support.wire_fleet import WireFleet, plain
 from warmroute.config.schema import KeysConfig, QueueConfig, TenantConfig, UsageConfig
 from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.shares import MOST_FLOWS
@@ -244,6 +244,28 @@ async def test_who_waits_while_the_clock_is_set_waits_on(set_by_s: float) -> Non
     fleet.reply(second)
     fleet.reply(third)
     assert client.output.startswith(b"HTTP/1.1 200")
+    assert fleet.wire.at_rest()
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+@in_a_loop
+async def test_a_stored_response_that_is_read_again_is_no_more_work_and_no_more_tokens(method: str) -> None:
+    fleet = keyed()
+    replica = fleet.replicas[0].id
+    fleet.gateway.registry.remember_response("resp_1", replica)
+    body = b'{"id":"resp_1","output":[],"pad":"%b","usage":{"input_tokens":900,"output_tokens":50,"total_tokens":950}}'
+    for answer in (
+        plain(200, body % (b"x" * 5000)),
+        plain(200, b'{"id":"resp_1","pad":"%b"}' % (b"x" * 5000)),
+    ):
+        fleet.answer(0, answer)
+        path = "/v1/responses/resp_1" + ("/cancel" if method == "POST" else "")
+        status, _, _ = fleet.answered(bearer("a"), path=path, method=method)
+        assert status == 200
+    assert queueing_of(fleet).shares.untold(10) == []
+    assert all(
+        tokens.prompt == tokens.completion == 0 for tokens in fleet.wire.worker.metrics.tokens.values()
+    )
     assert fleet.wire.at_rest()
 
 

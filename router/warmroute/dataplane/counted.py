@@ -1,6 +1,7 @@
-"""What an exchange says of itself where it is counted by tenant: whose interface it speaks, and what was written.
+"""What an exchange says of itself where it is counted: whose interface it speaks, what its answer took, and what was
+written.
 
-This module decides nothing else; `admission` asks it, where usage is counted.
+This module decides nothing else; `exchange` asks it at the end, and `admission`, where usage is counted by tenant.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from typing import Final
 
 from warmroute.core.types import Api
 from warmroute.dataplane.failover.resuming import Resuming
+from warmroute.dialects.routes import RouteKind
+from warmroute.dialects.usage import Usage, find_usage
 from warmroute.dialects.usage_told import written_tokens
 from warmroute.tenants.prices import ANTHROPIC, DEEPSEEK, OPENAI, OTHER
 
 _MESSAGES: Final = Api.MESSAGES
 _OTHER: Final = Api.OTHER
+_STORED: Final = RouteKind.STORED
 _CREATED: Final = b"created_cache_tokens"
 _CREATION: Final = b"cache_creation_input_tokens"
 """What engines call the tokens that they put into their caches (`usage_told`)."""
@@ -32,10 +36,22 @@ class Counted(Resuming):
         api = self._api
         return ANTHROPIC if api is _MESSAGES else OTHER if api is _OTHER else OPENAI
 
+    @property
+    def _computed_for(self) -> bool:
+        """Whether its answer is made for it. One that an engine has stored says again what it took when it was."""
+        head = self._request.head
+        return head.method == b"POST" and (head.route is None or head.route.kind is not _STORED)
+
+    def usage(self, seen: bytes) -> Usage | None:
+        """What its answer took, as the end of that says."""
+        if not seen or self._status != 200 or not self._computed_for:
+            return None
+        return find_usage(self._api, seen)
+
     def said_tokens(self) -> int:
         """By the events that were passed on of a stream, and by the bytes of any other answer."""
         relay = self._relay
-        if relay is None or self._api is _OTHER:
+        if relay is None or self._api is _OTHER or not self._computed_for:
             return 0
         if relay.streaming:
             return relay.passed_events

@@ -36,7 +36,6 @@ from warmroute.dataplane.translating import AddingClient
 from warmroute.dialects.parsed import Parsed
 from warmroute.dialects.reading import invoked_api, parse
 from warmroute.dialects.routes import Route, RouteKind, stored_response_id
-from warmroute.dialects.usage import find_usage
 from warmroute.dialects.usage_request import asking_at
 from warmroute.telemetry.logs import fields
 from warmroute.tenants.caller import Caller
@@ -591,7 +590,7 @@ class Exchange(Counted):
         self._gateway.drop_body(self._request)
         decision = self.decision
         self._settle()
-        usage = find_usage(self._api, seen) if seen and self._status == 200 else None
+        usage = self.usage(seen)
         gateway = self._gateway
         gateway.accounts.finished(
             self, self._request, self._api, self._status, code, decision, usage, gateway.clock()
