@@ -385,6 +385,8 @@ class Worker:
         self._show_fingerprints()
         self.gateway.configure(config, trusting)
         self.tenancy.reload(config)
+        if self.tenancy.admission is not None:
+            self.gateway.use_upstream(self.tenancy.admission.upstream)
         self._make_queue(config)
         auth = config.admin_auth
         self._admin_auth.use(auth.operator_tokens, auth.read_tokens, open_metrics=auth.open_metrics)

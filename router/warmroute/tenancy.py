@@ -150,6 +150,8 @@ class Tenancy:
         if admission is not None:
             admission.use_tenants(tenants_of(config))
             admission.open_metrics = config.admin_auth.open_metrics
+            if admission.asks:
+                admission.upstream = _upstream(config)
             if admission.ledger is not None:
                 admission.ledger.prices = _prices(config)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -90,6 +92,27 @@ def test_probes_key_is_the_upstreams_unless_another_is_set() -> None:
     fleet = KeyedFleet(keys=KeysConfig(url="/nowhere/keys"), health=HealthConfig(api_key="canary-health"))
     assert fleet.gateway.upstream_authorization == b"Bearer canary-health"
     assert fleet.answered(bearer("a"), path="/v1/models", method="GET")[0] == 200
+
+
+def test_after_a_reload_replicas_are_sent_the_key_that_they_take_now() -> None:
+    async def run() -> None:
+        fleet = KeyedFleet(keys=KeysConfig(url="/nowhere/keys"), health=HealthConfig(api_key="canary-old"))
+        worker = fleet.wire.worker
+        clients = [fleet.wire.connect(), fleet.wire.connect()]
+        for key in (b"canary-old", b"canary-old", b"canary-new", b"canary-new"):
+            if key == b"canary-new":
+                health = HealthConfig(api_key="canary-new")
+                worker.reload(dataclasses.replace(worker.config, health=health))
+            for client in (*clients, fleet.wire.connect()):
+                _, exchange = fleet.send(bearer("a"), client=client)
+                assert exchange is not None
+                assert exchange.connection is not None
+                sent = bytes(exchange.connection.transport.written)  # type: ignore[attr-defined]
+                assert sent.count(b"authorization: Bearer ") == 1
+                assert b"authorization: Bearer %b\r\n" % key in sent
+                fleet.reply(exchange)
+
+    asyncio.run(run())
 
 
 def test_a_revoked_key_is_refused_on_a_connection_that_was_let_in() -> None:

@@ -206,7 +206,7 @@ class ClientConnection(ClientSide):
         known = self._known
         body_at = -1
         length_bytes = 0
-        if known is not None:
+        if known is not None and known.cache is self._gateway.heads:
             body_at, length_bytes = known.measure(data)
         if body_at < 0:
             known = self._gateway.heads.find(data)

@@ -209,6 +209,12 @@ class Gateway:
                 connect_timeout_s=upstream.connect_timeout_s,
             )
 
+    def use_upstream(self, authorization: bytes | None) -> None:
+        """Replicas are sent this in place of clients' keys from now on."""
+        if authorization != self.upstream_authorization:
+            self.upstream_authorization = authorization
+            self.heads = HeadCache()  # the heads that are known have what was sent before
+
     def use_queueing(self, queueing: Queueing, hold: Hold) -> None:
         """Requests wait in this queue from now on; those that are held already are let go."""
         before = self.hold

@@ -27,11 +27,13 @@ _MARK_BYTES: Final = len(_SPELLINGS[0])
 class KnownHead(RepeatedHead):
     """What llhttp has found of a head, for every read that begins with it."""
 
-    __slots__ = ("head",)
+    __slots__ = ("cache", "head")
 
-    def __init__(self, before: bytes, after: bytes, head: RequestHead) -> None:
+    def __init__(self, before: bytes, after: bytes, head: RequestHead, cache: HeadCache) -> None:
         super().__init__(before, after)
         self.head = head
+        self.cache = cache
+        """What it was kept in: heads that are written otherwise from now on are kept in another one."""
 
 
 class HeadCache:
@@ -76,5 +78,5 @@ class HeadCache:
                         self._heads.clear()
                     before = data[:digits_at]
                     key = before + data[digits_end:end]
-                    self._heads[key] = KnownHead(before, data[digits_end : end + 4], head)
+                    self._heads[key] = KnownHead(before, data[digits_end : end + 4], head, self)
                 return
