@@ -30,6 +30,7 @@ from warmroute.dataplane.answer import AnswerCache, from_fields, read_whole
 from warmroute.dialects import multipart_model, parse, prompt_schemas
 from warmroute.dialects.coding import readable
 from warmroute.dialects.guess import likely_paths
+from warmroute.dialects.other import form_model
 from warmroute.dialects.routes import model_id, route, slash_dropped, stored_response_id
 from warmroute.dialects.sse import EventGate
 from warmroute.dialects.terminal import ends_answer, opening_end
@@ -310,6 +311,7 @@ def engines(data: bytes) -> None:
     figures = vllm_metrics.parse(data)
     assert figures is not None
     multipart_model(data[:60], data)
+    form_model(data[:60], data)
     for coding in (b"gzip", b"deflate", b"zstd", data[:8]):
         assert isinstance(readable(coding, data, 65_536), bytes)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from warmroute.core.errors import ClientError
 from warmroute.core.types import Api
 from warmroute.dialects import Parsed, multipart_model, parse
+from warmroute.dialects.other import form_model
 from warmroute.dialects.routes import route, stored_response_id
 from warmroute.dialects.usage import find_usage, response_id
 
@@ -135,5 +136,6 @@ def test_answers_and_forms_never_raise(api: Api, head: bytes, middle: bytes, tai
     find_usage(api, data)
     response_id(data)
     multipart_model(b"multipart/form-data; boundary=" + head, b"--" + head + data)
+    form_model(b"multipart/form-data; boundary=" + head, b"--" + head + data)
     route(b"POST", b"/v1/" + data)
     stored_response_id(b"/v1/responses/" + data)

@@ -18,6 +18,7 @@ from warmroute.config.schema import (
     HealthConfig,
     IsolationConfig,
     KeysConfig,
+    ModelAllowanceConfig,
     PriceConfig,
     TenantConfig,
     UsageConfig,
@@ -25,6 +26,7 @@ from warmroute.config.schema import (
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.outcome import Outcome
+from warmroute.dialects.lax import LAX_BYTES
 from warmroute.ports import Claims
 from warmroute.tenants.limits import COST_DAY
 from warmroute.tenants.usage import BEGUN, COST, COUNTERS, FAILED, REQUESTS
@@ -185,6 +187,65 @@ def test_models_are_shown_as_its_own_to_a_token_that_had_to_be_waited_for() -> N
     assert client.output == b""
     tokens.asked.pop()(Claims("a", None, 9e9))
     assert [card["id"] for card in json.loads(client.output.partition(b"\r\n\r\n")[2])["data"]] == ["tiny"]
+
+
+EMBEDS = b'{"model":"m","input":"x"}'
+MULTIPART = b"multipart/form-data; boundary=B"
+
+
+def form(*parts: tuple[bytes, bytes]) -> bytes:
+    fields = [b'--B\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % part for part in parts]
+    return b"".join(fields) + b"--B--\r\n"
+
+
+HIDDEN: dict[str, tuple[bytes, tuple[bytes, ...]]] = {
+    "plain": (EMBEDS, (b"application/json",)),
+    "no type": (EMBEDS, ()),
+    "no type, behind a blank": (b" \n" + EMBEDS, ()),
+    "no type, in UTF-16": (EMBEDS.decode().encode("utf-16"), ()),
+    "two types": (b" " + EMBEDS, (b"application/json", b"text/plain")),
+    "long, with what JSON has not": (
+        b'{"x":NaN,"y":"%b",' % (b"z" * LAX_BYTES) + EMBEDS[1:],
+        (b"application/json",),
+    ),
+    "the last field of a form": (form((b"model", b"tiny"), (b"model", b"m")), (MULTIPART,)),
+    "between two files": (form((b"f", b"x" * 10**5), (b"model", b"m"), (b"f", b"x" * 10**5)), (MULTIPART,)),
+    "two boundaries": (form((b"model", b"m")), (MULTIPART + b"; boundary=A",)),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_a_model_is_not_hidden_from_the_router(kind: str) -> None:
+    body, types = HIDDEN[kind]
+    lines = b"".join([b"Content-Type: %b\r\n" % one for one in types])
+    whisper = TenantConfig(
+        id="b", model_limits=(ModelAllowanceConfig(model="m", limits=AllowanceConfig(requests_per_day=1)),)
+    )
+    fleet = KeyedFleet(whisper, records=[key_record("a", models=("tiny",)), key_record("b")])
+    for name, most in (("a", 0), ("b", 1)):
+        answers = []
+        for _ in range(2):
+            client = fleet.wire.connect()
+            client.feed(
+                b"POST /v1/embeddings HTTP/1.1\r\nHost: r\r\n%b%bContent-Length: %d\r\n\r\n%b"
+                % (bearer(name), lines, len(body), body)
+            )
+            exchange = client.connection.exchange
+            if exchange is not None:
+                fleet.reply(exchange)
+            answers.append(int(client.output[9:12]))
+        assert answers.count(200) <= most, answers
+        assert set(answers) <= {200, 400, 403, 429}
+    assert fleet.wire.at_rest()
+
+
+def test_what_is_no_json_and_says_nothing_of_itself_goes_its_way() -> None:
+    fleet = KeyedFleet()
+    client = fleet.wire.connect()
+    client.feed(b"POST /v1/unknown HTTP/1.1\r\nHost: r\r\n%bContent-Length: 3\r\n\r\n\xff\x00x" % bearer("a"))
+    assert client.connection.exchange is not None
+    fleet.reply(client.connection.exchange)
+    assert client.output.startswith(b"HTTP/1.1 200")
 
 
 # -- limits ---------------------------------------------------------------------------------------------------------

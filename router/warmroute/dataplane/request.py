@@ -161,7 +161,8 @@ class RequestHead:
 
     def _read(self, name: bytes, value: bytes) -> None:
         if name == b"content-type":
-            self.content_type = value
+            # Of two, servers take the one or the other.
+            self.content_type = self.content_type + b", " + value if self.content_type else value
         elif name == b"x-request-id":
             self.request_id = value if _REQUEST_ID.fullmatch(value) else None
         elif name == b"x-forwarded-for":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from xxhash import xxh3_64_hexdigest
 
+from warmroute.core.errors import ClientError
 from warmroute.core.prompt.chunks import add_chunks
 from warmroute.core.prompt.fingerprint import HEAD_BYTES
 from warmroute.core.prompt.prompt import beginning
@@ -16,7 +17,9 @@ from warmroute.core.types import Api, RequestShape
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dialects import coding, multipart_model
+from warmroute.dialects.lax import LAX_BYTES, names_model
 from warmroute.dialects.model_list import default_model as only_model
+from warmroute.dialects.other import form_model
 from warmroute.dialects.parsed import Parsed, model_required
 from warmroute.dialects.reading import parse
 
@@ -79,15 +82,49 @@ def readable(gateway: Gateway, request: Request) -> bytes | bytearray:
     return coding.decoded(name, request.body, gateway.limits.body_bytes)
 
 
+def _named_model(kind: bytes, body: bytes | bytearray, decides: bool) -> str:
+    """The model that a body names; empty if it names none, or none that can be read.
+
+    Args:
+        kind: Its content type; empty where none is told, which servers take for JSON.
+        decides: It is asked whether the client may use it, and what that costs: then what cannot be read for sure is
+            refused, since an engine might read another model.
+
+    Raises:
+        ClientError: It cannot be read.
+    """
+    if kind[:10].lower() == b"multipart/":
+        if not decides:
+            return multipart_model(kind, body) or ""
+        model = form_model(kind, body)
+        if model is None:
+            raise ClientError(
+                "the form cannot be read for sure: send one boundary, and parts with a plain name",
+                code="invalid_form",
+            )
+        return model
+    if not body or not (not kind or b"json" in kind.lower() or body[:1] == b"{"):
+        return ""
+    try:
+        model = parse(Api.OTHER, body).model
+    except ClientError:
+        if kind or body[:1] == b"{":
+            raise
+        return ""  # it need not be JSON
+    if decides and not model and len(body) > LAX_BYTES and not names_model(body):
+        raise ClientError(
+            f"a body of more than {LAX_BYTES} bytes must be plain JSON, so that its model can be read",
+            code="invalid_json",
+        )
+    return model
+
+
 def load_shape(gateway: Gateway, request: Request) -> RequestShape:
     """What the policy may know of a request routed by load: its model, and a ring key of its first bytes."""
     body = readable(gateway, request)
+    admission = gateway.admission
     kind = request.head.content_type
-    model = ""
-    if kind[:10].lower() == b"multipart/":
-        model = multipart_model(kind, body) or ""
-    elif body and (b"json" in kind.lower() or body[:1] == b"{"):
-        model = parse(Api.OTHER, body).model
+    model = _named_model(kind, body, admission is not None and admission.asks)
     shape = gateway.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, gateway.bytes_per_token)
     shape.rungs = shape.keys = []
     shape.prompt_bytes = 0

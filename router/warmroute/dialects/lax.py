@@ -165,6 +165,15 @@ def parse(api: Api, body: Body) -> Parsed:
     return reader.parse(fields)
 
 
+def names_model(body: Body) -> bool:
+    """Whether a body too long to be read in every way can be read as far as it names its model."""
+    try:
+        _decode_model(body)
+    except _UNREADABLE:
+        return False
+    return True
+
+
 def fields_of(body: Body) -> _Fields:
     """The object's fields as sent; none if it is another value than an object, or very long and unusual.
 

@@ -14,8 +14,16 @@ WINDOW_BYTES = 64 * 1024
 MAX_MODEL_BYTES = 256
 _MAX_HEADER_BYTES = 1024
 _MAX_FIELDS = 64
+_MAX_PARTS = 1024
 
 _BOUNDARY = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))', re.IGNORECASE)
+_FIELD_NAME = re.compile(rb"[A-Za-z0-9-]+")
+_DISPOSITION = re.compile(
+    rb'[ \t]*form-data[ \t]*;[ \t]*name=(?:"([^"\\\r\n]*)"|([^\s;,"\\]+))'
+    rb'((?:[ \t]*;[ \t]*filename\*?=(?:"(?:[^"\\\r\n]|\\.)*"|[^\s;,"\\]+))*)[ \t]*',
+    re.IGNORECASE,
+)
+"""Name of a part, quoted or not, and what of its head says that it is a file."""
 _MODEL_FIELD = re.compile(
     rb'content-disposition:\s*form-data\s*;\s*name="?model"?\s*(?:\r\n|$)', re.IGNORECASE
 )
@@ -52,6 +60,59 @@ def multipart_model(content_type: bytes, body: bytes | bytearray | memoryview) -
     if model is None and len(body) > WINDOW_BYTES:
         model = _model_in(bytes(body[-WINDOW_BYTES:]), delimiter)
     return model
+
+
+def form_model(content_type: bytes, body: bytes | bytearray) -> str | None:
+    """The form field `model` as an engine reads it, where it decides what may be used: the last one of the whole body.
+    Empty if there is none; None if the form is not written as clients write forms, so that an engine may read another
+    one than is read here.
+
+    Source: python-multipart 0.0.20 and Starlette, which vLLM's server reads forms with: a delimiter begins a line and
+    ends one, and of several fields of one name the last one counts.
+    """
+    boundary = _BOUNDARY.search(content_type[:1024])
+    if boundary is None or content_type.lower().count(b"boundary") != 1 or b"\\" in content_type:
+        return None
+    delimiter = b"\r\n--" + (boundary[1] or boundary[2])
+    if not body.startswith(delimiter[2:]):
+        return None
+    model = ""
+    at = len(delimiter) - 2
+    for _ in range(_MAX_PARTS):
+        if body[at : at + 2] == b"--":
+            return model
+        head_end = body.find(b"\r\n\r\n", at, at + _MAX_HEADER_BYTES)
+        start = head_end + 4
+        end = body.find(delimiter, start) if head_end >= 0 and body[at : at + 2] == b"\r\n" else -1
+        if end < 0:
+            return None
+        name = _part_name(bytes(body[at + 2 : head_end]))
+        if name is None:
+            return None
+        if name == b"model":
+            if end - start > MAX_MODEL_BYTES:
+                return None
+            try:
+                model = body[start:end].decode()
+            except UnicodeDecodeError:
+                return None
+        at = end + len(delimiter)
+    return None
+
+
+def _part_name(head: bytes) -> bytes | None:
+    """The name of a form's part, empty if it is a file's; None if its head is not written as clients write them."""
+    name = None
+    for line in head.split(b"\r\n"):
+        field, colon, value = line.partition(b":")
+        if not colon or not _FIELD_NAME.fullmatch(field):
+            return None
+        if field.lower() == b"content-disposition":
+            plain = _DISPOSITION.fullmatch(value)
+            if plain is None or name is not None:
+                return None
+            name = b"" if plain[3] else plain[1] or plain[2] or b""
+    return name
 
 
 def _model_in(window: bytes, delimiter: bytes) -> str | None:
