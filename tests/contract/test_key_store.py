@@ -156,6 +156,44 @@ def test_a_file_keeps_its_comments_and_is_nobody_elses_to_read(tmp_path: Path) -
     asyncio.run(run())
 
 
+def test_a_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        path = tmp_path / "keys"
+        store = KeyFile(str(path), 0.05)
+        await store.add(record("a"))
+        given: list[tuple[int, int]] = []
+
+        def give(descriptor: int, user: int, group: int) -> None:
+            given.append((user, group))
+
+        other = os.stat(path)
+        owner = (other.st_uid + 1000, other.st_gid + 1000)
+        was = os.stat
+
+        def owned(place: Any, **named: Any) -> os.stat_result:
+            found = was(place, **named)
+            if place != os.path.realpath(path):
+                return found
+            return os.stat_result((*found[:4], *owner, *found[6:]))
+
+        monkeypatch.setattr(os, "fchown", give)
+        monkeypatch.setattr(os, "stat", owned)
+        await store.add(record("b"))
+        assert given == [owner, owner], "the lock's too"
+
+        def refuse(descriptor: int, user: int, group: int) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "fchown", refuse)
+        with pytest.raises(KeyStoreError, match="Operation not permitted"):
+            await store.revoke("a")
+        monkeypatch.undo()
+        assert [one.id for one in await store.records()] == ["a", "b"], "as it was, and its owner's"
+        assert sorted(os.listdir(tmp_path)) == ["keys", "keys.lock"]
+
+    asyncio.run(run())
+
+
 def test_keys_that_are_mounted_read_only_are_changed_elsewhere(tmp_path: Path) -> None:
     async def run() -> None:
         with pytest.raises(KeyStoreError, match="cannot be changed"):

@@ -157,7 +157,7 @@ def _rewrite(path: str, change: Callable[[list[bytes], list[KeyRecord]], list[by
     target = os.path.realpath(path)
     new = f"{target}.new"
     try:
-        with _locked(f"{target}.lock"):
+        with _locked(f"{target}.lock", target):
             lines: list[bytes] = []
             with contextlib.suppress(FileNotFoundError):
                 with open(target, "rb") as file:
@@ -165,14 +165,18 @@ def _rewrite(path: str, change: Callable[[list[bytes], list[KeyRecord]], list[by
             while lines and not lines[-1].strip():
                 lines.pop()
             lines = change(lines, list(_records(path, lines)))
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(b"".join([line + b"\n" for line in lines]))
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(new, os.stat(target).st_mode & 0o777)
-            os.replace(new, target)
+            try:
+                descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with open(descriptor, "wb") as file:
+                    _make_like(descriptor, target)
+                    file.write(b"".join([line + b"\n" for line in lines]))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(new, target)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(new)
+                raise
     except KeyStoreError:
         raise
     except OSError as error:
@@ -181,10 +185,25 @@ def _rewrite(path: str, change: Callable[[list[bytes], list[KeyRecord]], list[by
         ) from error
 
 
+def _make_like(descriptor: int, target: str) -> None:
+    """Whoever reads the one must be able to read the other: a router whose file became somebody else's, root's say,
+    would keep the keys that it had."""
+    try:
+        before = os.stat(target)
+    except FileNotFoundError:
+        return
+    made = os.fstat(descriptor)
+    if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    os.fchmod(descriptor, before.st_mode & 0o777)
+
+
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
+def _locked(path: str, target: str) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        with contextlib.suppress(OSError):
+            _make_like(descriptor, target)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
