@@ -162,6 +162,42 @@ def test_a_report_adds_up_what_is_asked_for(opener: Open) -> None:
     asyncio.run(run())
 
 
+def test_a_long_report_leaves_the_event_loop_to_others(opener: Open) -> None:
+    async def run() -> None:
+        store = opener()
+        tasks = Tasks()
+        accounting = Accounting(Ledger({}), store, tasks, bucket_s=BUCKET_S, clock=lambda: float(NOW_S))
+        await accounting.start()
+        sizes = [0, 3000, 0, 0, 1, 2, 0, 1200, 1200, 1200, *[0] * 8, 7]
+        for number, size in enumerate(sizes):
+            rows = {(f"t{n % 3}", f"k{n}", "m", "openai", ""): row(1) for n in range(size)}
+            if rows:
+                assert await store.add(NOW_S + number * BUCKET_S, rows, number + 1)
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        running = asyncio.ensure_future(others())
+        end_s = NOW_S + len(sizes) * BUCKET_S
+        for reading in (
+            accounting.report(from_s=NOW_S, to_s=end_s, by=("tenant",), bucket_s=0),
+            accounting.savings(from_s=NOW_S, to_s=end_s),
+        ):
+            turns = 0
+            found: list[dict[str, object]] = await reading  # type: ignore[assignment]
+            assert sum([one["requests"] for one in found]) == 2 * sum(sizes)  # type: ignore[misc]
+            assert turns >= sum(sizes) // 1000
+        running.cancel()
+        await accounting.stop()
+        await tasks.stop()
+
+    asyncio.run(run())
+
+
 def test_what_may_not_have_arrived_is_sent_again_and_counted_once() -> None:
     async def run() -> None:
         with RedisServer() as own:

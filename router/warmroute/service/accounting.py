@@ -16,11 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from warmroute.ports import UsageStore
 from warmroute.tasks import Tasks
 from warmroute.tenants.savings import TIMES, saving
-from warmroute.tenants.usage import COLD, COUNTERS, Ledger, RowKey, merged, shown
+from warmroute.tenants.usage import COLD, COUNTERS, Ledger, RowKey, shown
 
 FLUSH_S = 0.5
 _LAST_S = 1.0
 _LAST_TRIES = 10
+_ROWS_AT_ONCE = 500
+"""Rows that are counted between two turns of the event loop: some milliseconds."""
+_MOST_AT_ONCE = 64
+"""Buckets that are read together where they have few rows."""
 MOST_TENANTS = 200
 """Tenants that are labels of metrics; the rest share one."""
 REST = "other"
@@ -119,13 +123,17 @@ class Accounting:
         await self.flush()
         begin_s = from_s // self.bucket_s * self.bucket_s
         sums: dict[tuple[int, RowKey], list[int]] = {}
-        for start, key, counts in await self._store.read(begin_s, to_s):
+        shown_by = [name in by for name in GROUPS]
+
+        def count(start: int, key: RowKey, counts: Sequence[int]) -> None:
             if key[_SIZE] or (tenant and key[0] != tenant):
-                continue
-            names = [text if name in by else "" for name, text in zip(GROUPS, key, strict=False)]
+                return
+            names = [text if wanted else "" for wanted, text in zip(shown_by, key, strict=False)]
             at = start // bucket_s * bucket_s if bucket_s else begin_s
             row = (at, (names[0], names[1], names[2], names[3], ""))
-            sums[row] = merged([(key, sums.get(row, [0] * len(counts))), (key, counts)])[key]
+            _sum(sums.setdefault(row, [0] * len(COUNTERS)), counts)
+
+        await self._each(begin_s, to_s, count)
         return [
             {
                 "from_s": at,
@@ -148,13 +156,36 @@ class Accounting:
         begin_s = from_s // self.bucket_s * self.bucket_s
         used: dict[tuple[str, str], list[int]] = {}
         times: dict[tuple[str, str], dict[int, list[int]]] = {}
-        for _, key, counts in await self._store.read(begin_s, to_s):
+
+        def count(_: int, key: RowKey, counts: Sequence[int]) -> None:
             of = key[3], key[2]
             if key[_SIZE]:
                 _sum(times.setdefault(of, {}).setdefault(int(key[_SIZE]), [0] * len(TIMES)), counts[COLD:])
             elif not tenant or key[0] == tenant:
                 _sum(used.setdefault(of, [0] * len(COUNTERS)), counts)
+
+        await self._each(begin_s, to_s, count)
         return [saving(*of, counts, times.get(of, {})) for of, counts in sorted(used.items())]
+
+    async def _each(
+        self, from_s: int, to_s: int, count: Callable[[int, RowKey, Sequence[int]], None]
+    ) -> None:
+        """Have all rows of a time counted, some buckets after the others: in one go they could be seconds of work, in
+        which no request would go on."""
+        buckets = 1
+        while from_s < to_s:
+            end_s = min(from_s + buckets * self.bucket_s, to_s)
+            rows = await self._store.read(from_s, end_s)
+            for number, (start, key, counts) in enumerate(rows, 1):
+                count(start, key, counts)
+                if not number % _ROWS_AT_ONCE:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if len(rows) < _ROWS_AT_ONCE:
+                buckets = min(2 * buckets, _MOST_AT_ONCE)
+            elif len(rows) > 2 * _ROWS_AT_ONCE:
+                buckets = max(buckets // 2, 1)
+            from_s = end_s
 
 
 def _sum(into: list[int], counts: Sequence[int]) -> None:

@@ -43,7 +43,6 @@ class MemoryUsage:
         """In order."""
         return [
             (bucket_s, key, counts)
-            for bucket_s, rows in sorted(self._buckets.items())
-            if from_s <= bucket_s < to_s
-            for key, counts in sorted(rows.items())
+            for bucket_s in sorted([start for start in self._buckets if from_s <= start < to_s])
+            for key, counts in sorted(self._buckets[bucket_s].items())
         ]

@@ -5,6 +5,7 @@ All keys share a hash tag, so that rows and their number are one step in a Clust
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -18,7 +19,8 @@ _AT_ONCE = 64
 """Buckets read together."""
 
 _ROWS_AT_ONCE = 500
-"""Rows written by one call of the script: about a millisecond of the server's time."""
+"""Rows written by one call of the script: about a millisecond of the server's time. Also those read between two turns
+of the event loop."""
 
 
 class RedisUsage:
@@ -88,7 +90,9 @@ class RedisUsage:
             except RedisError as error:
                 raise OSError(f"Redis: {error}") from error
             for start, reply in zip(asked, replies, strict=True):
-                for name, value in sorted(zip(reply[::2], reply[1::2], strict=True)):
+                for number, (name, value) in enumerate(sorted(zip(reply[::2], reply[1::2], strict=True)), 1):
+                    if not number % _ROWS_AT_ONCE:
+                        await asyncio.sleep(0)
                     key = tuple(name.decode("utf-8", "surrogatepass").split("\x1f"))
                     counts = [int(word) for word in value.split()]
                     if len(key) in (3, 5):  # three: by a router from before there were interfaces
