@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from warmroute.tenants import keys
 from warmroute.tenants.caller import Caller
 from warmroute.tenants.keys import KeyRecord, Keyring, decoded, digest_of, encoded, new_key, presented
 from warmroute.tenants.tenant import Priority, Tenant, Tenants
@@ -49,6 +50,32 @@ def test_several_keys_of_a_tenant_are_good_at_once_and_one_that_is_gone_is_not()
     found = ring.find(new_key_text)
     assert found is not None
     assert found.tenant.id == "a"
+
+
+def test_a_change_of_one_key_makes_nothing_anew_of_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def make(tenant: Tenant, key_id: str, *rest: object) -> Caller:
+        made.append(key_id)
+        return Caller(tenant, key_id, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(keys, "Caller", make)
+    ring = Keyring()
+    records, texts = zip(*[record(number) for number in range(300)], strict=True)
+    tenants = Tenants({})
+    ring.use(records, tenants)
+    assert (len(ring), made) == (300, [])
+    first = ring.find(texts[7])
+    assert ring.find(texts[7]) is first
+    ring.use(records[1:], tenants)
+    assert ring.find(texts[0]) is None
+    again = ring.find(texts[7])
+    assert again is not first, "what it stood for is found anew"
+    ring.retell(Tenants({"t7": Tenant("t7", priority=Priority.BATCH)}))
+    retold = ring.find(texts[7])
+    assert retold is not None
+    assert retold.priority == Priority.BATCH
+    assert made == [records[7].id] * 3
 
 
 @pytest.mark.parametrize(

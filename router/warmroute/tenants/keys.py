@@ -100,38 +100,45 @@ def decoded(data: bytes) -> KeyRecord:
 
 
 class Keyring:
-    """All keys that are good, by their hashes."""
+    """All keys that are good, by their hashes. Whom a key stands for is made when it is shown first: a change of one
+    among many thousands must not take as long as all of them."""
 
-    __slots__ = ("_callers", "_records")
+    __slots__ = ("_callers", "_records", "_tenants")
 
     def __init__(self) -> None:
-        self._records: tuple[KeyRecord, ...] = ()
+        self._records: dict[bytes, KeyRecord] = {}
         self._callers: dict[bytes, Caller] = {}
+        """Of those that were shown."""
+        self._tenants = Tenants({})
 
     def __len__(self) -> int:
-        return len(self._callers)
+        return len(self._records)
 
     def use(self, records: Iterable[KeyRecord], tenants: Tenants) -> None:
         """From now on these keys are good, and no others."""
-        self._records = tuple(records)
+        self._records = {bytes.fromhex(record.sha256): record for record in records}
         self.retell(tenants)
 
     def retell(self, tenants: Tenants) -> None:
         """The same keys stand for tenants as they are now."""
-        self._callers = {
-            bytes.fromhex(record.sha256): Caller(
-                tenants.find(record.tenant),
-                record.id,
-                frozenset(record.models),
-                inf if record.expires_s is None else record.expires_s,
-                record.priority,
-            )
-            for record in self._records
-        }
+        self._tenants = tenants
+        self._callers = {}
 
     def find(self, key: bytes) -> Caller | None:
         """Whose this key is, also if it has expired."""
-        return self._callers.get(sha256(key).digest())
+        digest = sha256(key).digest()
+        caller = self._callers.get(digest)
+        if caller is None:
+            record = self._records.get(digest)
+            if record is not None:
+                caller = self._callers[digest] = Caller(
+                    self._tenants.find(record.tenant),
+                    record.id,
+                    frozenset(record.models),
+                    inf if record.expires_s is None else record.expires_s,
+                    record.priority,
+                )
+        return caller
 
 
 def presented(authorization: bytes, x_api_key: bytes) -> bytes:

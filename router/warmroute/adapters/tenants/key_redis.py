@@ -20,6 +20,8 @@ from warmroute.tenants.keys import KeyRecord, decoded, encoded
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 500
+"""Records read between two turns of the event loop: some milliseconds."""
 _COUNT = b"#"
 """Field that counts changes; no id of a key begins so."""
 
@@ -109,7 +111,9 @@ class RedisKeys:
         pairs = dict(zip(reply[::2], reply[1::2], strict=True))
         count = pairs.pop(_COUNT, b"")
         records = []
-        for field, value in sorted(pairs.items()):
+        for number, (field, value) in enumerate(sorted(pairs.items()), 1):
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
             try:
                 records.append(decoded(value))
             except ValueError as error:
