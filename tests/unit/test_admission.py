@@ -23,6 +23,7 @@ from warmroute.config.schema import (
     TenantConfig,
     UsageConfig,
 )
+from warmroute.core.fleet.fleet import ProbeSucceeded
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.outcome import Outcome
@@ -237,6 +238,25 @@ def test_a_model_is_not_hidden_from_the_router(kind: str) -> None:
         assert answers.count(200) <= most, answers
         assert set(answers) <= {200, 400, 403, 429}
     assert fleet.wire.at_rest()
+
+
+def test_a_request_that_names_no_model_is_for_the_only_one_there_is() -> None:
+    prices = (PriceConfig(model="bge", prompt=10.0),)
+    one = TenantConfig(
+        id="a", model_limits=(ModelAllowanceConfig(model="bge", limits=AllowanceConfig(requests_per_day=1)),)
+    )
+    fleet = KeyedFleet(one, usage=UsageConfig(enabled=True, prices=prices))
+    replica = fleet.replicas[0]
+    for names, status in ((("bge", "other"), 200), (("bge",), 200), (("bge",), 429)):
+        models = {name: {"id": name} for name in names}
+        fleet.wire.worker.fleet.apply(
+            ProbeSucceeded(replica.id, replica.incarnation, models, None, None, time.time(), True)
+        )
+        assert fleet.answered(bearer("a"), {"input": "x"}, path="/v1/embeddings")[0] == status
+    ledger = fleet.admission.ledger
+    assert ledger is not None
+    rows = {key[2]: (counts[REQUESTS], counts[COST]) for key, counts in ledger.drain().items()}
+    assert rows == {"": (1, 0), "bge": (2, 80_000)}
 
 
 def test_what_is_no_json_and_says_nothing_of_itself_goes_its_way() -> None:

@@ -125,6 +125,8 @@ def load_shape(gateway: Gateway, request: Request) -> RequestShape:
     admission = gateway.admission
     kind = request.head.content_type
     model = _named_model(kind, body, admission is not None and admission.asks)
+    if not model and body:
+        model = only_model(gateway.fleet.model_cards()) or ""  # as engines take it; of several it may be any
     shape = gateway.fingerprinter.shape(model, "", bytes(body[:HEAD_BYTES]), None, gateway.bytes_per_token)
     shape.rungs = shape.keys = []
     shape.prompt_bytes = 0
