@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from warmroute.core.health.health import HealthParameters
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.ports import CallAnswer, CallError, ProbeResult
 from warmroute.service import questions
-from warmroute.service.questions import Questions
+from warmroute.service.questions import MOST_ASKED, Questions
 from warmroute.tasks import Tasks
 
 A, B = ReplicaId("a"), ReplicaId("b")
@@ -195,5 +196,37 @@ def test_many_keys_are_not_remembered_without_end() -> None:
         for number in range(questions.MOST_VERDICTS + 10):
             await place.allowed(b"Bearer %d" % number)
         assert len(place.questions._verdicts) <= questions.MOST_VERDICTS
+
+    asyncio.run(run())
+
+
+def test_however_many_ask_for_what_nobody_has_replicas_are_asked_about_some_at_a_time() -> None:
+    async def run() -> None:
+        place = Place(api_key="own")
+        under_way = most = 0
+        call = place.calls.call
+
+        async def counted(*arguments: Any, **named: Any) -> CallAnswer:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await asyncio.sleep(0)
+                return await call(*arguments, **named)
+            finally:
+                under_way -= 1
+
+        place.calls.call = counted  # type: ignore[method-assign]
+        found = await asyncio.gather(*[place.found() for _ in range(100)])
+        assert set(found) == {None}
+        assert len(place.calls.seen) == 200
+        assert most <= 2 * MOST_ASKED
+        place.calls.seen.clear()
+        place.calls.statuses = {f"http://{A}": 200, f"http://{B}": 200}
+        assert set(await asyncio.gather(*[place.allowed(b"Bearer %d" % (n // 50)) for n in range(100)])) == {
+            True
+        }
+        assert most <= 2 * MOST_ASKED
+        assert len(place.calls.seen) <= 2 * MOST_ASKED, "who waited heard what the first of its key was told"
 
     asyncio.run(run())

@@ -1,8 +1,9 @@
 """The request path asks replicas before it says no: who has a model, who keeps a response, and who takes a key.
 
 This module decides when replicas are asked, and how often. There is one search for models at a time, and no two begin
-within `SPACING_S`, however many requests wait. A key's verdict is remembered for `VERDICT_S`, in a table of bounded
-size. Answers come by callback, exactly once, and in the end always.
+within `SPACING_S`, however many requests wait; responses and keys are asked about `MOST_ASKED` at a time. A key's
+verdict is remembered for `VERDICT_S`, in a table of bounded size. Answers come by callback, exactly once, and in the
+end always.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ PATIENCE_S: Final = 2.0
 VERDICT_S: Final = 30.0
 """How long a key is good, or not, after a replica was asked."""
 MOST_VERDICTS: Final = 1024
+MOST_ASKED: Final = 16
+"""Requests that replicas are asked about at once, each of which may take a connection to every one of them. Anybody can
+send them; further ones wait."""
 
 
 class Questions:
@@ -58,6 +62,7 @@ class Questions:
         self._latest = latest
         self._clock = clock
         self._api_key = api_key
+        self._room = asyncio.Semaphore(MOST_ASKED)
         self._waiting: list[Callable[[], None]] = []
         self._searching = False
         self._next_s = 0.0
@@ -123,6 +128,14 @@ class Questions:
         self, target: str, authorization: bytes, done: Callable[[ReplicaId | None], None]
     ) -> None:
         found: ReplicaId | None = None
+        try:
+            async with self._room:
+                found = await self._keeper(target, authorization)
+        finally:
+            done(found)
+
+    async def _keeper(self, target: str, authorization: bytes) -> ReplicaId | None:
+        found: ReplicaId | None = None
         asked = [
             self._tasks.spawn(self._keeps(server, target, authorization), name="who keeps it")
             for server in self._well()
@@ -135,7 +148,7 @@ class Questions:
         finally:
             for task in asked:
                 task.cancel()
-            done(found)
+        return found
 
     async def _keeps(self, server: Server, target: str, authorization: bytes) -> ReplicaId | None:
         status = await self._status(server, target, authorization)
@@ -163,14 +176,19 @@ class Questions:
     async def _try_key(self, key: bytes, authorization: bytes, done: Callable[[bool], None]) -> None:
         verdict = False
         try:
-            for server in self._well()[:3]:
-                status = await self._status(server, "/v1/models", authorization)
-                if status is not None and status < 500:
-                    verdict = 200 <= status < 300
-                    if len(self._verdicts) >= MOST_VERDICTS:
-                        self._verdicts.clear()
-                    self._verdicts[key] = (monotonic() + VERDICT_S, verdict)
-                    break
+            async with self._room:
+                known = self._verdicts.get(key)
+                if known is not None and monotonic() < known[0]:
+                    verdict = known[1]  # it was told while this one waited
+                    return
+                for server in self._well()[:3]:
+                    status = await self._status(server, "/v1/models", authorization)
+                    if status is not None and status < 500:
+                        verdict = 200 <= status < 300
+                        if len(self._verdicts) >= MOST_VERDICTS:
+                            self._verdicts.clear()
+                        self._verdicts[key] = (monotonic() + VERDICT_S, verdict)
+                        break
         finally:
             done(verdict)
 
