@@ -12,6 +12,7 @@ import yaml
 from warmroute.config.errors import ConfigError
 from warmroute.config.load import load
 from warmroute.config.reference import effective
+from warmroute.config.rules import redacted
 from warmroute.config.schema import Config, HealthConfig, PolicyConfig, PolicyName, split_address
 from warmroute.config.schema_walk import environment_names, leaves
 from warmroute.config.sources import Setting
@@ -312,6 +313,28 @@ def test_secrets_are_neither_printed_nor_shown_by_repr() -> None:
     assert "correct-horse" not in text + repr(config)
     assert "hunter-two" not in text + repr(config)
     assert yaml.safe_load(text)["registry"]["url"] == "rediss://user:***@h:1/0"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:geheim@h:1", "redis://:***@h:1"),
+        ("redis://u:ge/heim@h:1/0", "redis://u:***@h:1/0"),
+        ("redis://:ge?he#im@h", "redis://:***@h"),
+        ("redis://:g@heim@h", "redis://:***@h"),
+        ("redis://h?password=geheim&db=2", "redis://h?password=***&db=2"),
+        ("redis://h?password=ge@heim", "redis://h?password=***"),
+        (
+            "redis+sentinel://:geheim@a,b/s?sentinel_password=geheim&ssl_ca_certs=/x",
+            "redis+sentinel://:***@a,b/s?sentinel_password=***&ssl_ca_certs=/x",
+        ),
+        ("dns://h:8000?model=a@b", "dns://h:8000?model=a@b"),
+        ("dns://u:geheim@h:8000", "dns://u:***@h:8000"),
+        ("http://10.0.0.1:8000", "http://10.0.0.1:8000"),
+    ],
+)
+def test_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
+    assert redacted(url) == shown
 
 
 def test_policies_and_their_parameters_are_those_of_the_core() -> None:

@@ -7,6 +7,7 @@ import ssl
 import pytest
 
 from warmroute.adapters.resp.url import RedisTarget, Topology, parse_redis_url
+from warmroute_replica.agent.redis_url import parse_redis_url as as_agents_read_it
 
 
 @pytest.mark.parametrize(
@@ -96,3 +97,35 @@ def test_a_password_shows_neither_in_logs_nor_in_errors() -> None:
         with pytest.raises(ValueError, match=".") as raised:
             parse_redis_url(url)
         assert "geheim" not in str(raised.value)
+
+
+@pytest.mark.parametrize("character", ["/", "?", "#", "/3/", "[", "]", "[x]", "\u2100", "12/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:ge{0}heim@h:6379",
+        "rediss://user:ge{0}heim@h:6379/2",
+        "redis+sentinel://:ge{0}heim@a:1,b:2/fleet",
+        "redis+cluster://:ge{0}heim@a:1,b:2",
+        "redis+cluster://:ge@{0}heim@a:1",
+        "unix://:ge{0}heim@/run/r.sock",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_refused_without_a_piece_of_it(url: str, character: str) -> None:
+    for parse in (parse_redis_url, as_agents_read_it):
+        try:
+            target = parse(url.format(character))
+        except ValueError as error:
+            said = str(error)
+        else:  # some of these characters do no harm
+            assert target.password in (f"ge{character}heim", f"ge@{character}heim")
+            said = target.label
+        assert "heim" not in said, said
+        assert "ge" not in said.replace("registry URL", "").replace("range", ""), said
+        assert "%2F" in said or "password" not in said
+
+
+def test_what_stands_in_a_path_or_an_option_may_hold_an_at() -> None:
+    for parse in (parse_redis_url, as_agents_read_it):
+        assert parse("redis://h?password=p@ss").password == "p@ss"
+        assert parse("unix:///run/r@0.sock").label == "/run/r@0.sock"

@@ -16,9 +16,10 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_ENCODED = "of a user name or password / ? # % @ [ ] are written %2F %3F %23 %25 %40 %5B %5D"
 _OPTIONS = (*_TLS, "db", "username", "password", "sentinel_username", "sentinel_password")
 
 
@@ -53,7 +54,7 @@ def parse_redis_url(url: str) -> RedisServers:
     Raises:
         ValueError: The URL cannot be understood; the message names the part, and never holds the password.
     """
-    parts = urlsplit(url)
+    parts = _parts(url)
     scheme, _, form = parts.scheme.partition("+")
     if scheme not in ("redis", "rediss", "unix") or form not in ("", "sentinel", "cluster"):
         raise ValueError(
@@ -90,6 +91,21 @@ def parse_redis_url(url: str) -> RedisServers:
         sentinel_password=options.get("sentinel_password"),
         tls=_tls(options) if scheme == "rediss" else None,
     )
+
+
+def _parts(url: str) -> SplitResult:
+    """Split the URL, and refuse it before a piece of a password that is not encoded is taken for something else."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its message quotes what is before the path, so the password
+        raise ValueError(f"the host is none; {_ENCODED}") from None
+    # What follows the host may hold an @ as the value of an option alone, and the name of a socket file too.
+    behind = parts.fragment + "".join(name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    if not parts.scheme.startswith("unix") or (parts.netloc and "@" not in parts.netloc):
+        behind += parts.path
+    if "@" in behind:
+        raise ValueError(f"its @ is behind a /, ? or #; {_ENCODED}")
+    return parts
 
 
 def local_address(servers: RedisServers) -> str:

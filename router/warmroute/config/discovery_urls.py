@@ -178,7 +178,10 @@ def _dns(parts: SplitResult) -> DnsSource:
 def _redis(text: str, rest: str) -> RedisSource:
     if not rest:
         raise ValueError("names no server after ://")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # its message quotes what is before the path, so the password
+        raise ValueError("has a host that is none; of a password [ and ] are written %5B and %5D") from None
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     namespaces = [value for key, value in pairs if key == "namespace"]
     if any(not _NAMESPACE.fullmatch(value) for value in namespaces) or len(namespaces) > 1:

@@ -27,6 +27,10 @@ _SESSION = re.compile(
     r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+"
     r"|(?:prompt_cache_key|session_id|metadata|client_metadata|vllm_xargs)(?:\.[^.\s]+)*"
 )
+_PASSWORD = re.compile(r"(://[^/?#@:]*):[^/?#@]*@")
+_PASSWORD_AS_TYPED = re.compile(r"(://[^/?#@:]*):.*@", re.DOTALL)
+"""The same where `/`, `?`, `#` or `@` of a password may have been left as they are."""
+_PASSWORD_OPTION = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
 _WILDCARDS = frozenset({"0.0.0.0", "::", "*"})
 
 
@@ -259,5 +263,7 @@ def _same_socket(one: str, other: str) -> bool:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)
+    """The URL without its passwords, before the host or among its options, and whatever characters they hold."""
+    url = _PASSWORD_OPTION.sub(r"\1***", url)
+    exact = url.partition("://")[0] in ("kubernetes", "dns", "dns+srv")
+    return (_PASSWORD if exact else _PASSWORD_AS_TYPED).sub(r"\1:***@", url)

@@ -23,6 +23,7 @@ Address = tuple[str, int] | str
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_ENCODED = "of a user name or password / ? # % @ [ ] are written %2F %3F %23 %25 %40 %5B %5D"
 _OPTIONS = (*_TLS_OPTIONS, "db", "username", "password", "sentinel_username", "sentinel_password")
 
 
@@ -63,7 +64,7 @@ def parse_redis_url(url: str) -> RedisTarget:
     Raises:
         ValueError: With the part that cannot be understood; never with the password.
     """
-    parts = urlsplit(url)
+    parts = _parts(url)
     scheme, _, form = parts.scheme.partition("+")
     if (
         scheme not in ("redis", "rediss", "unix")
@@ -97,6 +98,21 @@ def parse_redis_url(url: str) -> RedisTarget:
         sentinel_password=options.get("sentinel_password"),
         tls=_tls(options) if scheme == "rediss" else None,
     )
+
+
+def _parts(url: str) -> SplitResult:
+    """The URL's parts, none of which is a piece of a password that is not encoded as it must be."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its message quotes what is before the path, so the password
+        raise ValueError(f"registry URL has a host that is none; {_ENCODED}") from None
+    # What follows the host may hold an @ as the value of an option alone, and the name of a socket file too.
+    behind = parts.fragment + "".join(name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    if not parts.scheme.startswith("unix") or (parts.netloc and "@" not in parts.netloc):
+        behind += parts.path
+    if "@" in behind:
+        raise ValueError(f"registry URL has its @ behind a /, ? or #; {_ENCODED}")
+    return parts
 
 
 def _path(parts: SplitResult, topology: Topology, options: dict[str, str]) -> tuple[str, int]:
