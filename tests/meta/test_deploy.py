@@ -57,6 +57,24 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def _anchors(document: Path) -> set[str]:
+    """What links may name in it, as the pages of Git hosts make it of headings."""
+    text = re.sub(r"^ *```.*?^ *```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading.strip())
+        found.add(re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_into_documents_name_a_heading(document: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
+        path = document.parent / target if target else document
+        if path.suffix == ".md":
+            assert heading in _anchors(path), f"{target}#{heading}"
+
+
 def test_where_a_behaviour_is_said_to_be_there_is_a_file() -> None:
     table = (ROOT / "ARCHITECTURE.md").read_text().split("## Where is")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|`]+) \| `([^`]+)` \| `([^`]+)` \|$", table, re.MULTILINE)
