@@ -60,6 +60,7 @@ from warmroute.ports import (
 from warmroute.service.discovery_sources import DiscoverySources, MakeSource
 from warmroute.service.engine_effects import EngineEffects
 from warmroute.service.expiry import Expiry
+from warmroute.service.listeners import addresses_of
 from warmroute.service.lives import Lives
 from warmroute.service.load_reports import LoadReports
 from warmroute.service.membership import Membership
@@ -324,8 +325,9 @@ class Worker:
         await self.tenancy.start()
         await self.warmth.start()
         await self.answers.start()
+        opened = addresses_of(self._listeners)
         if not self._one_of_several:  # else the supervisor says so, once
-            for exposure in exposures(config):
+            for exposure in exposures(config, opened):
                 log.warning("open_to_everybody", extra=fields(what=exposure))
         self.admin_port = await self._control.start()
         operated = self._operated_before()  # what changes from here on is told on the control socket
@@ -340,7 +342,7 @@ class Worker:
         log.info(
             "listening",
             extra=fields(
-                data=f"{split_address(config.listen)[0]}:{self.data_port}",
+                data=",".join(dict.fromkeys(opened)) or f"{split_address(config.listen)[0]}:{self.data_port}",
                 admin=f"{split_address(config.admin)[0]}:{self.admin_port}" if self.admin_port else "shared",
                 replicas=len(config.replicas),
                 discovery=len(config.discovery),

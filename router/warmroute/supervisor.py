@@ -130,7 +130,7 @@ class Supervisor:
                 return 1
             host, port = listeners.address_of(self._data[0])
             config = dataclasses.replace(self._config, listen=Address(f"{host}:{port}"))
-            for exposure in exposures(config):
+            for exposure in exposures(config, listeners.addresses_of(self._data)):
                 log.warning("open_to_everybody", extra=fields(what=exposure))
             log.info(
                 "supervising", extra=fields(workers=config.workers, data=config.listen, admin=admin_port)

@@ -51,6 +51,12 @@ def test_the_unit_starts_a_command_that_exists_and_waits_for_the_drain(
     assert float(unit["Service"]["TimeoutStopSec"]) > config.drain_grace_s
 
 
+def test_the_socket_unit_listens_where_the_example_configuration_says() -> None:
+    config = load(path=str(ROOT / "deploy/config/example.yaml"), environ={})
+    unit = (ROOT / "deploy/systemd/warmroute.socket").read_text()
+    assert re.findall(r"^ListenStream=(.*)$", unit, re.MULTILINE) == [config.listen]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):

@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from warmroute.config.exposure import exposures
+from warmroute.config.schema import Address, Config, KeysConfig
 from warmroute.service import listeners
 from warmroute.service.listeners import HandOver, Left
 
@@ -60,3 +62,21 @@ def test_a_port_is_shared_among_ourselves_and_with_nobody_else() -> None:
             listeners.bind_shared(host, port, 1)
     finally:
         listeners.close(ours)
+
+
+def test_what_is_open_to_everybody_goes_by_the_sockets_that_systemd_opened() -> None:
+    local = Config(listen=Address("127.0.0.1:8000"))
+    assert exposures(local) == []
+    with socket.socket() as inside, socket.socket() as outside:
+        inside.bind(("127.0.0.1", 0))
+        outside.bind(("0.0.0.0", 0))
+        assert exposures(local, listeners.addresses_of([inside])) == []
+        (said,) = exposures(local, listeners.addresses_of([inside, outside]))
+        assert f"whoever reaches 0.0.0.0:{outside.getsockname()[1]} may use every model" in said
+        everywhere = Config(listen=Address("0.0.0.0:8000"))
+        assert len(exposures(everywhere)) == 1
+        assert exposures(everywhere, listeners.addresses_of([inside])) == []
+        asking = Config(keys=KeysConfig(url="/keys"))
+        assert exposures(asking, listeners.addresses_of([outside])) == []
+    (said,) = exposures(Config(admin=Address("[::]:8001")))
+    assert "admin_auth.operator_tokens" in said

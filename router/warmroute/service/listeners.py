@@ -127,6 +127,11 @@ def address_of(one: socket.socket) -> tuple[str, int]:
     return (f"[{host}]" if ":" in host else host), port
 
 
+def addresses_of(sockets: Sequence[socket.socket]) -> list[str]:
+    """Their addresses as the setting `listen` would have them."""
+    return [f"{host}:{port}" for host, port in map(address_of, sockets)]
+
+
 def close(sockets: Sequence[socket.socket]) -> None:
     """Let go of them; who else holds them keeps them."""
     for one in sockets:
