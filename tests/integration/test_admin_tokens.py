@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.router_thread import RouterThread, running, wait_until
 from tests.support.sim_fleet import fleet
+from warmroute.cli.main import main
 from warmroute.config.schema import (
     AccessLogConfig,
     Address,
@@ -151,6 +152,31 @@ def test_a_reload_takes_other_tokens_over(router: RouterThread) -> None:
     assert call(router, "GET", "/replicas", OPERATOR)[0] == 401
     assert call(router, "GET", "/replicas", "another-operator-token")[0] == 200
     assert call(router, "GET", "/metrics")[0] == 200
+
+
+def test_commands_send_the_token_that_the_environment_gives_a_router(
+    router: RouterThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operators, readers = "WARMROUTE_ADMIN_AUTH__OPERATOR_TOKENS", "WARMROUTE_ADMIN_AUTH__READ_TOKENS"
+    admin = ["--admin", router.admin_url.removeprefix("http://")]
+    (replica,) = (one.url.removeprefix("http://") for one in router.worker.config.replicas)
+    for variable in (operators, readers):
+        monkeypatch.delenv(variable, raising=False)
+    assert main(["replicas", *admin]) == 2
+    assert f"put an operator's token into {operators}" in capsys.readouterr().err
+    monkeypatch.setenv(operators, "a token with blanks")
+    assert main(["replicas", *admin]) == 2
+    said = capsys.readouterr().err
+    assert operators in said
+    assert "blanks" not in said
+    monkeypatch.delenv(operators)
+    monkeypatch.setenv(readers, READER)
+    assert main(["replicas", *admin]) == 0
+    assert main(["drain", replica, *admin]) == 2
+    assert "this token may only look" in capsys.readouterr().err
+    monkeypatch.setenv(operators, f"{OPERATOR}, another")
+    assert main(["drain", replica, "--wait", "30", *admin]) == 0
+    assert main(["undrain", replica, *admin]) == 0
 
 
 def test_what_was_used_is_told_by_the_admin_port(router: RouterThread) -> None:

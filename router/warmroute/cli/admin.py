@@ -1,6 +1,7 @@
 """What the commands that speak to running routers share: where their admin ports are, and one request to each.
 
-Standard library only, so that a command answers at once. Decides no exit status.
+Standard library only, so that a command answers at once. Decides no exit status. A token comes from the variables that
+give a router its own, so that a command in a router's container needs nothing, and none is in a list of processes.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -17,6 +19,8 @@ from warmroute.config.schema import split_address
 
 DEFAULT: str = "127.0.0.1:8001"
 VARIABLE: str = "WARMROUTE_ADMIN"
+TOKENS: tuple[str, ...] = ("WARMROUTE_ADMIN_AUTH__OPERATOR_TOKENS", "WARMROUTE_ADMIN_AUTH__READ_TOKENS")
+"""Variables with tokens, divided by commas; the first token of the first of them that is set is sent."""
 TIMEOUT_S: float = 30.0
 
 
@@ -45,6 +49,17 @@ def routers_of(arguments: argparse.Namespace) -> list[str]:
     return found
 
 
+def _headers() -> dict[str, str]:
+    headers = {"Content-Type": "application/json"}
+    for variable in TOKENS:
+        token = os.environ.get(variable, "").partition(",")[0].strip()
+        if token:
+            if not re.fullmatch(r"[\x21-\x7e]+", token):
+                raise ConfigError(variable, "", "must be printable ASCII without spaces")
+            return {**headers, "Authorization": f"Bearer {token}"}
+    return headers
+
+
 def ask(router: str, method: str, path: str, body: Any = None) -> Any:
     """One request to an admin port, and its answer's JSON.
 
@@ -52,9 +67,7 @@ def ask(router: str, method: str, path: str, body: Any = None) -> Any:
         ConfigError: It is not there, or refused; the message is the router's own.
     """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        f"http://{router}{path}", data=data, method=method, headers={"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(f"http://{router}{path}", data=data, method=method, headers=_headers())
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return json.load(answer)
@@ -65,6 +78,8 @@ def ask(router: str, method: str, path: str, body: Any = None) -> Any:
             said = json.loads(text)["error"]["message"]
         except (ValueError, KeyError, TypeError):
             said = f"it answered {error.code}"
+        if error.code == 401:
+            said += f": put an operator's token into {TOKENS[0]}"
         raise ConfigError("", f"router {router}", said) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
