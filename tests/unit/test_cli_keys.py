@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import python_command
 from warmroute.cli.main import main
 from warmroute.tenants.keys import Keyring, decoded
 from warmroute.tenants.tenant import Tenants
@@ -80,3 +82,26 @@ def test_settings_say_where_keys_are_without_saying_where_replicas_are(
     monkeypatch.setenv("WARMROUTE_KEYS__URL", str(tmp_path / "keys"))
     assert main(["keys", "add", "--tenant", "a"]) == 0
     assert main(["keys", "list"]) == 0
+
+
+def test_nothing_is_printed_but_what_the_command_says(tmp_path: Path) -> None:
+    place = ["--keys", str(tmp_path / "keys")]
+
+    def told(*words: str) -> list[str]:
+        command = python_command("warmroute.cli.main", "keys", *words)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()
+
+    assert told("list", *place) == [f"warmroute: there is no key in {tmp_path}/keys"]
+    (line,) = told("add", *place, "--tenant", "a")
+    assert line.endswith("this is the only time that it is shown:")
+    (line,) = told("list", "--keys", "redis://:geheim@127.0.0.1:1")
+    assert line.startswith("warmroute: Redis: no connection")
+
+
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", "add", "--keys", str(tmp_path / "absent/keys"), "--tenant", "a"]) == 1
+    said = capsys.readouterr().err
+    assert "No such file or directory. Is its folder there?" in said
+    assert "Secret" not in said

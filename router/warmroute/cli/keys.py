@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import logging
 import re
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from warmroute.cli.options import Commands, add_flags, load_from
 from warmroute.config.errors import ConfigError
+from warmroute.config.rules import redacted
 from warmroute.config.schema import Config, KeysConfig
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ def _runner(action: Action) -> Callable[[argparse.Namespace], int]:
     def run(arguments: argparse.Namespace) -> int:
         from warmroute.ports import KeyStoreError
 
+        # What goes wrong is this command's to say, in words; bare names of events would stand beside it.
+        logging.getLogger("warmroute").addHandler(logging.NullHandler())
         try:
             return asyncio.run(_with_store(action, arguments))
         except KeyStoreError as error:
@@ -150,6 +154,10 @@ async def _list(arguments: argparse.Namespace, store: KeyStore) -> int:
     if arguments.json:
         print(json.dumps([record.shown() for record in records], indent=2))
         return 0
+    if not records:
+        whose = "" if arguments.tenant is None else f" of tenant {arguments.tenant}"
+        print(f"warmroute: there is no key{whose} in {_shown(arguments)}", file=sys.stderr)
+        return 0
     rows = [("ID", "TENANT", "NAME", "MODELS", "EXPIRES")]
     for record in records:
         expires = "never"
@@ -173,6 +181,11 @@ async def _revoke(arguments: argparse.Namespace, store: KeyStore) -> int:
             print(f"warmroute: there is no key {key_id!r}", file=sys.stderr)
             status = 1
     return status
+
+
+def _shown(arguments: argparse.Namespace) -> str:
+    """Where the keys are kept, for messages."""
+    return redacted(arguments.keys) if arguments.keys is not None else "the place that keys.url names"
 
 
 def _seconds(text: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -180,9 +181,10 @@ def _rewrite(path: str, change: Callable[[list[bytes], list[KeyRecord]], list[by
     except KeyStoreError:
         raise
     except OSError as error:
-        raise KeyStoreError(
-            f"{path} cannot be changed: {error.strerror}. Of a Secret that is mounted, change the Secret."
-        ) from error
+        remedy = "Is its folder there?"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            remedy = "Of a Secret that is mounted, change the Secret."
+        raise KeyStoreError(f"{path} cannot be changed: {error.strerror}. {remedy}") from error
 
 
 def _make_like(descriptor: int, target: str) -> None:
