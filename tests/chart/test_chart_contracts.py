@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.chart import (
+    CHART,
+    MIDDLE,
     NAMESPACE,
     SCENARIOS,
     VERSIONS,
@@ -22,6 +27,7 @@ from tests.support.chart import (
     values_in,
     workloads,
 )
+from tests.support.helm import helm
 from warmroute.config.load import load
 from warmroute_loadtest.locust.settings import parse
 
@@ -442,3 +448,67 @@ def test_keys_are_a_file_and_admin_tokens_are_variables_of_the_routers() -> None
     assert variables["WARMROUTE_ADMIN_AUTH__READ_TOKENS"] == {"name": "admin-tokens", "key": "read-tokens"}
     assert {"name": "keys", "mountPath": "/etc/warmroute/keys", "readOnly": True} in each["volumeMounts"]
     assert {"name": "keys", "secret": {"secretName": "client-keys", "defaultMode": 0o440}} in pod["volumes"]
+
+
+def test_a_pool_scales_by_its_own_replicas_and_by_no_other_pool_s() -> None:
+    settings = tuple(
+        f"pools.{name}.{value}"
+        for name in ("small", "small-fp8")
+        for value in (
+            f"model={name}",
+            "autoscaling.enabled=true",
+            "autoscaling.mode=keda",
+            "autoscaling.prometheusAddress=http://p:9090",
+        )
+    )
+    for workload, pod in (("StatefulSet", "0"), ("Deployment", "7d4b9c6f5-x2k8q")):
+        rendered = manifests(None, settings=(*settings, f"poolDefaults.workload={workload}"))
+        queries = {}
+        for scaler in of_kind(rendered, "ScaledObject"):
+            (trigger,) = scaler["spec"]["triggers"]
+            found = re.search(r'replica=~"([^"]+)"', trigger["metadata"]["query"])
+            assert found is not None
+            queries[scaler["metadata"]["name"]] = found[1]
+        for pool, pattern in queries.items():
+            for replica in (f"{pool}-{pod}", f"{pool}-{pod}#3"):
+                assert [name for name, each in queries.items() if re.fullmatch(each, replica)] == [pool]
+                assert re.fullmatch(pattern, replica)
+
+
+def _notes(tmp_path: Path, *settings: str) -> str:
+    """What helm prints after an installation: rendered as a manifest, since `helm template` leaves it out."""
+    chart = tmp_path / "chart"
+    if not chart.exists():
+        shutil.copytree(CHART, chart)
+        notes = (chart / "templates/NOTES.txt").read_text()
+        body = "".join(f"  {line}\n" for line in notes.splitlines())
+        (chart / "templates/notes.yaml").write_text(
+            f"apiVersion: v1\nkind: Notes\nmetadata: {{name: notes}}\nsaid: |\n{body}"
+        )
+    command = [helm(), "template", "warmroute", str(chart), "--kube-version", MIDDLE]
+    command += ["--show-only", "templates/notes.yaml"]
+    for setting in settings:
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return str(yaml.safe_load(done.stdout)["said"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "whose"),
+    [
+        ((), ""),
+        (("router.keys.existingSecret=client-keys",), "routers"),
+        (("router.config.oidc.issuer=https://login.example.com",), "routers"),
+        (("poolDefaults.apiKey.existingSecret=k", "router.upstreamApiKey.existingSecret=k"), "engines"),
+    ],
+)
+def test_the_request_that_helm_prints_has_a_key_where_one_is_asked_for(
+    tmp_path: Path, settings: tuple[str, ...], whose: str
+) -> None:
+    said = _notes(tmp_path, "model=m", *settings)
+    command = said.split("curl -i")[1].split("\n\n")[0]
+    assert command.count(" \\\n") == command.count("\n    -"), command
+    assert ('-H "Authorization: Bearer $KEY"' in command) is bool(whose)
+    assert (f"one of the keys that {whose} ask of clients" in said) is bool(whose)
+    assert '-d \'{"model": "m"' in command

@@ -165,3 +165,11 @@ def test_an_external_registry_can_be_called_where_it_is() -> None:
 
 def test_everything_is_open_where_policies_are_switched_off() -> None:
     assert of_kind(manifests("minimal", settings=("networkPolicy.enabled=false",)), "NetworkPolicy") == []
+
+
+def test_what_is_open_to_all_networks_is_so_for_both_address_families() -> None:
+    rendered = manifests("minimal", settings=("ipFamily=IPv6",))
+    for policy in of_kind(rendered, "NetworkPolicy"):
+        for rule in policy["spec"].get("egress", ()):
+            blocks = [peer["ipBlock"]["cidr"] for peer in rule.get("to", ()) if "ipBlock" in peer]
+            assert ("0.0.0.0/0" in blocks) is ("::/0" in blocks), (policy["metadata"]["name"], blocks)

@@ -103,6 +103,36 @@ REFUSED = {
         ("model=a", "router.keys.existingSecret=x", "router.config.keys.url=redis"),
         "router.config.keys and router.keys.existingSecret both say where keys are kept",
     ),
+    "keys in a Redis that forgets": (
+        ("model=a", "router.config.keys=redis"),
+        "forgets everything when its pod is replaced",
+    ),
+    "keys in a Redis that forgets, by their section": (
+        ("model=a", "router.config.keys.url=redis"),
+        "forgets everything when its pod is replaced",
+    ),
+    "the engines' key in a ConfigMap": (
+        ("model=a", "router.config.keys.upstream_key=hidden"),
+        "set the variable WARMROUTE_KEYS__UPSTREAM_KEY instead, from a Secret",
+    ),
+    "a password in a ConfigMap": (
+        ("model=a", "router.config.keys.url=redis://:hidden@host:6379"),
+        "router.config has a URL with a password",
+    ),
+    "a password among a source's options": (
+        ("model=a", "discovery.extra[0]=redis+sentinel://a:1/s?sentinel_password=hidden"),
+        "discovery.extra has a URL with a password",
+    ),
+    "a scaler that cannot tell the pool's replicas": (
+        (
+            "pools.a.model=m",
+            "discovery.source=dns",
+            "pools.a.autoscaling.enabled=true",
+            "pools.a.autoscaling.mode=keda",
+            "pools.a.autoscaling.prometheusAddress=http://p:9090",
+        ),
+        "pools.a.autoscaling.query is empty: with discovery.source dns",
+    ),
     "a token in a ConfigMap": (
         ("model=a", "router.config.admin_auth.operator_tokens[0]=sixteen-characters"),
         "set router.adminAuth instead",

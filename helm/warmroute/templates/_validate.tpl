@@ -62,6 +62,9 @@
 {{- if and (eq $pool.autoscaling.mode "keda") (not $pool.autoscaling.prometheusAddress) -}}
 {{- fail (printf "%s.autoscaling.prometheusAddress is empty: say where Prometheus answers, such as http://prometheus-operated.monitoring:9090" $key) -}}
 {{- end -}}
+{{- if and (eq $pool.autoscaling.mode "keda") (eq $source "dns") (not $pool.autoscaling.query) -}}
+{{- fail (printf "%s.autoscaling.query is empty: with discovery.source dns replicas are known by their addresses, so the chart cannot tell this pool's; write a query, or use kubernetes or redis" $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -70,6 +73,12 @@
 {{- end -}}
 
 {{- define "warmroute.validateRouter" -}}
+{{- range $what := list "router.config" "discovery.extra" -}}
+{{- $given := ternary $.Values.router.config $.Values.discovery.extra (eq $what "router.config") -}}
+{{- if regexMatch "(redis|rediss|unix)([+][a-z]+)?://[^\"]*(:[^\"]*@|password=)" (toJson $given) -}}
+{{- fail (printf "%s has a URL with a password, which would be in a ConfigMap for all to read: give the setting as a variable instead, from a Secret, in router.extraEnv (docs/configuration.md names it)" $what) -}}
+{{- end -}}
+{{- end -}}
 {{- $taken := dict "listen" "service.port and ipFamily" "admin" "ipFamily" "discovery" "pools and discovery" "drain_grace_s" "router.drainSeconds" "workers" "router.workers" "log_level" "router.logLevel" -}}
 {{- range $key, $instead := $taken -}}
 {{- if hasKey $.Values.router.config $key -}}
@@ -93,6 +102,17 @@
 {{- if or (not (kindIs "map" .config.keys)) (hasKey .config.keys "url") -}}
 {{- fail "router.config.keys and router.keys.existingSecret both say where keys are kept: choose one" -}}
 {{- end -}}
+{{- end -}}
+{{- $keys := get $.Values.router.config "keys" | default dict -}}
+{{- $place := $keys -}}
+{{- if kindIs "map" $keys -}}
+{{- $place = get $keys "url" -}}
+{{- if hasKey $keys "upstream_key" -}}
+{{- fail "router.config.keys.upstream_key would be in a ConfigMap for all to read: set the variable WARMROUTE_KEYS__UPSTREAM_KEY instead, from a Secret, in router.extraEnv" -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq (toString $place) "redis") (eq $.Values.redis.mode "builtin") -}}
+{{- fail "router.config.keys is redis, but the chart's own Redis forgets everything when its pod is replaced, and then no client would be let in: set router.keys.existingSecret, or redis.mode external and a Redis that keeps its data" -}}
 {{- end -}}
 {{- if and .autoscaling.enabled .keda.enabled -}}
 {{- fail "router.autoscaling and router.keda are both enabled: two scalers would fight over one Deployment, choose one" -}}
