@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,6 +108,42 @@ def test_every_field_of_the_access_log_is_explained() -> None:
     text = (ROOT / "docs/operations.md").read_text()
     for name in AccessEntry.__struct_fields__:
         assert f"`{name}`" in text, name
+
+
+def _codes(tree: ast.Module) -> Iterator[str]:
+    """Codes of the errors that a module raises, or that are its classes'."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            given = [one.value for one in node.keywords if one.arg == "code"]
+            # `_finish(code=…)` only names the access log's.
+            values = given if called.endswith("Error") or called == "__init__" else []
+        elif isinstance(node, ast.ClassDef):
+            assigned = [one for one in node.body if isinstance(one, ast.Assign)]
+            values = [one.value for one in assigned if ast.unparse(one.targets[0]) == "code"]
+        else:
+            continue
+        for value in values:
+            yield from [
+                str(one.value)
+                for one in ast.walk(value)
+                if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            ]
+
+
+def test_every_code_of_an_error_is_explained() -> None:
+    text = (ROOT / "docs/operations.md").read_text().split("\n## Errors\n")[1].split("\n## ")[0]
+    explained = {
+        code
+        for row in re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", row)
+    }
+    sources = {path: path.read_text() for path in (ROOT / "router/warmroute").rglob("*.py")}
+    raised = {code for source in sources.values() for code in _codes(ast.parse(source))}
+    assert len(raised) > 50
+    assert raised - explained == set()
+    whole = "".join(sources.values())
+    assert {code for code in explained if f'"{code}"' not in whole} == set()
 
 
 def test_every_endpoint_in_the_readme_has_a_route() -> None:
