@@ -39,14 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def commands_of(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the names of the subcommands."""
-    return [
-        name
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the subcommands by name."""
+    return {
+        name: command
         for action in parser._actions  # noqa: SLF001 - argparse has no public way to them
         if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
-        for name in action.choices
-    ]
+        for name, command in action.choices.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         unknown = f"no command {words[0]!r}" if words else "a command is missing"
         sys.stderr.write(f"warmroute-replica: error: {unknown}\n")
         return 2
-    args = parser.parse_args(words)
+    args, strange = parser.parse_known_args(words)
+    if strange:
+        # By the command's own parser, whose usage has its flags.
+        commands_of(parser).get(words[0], parser).error(f"unrecognized arguments: {' '.join(strange)}")
     status: int = args.run(args)
     return status
 

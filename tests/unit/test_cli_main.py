@@ -129,3 +129,37 @@ def test_who_names_no_replica_command_that_exists_is_shown_all(
     for command in ("sim", "vllm-install", "vllm-model", "vllm-start", "vllm-stop", "vllm-status"):
         assert f"\n    {command}" in err, command
     assert err.splitlines()[-1].startswith("warmroute-replica: error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "--replicas", "http://a:1"], "--replicas http://a:1; did you mean '--replica'?"),
+        (["serve", "http://a:1"], "http://a:1; did you mean '--replica http://a:1'?"),
+        (["config", "--polcy=random"], "--polcy=random; did you mean '--policy'?"),
+        (["config", "--entirely-different"], "--entirely-different"),
+        (["drain", "a", "--wat", "3"], "--wat 3; did you mean '--wait'?"),
+        (["--policy", "serve", "--replica", "http://a:1"], "--policy"),
+    ],
+)
+def test_a_flag_that_does_not_exist_is_answered_with_those_of_its_command(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].endswith(f"error: unrecognized arguments: {said}")
+    if not words[0].startswith("-"):
+        assert err.startswith(f"usage: warmroute {words[0]} ")
+
+
+def test_a_flag_that_a_replica_s_command_lacks_is_answered_with_those_it_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (["sim", "--port", "1", "--prot", "1"], ["--prot", "sim", "--port", "1"]):
+        with pytest.raises(SystemExit):
+            replica_main(words)
+        err = capsys.readouterr().err
+        assert "unrecognized arguments: --prot" in err.splitlines()[-1]
+        assert ("usage: warmroute-replica sim" in err) is (words[0] == "sim")
