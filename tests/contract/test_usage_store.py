@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -266,5 +267,48 @@ def test_a_row_that_another_version_wrote_takes_columns_that_it_did_not_have(ser
         ]
         for store in (old, new):
             await store.stop()
+
+    asyncio.run(run())
+
+
+def test_a_redis_that_runs_full_drops_records_and_no_sums() -> None:
+    async def run() -> None:
+        full = ("--maxmemory", "4mb", "--maxmemory-policy", "volatile-lru")
+        with RedisServer(*full) as own:
+            store = in_redis(own)()
+            await store.start()
+            buckets = [NOW_S + BUCKET_S * index for index in range(50)]
+            for number, bucket_s in enumerate(buckets, 1):
+                assert await store.add(bucket_s, {("a", "k", "m", "openai", ""): row(1)}, number)
+            link = RedisLink(own.url)
+            await link.start()
+            for at in range(0, 20_000, 1000):
+                records = [pack("SET", f"w:{at + n}", "x" * 200, "EX", 3600) for n in range(1000)]
+                await link.ask(b"w", b"".join(records), len(records))
+            (left,) = await link.ask(b"w", pack("DBSIZE"))
+            assert left < 15_000, "it ran full"
+            found = await store.read(NOW_S, buckets[-1] + 1)
+            assert [start for start, _, _ in found] == buckets
+            await link.stop()
+            await store.stop()
+
+    asyncio.run(run())
+
+
+def test_sums_are_kept_for_their_time_and_not_for_longer(server: RedisServer) -> None:
+    async def run() -> None:
+        store = in_redis(server)()
+        await store.start()
+        now_s = int(time.time()) // BUCKET_S * BUCKET_S
+        hours = [now_s - 50 * BUCKET_S, now_s - 26 * BUCKET_S, now_s - 24 * BUCKET_S, now_s]
+        for number, bucket_s in enumerate(hours, 1):
+            assert await store.add(bucket_s, {("a", "k", "m", "openai", ""): row(1)}, number)
+        found = await store.read(hours[0], now_s + 1)
+        assert [start for start, _, _ in found] == hours[2:], "kept for a day, and as long as a bucket is"
+        # A router whose clock is far ahead takes nothing out.
+        assert await store.add(now_s + 1000 * BUCKET_S, {("a", "k", "m", "openai", ""): row(1)}, 5)
+        found = await store.read(hours[0], now_s + 1)
+        assert [start for start, _, _ in found] == hours[2:]
+        await store.stop()
 
     asyncio.run(run())

@@ -146,6 +146,24 @@ def test_every_code_of_an_error_is_explained() -> None:
     assert {code for code in explained if f'"{code}"' not in whole} == set()
 
 
+@pytest.mark.parametrize(
+    ("script", "document"),
+    [
+        ("tenants/usage.lua", "tenants.md"),
+        ("tenants/limits.lua", "tenants.md"),
+        ("caching/contents.lua", "prompt-caching-google.md"),
+        ("caching/schemas.lua", "prompt-schemas.md"),
+        ("caching/responses.lua", "response-cache.md"),
+    ],
+)
+def test_rights_in_redis_that_a_script_needs_are_told(script: str, document: str) -> None:
+    source = (ROOT / "router/warmroute/adapters" / script).read_text()
+    needed = set(re.findall(r"call\('([A-Z]+)'", source)) | {"EVALSHA", "SCRIPT"}
+    text = " ".join((ROOT / "docs" / document).read_text().split())
+    (told,) = re.findall(r"(?:Redis's|Redis) user (?:with an ACL of its own )?needs[^.]*EVALSHA[^.]*\.", text)
+    assert needed - set(re.findall(r"\b[A-Z]{3,}\b", told)) == set()
+
+
 def test_every_endpoint_in_the_readme_has_a_route() -> None:
     table = (ROOT / "README.md").read_text().split("## API")[1].split("| admin port")[0]
     paths = re.findall(r"`(?:POST |GET )?(/[\w/]+)`", table)

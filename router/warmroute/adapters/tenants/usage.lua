@@ -1,8 +1,10 @@
 -- Adds one router's rows to a bucket, once for each number that it gives them.
 --
--- KEYS: the bucket, and the number that was added last for this router.
+-- KEYS: the bucket, whose name ends with its time; the number that was added last for this router; the index of buckets.
 -- ARGV: the number; seconds for which the bucket is kept; then a field and its counters, decimal and divided by blanks,
 -- for each row. Rows may differ in how many they have, where a router of another version wrote one: what is missing is 0.
+-- Buckets have no expiry: a server that runs full under `volatile-*` would drop them first, being unused for longest. What
+-- is over is taken out as a new one begins.
 local call, floor, format, sub = redis.call, math.floor, string.format, string.sub
 local HALF, DIGITS = 1e12, 12
 
@@ -52,6 +54,14 @@ for at = 3, #ARGV, 2 do
   end
   call('HSET', KEYS[1], ARGV[at], sums)
 end
-call('EXPIRE', KEYS[1], ARGV[2])
+local start = tonumber(string.match(KEYS[1], '%d+$'))
+if call('ZADD', KEYS[3], 'NX', start, KEYS[1]) == 1 then
+  -- By whichever clock is behind: one that is ahead must not take out what is still kept.
+  local over = string.format('(%.0f', math.min(start, tonumber(call('TIME')[1])) - ARGV[2])
+  for _, old in ipairs(call('ZRANGEBYSCORE', KEYS[3], '-inf', over, 'LIMIT', 0, 1000)) do
+    call('DEL', old)
+    call('ZREM', KEYS[3], old)
+  end
+end
 call('SET', KEYS[2], ARGV[1], 'EX', 86400)
 return 1

@@ -1,6 +1,7 @@
 """Sums of what tenants used in Redis: a hash a bucket, a field for each tenant, key, model and interface.
 
-All keys share a hash tag, so that rows and their number are one step in a Cluster too.
+They are no hints: buckets have no expiry, so that a full server under `volatile-lru` drops records of the registry
+instead (usage.lua). All keys share a hash tag, so that rows and their number are one step in a Cluster too.
 """
 
 from __future__ import annotations
@@ -61,21 +62,21 @@ class RedisUsage:
             words: list[str | bytes | int] = [number * 1000 + index, self._keep_s + self._bucket_s]
             for key, counts in part:
                 words += ["\x1f".join(key).encode("utf-8", "surrogatepass"), " ".join(map(str, counts))]
-            keys = (self._prefix + b"%d" % bucket_s, self._number_key)
+            keys = (self._prefix + b"%d" % bucket_s, self._number_key, self._prefix + b"buckets")
             try:
                 await self._run(keys, words)
             except (OSError, RedisError):
                 return False
         return True
 
-    async def _run(self, keys: tuple[bytes, bytes], words: list[str | bytes | int]) -> None:
+    async def _run(self, keys: tuple[bytes, ...], words: list[str | bytes | int]) -> None:
         try:
-            await self._link.ask(keys[0], pack("EVALSHA", self._sha, 2, *keys, *words))
+            await self._link.ask(keys[0], pack("EVALSHA", self._sha, len(keys), *keys, *words))
         except RedisError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
             await self._link.ask(keys[0], pack("SCRIPT", "LOAD", self._script))
-            await self._link.ask(keys[0], pack("EVALSHA", self._sha, 2, *keys, *words))
+            await self._link.ask(keys[0], pack("EVALSHA", self._sha, len(keys), *keys, *words))
 
     async def read(self, from_s: int, to_s: int) -> Sequence[tuple[int, RowKey, Sequence[int]]]:
         """Bucket after bucket."""
