@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import yaml
@@ -76,6 +77,35 @@ def test_config_check_prints_only_what_is_wrong(capsys: pytest.CaptureFixture[st
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("warmroute: --replica: replicas[0]: must be http://HOST:PORT")
+
+
+@pytest.mark.parametrize("flags", [[], ["--check"]])
+def test_config_finds_what_only_loading_shows(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pem = tmp_path / "tls.pem"
+    pem.write_text("no certificate\n")
+    for words, said in (
+        (
+            ["--set", f"tls.cert_file={pem}", "--set", f"tls.key_file={pem}"],
+            "tls.cert_file: cannot be loaded",
+        ),
+        (["--set", f"tls.upstream_ca_file={pem}"], "tls.upstream_ca_file"),
+        (["--registry", "redis://h:port"], "registry.url: registry URL host 'h:port' is not host:port"),
+        (["--discover", "redis://h?namespac=x"], "discovery[0]: unknown registry URL option 'namespac'"),
+        (["--set", "keys=redis://h:port"], "keys.url: registry URL host"),
+    ):
+        assert main(["config", *flags, "--replica", "http://a:1", *words]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"warmroute: {said}"), err
+
+
+def test_config_needs_no_cluster_to_check_what_is_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    assert main(["config", "--check", "--discover", "kubernetes://llm/vllm?port=http"]) == 0
 
 
 def test_an_access_log_file_switches_it_on(capsys: pytest.CaptureFixture[str]) -> None:
