@@ -65,6 +65,11 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_the_log_that_is_rotated_is_the_one_that_the_example_configuration_writes() -> None:
+    config = load(path=str(ROOT / "deploy/config/example.yaml"), environ={})
+    assert f"    {config.access_log.path} {{\n" in (ROOT / "docs/operations.md").read_text()
+
+
 def _anchors(document: Path) -> set[str]:
     """What links may name in it, as the pages of Git hosts make it of headings."""
     text = re.sub(r"^ *```.*?^ *```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -40,7 +40,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="find replicas: kubernetes://NAMESPACE/SERVICE?port=http, dns://HOST:PORT, dns+srv://_http._tcp.NAME,"
         " redis://… or redis; repeat for each",
     )
-    add("--registry", metavar="URL", help="memory, redis://…, rediss://… or unix://… (default memory)")
+    add(
+        "--registry",
+        metavar="URL",
+        help="memory, or a Redis: redis://…, rediss://…, unix://…, redis+sentinel://… or redis+cluster://…"
+        " (default memory)",
+    )
     add("--policy", metavar="NAME", help="how a replica is chosen (default prefix-cost)")
     add("--workers", metavar="N", help="processes on the data port; more than one needs a Redis (default 1)")
     add("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
