@@ -309,6 +309,32 @@ def test_bodies_that_routers_buffer_fit_their_memory(scenario: str) -> None:
     assert most * workers <= limit / 2
 
 
+@pytest.mark.parametrize(
+    ("memory", "most"),
+    [
+        ("1Gi", 1 << 29),
+        ("1.5Gi", 3 << 28),
+        ("0.5Gi", 1 << 28),
+        ("2G", 10**9),
+        ("1Ti", 1 << 39),
+        ("1073741824", 1 << 29),
+        ('"1073741824"', 1 << 29),
+    ],
+)
+def test_the_bound_on_bodies_follows_memory_however_it_is_written(
+    memory: str, most: int, tmp_path: Path
+) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(f"model: m\nrouter: {{resources: {{limits: {{memory: {memory}}}}}}}\n")
+    command = [helm(), "template", "warmroute", str(CHART), "--kube-version", MIDDLE, "-f", str(values)]
+    command += ["--show-only", "templates/router/configmap.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(yaml.safe_load(done.stdout)["data"]["config.yaml"])["limits"] == {
+        "buffered_body_bytes": most
+    }
+
+
 def test_routers_restart_when_their_settings_change_and_engines_do_not() -> None:
     before, after = manifests("minimal"), manifests("minimal", settings=("router.config.max_attempts=5",))
     routers = [pod_of(named(each, "Deployment", "warmroute-router")) for each in (before, after)]

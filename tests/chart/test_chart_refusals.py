@@ -133,6 +133,14 @@ REFUSED = {
         ),
         "pools.a.autoscaling.query is empty: with discovery.source dns",
     ),
+    "bodies that have no room": (
+        ("model=a", "router.config.limits.body_bytes=1000000000"),
+        "router.config.limits.body_bytes is 1000000000, but the bodies of all requests together have 536870912",
+    ),
+    "a quantity that cannot be read": (
+        ("model=a", "router.resources.limits.memory=1e3Mi"),
+        'router.resources.limits.memory is "1e3Mi", which cannot be read here',
+    ),
     "a token in a ConfigMap": (
         ("model=a", "router.config.admin_auth.operator_tokens[0]=sixteen-characters"),
         "set router.adminAuth instead",

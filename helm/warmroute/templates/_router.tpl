@@ -1,10 +1,17 @@
-{{/* Bytes of a quantity such as 1Gi, 512Mi, 2G or a plain number; 0 if it is none of these. */}}
+{{/* Bytes of a quantity such as 1Gi, 1.5Gi, 512Mi, 2G or a plain number; nothing if it is empty. */}}
 {{- define "warmroute.bytes" -}}
-{{- $text := toString . -}}
-{{- $number := regexFind "^[0-9]+" $text | default "0" | int64 -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 -}}
-{{- $unit := regexReplaceAll "^[0-9]+" $text "" -}}
-{{- if hasKey $units $unit -}}{{- mul $number (get $units $unit) -}}{{- else -}}0{{- end -}}
+{{- if kindIs "string" . -}}
+{{- with . -}}
+{{- $parts := regexFind "^[0-9]+([.][0-9]+)?([kMGT]|[KMGT]i)?$" . -}}
+{{- if not $parts -}}
+{{- fail (printf "router.resources.limits.memory is %q, which cannot be read here: write it as 1Gi, 1536Mi or the like" .) -}}
+{{- end -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mulf (regexFind "^[0-9.]+" $parts | float64) (get $units (regexFind "[kMGTi]*$" $parts)) | int64 -}}
+{{- end -}}
+{{- else -}}
+{{- int64 . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The routers' configuration file: what the chart makes, with `router.config` over it. */}}
@@ -49,7 +56,13 @@
 {{- end -}}
 {{- $_ := set $config "limits" $limits -}}
 {{- end -}}
-{{- toYaml (mergeOverwrite $config (deepCopy $router.config)) -}}
+{{- $merged := mergeOverwrite $config (deepCopy $router.config) -}}
+{{- with get $merged "limits" -}}
+{{- if and (hasKey . "body_bytes") (hasKey . "buffered_body_bytes") (gt (int64 .body_bytes) (int64 .buffered_body_bytes)) -}}
+{{- fail (printf "router.config.limits.body_bytes is %d, but the bodies of all requests together have %d, half of router.resources.limits.memory for each worker: raise that, or set limits.buffered_body_bytes too" (int64 .body_bytes) (int64 .buffered_body_bytes)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $merged -}}
 {{- end -}}
 
 {{/* Seconds from the order to end until a router is killed. */}}
