@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.support.wire import ClientWire, Wire
 from warmroute.core.types import Api
 from warmroute.dialects.routes import RouteKind, route, stored_response_id
 
@@ -124,3 +127,29 @@ def test_everything_else_has_no_route(method: bytes, path: bytes) -> None:
 )
 def test_the_id_of_a_stored_response_is_in_its_path(path: bytes, response_id: str | None) -> None:
     assert stored_response_id(path) == response_id
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        (b"/chat/completions", "/v1/chat/completions"),
+        (b"/chat/completions/", "/v1/chat/completions/"),
+        (b"/messages", "/v1/messages"),
+        (b"/responses/resp_1", "/v1/responses/resp_1"),
+        (b"/models", "/v1/models"),
+        (b"/flush_cache", ""),
+        (b"/v2/unknown", ""),
+        (b"/../v1/messages", ""),
+    ],
+)
+def test_a_base_url_without_its_version_is_told_so(path: bytes, meant: str) -> None:
+    wire = Wire()
+    client = ClientWire(wire)
+    client.feed(b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}" % path)
+    head, _, body = bytes(client.output).partition(b"\r\n\r\n")
+    assert b" 404 " in head
+    error = json.loads(body)["error"]
+    assert error["code"] == "unknown_endpoint"
+    assert error["message"].startswith(f"no endpoint {path.decode()!r} here")
+    assert (f"there is {meant!r}: let the base URL" in error["message"]) is bool(meant)
+    assert bool(meant) or "base URL" not in error["message"]

@@ -79,9 +79,7 @@ class Exchange(Counted):
         head = request.head
         found = head.route
         if found is None:
-            self.fail(
-                NotFoundError(f"no endpoint {head.path.decode('latin-1')!r} here", code="unknown_endpoint")
-            )
+            self.fail(own_answers.no_endpoint(head))
             return
         self._api = found.api
         kind = found.kind

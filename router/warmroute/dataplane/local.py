@@ -42,7 +42,11 @@ class UnauthorizedError(ClientError):
 
 def headers_too_large(limit_bytes: int) -> ClientError:
     """The request's head is longer than heads may be."""
-    return ClientError(f"request headers exceed {limit_bytes} bytes", status=431, code="headers_too_large")
+    return ClientError(
+        f"request headers exceed {limit_bytes} bytes (limits.header_bytes)",
+        status=431,
+        code="headers_too_large",
+    )
 
 
 def body_too_large(limit_bytes: int) -> ClientError:
@@ -54,7 +58,10 @@ def body_too_large(limit_bytes: int) -> ClientError:
 
 def buffers_full() -> OverloadError:
     """All bodies under way together are as long as they may be."""
-    return OverloadError("the router holds too many request bodies: retry later", code="buffers_full")
+    return OverloadError(
+        "the router holds as many bytes of request bodies as it may (limits.buffered_body_bytes): retry later",
+        code="buffers_full",
+    )
 
 
 def id_lines(head: RequestHead, request_id: bytes) -> bytes:

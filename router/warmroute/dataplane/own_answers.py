@@ -13,7 +13,7 @@ from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import RequestHead
 from warmroute.dialects.model_list import anthropic_list, anthropic_model
-from warmroute.dialects.routes import Route, RouteKind, model_id
+from warmroute.dialects.routes import Route, RouteKind, lacks_version, model_id
 from warmroute.tenants.caller import Caller
 
 
@@ -66,6 +66,15 @@ def answer(
     else:
         raise local.MethodError(head.method, route.allow)
     return status, local.write(client, head, status, body, added, content_type=content_type)
+
+
+def no_endpoint(head: RequestHead) -> NotFoundError:
+    """What a path is answered that leads nowhere."""
+    path = head.path.decode("latin-1")
+    hint = ""
+    if lacks_version(head.path):
+        hint = f"; there is {'/v1' + path!r}: let the base URL that this client is given end in /v1"
+    return NotFoundError(f"no endpoint {path!r} here{hint}", code="unknown_endpoint")
 
 
 def _models(gateway: Gateway, head: RequestHead, caller: Caller | None) -> bytes:

@@ -191,6 +191,11 @@ def _named(plain: bytes) -> _Row | None:
     return None
 
 
+def lacks_version(path: bytes) -> bool:
+    """Whether this path is that of a known endpoint but for its `/v1`, which a client's base URL should end in."""
+    return not path.startswith(b"/v1/") and _named(b"/v1" + plain_path(path)) is not None
+
+
 def slash_dropped(path: bytes) -> bool:
     """Whether a replica is sent this path without its trailing slash: it names a known endpoint so."""
     return len(path) > 1 and path[-1:] == b"/" and _named(plain_path(path)) is not None
