@@ -193,3 +193,15 @@ def test_a_flag_that_a_replica_s_command_lacks_is_answered_with_those_it_has(
         err = capsys.readouterr().err
         assert "unrecognized arguments: --prot" in err.splitlines()[-1]
         assert ("usage: warmroute-replica sim" in err) is (words[0] == "sim")
+
+
+def test_the_help_of_simulated_replicas_says_each_default_once_and_no_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        replica_main(["sim", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 131072)" in text
+    assert "0 for no cap (default: 0)" in text
+    assert "(default: None)" not in text
+    assert ") (default:" not in text

@@ -24,13 +24,22 @@ from warmroute_replica.sim.simulated_replica import ReplicaConfig
 from warmroute_replica.sim.step_time import StepTime
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds defaults where there are any and the text does not say them itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.help or ""
+        told = "(default:" in said or any(action.default is one for one in (None, "", False))
+        return action.help if told else super()._get_help_string(action)
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "sim",
         help="simulated vLLM replicas",
         description="Simulated vLLM replicas: vLLM's cache, scheduling, APIs, metrics and failures, without a model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     add = parser.add_argument
     replica, engine, times = ReplicaConfig(), EngineConfig(), StepTime()
