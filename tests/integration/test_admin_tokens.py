@@ -55,7 +55,7 @@ def router(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[RouterT
         config = Config(
             listen=Address("127.0.0.1:0"),
             admin=Address("127.0.0.1:0"),
-            replicas=tuple(ReplicaConfig(url=url) for url in urls),
+            replicas=tuple(ReplicaConfig(url=url, id=url.removeprefix("http://")) for url in urls),
             keys=KeysConfig(url=str(tmp_path / "keys"), upstream_key=OTHERS[0], poll_interval_s=0.05),
             fingerprint=FingerprintConfig(secret=OTHERS[1]),
             health=HealthConfig(api_key=OTHERS[2]),
@@ -159,7 +159,7 @@ def test_commands_send_the_token_that_the_environment_gives_a_router(
 ) -> None:
     operators, readers = "WARMROUTE_ADMIN_AUTH__OPERATOR_TOKENS", "WARMROUTE_ADMIN_AUTH__READ_TOKENS"
     admin = ["--admin", router.admin_url.removeprefix("http://")]
-    (replica,) = (one.url.removeprefix("http://") for one in router.worker.config.replicas)
+    (replica,) = (one.id for one in router.worker.config.replicas)
     for variable in (operators, readers):
         monkeypatch.delenv(variable, raising=False)
     assert main(["replicas", *admin]) == 2

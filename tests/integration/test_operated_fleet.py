@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import RouterProcess, SimProcess
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, free_port
 from tests.support.router_thread import RouterThread, running, wait_until
 from tests.support.sim_fleet import SimProcess as LoneSim
 from tests.support.sim_fleet import before, fleet
@@ -33,7 +33,8 @@ def call(
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, json.load(error)["error"]
+            told = json.load(error)
+            return error.code, told.get("error", told)
 
 
 def states(url: str) -> dict[str, str]:
@@ -106,6 +107,10 @@ def test_replicas_come_and_go_by_hand(capsys: pytest.CaptureFixture[str]) -> Non
         assert call(url, "POST", "/replicas", {"uri": "http://x:1"})[0] == 400
         assert call(url, "POST", "/replicas", {"url": "http://x:1", "ranks": 0})[0] == 400
         assert call(url, "DELETE", "/replicas/third")[0] == 200
+        # At once, though it is still followed: nobody names it any more.
+        status, error = call(url, "DELETE", "/replicas/third")
+        assert (status, error["code"]) == (404, "replica_not_found")
+        assert error["message"] == f"there is no replica 'third'; there are: {', '.join(sorted(states(url)))}"
         wait_until(lambda: "third" not in states(url))
         assert call(url, "DELETE", "/replicas/third")[0] == 404
 
@@ -117,6 +122,20 @@ def test_replicas_come_and_go_by_hand(capsys: pytest.CaptureFixture[str]) -> Non
         assert first not in states(url)
         assert call(url, "POST", "/replicas", {"url": sims[0].urls[0]})[0] == 201
         router.wait_ready(2)
+
+
+def test_a_replica_that_cannot_be_reached_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with LoneSim() as sim, running(before([sim]), 1) as router:
+        url = router.admin_url
+        gone = f"http://127.0.0.1:{free_port()}"
+        assert call(url, "POST", "/replicas", {"url": gone, "id": "gone"})[0] == 201
+        wait_until(lambda: "gone" in states(url))
+        status, told = call(url, "POST", "/reset_prefix_cache?replica=gone", {})
+        assert (status, told["replicas"][0]["error"]) == (502, "connection refused")
+        # A command that was given the data port says so.
+        data = router.url.removeprefix("http://")
+        assert main(["replicas", "--admin", data]) == 2
+        assert "no endpoint '/replicas' here: is this its admin port?" in capsys.readouterr().err
 
 
 def test_a_reload_says_which_replicas_came_and_went(caplog: pytest.LogCaptureFixture) -> None:

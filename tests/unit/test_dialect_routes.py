@@ -153,3 +153,9 @@ def test_a_base_url_without_its_version_is_told_so(path: bytes, meant: str) -> N
     assert error["message"].startswith(f"no endpoint {path.decode()!r} here")
     assert (f"there is {meant!r}: let the base URL" in error["message"]) is bool(meant)
     assert bool(meant) or "base URL" not in error["message"]
+
+
+def test_google_s_api_is_told_to_be_off() -> None:
+    client = ClientWire(Wire())
+    client.feed(b"POST /v1beta/models/m:generateContent HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
+    assert b"served where the router's settings have cached_contents: true" in client.output

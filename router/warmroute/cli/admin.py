@@ -75,7 +75,10 @@ def ask(router: str, method: str, path: str, body: Any = None) -> Any:
         with error:
             text = error.read()
         try:
-            said = json.loads(text)["error"]["message"]
+            told = json.loads(text)["error"]
+            said = told["message"]
+            if told.get("code") == "unknown_endpoint":
+                said += ": is this its admin port?"
         except (ValueError, KeyError, TypeError):
             said = f"it answered {error.code}"
         if error.code == 401:

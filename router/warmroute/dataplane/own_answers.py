@@ -74,6 +74,8 @@ def no_endpoint(head: RequestHead) -> NotFoundError:
     hint = ""
     if lacks_version(head.path):
         hint = f"; there is {'/v1' + path!r}: let the base URL that this client is given end in /v1"
+    elif path.startswith("/v1beta/"):
+        hint = "; Google's API is served where the router's settings have cached_contents: true"
     return NotFoundError(f"no endpoint {path!r} here{hint}", code="unknown_endpoint")
 
 

@@ -144,6 +144,8 @@ class Operated:
         else:
             self._known(replica_id)
             source = self._source_of(ReplicaId(replica_id))
+            if not source:  # nobody names it any more: it was taken out a moment ago
+                raise self._unknown(replica_id)
             raise ConflictError(
                 f"{replica_id} is named by {source}: take it away there, or drain it here", "replica"
             )
@@ -197,7 +199,11 @@ class Operated:
                 code="replica_not_found",
                 param="replica",
             )
-        names = sorted(member.replica_id for member in self._membership().members())
+        names = sorted(
+            member.replica_id
+            for member in self._membership().members()
+            if member.replica_id != replica_id  # one that is just leaving
+        )
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         return NotFoundError(
             f"there is no replica {replica_id!r}; there are: {shown or 'none'}",

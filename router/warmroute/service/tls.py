@@ -20,7 +20,9 @@ def listening_tls(config: Config) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
     except OSError as error:
-        raise ConfigError("", "tls.cert_file", f"cannot be loaded with tls.key_file: {error}") from error
+        files = f"{config.tls.cert_file!r} and {config.tls.key_file!r} (tls.key_file)"
+        what = f"cannot be loaded: {files} are no certificate chain and its unencrypted key, as PEM: {error}"
+        raise ConfigError("", "tls.cert_file", what) from error
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -34,7 +36,8 @@ def upstream_tls(config: Config) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=config.tls.upstream_ca_file)
     except OSError as error:
-        raise ConfigError("", "tls.upstream_ca_file", str(error)) from error
+        what = f"cannot be loaded: {config.tls.upstream_ca_file!r} holds no certificates, as PEM: {error}"
+        raise ConfigError("", "tls.upstream_ca_file", what) from error
     if not config.tls.upstream_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 import aiohttp
 
+from warmroute.adapters.engine.probe import cause_of
 from warmroute.ports import CallAnswer, CallError
+from warmroute.telemetry.reasons import why_no_connection
 
 
 class HttpCalls:
@@ -63,5 +65,7 @@ class HttpCalls:
                 return CallAnswer(
                     response.status, response.headers.get("Content-Type", ""), bytes(read[:limit_bytes])
                 )
+        except aiohttp.ClientConnectorError as error:
+            raise CallError(why_no_connection(cause_of(error), error.host)) from error
         except (aiohttp.ClientError, ValueError) as error:
             raise CallError(str(error) or type(error).__name__) from error

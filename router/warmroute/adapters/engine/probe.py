@@ -242,7 +242,7 @@ class HttpEngine:
             what = "no connection" if known.connecting else "no answer"
             return FailureReason.TIMEOUT, f"{asked}: {what} within {self._timeout_s:g} s"
         except aiohttp.ClientConnectorError as error:
-            cause = _cause(error)
+            cause = cause_of(error)
             reason = FailureReason.REFUSED if is_refused(cause) else FailureReason.CONNECT
             return reason, f"{asked}: {why_no_connection(cause, error.host)}"
         except aiohttp.ClientResponseError:
@@ -387,7 +387,7 @@ def _named(cards: list[dict[str, Any]]) -> dict[str, object]:
     return named
 
 
-def _cause(error: aiohttp.ClientConnectorError) -> OSError:
+def cause_of(error: aiohttp.ClientConnectorError) -> OSError:
     """What the operating system or TLS said; aiohttp keeps that of certificates apart."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
