@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import select
+import signal
 import socket
 import ssl
 import subprocess
@@ -13,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import python_command
 from tests.support.recorded import RECORDED, request
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import (
@@ -227,3 +233,45 @@ def test_replicas_whose_certificates_nobody_vouches_for_are_not_used(
         body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
         assert lenient.post("/v1/chat/completions", body)[0] == 200
     assert Path(certificate.cert).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "tls.cert_file={cert}", "--set", "tls.key_file={key}"],
+        ["--registry", "rediss://h?ssl_certfile={cert}&ssl_keyfile={key}"],
+    ],
+    ids=["listening", "redis"],
+)
+def test_a_key_with_a_passphrase_is_refused_and_no_terminal_is_asked(
+    certificate: Certificate, tmp_path: Path, words: list[str]
+) -> None:
+    locked = tmp_path / "locked.pem"
+    command = [
+        "openssl",
+        "pkcs8",
+        "-topk8",
+        "-in",
+        certificate.key,
+        "-out",
+        str(locked),
+        "-passout",
+        "pass:word",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    named = [word.format(cert=certificate.cert, key=locked) for word in words]
+    check = python_command("warmroute.cli.main", "config", "--check", "--replica", "http://a:1", *named)
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(check[0], check)
+    said = b""
+    with contextlib.suppress(OSError):  # its end, of a terminal
+        while b"pass phrase" not in said and select.select([terminal], [], [], 60)[0]:
+            said += os.read(terminal, 4096)
+    if b"pass phrase" in said:
+        os.kill(child, signal.SIGKILL)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert b"pass phrase" not in said, said
+    assert os.waitstatus_to_exitcode(status) == 2
+    assert b"cannot be loaded" in said

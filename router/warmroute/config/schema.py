@@ -276,9 +276,10 @@ class TlsConfig:
     """Encryption on both sides."""
 
     cert_file: str | None = None
-    """PEM certificate chain of the listening side; needs `key_file`. Absent: plain HTTP."""
+    """PEM certificate chain of the data port; needs `key_file`. Absent: plain HTTP. The admin port speaks plain HTTP in
+    any case: keep it, and the tokens that it is sent, on loopback or on a network of its own."""
     key_file: str | None = None
-    """PEM private key of the certificate."""
+    """PEM private key of the certificate, without a passphrase."""
     upstream_ca_file: str | None = None
     """PEM certificates trusted for `https://` replicas. Absent: the system's."""
     upstream_verify: bool = True

@@ -18,7 +18,8 @@ def listening_tls(config: Config) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
+        # Without a word for it OpenSSL asks the terminal for a passphrase, and holds up whoever reloads.
+        context.load_cert_chain(config.tls.cert_file, config.tls.key_file, password="")
     except OSError as error:
         files = f"{config.tls.cert_file!r} and {config.tls.key_file!r} (tls.key_file)"
         what = f"cannot be loaded: {files} are no certificate chain and its unencrypted key, as PEM: {error}"

@@ -164,7 +164,8 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
         if "ssl_ca_certs" in options:
             context.load_verify_locations(cafile=options["ssl_ca_certs"])
         if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+            # No passphrase: OpenSSL would ask the terminal for one.
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), password="")
     except OSError as error:
         raise ValueError(f"registry URL names TLS files that cannot be loaded: {error}") from error
     return context

@@ -198,7 +198,9 @@ class Credentials:
         if certificate and key:
             with _as_file(certificate) as certificate_file, _as_file(key) as key_file:
                 try:
-                    context.load_cert_chain(certificate_file, key_file)
+                    context.load_cert_chain(
+                        certificate_file, key_file, password=""
+                    )  # ask no terminal for one
                 except OSError as error:  # an SSLError too
                     raise AccessError(
                         f"{user_file}: the client certificate cannot be used: {error}"
