@@ -122,6 +122,9 @@ def test_ready_needs_a_routable_replica_and_no_drain_but_no_registry() -> None:
         assert (body["reason"], body["discovery"]) == ("no_replica_reachable_yet", "failing")
         router.replicas = 0
         assert (await call("GET", "/ready"))[1]["reason"] == "discovery_failing"
+        router.discovery_failing = False
+        assert (await call("GET", "/ready"))[1]["reason"] == "no_replica_known"
+        router.discovery_failing = True
         router.routable = router.replicas = 3  # those it named last go on serving
         assert (await call("GET", "/ready"))[0] == 200
 

@@ -71,6 +71,15 @@ def test_a_working_replica_that_never_tells_its_models_serves_any() -> None:
     assert fleet.choose_and_reserve(RequestShape("other"), None, 1.0).replica.id == "silent"
 
 
+def test_a_fleet_without_a_replica_does_not_speak_of_those_it_has() -> None:
+    fleet = ready_fleet(1)
+    (name,) = fleet.replicas
+    fleet.apply(ReplicaRemoved(name))
+    with pytest.raises(OverloadError, match="No replica is known: the settings name none") as refused:
+        fleet.choose_and_reserve(SHAPE, None, 1.0)
+    assert "reachable" not in refused.value.message
+
+
 def test_a_fleet_that_was_never_reachable_says_so_instead_of_asking_for_patience() -> None:
     fleet = ready_fleet(0)
     for name in ids("r0", "r1"):

@@ -50,8 +50,8 @@ class Readiness:
             reason = "starting"
         elif not ready:
             reason = "no_routable_replica" if self.ever_reachable() else "no_replica_reachable_yet"
-            if not replicas and failing:
-                reason = "discovery_failing"
+            if not replicas:
+                reason = "discovery_failing" if failing else "no_replica_known"
         body = {
             "status": "ready" if ready else "not_ready",
             "reason": reason,

@@ -137,6 +137,11 @@ class Eligibility:
                 param="model",
             )
         replicas = self._replicas.values()
+        if not replicas:
+            return OverloadError(
+                "No replica is known: the settings name none, and discovery finds none now. GET /replicas on the admin"
+                " port shows how each source fares."
+            )
         if all(r.state is ReplicaState.STARTING for r in replicas):
             return OverloadError(
                 f"No replica of this fleet ({len(replicas)} known) has been reachable since the router started: they"
