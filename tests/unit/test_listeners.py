@@ -58,8 +58,10 @@ def test_a_port_is_shared_among_ourselves_and_with_nobody_else() -> None:
         assert host == "127.0.0.1"
         assert {listeners.address_of(one) for one in ours} == {(host, port)}
         ours[0].listen()
-        with pytest.raises(OSError, match="Address already in use"):
+        with pytest.raises(OSError, match=f"cannot listen on {host}:{port}: Address already in use"):
             listeners.bind_shared(host, port, 1)
+        with pytest.raises(OSError, match="cannot listen on 192.0.2.1:8000: "):
+            listeners.bind_shared("192.0.2.1", 8000, 1)
     finally:
         listeners.close(ours)
 

@@ -88,8 +88,15 @@ def bind_shared(host: str, port: int, count: int) -> list[socket.socket]:
     """So many sockets on one address, bound and not listening yet; a port of 0 becomes a free one.
 
     Raises:
-        OSError: Somebody else listens there, or the address is not this machine's.
+        OSError: Somebody else listens there, or the address is not this machine's; it names the address.
     """
+    try:
+        return _bind(host, port, count)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _bind(host: str, port: int, count: int) -> list[socket.socket]:
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
