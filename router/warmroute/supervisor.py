@@ -386,7 +386,7 @@ class Supervisor:
             self._front.merger.ended(worker.name)
         self._restarts += 1
         worker.deaths = 0 if now_s - worker.started_s >= STEADY_S else worker.deaths + 1
-        pause_s = min(FIRST_PAUSE_S * 2 ** max(worker.deaths - 1, 0), LONGEST_PAUSE_S)
+        pause_s = min(FIRST_PAUSE_S * 2 ** min(max(worker.deaths - 1, 0), 16), LONGEST_PAUSE_S)
         worker.due_s = now_s + pause_s
         log.error(
             "worker_died",

@@ -236,6 +236,20 @@ def test_a_promise_that_no_replica_computes_is_given_up_and_tried_more_and_more_
     run(test)
 
 
+def test_a_promise_that_has_failed_for_days_is_still_tried_only_now_and_then() -> None:
+    async def test(world: World) -> None:
+        await world.promise()
+        await world.round()
+        world.wire.worker.fleet.apply(ReplicaRemoved(world.ids[0]))
+        world.sender.answer = Prefilled(503, "busy", "no_replica")
+        (watched,) = world.keeper._watched.values()
+        watched.failures = 2000
+        assert await world.round()
+        assert not await world.round(), "half a minute later, and not at once"
+
+    run(test)
+
+
 def test_a_refresh_that_finds_nothing_there_makes_the_next_come_sooner() -> None:
     async def test(world: World) -> None:
         content = await world.promise()

@@ -307,7 +307,7 @@ class KeepWarm:
 
     async def _failed(self, watched: _Watched, done: Prefilled, *, warm: bool) -> None:
         watched.failures += 1
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (watched.failures - 1))
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(watched.failures - 1, 16))
         watched.next_s = monotonic() + pause_s
         log.warning(
             "keep_warm_failed",

@@ -1,0 +1,44 @@
+"""A worker that dies again and again is started again for as long as the router runs."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import pytest
+
+from warmroute.config.schema import Address, Config, ReplicaConfig
+from warmroute.supervisor import LONGEST_PAUSE_S, Supervisor
+
+
+class Ended:
+    """A process that has ended."""
+
+    pid = 1
+
+    def poll(self) -> int:
+        return 3
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("deaths", [0, 1, 10, 2000])
+def test_however_often_a_worker_died_it_is_due_again_within_the_longest_pause(deaths: int) -> None:
+    async def test() -> None:
+        listen = Address("127.0.0.1:0")
+        config = Config(listen=listen, admin=listen, replicas=(ReplicaConfig(url="http://r"),), workers=2)
+        supervisor = Supervisor(config, lambda: config)
+        try:
+            place = supervisor._workers[0]
+            place.deaths = deaths
+            place.process = Ended()  # type: ignore[assignment]
+            place.started_s = 100.0
+            assert supervisor._reap(place, 101.0) == 3
+            assert place.process is None
+            assert place.deaths == deaths + 1
+            assert 101.0 < place.due_s <= 101.0 + LONGEST_PAUSE_S
+        finally:
+            shutil.rmtree(supervisor._directory)
+
+    asyncio.run(test())
