@@ -136,3 +136,11 @@ def test_a_replica_that_only_its_probe_found_dead_counts_as_dead_until_it_answer
     assert not deaths.may_try_again(lives[2], 1.0, servers=4)
     lives[0][0].health.probe_succeeded(False, 2.0)
     assert deaths.may_try_again(lives[2], 2.0, servers=4)
+
+
+def test_what_was_lost_long_ago_is_forgotten_with_the_replicas_that_came_and_went() -> None:
+    deaths = Deaths(300.0)
+    for number in range(100):
+        deaths.note(0 if number % 2 else number, life(number), 40.0 * number, engine=True)
+    assert len(deaths._lives) == len(deaths._engines) == 1
+    assert len(deaths._suspects) <= 4

@@ -12,7 +12,7 @@ import pytest
 from tests.support.wire import ClientWire, FakeTransport, ParsedAnswers
 from tests.support.wire_fleet import OK, LivePool, WireFleet, plain
 from warmroute.config.schema import QueueConfig, RetriesConfig, UpstreamConfig
-from warmroute.core.fleet.fleet import ProbeFailed
+from warmroute.core.fleet.fleet import ProbeFailed, ReplicaRemoved
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.types import Api
 from warmroute.dataplane.exchange import Exchange
@@ -305,6 +305,20 @@ def test_a_second_try_that_is_dropped_makes_room_for_who_waits_at_once() -> None
         deliver(first, exchange, chunk(DONE) + b"0\r\n\r\n")
 
     asyncio.run(run())
+
+
+def test_a_replica_that_left_while_it_answered_is_counted_under_other() -> None:
+    fleet = WireFleet(2)
+    client, exchange = fleet.begin(STREAM)
+    assert exchange.decision is not None
+    replica = exchange.decision.replica
+    fleet.wire.worker.fleet.apply(ReplicaRemoved(replica.id))
+    fleet.wire.worker._replica_removed(replica.id)
+    connection = exchange.connection
+    assert connection is not None
+    connection.data_received(ANSWER)
+    assert ParsedAnswers(client.output).complete == 1
+    assert {place for _, place in fleet.gateway.metrics.places} == {"other"}
 
 
 class SlowPool(LivePool):

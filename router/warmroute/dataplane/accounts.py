@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from warmroute.core.fleet.fleet import Decision, Fleet
-from warmroute.core.types import Api, RequestShape
+from warmroute.core.health.health import ReplicaState
+from warmroute.core.types import Api, ReplicaId, RequestShape
 from warmroute.dataplane.admission import Admission
 from warmroute.dataplane.outcome import Outcome
 from warmroute.dataplane.proxies import TrustedProxies
@@ -19,9 +20,12 @@ from warmroute.dataplane.queueing import Queueing
 from warmroute.dataplane.request import Request, RequestHead
 from warmroute.dialects.usage import Usage
 from warmroute.telemetry.access_log import AccessEntry, AccessLog
-from warmroute.telemetry.metrics import Metrics
+from warmroute.telemetry.metrics import OTHER, Metrics
 
 monotonic: Final = time.monotonic
+
+GONE: Final = ReplicaId(OTHER)
+"""How a replica that has left the fleet is called by metrics."""
 
 
 class Accounts:
@@ -103,7 +107,8 @@ class Accounts:
             status,
             code,
             decision.kind if decision is not None else None,
-            replica,
+            # The series of a replica that has left were dropped, and this one would never be.
+            replica if decision is None or decision.replica.state is not ReplicaState.GONE else GONE,
             ttft_s,
             duration_s,
             prompt_tokens,

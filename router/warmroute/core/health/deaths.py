@@ -58,9 +58,11 @@ class Deaths:
     def note(self, key: int, life: Life, now_s: float, engine: bool = False) -> None:
         """A request was with this life of a replica when the connection broke, or (`engine`) its server said that the
         engine is dead."""
+        if life not in self._lives:
+            self._forget_lives(now_s)
+            self._lives[life] = now_s
         if engine:
             self._engines.setdefault(life, now_s)
-        self._lives.setdefault(life, now_s)
         if not key or self.memory_s <= 0.0:
             return
         suspect = self._suspects.pop(key, None)  # the latest stands last
@@ -69,9 +71,10 @@ class Deaths:
         if life not in suspect.lives and len(suspect.lives) <= MOST_LIVES:
             suspect.lives.append(life)
         suspect.until_s = now_s + self.memory_s
-        self._suspects[key] = suspect
-        if len(self._suspects) > MAX_KEYS:
-            del self._suspects[next(iter(self._suspects))]
+        suspects = self._suspects
+        suspects[key] = suspect
+        while suspects and (len(suspects) > MAX_KEYS or next(iter(suspects.values())).until_s <= now_s):
+            del suspects[next(iter(suspects))]
 
     def was_dead(self, life: Life, sent_s: float) -> bool:
         """Whether this life's engine was dead before then: what its server was sent afterwards reached none."""
@@ -81,13 +84,18 @@ class Deaths:
     def may_try_again(self, life: Life, now_s: float, servers: int) -> bool:
         """Whether so few died lately that requests which were with this one may be given to another."""
         died = 1
-        for other, lost_s in list(self._lives.items()):
-            if not 0.0 <= now_s - lost_s < BUDGET_S:
-                del self._lives[other]
-                self._engines.pop(other, None)
-            elif other != life and _over(other) and not _back(other[0]):
+        self._forget_lives(now_s)
+        for other in self._lives:
+            if other != life and _over(other) and not _back(other[0]):
                 died += 1
         return died <= max(LEAST_BUDGET, servers // 2)
+
+    def _forget_lives(self, now_s: float) -> None:
+        """Those lost long ago: with each goes all that was known of a replica that may have left since."""
+        for life, lost_s in list(self._lives.items()):
+            if not 0.0 <= now_s - lost_s < BUDGET_S:
+                del self._lives[life]
+                self._engines.pop(life, None)
 
     def died_with(self, key: int, now_s: float) -> list[Life]:
         """The lives that ended with this request under way."""
