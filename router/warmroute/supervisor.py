@@ -238,6 +238,8 @@ class Supervisor:
         if refusal is not None:
             log.error("not_renewed", extra=fields(error=refusal))
             return
+        if self._ended:
+            return  # told to end while it was found out: a new supervisor would never hear of it
         if self._spare is not None:
             self._spare.kill()
             self._spare.close()
