@@ -186,7 +186,11 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(decision=decisions)
     def request_succeeds(self, decision: Decision | None) -> None:
         if decision is not None:
-            self.fleet.report_success(decision.replica, self.now_s)
+            self.fleet.report_success(decision, self.now_s)
+
+    @rule(overdue=st.lists(ids, max_size=3))
+    def passed_over(self, overdue: list[ReplicaId]) -> None:
+        self.fleet.pass_over([self.fleet.replicas[name] for name in overdue if name in self.fleet.replicas])
 
     @rule(replica_id=ids, url=st.sampled_from(["http://a", "http://a", "http://b"]))
     def added(self, replica_id: ReplicaId, url: str) -> None:

@@ -41,7 +41,7 @@ def broken(
         connection.data_received(sent[start : start + step])
     connection.connection_lost(error)
     assert wire.at_rest()
-    wire.gateway.fleet.report_success(next(iter(wire.gateway.fleet.replicas.values())), 0.0)
+    next(iter(wire.gateway.fleet.replicas.values())).health.succeeded(0.0)
     return asking
 
 

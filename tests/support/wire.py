@@ -22,6 +22,7 @@ from warmroute.config.schema import (
     RetriesConfig,
 )
 from warmroute.core.fleet.fleet import ProbeSucceeded, ReplicaAdded
+from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import Incarnation, ReplicaId
 from warmroute.dataplane.downstream import ClientConnection
 from warmroute.dataplane.upstream import ReplicaConnection
@@ -152,6 +153,12 @@ class Wire:
         replica = self.replicas[number]
         life = Incarnation((replica.incarnation or 0) + 1000)
         event = ProbeSucceeded(replica.id, life, self._models, None, None, time.time(), life_told=True)
+        self.worker.fleet.apply(event)
+
+    def probed(self, replica: Replica, now_s: float) -> None:
+        """Its health was asked for, and is fine."""
+        life = replica.incarnation
+        event = ProbeSucceeded(replica.id, life, self._models, None, None, now_s, life_told=True)
         self.worker.fleet.apply(event)
 
     def connect(self) -> ClientWire:

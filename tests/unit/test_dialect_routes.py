@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.wire import ClientWire, Wire
 from warmroute.core.types import Api
-from warmroute.dialects.routes import RouteKind, route, stored_response_id
+from warmroute.dialects.routes import RouteKind, computed, route, stored_response_id
 
 
 @pytest.mark.parametrize(
@@ -159,3 +159,22 @@ def test_google_s_api_is_told_to_be_off() -> None:
     client = ClientWire(Wire())
     client.feed(b"POST /v1beta/models/m:generateContent HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
     assert b"served where the router's settings have cached_contents: true" in client.output
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        (b"POST", b"/v1/embeddings", True),
+        (b"POST", b"/v1/something/new", True),
+        (b"POST", b"/v1/audio/speech", True),
+        (b"POST", b"/tokenize", False),
+        (b"POST", b"/v1/token%69ze/", False),
+        (b"POST", b"/v1/messages/count_tokens", False),
+        (b"POST", b"/v1/responses/input_tokens", False),
+        (b"POST", b"/v1/chat/completions/render", False),
+        (b"GET", b"/version", False),
+        (b"DELETE", b"/v1/files/file_1", False),
+    ],
+)
+def test_what_a_server_answers_without_its_engine(method: bytes, path: bytes, expected: bool) -> None:
+    assert computed(method, path) is expected

@@ -13,6 +13,7 @@ from warmroute.core.choice.policies import POLICIES
 from warmroute.core.errors import NotFoundError, OverloadError
 from warmroute.core.fleet.fleet import (
     MOST_UNIT,
+    Decision,
     DrainStarted,
     Fleet,
     ProbeFailed,
@@ -250,6 +251,109 @@ def test_a_trial_that_ends_without_a_verdict_leaves_room_for_the_next() -> None:
     fleet.validate()
     assert bad.state is ReplicaState.PROBING
     assert fleet.choose_and_reserve(SHAPE, warm, 11.2).replica is bad
+
+
+@pytest.mark.parametrize("reason", [FailureReason.ERROR, FailureReason.TIMEOUT])
+def test_a_trial_that_begins_without_showing_anything_leaves_room_at_once_for_the_next(
+    reason: FailureReason,
+) -> None:
+    fleet = ready_fleet(2)
+    bad = fleet.replicas[ReplicaId("r0")]
+    warm = [((Incarnation(1), 1.0),)] * 3
+    for _ in range(3):
+        fleet.report_failure(bad, reason, 10.0)
+    trial = fleet.choose_and_reserve(SHAPE, warm, 11.0)
+    assert trial.replica is bad
+    fleet.started(trial, 11.1, computed=False)  # a WebSocket, which may last for hours
+    fleet.validate()
+    assert bad.state is ReplicaState.PROBING
+    assert fleet.choose_and_reserve(SHAPE, warm, 11.2).replica is bad
+    fleet.settle(trial, 9999.0)
+    fleet.validate()
+
+
+def silent_replica() -> tuple[Fleet, Decision, Decision]:
+    """One that is on trial for having been silent, with a request from before and the trial."""
+    fleet = ready_fleet(2)
+    bad = fleet.replicas[ReplicaId("r0")]
+    warm = [((Incarnation(1), 1.0),)] * 3
+    before = fleet.choose_and_reserve(SHAPE, warm, 9.0)
+    fleet.started(before, 9.1)
+    for _ in range(3):
+        fleet.report_failure(bad, FailureReason.TIMEOUT, 10.0)
+    trial = fleet.choose_and_reserve(RequestShape("m", needs_engine=False), None, 11.0)
+    if trial.replica is not bad:
+        trial = fleet.choose_and_reserve(RequestShape("m", needs_engine=False), None, 11.0, [trial.replica])
+    assert before.replica is trial.replica is bad
+    return fleet, before, trial
+
+
+def test_what_needed_no_engine_or_began_before_does_not_bring_a_silent_replica_back() -> None:
+    fleet, before, trial = silent_replica()
+    bad = before.replica
+    fleet.report_success(before, 11.1)
+    assert bad.state is ReplicaState.PROBING, "its first byte came before the silence"
+    fleet.started(trial, 11.2)
+    fleet.report_success(trial, 11.2)
+    assert bad.state is ReplicaState.PROBING, "no engine had to do anything for it"
+    fleet.report_refusal(bad, 11.3)
+    assert bad.state is ReplicaState.PROBING, "nor to refuse a request"
+    warm = [((Incarnation(1), 1.0),)] * 3
+    other = fleet.choose_and_reserve(SHAPE, warm, 11.4)
+    assert other.replica is bad
+    fleet.started(other, 11.5)
+    assert bad.state is ReplicaState.READY
+
+
+def test_a_clock_set_back_does_not_keep_a_silent_replica_out() -> None:
+    fleet, _, trial = silent_replica()
+    bad = trial.replica
+    fleet.settle(trial, 3.0)
+    other = fleet.choose_and_reserve(SHAPE, [((Incarnation(1), 1.0),)] * 3, 3.1)
+    assert other.replica is bad
+    fleet.started(other, 3.2)
+    assert bad.state is ReplicaState.READY
+
+
+def test_streams_from_before_do_not_start_the_count_of_silent_requests_anew() -> None:
+    fleet = ready_fleet(2)
+    bad = fleet.replicas[ReplicaId("r0")]
+    warm = [((Incarnation(1), 1.0),)] * 3
+    for at_s in (10.0, 11.0, 12.0):
+        before = fleet.choose_and_reserve(SHAPE, warm, 9.0)
+        assert before.replica is bad
+        fleet.started(before, 9.1)
+        fleet.report_failure(bad, FailureReason.TIMEOUT, at_s)
+        fleet.report_success(before, at_s + 0.5)
+    assert bad.state is ReplicaState.EJECTED
+
+
+def test_overdue_replicas_are_passed_over_while_they_are_few() -> None:
+    fleet = ready_fleet(8)
+    all_of_them = list(fleet.replicas.values())
+    first, second, third, *others = all_of_them
+    assert list(fleet.view("m").members) == all_of_them
+    fleet.pass_over([first, second])
+    assert list(fleet.view("m").members) == [third, *others]
+    assert fleet.reserve_on(first.id, SHAPE, 1.0).replica is first, "what only it keeps"
+    fleet.validate()
+    fleet.pass_over([first, second, third])
+    assert list(fleet.view("m").members) == all_of_them, "it is the predictions that are wrong"
+    fleet.validate()
+    fleet.pass_over([first])
+    fleet.pass_over([])
+    assert list(fleet.view("m").members) == all_of_them
+    fleet.validate()
+
+
+def test_an_overdue_replica_without_fellows_is_not_passed_over() -> None:
+    fleet = ready_fleet(2)
+    first, second = fleet.replicas.values()
+    fleet.pass_over([first])
+    assert fleet.choose_and_reserve(SHAPE, None, 1.0).replica is second
+    fleet.report_failure(second, FailureReason.REFUSED, 1.0)
+    assert fleet.choose_and_reserve(SHAPE, None, 1.1).replica is first
+    fleet.validate()
 
 
 def test_when_all_are_ejected_the_least_recently_ejected_is_tried() -> None:

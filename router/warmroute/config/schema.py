@@ -212,7 +212,7 @@ class UpstreamConfig:
     short on a replica count for more. 0: no request is asked twice for being late."""
     late_min_s: PositiveSeconds = 1.0
     """No request is late before that: predictions leave out what an engine does only sometimes. Half of it where the
-    replica is suspected already, or on trial after an ejection."""
+    replica is suspected already, or on trial after an ejection; a quarter on trial where it was silent."""
     late_max_s: PositiveSeconds = 60.0
     """Longest silence before a second replica is asked for a stream, whatever was predicted, and where nothing is."""
     keepalive_s: Seconds = 4.0

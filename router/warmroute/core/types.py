@@ -99,6 +99,7 @@ class RequestShape:
         "key",
         "keys",
         "model",
+        "needs_engine",
         "prompt_bytes",
         "prompt_tokens",
         "reads_cache",
@@ -119,6 +120,7 @@ class RequestShape:
         ring_key: int = 0,
         head_key: int = 0,
         streams: bool = True,
+        needs_engine: bool = True,
     ) -> None:
         self.model = model
         """Model or LoRA adapter named by the client; only replicas that serve it are eligible."""
@@ -142,6 +144,8 @@ class RequestShape:
         """False if an engine computes all of it, whatever it holds: it is neither predicted nor learned from."""
         self.streams = streams
         """Whether the first byte comes with the first token. Where it does not, the end of a prefill is a guess."""
+        self.needs_engine = needs_engine
+        """Whether an engine has to do something for it; False for what its server answers by itself."""
         self.tokens_known = False
         """Whether `prompt_tokens` is the client's own count, of token ids, so that `prompt_bytes` are not text."""
         self.single = True

@@ -544,7 +544,9 @@ class Attempt(AttemptHooks):
         gateway = self._gateway
         decision = self.decision
         if decision is not None:
-            gateway.fleet.report_success(decision.replica, gateway.clock())
+            gateway.fleet.report_success(decision, gateway.clock())
+            if decision.computes:
+                gateway.pool(decision.replica).heard_s = monotonic()
             if gateway.deaths.remembers:
                 gateway.outlived(self.shape, self._request)
 

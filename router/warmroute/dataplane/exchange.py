@@ -274,7 +274,7 @@ class Exchange(Counted):
     def _stored_found(self, replica: ReplicaId | None) -> None:
         if self._done:
             return
-        self.shape = RequestShape(model="")
+        self.shape = RequestShape(model="", needs_engine=False)
         try:
             if replica is not None:
                 self._reserve_on(replica)
@@ -554,8 +554,7 @@ class Exchange(Counted):
             self._finish(keep_alive=False, seen=relay.usage_bytes())
             return
         if connection is not None:
-            phase = "stream" if self.begun else "prefill"
-            connection.abandon()
+            phase = self._left(connection)
         elif self._ticket is not None:
             phase = "held"
         else:

@@ -57,6 +57,9 @@ monotonic: Final = time.monotonic
 
 MAX_WITHDRAWN: Final = 1024
 
+GIVEN_UP_S: Final = 1.0
+"""A client that leaves so soon after a silence was held against its replica adds nothing to that."""
+
 THOROUGHLY: Final = frozenset((FailureReason.PAUSED, FailureReason.SCALING))
 """Failures of which more is known where all that a server says of itself is read: its health is fine."""
 
@@ -284,6 +287,39 @@ class Gateway:
         """Nothing is heard of a replica where something should be: have it looked at."""
         self.fleet.suspect(replica)
         self._probe_soon(replica.server.id, False)
+
+    def outrun(self, decision: Decision) -> None:
+        """A request that was late here was answered by another replica, which was asked later: that is this one's
+        doing, however long such an answer may take."""
+        self._may_hang(decision, "silent until another replica, asked later, had answered")
+
+    def given_up(self, decision: Decision) -> None:
+        """A client has left before the first byte. One that is less patient than the router tells of a silent replica,
+        too; many that leave at once tell no more than one."""
+        silence, replica, now_s = self.silence, decision.replica, self.clock()
+        if silence.factor <= 0.0 or 0.0 <= now_s - replica.health.silent_s < GIVEN_UP_S:
+            return
+        if decision.streams:
+            expected_s = self.fleet.expected_s(decision, now_s)
+            allowed_s = self.pool(replica).patience.allowed_s(expected_s, silence, doubtful=True)
+        elif self.plain_s <= 0.0:
+            return
+        else:
+            allowed_s = max(silence.floor_s, self.plain_s)
+        if now_s - decision.reserved_s > allowed_s:
+            self._may_hang(decision, "silent until the client left")
+
+    def _may_hang(self, decision: Decision, why: str) -> None:
+        """Hold a silence against a replica unless an answer has begun there since."""
+        replica = decision.replica
+        if (
+            not decision.reserved_s <= replica.began_s <= self.clock()
+            and replica.incarnation == decision.incarnation
+            and replica.state is not ReplicaState.EJECTED
+        ):
+            self.pool(replica).patience.suspect(monotonic())
+            self.suspect(replica)
+            self.replica_failed(replica, FailureReason.TIMEOUT, why)
 
     def may_retry(self) -> bool:
         """Whether the budget has another try of something that an engine may have to compute for; spends it."""

@@ -28,8 +28,9 @@ from warmroute.dataplane.caching import CacheUse
 from warmroute.dataplane.client_side import ClientSide
 from warmroute.dataplane.gateway import Gateway
 from warmroute.dataplane.request import Request
-from warmroute.dataplane.second import Second
+from warmroute.dataplane.second import SILENCE, Second
 from warmroute.dataplane.states import AnswerState
+from warmroute.dataplane.upstream import ReplicaConnection
 from warmroute.dialects.coding import readable as plain_of
 from warmroute.dialects.engine_errors import (
     DEAD_MARK,
@@ -268,6 +269,15 @@ class Retrying(Attempt):
             )
         )
 
+    def _left(self, connection: ReplicaConnection) -> str:
+        """The client is gone: end the replica's work. Returns what it was at."""
+        connection.abandon()
+        if self.begun:
+            return "stream"
+        if self.decision is not None and not self.suspected:
+            self._gateway.given_up(self.decision)
+        return "prefill"
+
     def time_out(self) -> None:
         """The replica has been silent for too long."""
         connection, self.connection = self.connection, None
@@ -405,8 +415,10 @@ class Retrying(Attempt):
         decision = self.decision
         if self._done or self.second is not second:
             return
-        metrics = self._gateway.metrics
-        metrics.second_won(second.cause, decision.uncached_tokens if decision is not None else 0)
+        gateway = self._gateway
+        gateway.metrics.second_won(second.cause, decision.uncached_tokens if decision is not None else 0)
+        if decision is not None and second.cause == SILENCE and not self.suspected:
+            gateway.outrun(decision)
         self._take(second, second.cause)
         if whole:
             assert head is not None

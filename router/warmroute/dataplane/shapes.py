@@ -22,6 +22,7 @@ from warmroute.dialects.model_list import default_model as only_model
 from warmroute.dialects.other import form_model
 from warmroute.dialects.parsed import Parsed, model_required
 from warmroute.dialects.reading import parse
+from warmroute.dialects.routes import computed
 
 
 def prefix_shape(gateway: Gateway, parsed: Parsed, head: RequestHead) -> RequestShape:
@@ -131,5 +132,6 @@ def load_shape(gateway: Gateway, request: Request) -> RequestShape:
     shape.rungs = shape.keys = []
     shape.prompt_bytes = 0
     shape.streams = False
+    shape.needs_engine = computed(request.head.method, request.head.target.partition(b"?")[0])
     shape.prompt_tokens = max(1, int(len(body) / gateway.bytes_per_token))
     return shape

@@ -34,6 +34,10 @@ LINGER_S = 2.0
 LOOKED_AT_S = 0.25
 """A request that was sent so recently is not looked at: most have their first byte by then."""
 
+TRIAL_RATIO = 0.5
+"""A trial of a replica that was silent is asked of a second one after this share of the time that it may take, so that
+nobody waits long for what was silent before. It has failed if that one answers first."""
+
 DEAD_SILENCE_S = 2.0
 """How long a request may hear nothing from a replica that is shown to be dead: vLLM leaves some streams open for ever
 when it is terminated. Source: vLLM 0.32.0, SIGTERM without a drain time-out, 3 of 9 runs. An ejection for any other
@@ -81,9 +85,13 @@ class Sweeper:
                 LINGER_S if connection.lingering else self._gateway.limits.idle_timeout_s
             ):
                 connection.abort()  # it does not take the end of its answer
-        for pool in self._gateway.pools.values():
+        overdue = []
+        for replica, pool in self._gateway.pools.items():
             pool.expire()
             pool.patience.swept(pool.heard_s)
+            if self._overdue(replica, pool):
+                overdue.append(replica)
+        self._gateway.fleet.pass_over(overdue)
         self._gateway.fleet.stand_apart(self._gateway.registry.apart)
         self._gateway.plain_s *= 1.0 - PLAIN_FADE
         self._gateway.first_s *= 1.0 - PLAIN_FADE
@@ -179,6 +187,12 @@ class Sweeper:
             exchange.late(SILENCE)
         elif silent_s > HEARD_TIMES * allowed_s:
             exchange.late(SILENCE)
+        elif (
+            decision.trial
+            and silent_s > TRIAL_RATIO * allowed_s
+            and replica.health.reason is FailureReason.TIMEOUT
+        ):
+            exchange.late(SILENCE)
         elif gateway.retries.hedge and expected_s > 0.0:
             retries = gateway.retries
             late_s = max(retries.hedge_min_s, retries.hedge_factor * pool.patience.ratio * expected_s)
@@ -214,10 +228,21 @@ class Sweeper:
     def _allowed_s(self, pool: Pool, decision: Decision, expected_s: float) -> float:
         silence = self._gateway.silence
         if silence.factor > 0.0 and decision.replica.state is ReplicaState.EJECTED:
-            return silence.floor_s  # its probes, or others' requests, have found nobody there
+            # Its probes, or others' requests, have found nobody there.
+            return pool.patience.allowed_s(0.0, silence)
         if decision.streams:
             first_s = self._gateway.first_s
             if expected_s < 0.0 and first_s > 0.0:
                 expected_s = first_s
             return pool.patience.allowed_s(expected_s, silence, decision.trial)
-        return plain_allowed_s(self._gateway.plain_s, silence)
+        allowed_s = plain_allowed_s(self._gateway.plain_s, silence)
+        if decision.trial and silence.factor > 0.0 and allowed_s > silence.ceiling_s:
+            return silence.ceiling_s
+        return allowed_s
+
+    def _overdue(self, replica: Replica, pool: Pool) -> bool:
+        """Whether a replica that owes a first byte has been silent for so long that it should be given nothing more: a
+        cheap doubt, long before its requests are late."""
+        gateway = self._gateway
+        quiet_s, expected_s = gateway.fleet.overdue_s(replica, gateway.clock())
+        return quiet_s > 0.0 and quiet_s > pool.patience.allowed_s(expected_s, gateway.silence, doubtful=True)

@@ -84,7 +84,8 @@ class Home:
         """The same, and the field that names the rank of its server, where it is one of several."""
         self.answers = AnswerCache()
         self.heard_s = 0.0
-        """When (monotonic) a piece of a begun answer came, or an answer was complete; half a second late at most."""
+        """When (monotonic) its engine was last heard of: a piece of a begun stream came, or an answer was complete that
+        it had to compute; half a second late at most."""
         self.patience = Patience()
         """How long its silences have been."""
 
@@ -333,7 +334,7 @@ class ReplicaConnection:
             self.used = True
             if self.paused:
                 self.resume()
-            self.idle_since_s = self._pool.heard_s = monotonic()
+            self.idle_since_s = monotonic()
             self._pool.release(self)
         else:
             self._drop()

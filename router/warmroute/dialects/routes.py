@@ -153,6 +153,11 @@ _BELOW: Final = tuple(
 )
 """Paths that begin so and go on; longest first."""
 
+_BY_SERVER: Final = frozenset(
+    (b"tokenize", b"detokenize", b"render", b"derender", b"count_tokens", b"input_tokens")
+)
+"""Last parts of paths that a server answers by itself, whatever its engine does."""
+
 _DOTS: Final = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){2}", re.IGNORECASE)
 """What a server behind us might resolve to a path outside `/v1`."""
 _UNKNOWN: Final = Route(Api.OTHER, RouteKind.LOAD, _ANY.encode())
@@ -194,6 +199,11 @@ def _named(plain: bytes) -> _Row | None:
 def lacks_version(path: bytes) -> bool:
     """Whether this path is that of a known endpoint but for its `/v1`, which a client's base URL should end in."""
     return not path.startswith(b"/v1/") and _named(b"/v1" + plain_path(path)) is not None
+
+
+def computed(method: bytes, path: bytes) -> bool:
+    """Whether an engine has to do something for a request that is routed by load, as far as its path tells."""
+    return method == b"POST" and plain_path(path).rpartition(b"/")[2] not in _BY_SERVER
 
 
 def slash_dropped(path: bytes) -> bool:

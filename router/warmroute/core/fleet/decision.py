@@ -25,6 +25,7 @@ class Decision(Prefill):
         "believed_tokens",
         "chunk_uses",
         "computed",
+        "computes",
         "counted",
         "doubtful",
         "expected_tokens",
@@ -51,6 +52,7 @@ class Decision(Prefill):
         uncached_tokens: int,
         trial: bool,
         streams: bool = True,
+        computes: bool = True,
     ) -> None:
         super().__init__(predicted_tokens, uncached_tokens, streams)
         self.replica = replica
@@ -76,6 +78,8 @@ class Decision(Prefill):
         """What the replica's `residency` counts for it."""
         self.computed = True
         """False if its first byte came without a prefill."""
+        self.computes = computes
+        """Whether an engine has to do something for it."""
         self.gap_tokens = 0
         """Tokens from there to the next rung, which may be there in part; 0 if more is remembered."""
         self.doubtful = False

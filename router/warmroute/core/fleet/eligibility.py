@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FEW_OF: Final = 16
 """A pool that is less of the fleet than one in so many has a ring of its own: passing the others over costs a request
 30 ns each; making a ring, which every change of the fleet makes necessary, the next request 0.1 ms a member."""
+MOST_OVERDUE_OF: Final = 4
+"""One server in so many may be passed over for being overdue, and one in any case."""
 _OUT: Final = frozenset({ReplicaState.EJECTED, ReplicaState.PROBING})
 
 
@@ -42,6 +44,8 @@ class Eligibility:
         self._models: frozenset[str] | None = None
         self._whole: Ring[Replica] = Ring({})
         """Of all replicas: changed as they come and go, so that no request has to do it for many."""
+        self.overdue: frozenset[Replica] = frozenset()
+        """Replicas that are passed over while there are others; `pass_over` changes it."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -68,6 +72,12 @@ class Eligibility:
             self._turns[key] = view.turn
         self._views.clear()
 
+    def pass_over(self, overdue: frozenset[Replica]) -> None:
+        """From now on nobody is given to these while there are others that are not among them."""
+        if overdue != self.overdue:
+            self.overdue = overdue
+            self.health_changed()
+
     def membership_changed(self) -> None:
         """The set of replicas, or of the models one serves, changed."""
         self.health_changed()
@@ -88,9 +98,7 @@ class Eligibility:
         """The same less the servers of those tried; once all routable ones were, the least recently ejected."""
         serving = self._serving(model)
         servers = [r.server for r in tried]
-        members = [r for r in serving if r.routable and r.server not in servers]
-        if not members:
-            members = self._fail_open([r for r in serving if r.server not in servers])
+        members = self._routable([r for r in serving if r.server not in servers])
         if not members:
             raise self._refusal(model, serving)
         return View(members, lambda: self._ring(serving), self._rng, self._turns.get(self._key(model), 0))
@@ -108,7 +116,7 @@ class Eligibility:
         view = self._views.get(key)
         if view is None:
             serving = self._serving(model)
-            members = [r for r in serving if r.routable] or self._fail_open(serving)
+            members = self._routable(serving)
             if not members:
                 raise self._refusal(model, serving)
             view = View(members, lambda: self._ring(serving), self._rng, self._turns.get(key, 0))
@@ -122,6 +130,20 @@ class Eligibility:
             return list(replicas)
         starting = ReplicaState.STARTING
         return [r for r in replicas if model in r.models or not (r.models_known or r.state is starting)]
+
+    def _routable(self, serving: Sequence[Replica]) -> list[Replica]:
+        """Who may be sent requests; the least recently ejected where nobody may.
+
+        Where many are overdue at once, it is the predictions that are wrong: then none is passed over.
+        """
+        members = [r for r in serving if r.routable]
+        overdue = self.overdue
+        if overdue:
+            steady = [r for r in members if r not in overdue]
+            late = len({r.server for r in members if r in overdue})
+            if steady and late <= max(1, len({r.server for r in members}) // MOST_OVERDUE_OF):
+                return steady
+        return members or self._fail_open(serving)
 
     @staticmethod
     def _fail_open(serving: Sequence[Replica]) -> list[Replica]:
@@ -174,7 +196,7 @@ class Eligibility:
             assert not key or key in self.models, key
             if key is not None:
                 serving = self._serving(key)
-                members = [r for r in serving if r.routable] or self._fail_open(serving)
+                members = self._routable(serving)
                 assert list(view.members) == members, key
                 assert view.eligible == frozenset(members), key
                 assert set(view.by_incarnation.values()) <= view.eligible, key

@@ -35,7 +35,7 @@ from warmroute.core.fleet.members import Members
 from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import Ranking, ranked, validate
-from warmroute.core.health.health import FailureReason, HealthParameters, ReplicaState, Signal
+from warmroute.core.health.health import REQUESTS_TELL, HealthParameters, ReplicaState, Signal
 from warmroute.core.health.silence import LEAST_EXPECTED_S, UNKNOWN
 from warmroute.core.learning.answers import MEMORY
 from warmroute.core.learning.feedback import Feedback
@@ -348,7 +348,9 @@ class Fleet(Members):
             replica.health.trials += 1
             replica.health.signalled(Signal.TRIAL, self._ticked_s)
             self._health_changed(replica.health)
-        decision = Decision(replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams)
+        decision = Decision(
+            replica, kind, predicted_tokens, uncached_tokens, trial, shape.streams, shape.needs_engine
+        )
         decision.reserved_s = now_s
         if replica.shared_tokens > 0.0 and shape.rungs:
             decision.first_rung = shape.rungs[0]
@@ -419,8 +421,17 @@ class Fleet(Members):
         if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
             self.moved()
         replica.refresh()
-        if decision.trial and (computed or replica.health.reason is not FailureReason.ERROR):
-            self._trial_passed(replica, now_s)
+        if computed and decision.computes:
+            replica.began_s = now_s
+        if decision.trial:
+            if (
+                self._breaks_silence(decision, now_s)
+                if computed
+                else replica.health.reason not in REQUESTS_TELL
+            ):
+                self._trial_passed(replica, now_s)
+            else:
+                self._end_trial(decision)  # which has shown nothing, and may take long (a WebSocket)
 
     def learn(
         self,
@@ -477,9 +488,7 @@ class Fleet(Members):
             replica.note_streamed(now_s - decision.started_s)
         replica.refresh()
         if decision.trial:
-            replica.trials -= 1
-            replica.health.trials -= 1
-            self._health_changed(replica.health)
+            self._end_trial(decision)
 
     def expected_s(self, decision: Decision, now_s: float) -> float:
         """Predicted time from now to the first byte of a request that waits, all that waits there counted as ahead of

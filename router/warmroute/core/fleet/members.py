@@ -27,7 +27,14 @@ from warmroute.core.fleet.events import (
 )
 from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import replica_row
-from warmroute.core.health.health import FailureReason, Health, HealthParameters, ReplicaState, Signal
+from warmroute.core.health.health import (
+    REQUESTS_TELL,
+    FailureReason,
+    Health,
+    HealthParameters,
+    ReplicaState,
+    Signal,
+)
 from warmroute.core.learning.learner import Learner
 from warmroute.core.ranks import MOST_RANKS, rank_id, rank_incarnation
 from warmroute.core.types import Incarnation, ReplicaId
@@ -82,19 +89,31 @@ class Members:
         horizon_s = replica.residency.horizon_s
         return self.returns.ratio(now_s - horizon_s) if horizon_s > -inf else 0.0
 
-    def report_success(self, replica: Replica, now_s: float) -> None:
+    def report_success(self, decision: Decision, now_s: float) -> None:
         """A request was answered: its prompt was computed."""
+        replica = decision.replica
         replica.errors.good()
-        if replica.health.tainted:
+        if replica.health.tainted and self._breaks_silence(decision, now_s):
             self._trial_passed(replica, now_s)
+
+    @staticmethod
+    def _breaks_silence(decision: Decision, now_s: float) -> bool:
+        """Whether an answer says that its replica computes: where others were silent, one that began since does, for
+        which an engine had to do something."""
+        health = decision.replica.health
+        if health.reason is not FailureReason.TIMEOUT:
+            return True
+        # A silence that is still to come was before the clock was set back.
+        return decision.computes and not decision.started_s < health.silent_s <= now_s
 
     def _trial_passed(self, replica: Replica, now_s: float) -> None:
         if replica.health.tainted and replica.health.succeeded(now_s):
             self._health_changed(replica.health)
 
     def report_refusal(self, replica: Replica, now_s: float) -> None:
-        """A request was answered with an error of the client's: whatever the replica failed of, it reads requests."""
-        if replica.health.reason is not FailureReason.ERROR:
+        """A request was answered with an error of the client's: the replica reads requests, which is all that there was
+        to be shown unless it erred or was silent."""
+        if replica.health.reason not in REQUESTS_TELL:
             self._trial_passed(replica, now_s)
 
     def report_error(self, decision: Decision) -> bool:
@@ -139,6 +158,28 @@ class Members:
     def suspect(self, replica: Replica) -> None:
         """Nothing is heard of it where something should be: a probe that is not answered either ejects it."""
         replica.health.suspect = True
+
+    def _end_trial(self, decision: Decision) -> None:
+        """It counts as a trial no longer."""
+        decision.trial = False
+        replica = decision.replica
+        replica.trials -= 1
+        replica.health.trials -= 1
+        self._health_changed(replica.health)
+
+    def overdue_s(self, replica: Replica, now_s: float) -> tuple[float, float]:
+        """For how long no first byte has come of the stream that should be computed there now, and how long all that
+        waits there should take from now on; 0 for the former where there is none, or nothing was learned yet."""
+        learner = self._learner
+        if learner is None or not learner.believes or not replica.awaits:
+            return 0.0, 0.0
+        return now_s - replica.since_s, replica.delay_s + replica.wait_s(now_s)
+
+    def pass_over(self, overdue: Collection[Replica]) -> None:
+        """These replicas' first bytes are overdue: nobody is given to them while there are others, until this is called
+        without them. Says nothing of their health."""
+        if overdue or self._eligibility.overdue:
+            self._eligibility.pass_over(frozenset(overdue))
 
     def shown_dead(self, decision: Decision) -> bool:
         """Whether the life of the replica that has this request is over for sure; an ejection alone says nothing."""

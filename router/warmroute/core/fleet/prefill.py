@@ -144,6 +144,13 @@ class PrefillQueue:
                 work_s -= elapsed_s if elapsed_s < most_s else most_s
         return work_s + self.planned_s
 
+    @property
+    def awaits(self) -> bool:
+        """Whether the first of the queue tells by its first byte when it was prefilled."""
+        for prompt in self.queue:
+            return prompt.streams
+        return False
+
     def wait_for_s(self, now_s: float, own_s: float) -> float:
         """Expected time until a prompt of so much prefill can be computed.
 

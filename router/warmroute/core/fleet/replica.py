@@ -66,6 +66,7 @@ class Replica(PrefillQueue):
 
     __slots__ = (
         "base_latency_s",
+        "began_s",
         "block_tokens",
         "cache_tokens",
         "cards",
@@ -147,6 +148,8 @@ class Replica(PrefillQueue):
         """Other routers' `in_flight`; 0 while nobody tells."""
         self.trials = 0
         """Requests under way that were sent while it was not `READY`; part of `Health.trials`."""
+        self.began_s = -inf
+        """When an answer that an engine had to compute began here last."""
         self.block_tokens: int | None = None
         self.cache_tokens: int | None = None
         self.overlap_block_tokens = 1

@@ -16,7 +16,8 @@ This is what leads to which signal:
   `/health` is fine and whose requests fail sits its backoff out.
 - When the backoff is over, one trial decides: a request or a probe, whichever comes first. Where an engine answered
   with errors (`FailureReason.ERROR`) or was silent (`TIMEOUT`), only a request decides; the former is given one trial
-  after every successful probe.
+  after every successful probe, and for the latter only an answer speaks that it had to compute
+  (`Members._breaks_silence`).
 - A changed incarnation makes everything forgotten: it is another engine.
 
 Rule 3: a state concerns new requests only. The requests that a replica has already keep their limits whatever the
@@ -82,7 +83,7 @@ _INTERVALS: Final = frozenset({FailureReason.PAUSED, FailureReason.SCALING})
 _CERTAIN: Final = _INTERVALS | {FailureReason.REFUSED, FailureReason.DRAINING, FailureReason.ASLEEP}
 _SEEN_BY_PROBES: Final = _INTERVALS | {FailureReason.ASLEEP}
 """What one probe tells for certain."""
-_REQUESTS_TELL: Final = frozenset({FailureReason.ERROR, FailureReason.TIMEOUT})
+REQUESTS_TELL: Final = frozenset({FailureReason.ERROR, FailureReason.TIMEOUT})
 """What `/health` says nothing of: an engine that hangs behind its server, or errs."""
 _PROBE_CAN_TELL: Final = frozenset(
     {FailureReason.REFUSED, FailureReason.CONNECT, FailureReason.ASLEEP, FailureReason.PROBE}
@@ -150,6 +151,7 @@ class Health:
         "probe_failures",
         "reason",
         "refused_s",
+        "silent_s",
         "state",
         "strikes",
         "suspect",
@@ -178,6 +180,8 @@ class Health:
         self.dead = False
         self.refused_s = -inf
         """When its machine last refused a request's connection; what a probe found that began before is older."""
+        self.silent_s = -inf
+        """When a request was last found to be silent here (`TIMEOUT`); what had begun before says nothing of it."""
         self.suspect = False
         """Silent for longer than its requests should take: one probe that is not answered either ejects it."""
         self.failures = 0
@@ -233,6 +237,8 @@ class Health:
         if reason is FailureReason.REFUSED:
             self.dead = True
             self.refused_s = now_s
+        elif reason is FailureReason.TIMEOUT:
+            self.silent_s = now_s
         self.tainted = True
         ready = self.state is ReplicaState.READY
         if ready and reason not in _CERTAIN and self.failures < self.parameters.failures_to_eject:
@@ -258,7 +264,7 @@ class Health:
         if self.reason is FailureReason.ERROR:
             if self.state is ReplicaState.EJECTED:
                 return self._walk(Signal.BACKOFF_OVER, now_s)
-        if self.state is ReplicaState.PROBING and self.reason in _REQUESTS_TELL:
+        if self.state is ReplicaState.PROBING and self.reason in REQUESTS_TELL:
             return False
         if (
             self.state is ReplicaState.EJECTED
