@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.router_thread import RouterThread, read_answer, running, wait_until
 from tests.support.scripted_upstream import Connection, Received, ScriptedUpstream, plain
-from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig
+from warmroute.config.schema import Address, Config, HealthConfig, ReplicaConfig, UpstreamConfig
 
 ANY = Address("127.0.0.1:0")
 NO_ROUTE = b'{"error":{"message":"Not Found","type":"NotFoundError","param":null,"code":404}}'
@@ -32,6 +32,9 @@ class Engine(ScriptedUpstream):
     other_key = "s4cret"
     resolves = False
     slash_redirects = False
+    closes = False
+    silent = False
+    """What it does with WebSockets."""
     loaded: tuple[str, ...] = ()
 
     def _answer(self, connection: Connection, received: Received) -> bool:
@@ -85,6 +88,11 @@ class Engine(ScriptedUpstream):
         if b"ignored" in received.line:
             connection.send(plain(b'{"path":"as if nothing had been asked"}'))
             return True
+        if self.closes:
+            return False
+        if self.silent:
+            connection.receive()  # until the router closes
+            return False
         if b"refused" in received.line:
             connection.send(plain(b"", b"403 Forbidden"))
             return False
@@ -453,6 +461,28 @@ def test_a_websocket_goes_to_another_replica_where_one_is_dead(
     for engine in engines:
         engine.listen()
     router.wait_ready(2)
+
+
+@pytest.mark.parametrize("fault", ["closes", "silent"])
+def test_a_websocket_goes_to_another_replica_where_one_breaks_or_is_silent_before_it_agrees(
+    engines: list[Engine], fault: str
+) -> None:
+    with running(config(engines, upstream=UpstreamConfig(late_max_s=0.5)), 2) as router:
+        setattr(engines[0], fault, True)
+        early = frame(b"before the answer")
+        for _ in range(3):
+            sock, head = upgraded(router, "/v1/realtime?model=m", early)
+            with sock:
+                assert head.startswith(b"HTTP/1.1 101 ")
+                echoed = head.partition(b"\r\n\r\n")[2]
+                while len(echoed) < len(early):
+                    echoed += sock.recv(65536)
+                assert echoed == early, "once"
+        setattr(engines[1], fault, True)
+        sock, head = upgraded(router, "/v1/realtime?model=m")
+        with sock:
+            assert head.split(b" ")[1] in (b"502", b"503", b"504")
+        router.assert_at_rest()
 
 
 @pytest.mark.parametrize("path", ["/sleep", "/v1/load_lora_adapter", "/health", "/v1/../sleep"])

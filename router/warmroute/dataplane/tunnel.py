@@ -1,7 +1,8 @@
 """A tunnel is a WebSocket through the router: a client connection and a replica connection pass bytes to each other.
 
-This module decides which replica it goes to, once and before anything was sent. It goes by load, since what the client
-will say is not known yet. It reads nothing of the tunnel but the head of the replica's answer. The rules it keeps:
+This module decides which replica it goes to, before anything was sent: the next one where a replica cannot be reached,
+breaks, or is silent before it has agreed. It goes by load, since what the client will say is not known yet. It reads
+nothing of the tunnel but the head of the replica's answer. The rules it keeps:
 nothing of what the client sends behind its request reaches the replica before that has agreed, since an engine that
 ignores the upgrade would take it for another request, past the table of endpoints; when either side ends, so does the
 other, once what was read is written; and the choice is settled exactly once.
@@ -20,6 +21,7 @@ from warmroute.core.errors import ClientError, ReplicaError, RouterError
 from warmroute.core.health.health import FailureReason
 from warmroute.core.types import Api, DecisionKind, ReplicaId
 from warmroute.dataplane import local
+from warmroute.dataplane.accounts import GONE
 from warmroute.dataplane.request import CREDENTIALS, KEPT_BACK, Fields, Request, RequestHead
 from warmroute.dataplane.shapes import load_shape
 from warmroute.dialects.routes import may_be_websocket
@@ -59,7 +61,7 @@ class _ReplicaSide(asyncio.Protocol):
         self._tunnel.answered(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._tunnel.replica_lost()
+        self._tunnel.replica_lost(self)
 
     def pause_writing(self) -> None:
         self._tunnel.client_transport.pause_reading()
@@ -83,7 +85,14 @@ class Tunnel(asyncio.Protocol):
         self._answer = b""
         """What there is of the head of the replica's answer."""
         self.client_transport = client.transport
+        self._side: _ReplicaSide | None = None
+        """Whom it is asked of, or being connected to."""
         self._replica: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Only while a replica owes its answer."""
+        self._tried: list[Replica] = []
+        self._why: RouterError = ReplicaError("no replica could be reached")
+        """What the client hears if no replica agrees."""
         self._decision: Decision | None = None
         self._request_id = head.request_id or gateway.new_request_id()
         self._started_s = monotonic()
@@ -105,9 +114,8 @@ class Tunnel(asyncio.Protocol):
         self._gateway.tasks.spawn(self._connect(), name="websocket")
 
     async def _connect(self) -> None:
-        tried: list[Replica] = []
-        why: RouterError = ReplicaError("no replica could be reached")
-        if self._gateway.admission is not None:
+        tried = self._tried
+        if self._gateway.admission is not None and self._caller is None:
             try:
                 self._caller = await _identify(self._gateway.admission, self._head)
             except RouterError as error:
@@ -117,10 +125,10 @@ class Tunnel(asyncio.Protocol):
             try:
                 decision = self._choose(tried)
             except RouterError as error:
-                why = error if not tried else why
+                self._why = self._why if tried else error
                 break
             self._attempts += 1
-            side = _ReplicaSide(self)
+            side = self._side = _ReplicaSide(self)
             pool = self._gateway.pool(decision.replica)
             try:
                 await pool.open(side)
@@ -133,12 +141,42 @@ class Tunnel(asyncio.Protocol):
                 self._gateway.replica_failed(decision.replica, reason)
                 self._settle()
                 tried.append(decision.replica)
-                why = ReplicaError(f"replica {decision.replica.id} could not be reached")
+                self._why = ReplicaError(f"replica {decision.replica.id} could not be reached")
                 continue
-            self._connected(side, pool.address)
+            if self._side is side:  # else it was lost again already
+                self._connected(side, pool.address)
             return
+        self._side = None
         self._settle()
-        self._refuse(why)
+        self._refuse(self._why)
+
+    def _try_again(self, reason: FailureReason, why: RouterError) -> None:
+        """The replica has failed before it answered, and nothing was sent to either side: another one may agree."""
+        decision, replica = self._decision, self._replica
+        self._stop_timer()
+        self._side = self._replica = None
+        self._answer = b""
+        if replica is not None:
+            replica.abort()
+        if decision is not None:
+            self._tried.append(decision.replica)
+            self._gateway.replica_failed(decision.replica, reason, str(why))
+        self._settle()
+        self._why = why
+        self.client_transport.pause_reading()
+        self._gateway.tasks.spawn(self._connect(), name="websocket")
+
+    def _silent(self) -> None:
+        if not self._over and not self._status:
+            self._try_again(
+                FailureReason.TIMEOUT,
+                ReplicaError("the replica was silent for too long", status=504, code="replica_timeout"),
+            )
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _refuse(self, why: RouterError) -> None:
         if not self._over:
@@ -183,6 +221,10 @@ class Tunnel(asyncio.Protocol):
             b"x-forwarded-for: %b%b\r\n\r\n" % (host, self._request_id, head.forwarded_for, self._client.peer)
         )
         transport.write(b"".join(lines))
+        limits = self._gateway.upstream
+        self._timer = asyncio.get_running_loop().call_later(
+            min(limits.first_byte_timeout_s, limits.late_max_s), self._silent
+        )
         if len(self._early) == 0:
             self.client_transport.resume_reading()  # to hear it leave
 
@@ -211,6 +253,7 @@ class Tunnel(asyncio.Protocol):
         self.client_transport.write(data)
 
     def _agreed(self) -> None:
+        self._stop_timer()
         self._status = 101
         self._first_byte_s = monotonic()
         decision, replica = self._decision, self._replica
@@ -265,12 +308,12 @@ class Tunnel(asyncio.Protocol):
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def replica_lost(self) -> None:
+    def replica_lost(self, side: _ReplicaSide) -> None:
         """The replica has ended: so does the client's connection, once it has what was sent."""
-        if self._over:
+        if self._over or side is not self._side:
             return
         if not self._status:
-            self._refused(502)
+            self._try_again(FailureReason.LOST, ReplicaError("the replica failed before it answered"))
             return
         self._end(None)
         self.client_transport.close()
@@ -288,6 +331,7 @@ class Tunnel(asyncio.Protocol):
         if self._over:
             return
         self._over = True
+        self._stop_timer()
         self._settle()
         self._client.closing = True
         gateway = self._gateway
@@ -295,8 +339,9 @@ class Tunnel(asyncio.Protocol):
         status = self._status
         kind, replica = self._kind, self._replica_id
         ttft_s = None if self._first_byte_s is None else self._first_byte_s - self._started_s
+        counted = replica if replica in gateway.fleet.replicas else GONE
         gateway.metrics.observe(
-            Api.OTHER, self._model, status, code, kind, replica, None, duration_s, 0, 0, None, None
+            Api.OTHER, self._model, status, code, kind, counted, None, duration_s, 0, 0, None, None
         )
         if gateway.access_log is not None:
             gateway.access_log.write(
