@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.support.wire import ClientWire
-from tests.support.wire_fleet import OK, WireFleet, plain
+from tests.support.wire_fleet import OK, LivePool, WireFleet, plain
+from warmroute.core.fleet.fleet import ProbeSucceeded, RanksFound
 from warmroute.core.health.health import FailureReason, ReplicaState
+from warmroute.core.types import Incarnation
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.second import Second
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
@@ -83,6 +85,19 @@ class Fleet:
         for replica in self.fleet.replicas:
             self.fleet.wire.probed(replica, self.gateway.clock())
         self._at(PROBE_S, self._probe)
+
+    def use_ranks(self, ranks: int) -> None:
+        """Each server has so many."""
+        wire = self.fleet.wire
+        for server in list(wire.worker.fleet.servers.values()):
+            wire.worker.fleet.apply(RanksFound(server.id, ranks))
+            event = ProbeSucceeded(
+                server.id, Incarnation(5), {"m": {}}, None, None, self.gateway.clock(), True
+            )
+            wire.worker.fleet.apply(event)
+        self.fleet.replicas = list(wire.worker.fleet.replicas.values())
+        for replica in self.fleet.replicas:
+            self.fleet._put(LivePool, replica)
 
     def traffic(self, rate: float, seconds: float, body: Callable[[int], tuple[str, dict[str, Any]]]) -> None:
         """Requests that come at random at this rate."""
@@ -241,6 +256,28 @@ def test_many_clients_that_leave_at_once_eject_nobody() -> None:
     for _, client in fleet.waits:
         client.lose()
     assert not any(replica.health.ejections for replica in fleet.fleet.replicas)
+
+
+def test_one_rank_that_hangs_is_left_alone_though_its_server_answers_by_the_others() -> None:
+    fleet = Fleet(2)
+    fleet.use_ranks(4)
+    fleet.traffic(32.0, 10.0, conversation)
+    fleet.run(15.0)
+    before = len(fleet.waits)
+    fleet.hangs.add(5)
+    fleet.traffic(32.0, 60.0, conversation)
+    fleet.run(70.0)
+    after = [fleet.took[number] for number in range(before, len(fleet.waits))]
+    assert sum(1 for waited_s in after if waited_s > 0.5) <= 35, "of 240 that would go there"
+    hung = fleet.fleet.replicas[5]
+    assert hung.in_flight == 0
+    assert not hung.health.ejections, "the server is well"
+    given_tokens = hung.given_tokens
+    fleet.hangs.clear()
+    fleet.traffic(16.0, 40.0, conversation)
+    fleet.run(45.0)
+    assert hung.given_tokens > given_tokens + 2_000, "it is used again"
+    assert hung.silences == 0
 
 
 TOKENIZE = "/tokenize", {"model": "m", "prompt": "how many?"}

@@ -244,5 +244,8 @@ class Sweeper:
         """Whether a replica that owes a first byte has been silent for so long that it should be given nothing more: a
         cheap doubt, long before its requests are late."""
         gateway = self._gateway
-        quiet_s, expected_s = gateway.fleet.overdue_s(replica, gateway.clock())
+        now_s = gateway.clock()
+        if replica.silences and gateway.fleet.shunned(replica, now_s):
+            return True
+        quiet_s, expected_s = gateway.fleet.overdue_s(replica, now_s)
         return quiet_s > 0.0 and quiet_s > pool.patience.allowed_s(expected_s, gateway.silence, doubtful=True)

@@ -422,7 +422,7 @@ class Fleet(Members):
             self.moved()
         replica.refresh()
         if computed and decision.computes:
-            replica.began_s = now_s
+            self._begun(replica, now_s)
         if decision.trial:
             if (
                 self._breaks_silence(decision, now_s)

@@ -152,8 +152,34 @@ class Members:
         """A request failed for a reason that may lie with the replica; `detail` is for people."""
         if reason is not FailureReason.BUSY:
             replica.server.note_failure(reason, detail)
+        if reason is FailureReason.TIMEOUT and replica.rank is not None:
+            self._shun(replica, now_s)
+            if any(replica.since_s < other.began_s <= now_s for other in replica.server.replicas):
+                return  # the others answer: it is not the server's
         if replica.health.failed(reason, now_s):
             self._health_changed(replica.health)
+
+    @staticmethod
+    def _begun(replica: Replica, now_s: float) -> None:
+        """An answer that an engine had to compute has begun here."""
+        replica.began_s = now_s
+        if replica.silences:
+            replica.silences = 0
+            replica.shunned_until_s = -inf
+
+    def _shun(self, replica: Replica, now_s: float) -> None:
+        """A rank was silent to a request: it is passed over alone, as often and as long as a server is ejected."""
+        health = self._health
+        replica.silences += 1
+        more = replica.silences - health.failures_to_eject
+        if more >= 0:
+            backoff_s = min(health.backoff_s * 2.0 ** min(more, 30), health.max_backoff_s)
+            replica.shunned_until_s = now_s + backoff_s
+
+    def shunned(self, replica: Replica, now_s: float) -> bool:
+        """Whether this rank was silent lately, whatever its server answers by the others."""
+        # An end later than any can be was set before the clock was set back.
+        return 0.0 < replica.shunned_until_s - now_s <= self._health.max_backoff_s
 
     def suspect(self, replica: Replica) -> None:
         """Nothing is heard of it where something should be: a probe that is not answered either ejects it."""
@@ -327,6 +353,8 @@ class Members:
             replica.eviction_ratio = replica.recent_load_tokens = 0.0
             replica.refresh()
             replica.speed.restarted()
+            replica.silences = 0
+            replica.shunned_until_s = -inf
         replica.incarnation = incarnation
         replica.former = ()
         replica.life_told = told

@@ -93,6 +93,8 @@ class Replica(PrefillQueue):
         "rank",
         "residency",
         "server",
+        "shunned_until_s",
+        "silences",
         "streamed",
         "survival",
         "trials",
@@ -150,6 +152,10 @@ class Replica(PrefillQueue):
         """Requests under way that were sent while it was not `READY`; part of `Health.trials`."""
         self.began_s = -inf
         """When an answer that an engine had to compute began here last."""
+        self.silences = 0
+        """Requests that this rank was silent to since; only where it is one of several."""
+        self.shunned_until_s = -inf
+        """Until when it is passed over for that."""
         self.block_tokens: int | None = None
         self.cache_tokens: int | None = None
         self.overlap_block_tokens = 1
