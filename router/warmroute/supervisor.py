@@ -293,10 +293,14 @@ class Supervisor:
         try:
             following, changed, waiting = reloaded(self._config, self._reload())
             _check_files(following)
+            self._leave(dataclasses.replace(following, listen=config.listen))
         except ConfigError as error:
             self._settings_current = False
             for message in error.messages:
                 log.error("reload_failed", extra=fields(error=message))
+        except OSError as error:
+            self._settings_current = False
+            log.error("reload_failed", extra=fields(error=f"workers cannot be told of the settings: {error}"))
         else:
             self._settings_current = True
             self._config = following
@@ -309,13 +313,20 @@ class Supervisor:
                 extra=fields(changed=",".join(changed) or "none", needs_restart=",".join(waiting) or "none"),
             )
             config = dataclasses.replace(self._config, listen=config.listen)
-            path = os.path.join(self._directory, SETTINGS)
-            Path(path + ".new").write_bytes(pickle.dumps(config))
-            os.replace(path + ".new", path)
         for worker in self._workers:  # in any case: they open moved logs anew
             if worker.process is not None:
                 worker.process.hang_up()
         return config
+
+    def _leave(self, config: Config) -> None:
+        """Leave settings where the workers find them.
+
+        Raises:
+            OSError: They cannot be written there.
+        """
+        path = os.path.join(self._directory, SETTINGS)
+        Path(path + ".new").write_bytes(pickle.dumps(config))
+        os.replace(path + ".new", path)
 
     def _look(self, now_s: float) -> None:
         """Kill whoever is silent, which is found as of any other that died; replace who takes too much memory."""
@@ -323,6 +334,7 @@ class Supervisor:
             return
         self._looked_s = now_s
         for worker in self._workers:
+            worker.note_serving()
             process = worker.process
             if process is not None and process.hung():
                 log.error("worker_hung", extra=fields(worker=worker.number, pid=process.pid))

@@ -198,6 +198,7 @@ class Place:
         """When to start it; of no meaning while it lives."""
         self._directory = directory
         self._starts = 0
+        self._serves = False
         self._has_served = False
 
     @property
@@ -208,7 +209,10 @@ class Place:
     @property
     def serves(self) -> bool:
         """Whether its process has got as far as taking connections."""
-        return bool(self.socket_path) and os.path.exists(self.socket_path + SERVING)
+        # Asked for once: who cleans directories of what is temporary may take the file.
+        if not self._serves and self.socket_path:
+            self._serves = os.path.exists(self.socket_path + SERVING)
+        return self._serves
 
     @property
     def has_served(self) -> bool:
@@ -221,9 +225,14 @@ class Place:
         """Whether its old process waits for the new one to serve."""
         return self.outgoing is not None and self.outgoing_until_s == math.inf
 
+    def note_serving(self) -> None:
+        """See whether its process serves by now: the sign of that may be gone later."""
+        self._has_served = self.has_served
+
     def start(self, process: Process, config: Config) -> None:
         """Fill the place."""
-        self._has_served = self.has_served
+        self.note_serving()
+        self._serves = False
         self._starts += 1
         self.socket_path = os.path.join(self._directory, f"{self.number}.{self._starts}.sock")
         self.process = process
@@ -233,6 +242,7 @@ class Place:
 
     def replace(self) -> None:
         """Empty the place; who was in it goes on until the next one serves."""
+        self.note_serving()
         self.outgoing, self.outgoing_path = self.process, self.socket_path
         self.process = None
         self.due_s = 0.0
