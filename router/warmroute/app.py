@@ -45,6 +45,7 @@ from warmroute.core.beliefs.seen import MAX_RUNGS
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.prompt.fingerprint import Fingerprinter
+from warmroute.core.ranks import server_id_of
 from warmroute.core.types import ReplicaId
 from warmroute.dataplane.explain import explain
 from warmroute.dataplane.gateway import Gateway
@@ -543,7 +544,9 @@ class Worker:
 
     def _replica_removed(self, replica_id: ReplicaId) -> None:
         self.metrics.forget_replica(replica_id)
-        self._agent_loads.pop(replica_id, None)
+        server_id = server_id_of(replica_id)
+        if server_id not in self.fleet.servers:
+            self._agent_loads.pop(server_id, None)
         self.gateway.drop_pools()
 
     def _load_heard(self) -> None:

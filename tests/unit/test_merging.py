@@ -124,3 +124,26 @@ def test_odd_values_survive() -> None:
     merged = samples(Merger().merge({"0": text}))
     assert math.isnan(merged['x{worker="0"}'])
     assert merged["y_total"] == math.inf
+
+
+def of_replicas(*names: str) -> str:
+    lines = [f'warmroute_replica_requests_total{{decision="warm",replica="{name}"}} 2.0' for name in names]
+    return "\n".join(
+        [
+            "# HELP warmroute_replica_requests_total x",
+            "# TYPE warmroute_replica_requests_total counter",
+            *lines,
+        ]
+    )
+
+
+def test_what_dead_workers_counted_of_replicas_that_left_goes_with_them() -> None:
+    merger = Merger()
+    for number in range(50):
+        merger.merge({"0": of_replicas("stays", "other", f"pod-{number}"), "1": of_replicas("stays")})
+        merger.ended("0")
+    merged = samples(merger.merge({"1": of_replicas("stays")}))
+    name = 'warmroute_replica_requests_total{decision="warm",replica="%s"}'
+    assert merged[name % "stays"] == 102
+    assert merged[name % "other"] == 100
+    assert len(merged) == 2

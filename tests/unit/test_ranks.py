@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.support.wire import Wire
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.choice.policies import POLICIES
 from warmroute.core.fleet.fleet import (
@@ -194,3 +195,18 @@ def test_errors_of_other_ranks_of_a_server_are_its_own() -> None:
             fleet.settle(decision, 1.1)
     assert suspect
     assert fleet.servers[B].errors.errors == 0.0
+
+
+def test_what_an_agent_says_of_a_server_with_ranks_is_forgotten_with_it() -> None:
+    wire = Wire()
+    worker = wire.worker
+    server_id = wire.replicas[0].server.id
+    worker.fleet.apply(RanksFound(server_id, 2))
+    worker._agent_load(server_id, 1, 0)
+    ranks = list(worker.fleet.replicas)
+    worker._replica_removed(ranks[1])
+    assert worker._agent_loads, "the server is still there"
+    worker.fleet.apply(ReplicaRemoved(server_id))
+    for rank in ranks:
+        worker._replica_removed(rank)
+    assert worker._agent_loads == {}

@@ -2,23 +2,27 @@
 
 Counters and histograms are added up. A gauge is added up, or its largest or smallest value taken, as the catalogue says
 (`Metric.across`); one that the catalogue does not know, and all of `process_*` and `python_*`, gets a label `worker`.
-What a worker counted before it died stays counted, as of the last scrape, so that no counter ever goes back.
+What a worker counted before it died stays counted, as of the last scrape, so that no counter ever goes back; but for
+replicas that have left the fleet.
 
 This module reads Prometheus text as our own exposition writes it, and fetches nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from warmroute.telemetry.catalogue import CATALOGUE
 from warmroute.telemetry.metric import Across
+from warmroute.telemetry.metrics import OTHER
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _ACROSS = {metric.name: metric.across for metric in CATALOGUE}
 _OF_PROCESS = ("process_", "python_")
+_REPLICA = re.compile(r'[{,]replica="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(slots=True)
@@ -69,6 +73,24 @@ class Merger:
         families = self._latest.pop(worker, {})
         counted = {name: families[name] for name in families if not name.startswith(_OF_PROCESS)}
         _add(self._ended, counted, worker, gauges=False)
+        known = set().union(*[_replicas(families) for families in self._latest.values()])
+        if known:
+            _drop_gone(self._ended, known)
+
+
+def _replicas(families: _Families) -> set[str]:
+    """All that are named by any sample."""
+    found = [_REPLICA.search(sample) for family in families.values() for sample in family.samples]
+    return {match[1] for match in found if match is not None}
+
+
+def _drop_gone(families: _Families, known: set[str]) -> None:
+    """Drop what is counted of replicas that no worker knows any more: new ones come without end."""
+    for family in families.values():
+        for sample in list(family.samples):
+            match = _REPLICA.search(sample)
+            if match is not None and match[1] not in known and match[1] != OTHER:
+                del family.samples[sample]
 
 
 def _add(merged: _Families, families: _Families, worker: str, *, gauges: bool) -> None:
