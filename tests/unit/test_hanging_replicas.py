@@ -246,6 +246,21 @@ def test_clients_that_are_less_patient_than_the_router_tell_of_it(stream: bool) 
     assert not any(replica.health.ejections for replica in fleet.fleet.replicas[1:])
 
 
+def test_one_long_answer_of_late_does_not_hide_a_replica_that_hangs() -> None:
+    """Where no answer streams, most take three seconds, and one took five minutes."""
+    fleet = Fleet(4)
+    fleet.gateway.plain_s = 300.0
+    fleet.gateway.plain_mean_s = 3.0
+    fleet.patience_s = 20.0
+    fleet.traffic(16.0, 10.0, plain_conversation)
+    fleet.run(15.0)
+    fleet.hangs.add(0)
+    fleet.traffic(16.0, 120.0, plain_conversation)
+    fleet.run(150.0)
+    assert fleet.fleet.replicas[0].health.ejections[FailureReason.TIMEOUT] >= 3
+    assert fleet.left <= 120, "of 480 that would go there: what came in the first 20 s"
+
+
 def test_many_clients_that_leave_at_once_eject_nobody() -> None:
     fleet = Fleet(2)
     fleet.gateway.plain_s = 2.0

@@ -12,7 +12,9 @@ from warmroute.core.health.silence import (
     UNKNOWN,
     Patience,
     SilenceParameters,
+    mean_of,
     plain_allowed_s,
+    plain_usual_s,
 )
 
 PARAMETERS = SilenceParameters(factor=4.0, floor_s=2.0, ceiling_s=60.0)
@@ -57,6 +59,19 @@ def test_whole_answers_are_waited_for_by_the_longest_of_late() -> None:
     assert plain_allowed_s(0.0, PARAMETERS) == inf, "nothing is known yet"
     assert plain_allowed_s(0.1, PARAMETERS) == 2.0
     assert plain_allowed_s(100.0, PARAMETERS) == 400.0, "how long an answer gets is not known before"
+
+
+def test_what_answers_usually_take_is_told_by_their_mean_where_one_took_much_longer() -> None:
+    assert plain_usual_s(0.0, 0.0, PARAMETERS) == inf
+    assert plain_usual_s(10.0, 9.0, PARAMETERS) == 10.0
+    assert plain_usual_s(300.0, 6.0, PARAMETERS) == 24.0
+    assert plain_usual_s(300.0, 0.1, PARAMETERS) == 2.0
+    assert plain_usual_s(10.0, 9.0, SilenceParameters(factor=0.0)) == inf
+    mean_s = mean_of(0.0, 3.0)
+    assert mean_s == 3.0
+    for _ in range(1000):
+        mean_s = mean_of(mean_s, 5.0)
+    assert mean_s == pytest.approx(5.0)
 
 
 def test_a_suspect_and_a_replica_on_trial_have_half_of_the_floor() -> None:

@@ -20,6 +20,7 @@ from typing import Final
 from warmroute.core.errors import ReplicaError, RouterError
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import FailureReason
+from warmroute.core.health.silence import mean_of
 from warmroute.core.types import Api
 from warmroute.dataplane import local
 from warmroute.dataplane.answer import AnswerHead
@@ -519,8 +520,11 @@ class Attempt(AttemptHooks):
         if decision.streams:
             if took_s > gateway.first_s:
                 gateway.first_s = took_s
-        elif took_s > gateway.plain_s and computed:
-            gateway.plain_s = took_s
+        elif computed and took_s > 0.0:
+            if took_s > gateway.plain_s:
+                gateway.plain_s = took_s
+            if decision.computes:
+                gateway.plain_mean_s = mean_of(gateway.plain_mean_s, took_s)
 
     def _added_lines(self, head: AnswerHead) -> bytes:
         """Header lines of the router's own."""

@@ -20,7 +20,7 @@ from warmroute.core.fleet.fleet import Decision, Fleet, Replica
 from warmroute.core.health.deaths import MOST_LIVES, Deaths
 from warmroute.core.health.health import FailureReason, ReplicaState
 from warmroute.core.health.retry_budget import ComparisonBudget, RetryBudget, pause_s
-from warmroute.core.health.silence import SilenceParameters
+from warmroute.core.health.silence import SilenceParameters, plain_usual_s
 from warmroute.core.prompt.chunks import Blend
 from warmroute.core.prompt.fingerprint import Fingerprinter
 from warmroute.core.types import Api, FingerprintHash, Holder, Incarnation, ReplicaId, RequestShape
@@ -139,6 +139,8 @@ class Gateway:
         self.later = Later()
         self.plain_s = 0.0
         """The longest that an answer which did not stream took lately; fades."""
+        self.plain_mean_s = 0.0
+        """The mean of such answers lately."""
         self.first_s = 0.0
         """The longest that a stream's first byte took lately; fades. Stands for predictions before there are any."""
         self._dice = Random()
@@ -302,10 +304,8 @@ class Gateway:
         if decision.streams:
             expected_s = self.fleet.expected_s(decision, now_s)
             allowed_s = self.pool(replica).patience.allowed_s(expected_s, silence, doubtful=True)
-        elif self.plain_s <= 0.0:
-            return
         else:
-            allowed_s = max(silence.floor_s, self.plain_s)
+            allowed_s = plain_usual_s(self.plain_s, self.plain_mean_s, silence)
         if now_s - decision.reserved_s > allowed_s:
             self._may_hang(decision, "silent until the client left")
 

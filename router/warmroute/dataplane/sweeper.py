@@ -14,7 +14,7 @@ from typing import cast
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.health.health import FailureReason, ReplicaState
-from warmroute.core.health.silence import HEARD_TIMES, PLAIN_FADE, plain_allowed_s
+from warmroute.core.health.silence import HEARD_TIMES, PLAIN_FADE, plain_allowed_s, plain_usual_s
 from warmroute.core.types import Incarnation
 from warmroute.dataplane.downstream import ClientConnection, Waiting
 from warmroute.dataplane.exchange import Exchange
@@ -235,10 +235,10 @@ class Sweeper:
             if expected_s < 0.0 and first_s > 0.0:
                 expected_s = first_s
             return pool.patience.allowed_s(expected_s, silence, decision.trial)
-        allowed_s = plain_allowed_s(self._gateway.plain_s, silence)
-        if decision.trial and silence.factor > 0.0 and allowed_s > silence.ceiling_s:
-            return silence.ceiling_s
-        return allowed_s
+        gateway = self._gateway
+        if not decision.trial or silence.factor <= 0.0:
+            return plain_allowed_s(gateway.plain_s, silence)
+        return min(silence.ceiling_s, plain_usual_s(gateway.plain_s, gateway.plain_mean_s, silence))
 
     def _overdue(self, replica: Replica, pool: Pool) -> bool:
         """Whether a replica that owes a first byte has been silent for so long that it should be given nothing more: a

@@ -25,6 +25,12 @@ UNKNOWN: Final = -1.0
 """Where nothing is predicted."""
 
 
+MEAN_WEIGHT: Final = 0.02
+"""Of one answer in the mean of those that do not stream."""
+MEAN_TIMES: Final = 4.0
+"""So many times the mean is longer than most answers take, where a few take much longer than all others."""
+
+
 class SilenceParameters:
     """What the settings say (`upstream.late_*`)."""
 
@@ -84,6 +90,20 @@ class Patience:
             self.suspected_s = 0.0
             doubled = 2.0 * self.ratio
             self.ratio = doubled if doubled < MOST_RATIO else MOST_RATIO
+
+
+def mean_of(mean_s: float, took_s: float) -> float:
+    """The mean of lately once another answer took so long; 0 before there was any."""
+    return mean_s + (took_s - mean_s) * MEAN_WEIGHT if mean_s > 0.0 else took_s
+
+
+def plain_usual_s(longest_s: float, mean_s: float, parameters: SilenceParameters) -> float:
+    """What nearly all answers take that do not stream: for where there is more to go by than that one takes longer.
+    Unlimited before there was any."""
+    if parameters.factor <= 0.0 or longest_s <= 0.0:
+        return inf
+    usual_s = MEAN_TIMES * mean_s
+    return max(parameters.floor_s, usual_s if 0.0 < usual_s < longest_s else longest_s)
 
 
 def plain_allowed_s(longest_s: float, parameters: SilenceParameters) -> float:
