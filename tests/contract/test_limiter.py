@@ -369,6 +369,38 @@ def test_while_redis_is_silent_nobody_takes_more_than_a_share_of_what_was_left(w
     asyncio.run(run())
 
 
+def test_what_may_have_been_given_back_already_is_not_given_back_again() -> None:
+    async def run() -> None:
+        with RedisServer() as own:
+            limiter = sharing(own, deadline_s=0.05)()
+            scope = Scope("k", "", limits(tokens_per_minute=1000))
+            link = RedisLink(own.url)
+            key = limiter._key("k", "")
+            async with started(limiter):
+                await link.start()
+                grants = [await ask(limiter, [scope], 100) for _ in range(5)]
+                assert all(grant.granted for grant in grants)
+                own.pause()  # it will read what is sent now, when nobody waits for the answer any more
+                try:
+                    for grant in grants[:4]:
+                        limiter.settle(grant, 0, -90)
+                    limiter.settle(grants[4], 0, 7)
+                    await asyncio.sleep(0.05)
+                    async with asyncio.timeout(60):
+                        while limiter.healthy:
+                            await ask(limiter, [scope], 0)
+                finally:
+                    own.resume()
+                async with asyncio.timeout(60):
+                    while not limiter.healthy or limiter._charges or limiter._flying:
+                        await asyncio.sleep(0.02)
+                total = int((await link.ask(key, pack("HGET", key, "3t")))[0])
+                assert total in (500 - 360 + 7, 500 - 360 + 2 * 7), "as it was, or more"
+                await link.stop()
+
+    asyncio.run(run())
+
+
 def test_an_answer_that_came_in_time_counts_though_the_loop_was_late() -> None:
     async def run() -> None:
         with RedisServer() as own:

@@ -55,6 +55,14 @@ class Charges:
         for one in charges:
             self.add(one.scope, one.requests, one.tokens, one.cost_nano, one.at_ms / 1000)
 
+    def put_back_in_doubt(self, charges: list[Charge]) -> None:
+        """They may have arrived: what they count besides is told again, what they count less is given up. So nothing is
+        ever given back twice, and the limit holds."""
+        for one in charges:
+            self.add(
+                one.scope, max(one.requests, 0), max(one.tokens, 0), max(one.cost_nano, 0), one.at_ms / 1000
+            )
+
     def take(self) -> list[Charge]:
         """All of them; none waits any longer."""
         taken = list(self._waiting.values())

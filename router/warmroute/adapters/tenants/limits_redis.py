@@ -259,7 +259,9 @@ class RedisLimiter:
             else:
                 if reply is not None:
                     self._refused(str(reply))
-                self._charges.put_back(call.charges)
+                    self._charges.put_back(call.charges)
+                else:
+                    self._charges.put_back_in_doubt(call.charges)
                 self._decide_alone(call)
         if not self._flying:
             self._idle.set()
