@@ -205,6 +205,20 @@ def test_unknown_keys_do_not_make_the_router_ask_again_and_again() -> None:
     play(scenario)
 
 
+def test_what_waits_for_a_provider_that_does_not_answer_is_bounded() -> None:
+    async def scenario(provider: Provider, tokens: OidcTokens, _: list[int]) -> None:
+        tokens._looking = True
+        heard: list[Claims | str] = []
+        answers = [tokens.verify(provider.token(f"junk{number}"), heard.append) for number in range(1010)]
+        assert answers.count(None) == 1000
+        assert all(isinstance(answer, str) for answer in answers[1000:])
+        assert isinstance(tokens.verify(provider.token(), heard.append), Claims), "who is known need not wait"
+        tokens._answer_waiting()
+        assert len(heard) == 1000
+
+    play(scenario)
+
+
 def test_a_key_that_is_listed_no_longer_is_good_no_longer() -> None:
     async def scenario(provider: Provider, tokens: OidcTokens, changed: list[int]) -> None:
         provider.keys.pop(0)

@@ -31,6 +31,8 @@ _PATIENCE_S = 5.0
 _START_S = 0.9
 _MAX_BYTES = 1 << 20
 _MAX_TOKEN_BYTES = 16_384
+_MOST_WAITING = 1000
+"""Tokens that wait for the provider's keys; anybody can send some, and those that have left wait on."""
 _TENANT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:@-")
 
 Done = Callable[["Claims | str"], None]
@@ -117,7 +119,8 @@ class OidcTokens:
         except self._jwt.PyJWTError:
             return "it is no JSON Web Token"
         if self._key(kid) is None:
-            if self._looking or monotonic() - self._looked_s >= self._spacing_s:
+            looks = self._looking or monotonic() - self._looked_s >= self._spacing_s
+            if looks and len(self._waiting) < _MOST_WAITING:
                 self._waiting.append((token, done))
                 if not self._looking:
                     self._tasks.spawn(self._look(), name="oidc key, unknown")
