@@ -52,7 +52,7 @@ async def main() -> int:
     print(HEAD)
     with World() as world:
         results, problems = await play(world, scenarios.SHARED)
-    with World(routers=1, replicas=2, workers=2) as world:
+    with World(routers=3, replicas=2, workers=2) as world:
         more, further = await play(world, scenarios.WORKERS)
     results, problems = results + more, problems + further
     # The proxy shares this process with the clients: 5 ms are too little for it.

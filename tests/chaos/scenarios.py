@@ -159,12 +159,13 @@ async def routers_restarted(world: World, load: Load) -> Result:
 
 async def restarted_in_place(world: World, load: Load) -> Result:
     async def renew() -> None:
-        router = world.routers[0]
-        before = router.output.count("worker_left")
-        router.process.send_signal(signal.SIGUSR2)
-        await world.until(lambda: router.output.count("worker_left") == before + 2)
+        for router in world.routers:
+            before = router.output.count("worker_left")
+            router.process.send_signal(signal.SIGUSR2)
+            await world.until(lambda: router.output.count("worker_left") == before + 2)  # noqa: B023 - awaited here
 
-    return await _during("one router restarted in place (SIGUSR2)", load, renew())
+    name = "one router" if len(world.routers) == 1 else "all routers in turn"
+    return await _during(f"{name} restarted in place (SIGUSR2)", load, renew())
 
 
 async def worker_killed(world: World, load: Load) -> Result:
