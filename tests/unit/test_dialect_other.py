@@ -116,6 +116,7 @@ def test_a_form_is_read_to_its_end_where_its_model_decides(model: bytes, file: b
         == "last"
     )
     assert form_model(PLAIN, plain_form((file, sound))) == ""
+    assert form_model(PLAIN, b"\r\n" + plain_form((model, b"w"), (file, sound))) == "w"
     more = b"--\r\n--B\r\n" + model + b"\r\n\r\nx\r\n--B--"
     assert form_model(PLAIN, plain_form((model, b"w"), end=more)) == "w"
     assert form_model(b'Multipart/Form-Data; boundary="B"', bytearray(plain_form((model, b"w")))) == "w"
@@ -134,7 +135,8 @@ def test_what_a_file_holds_between_its_lines_decides_nothing() -> None:
         (b"multipart/form-data", plain_form((MODEL, b"w"))),
         (b'multipart/form-data; boundary="B\\"', plain_form((MODEL, b"w"))),
         (PLAIN, b""),
-        (PLAIN, b"\r\n" + plain_form((MODEL, b"w"))),
+        (PLAIN, b"\n" + plain_form((MODEL, b"w"))),
+        (PLAIN, b"\r\n" * 100 + plain_form((MODEL, b"w"))),
         (PLAIN, plain_form((MODEL, b"w"), end=b"")),
         (PLAIN, plain_form((MODEL, b"w"))[:-4]),
         (PLAIN, plain_form((MODEL, b"w" * 300))),

@@ -15,6 +15,7 @@ MAX_MODEL_BYTES = 256
 _MAX_HEADER_BYTES = 1024
 _MAX_FIELDS = 64
 _MAX_PARTS = 1024
+_MOST_EMPTY_BYTES = 16
 
 _BOUNDARY = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))', re.IGNORECASE)
 _FIELD_NAME = re.compile(rb"[A-Za-z0-9-]+")
@@ -74,10 +75,13 @@ def form_model(content_type: bytes, body: bytes | bytearray) -> str | None:
     if boundary is None or content_type.lower().count(b"boundary") != 1 or b"\\" in content_type:
         return None
     delimiter = b"\r\n--" + (boundary[1] or boundary[2])
-    if not body.startswith(delimiter[2:]):
+    at = 0
+    while body[at : at + 2] == b"\r\n" and at < _MOST_EMPTY_BYTES:
+        at += 2  # some clients write one before the first part, too
+    if not body.startswith(delimiter[2:], at):
         return None
     model = ""
-    at = len(delimiter) - 2
+    at += len(delimiter) - 2
     for _ in range(_MAX_PARTS):
         if body[at : at + 2] == b"--":
             return model
