@@ -273,6 +273,20 @@ def test_many_clients_that_leave_at_once_eject_nobody() -> None:
     assert not any(replica.health.ejections for replica in fleet.fleet.replicas)
 
 
+def test_where_there_is_one_server_another_rank_answers_what_is_late_on_one_that_hangs() -> None:
+    fleet = Fleet(1)
+    fleet.use_ranks(4)
+    fleet.traffic(16.0, 10.0, conversation)
+    fleet.run(15.0)
+    fleet.hangs.add(1)
+    fleet.traffic(16.0, 40.0, conversation)
+    fleet.run(50.0)
+    assert len(fleet.took) == len(fleet.waits), "nobody waits for ever"
+    assert max(fleet.took.values()) < 3.0
+    assert not fleet.fleet.replicas[1].health.ejections, "the server is well"
+    fleet.fleet.wire.worker.fleet.validate()
+
+
 def test_one_rank_that_hangs_is_left_alone_though_its_server_answers_by_the_others() -> None:
     fleet = Fleet(2)
     fleet.use_ranks(4)

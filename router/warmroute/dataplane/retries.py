@@ -377,8 +377,23 @@ class Retrying(Attempt):
         decision = self.decision
         if self.begun or self.second is not None or decision is None or not self._may_retry():
             return False
+        gateway, shape = self._gateway, self.shape
+        if shape is None:
+            return False
         tried = [*self._tried, decision.replica]
-        return self._may_ask_beside(tried) and self._ask_beside(tried, cause)
+        now_s = gateway.clock()
+        rank: Replica | None = None
+        if not gateway.fleet.has_other(shape.model, tried):
+            # Where there is no other server, another rank of this one may answer.
+            rank = gateway.fleet.spare_rank(decision.replica, now_s)
+            if rank is None or len(tried) > 1:
+                return False
+        if not gateway.may_retry():
+            return False
+        if rank is None:
+            return self._ask_beside(tried, cause)
+        self._begin_beside(gateway.fleet.reserve_on(rank.id, shape, now_s, self._records), cause)
+        return True
 
     def second_late(self) -> None:
         """The second try is late as well: it goes on alone, and a third is made beside it, if that can be."""
@@ -403,12 +418,16 @@ class Retrying(Attempt):
             other = gateway.fleet.choose_and_reserve(shape, self._records, gateway.clock(), tried)
         except RouterError:
             return False
+        self._begin_beside(other, cause)
+        return True
+
+    def _begin_beside(self, other: Decision, cause: str) -> None:
+        gateway = self._gateway
         self.attempts += 1
         gateway.metrics.second_sent(cause)
         second = Second(self, gateway, self._request, self._api, other, self._asking_at, cause)
         self.second = second
         second.start()
-        return True
 
     def second_answers(self, second: Second, head: AnswerHead | None, body: bytes, whole: bool) -> None:
         """The second try's answer begins: it is the request's."""

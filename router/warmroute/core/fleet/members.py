@@ -176,6 +176,16 @@ class Members:
             backoff_s = min(health.backoff_s * 2.0 ** min(more, 30), health.max_backoff_s)
             replica.shunned_until_s = now_s + backoff_s
 
+    def spare_rank(self, replica: Replica, now_s: float) -> Replica | None:
+        """The idlest rank of the same server that has begun an answer since what waits on this one was sent."""
+        ready = ReplicaState.READY
+        spare = [
+            other
+            for other in replica.server.replicas
+            if replica.since_s < other.began_s <= now_s and other is not replica and other.state is ready
+        ]
+        return min(spare, key=_in_flight_of) if spare else None
+
     def shunned(self, replica: Replica, now_s: float) -> bool:
         """Whether this rank was silent lately, whatever its server answers by the others."""
         # An end later than any can be was set before the clock was set back.
@@ -455,3 +465,7 @@ class Members:
     def model_rows(self) -> list[dict[str, object]]:
         """One row a model of which answers told something, for `/replicas`."""
         return [] if self._learner is None else self._learner.rows()
+
+
+def _in_flight_of(replica: Replica) -> int:
+    return replica.in_flight
