@@ -26,7 +26,7 @@ from warmroute.dataplane.stand_in import StandIn
 from warmroute.dialects.parsed import Parsed
 from warmroute.dialects.reading import parse
 from warmroute.dialects.routes import RouteKind
-from warmroute.dialects.usage_report import believed
+from warmroute.dialects.usage import Usage, believed
 from warmroute.tenants.caller import Caller
 from warmroute.tenants.prices import GOOGLE
 from warmroute.tenants.salts import salted
@@ -287,10 +287,10 @@ def _prefilled(status: int, answer: bytes) -> Prefilled:
     usage = read.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, cached = _counted(usage)
-    counts = believed((prompt if type(prompt) is int else 0, cached if type(cached) is int else None, 0))
-    if counts is None:
+    told = believed(Usage(prompt if type(prompt) is int else 0, cached if type(cached) is int else None, 0))
+    if told is None:
         return Prefilled(200)
-    return Prefilled(200, prompt_tokens=counts[0], cached_tokens=counts[1])
+    return Prefilled(200, prompt_tokens=told.prompt_tokens, cached_tokens=told.cached_tokens)
 
 
 def _counted(usage: dict[str, Any]) -> tuple[Any, Any]:

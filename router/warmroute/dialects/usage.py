@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from warmroute.core.types import Api
-from warmroute.dialects.usage_report import Counts, believed, read_report
+from warmroute.dialects.usage_report import read_report
 
 _CHAT: Final = Api.CHAT
 _COMPLETIONS: Final = Api.COMPLETIONS
@@ -24,6 +24,9 @@ _COMPLETION: Final = b',"completion_tokens":'
 _DETAILS: Final = b',"prompt_tokens_details":'
 _CACHED: Final = b'{"cached_tokens":'
 _MOST_DIGITS: Final = 16
+MOST_TOKENS: Final = 10**8
+"""Of a prompt, or of an answer: more than bodies can hold. Tenants are billed by what replicas say, so what cannot be
+is no report."""
 _RESPONSE_ID: Final = re.compile(rb'(?<!\\)"id"\s*:\s*"([!#-\[\]-~]{1,256})"')
 """Any id: vLLM takes the client's `request_id` for it."""
 
@@ -55,20 +58,31 @@ class Usage:
 
 def find_usage(api: Api, data: bytes) -> Usage | None:
     """The last usage report in a body, in one or more events, or in the end of either; None also if that cannot be
-    true (`usage_report.believed`)."""
-    counts = None
+    true (`believed`)."""
     if api is _CHAT or api is _COMPLETIONS:
         _, key, report = data.rpartition(_KEY)
         if key:
-            counts = _read_plain(report)
-    if counts is None:
-        counts = read_report(api, data)
-    if counts is not None:
-        counts = believed(counts)
-    return None if counts is None else Usage(counts[0], counts[1], counts[2])
+            usage = _read_plain(report)
+            if usage is not None:
+                return believed(usage)
+    counts = read_report(api, data)
+    return None if counts is None else believed(Usage(counts[0], counts[1], counts[2]))
 
 
-def _read_plain(data: bytes) -> Counts | None:
+def believed(usage: Usage) -> Usage | None:
+    """A report that can be true: no more is cached than there is. None: the whole of it is not to be used."""
+    prompt_tokens, cached_tokens = usage.prompt_tokens, usage.cached_tokens
+    if not (0 <= prompt_tokens <= MOST_TOKENS and 0 <= usage.completion_tokens <= MOST_TOKENS):
+        return None
+    if cached_tokens is not None:
+        if cached_tokens < 0:
+            return None
+        if cached_tokens > prompt_tokens:
+            usage.cached_tokens = prompt_tokens
+    return usage
+
+
+def _read_plain(data: bytes) -> Usage | None:
     """The report that begins here behind its brace, as vLLM writes it, without blanks; None if it is another, or cut.
 
     Source: vLLM 0.32.0, tests/golden/vllm. A pattern would cost more than twice as much.
@@ -86,9 +100,9 @@ def _read_plain(data: bytes) -> Counts | None:
     if data[at:end] != _DETAILS:
         return None
     if data[end : end + 4] == b"null":
-        return prompt_tokens, None, completion_tokens
+        return Usage(prompt_tokens, None, completion_tokens)
     cached_tokens, _ = _number(data, _CACHED, end)
-    return None if cached_tokens < 0 else (prompt_tokens, cached_tokens, completion_tokens)
+    return None if cached_tokens < 0 else Usage(prompt_tokens, cached_tokens, completion_tokens)
 
 
 def _number(data: bytes, key: bytes, at: int) -> tuple[int, int]:

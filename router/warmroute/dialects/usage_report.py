@@ -17,22 +17,8 @@ _MAX_TRIES = 16
 _MAX_BODY_BYTES = 256 * 1024
 """Up to this size a whole body of `/v1/messages`, which may hold objects of the model's making, is read as JSON."""
 
-MOST_TOKENS = 10**8
-"""Of a prompt, or of an answer: more than bodies can hold. Tenants are billed by what replicas say, so what cannot be
-is no report."""
-
 Counts = tuple[int, int | None, int]
 """Prompt, cached and completion tokens."""
-
-
-def believed(counts: Counts) -> Counts | None:
-    """A report that can be true: no more is cached than there is. None: the whole of it is not to be used."""
-    prompt_tokens, cached_tokens, completion_tokens = counts
-    if not (0 <= prompt_tokens <= MOST_TOKENS and 0 <= completion_tokens <= MOST_TOKENS):
-        return None
-    if cached_tokens is None or 0 <= cached_tokens <= prompt_tokens:
-        return counts
-    return None if cached_tokens < 0 else (prompt_tokens, prompt_tokens, completion_tokens)
 
 
 class _Details(msgspec.Struct, gc=False):
