@@ -137,8 +137,9 @@ def test_three_routers_let_through_what_one_may(world: World) -> None:
     served = [status for _, _, status, _ in answers].count(200)
     assert len(answers) == 3 * LIMIT
     if time.monotonic() - started < 59:  # else the window has moved on, and there is more to be had
-        # Redis counts each request that it judges. One that it was too late for may be a share of what was left.
-        assert abs(served - LIMIT) <= min(alone, LIMIT // 20)
+        # Redis counts each request that it judges. One that it was too late for may be a share of what was left: on a
+        # machine that is too busy for Redis, routers that judge alone let in less.
+        assert LIMIT - alone <= served <= LIMIT + min(alone, LIMIT // 20)
     assert {status for _, _, status, _ in answers} == {200, 429}
 
 
