@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+import tomllib
 from pathlib import Path
 from statistics import median
 
@@ -125,3 +127,38 @@ def test_modules_are_small_and_the_large_ones_are_named_with_a_reason() -> None:
     large = {path.relative_to(ROOT).as_posix() for path in SOURCES if lines(path) > LARGE_LINES}
     assert large - named == set(), f"over {LARGE_LINES} lines: split it, or say in ARCHITECTURE.md why not"
     assert {name for name in named if not (ROOT / name).is_file()} == set()
+
+
+def imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_what_the_compiler_reads_is_free_of_errors_without_the_packages_that_it_does_not_have() -> None:
+    """A build has `build-system.requires` alone. Where a type is unknown nothing is wrong with its use, so that a
+    comment that ignores what would be is an error."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    there = {re.match(r"[a-z0-9]+", line)[0] for line in project["build-system"]["requires"]}  # type: ignore[index]
+    router = ROOT / "router"
+    seen: set[Path] = set()
+    left = [ROOT / name for name in compiled()]
+    wrong = []
+    while left:
+        path = left.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        names = imported(path)
+        left += [router / (name.replace(".", "/") + ".py") for name in names if name.startswith("warmroute.")]
+        foreign = {name.partition(".")[0] for name in names} - {"warmroute"} - sys.stdlib_module_names - there
+        ignores = re.findall(r"# type: ignore\[(?![^\]]*unused-ignore)", path.read_text())
+        if foreign and ignores:
+            wrong.append((path.relative_to(ROOT).as_posix(), sorted(foreign)))
+    assert len(seen) > 100
+    assert wrong == [], "say it with a cast, or add unused-ignore"
