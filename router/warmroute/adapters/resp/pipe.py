@@ -72,7 +72,7 @@ class Pipe(asyncio.Protocol):
         The caller has checked `open`.
         """
         self._waiting.append((count, on_replies))
-        self._transport.write(data)  # type: ignore[union-attr]
+        self._transport.write(data)  # type: ignore[union-attr,unused-ignore]
 
     async def ask(self, *words: str | bytes | int) -> Any:
         """Send one command and wait for its reply.
