@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
 from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.tenants import KeyedFleet, bearer, tenant
+from tests.support.tenants import HeldLimiter, KeyedFleet, bearer, tenant
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import OK, plain
 from warmroute.config.provider_caching import CachingConfig
 from warmroute.config.schema import PriceConfig, QueueConfig, UsageConfig
 from warmroute.dataplane.exchange import Exchange
-from warmroute.tenants.limits import COST_DAY, TOKENS_MINUTE, Grant, LocalLimits, Scope
+from warmroute.tenants.limits import COST_DAY, TOKENS_MINUTE, Grant, LocalLimits
 from warmroute.tenants.usage import COUNTERS
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -39,25 +38,12 @@ ASKED = (
 )
 
 
-class LateLimiter:
-    """Decides when it is told to, by the rules of one process."""
-
-    healthy = True
-    own = None
+class LateLimiter(HeldLimiter):
+    """Decides by the rules of one process, when it is told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.limits = LocalLimits()
-        self.asked: list[tuple[Grant, Callable[[], None]]] = []
-
-    async def start(self) -> None:
-        return
-
-    async def stop(self) -> None:
-        return
-
-    def take(self, grant: Grant, done: Callable[[], None]) -> bool:
-        self.asked.append((grant, done))
-        return False
 
     def decide(self, number: int) -> None:
         grant, done = self.asked.pop(number)
@@ -68,12 +54,6 @@ class LateLimiter:
         assert grant.granted
         assert not grant.settled, "once"
         self.limits.settle(grant, requests, tokens, time.time(), grant.at_s, cost_nano)
-
-    def charge(self, scopes: Sequence[Scope], cost_nano: int, at_s: float) -> None:
-        return
-
-    def statistics(self) -> dict[str, float]:
-        return {}
 
 
 class Story:

@@ -22,15 +22,14 @@ def key_record(tenant: str, **fields: Any) -> KeyRecord:
     return KeyRecord(id=f"id-{tenant}", tenant=tenant, sha256=digest_of(KEYS[tenant]).hex(), **fields)
 
 
-class SlowLimiter:
-    """Decides when it is told to."""
+class HeldLimiter:
+    """Decides nothing by itself: what was asked of it is kept."""
 
     healthy = True
     own = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[Grant, Callable[[], None]]] = []
-        self.settled: list[tuple[int, int]] = []
 
     async def start(self) -> None:
         return
@@ -41,6 +40,20 @@ class SlowLimiter:
     def take(self, grant: Grant, done: Callable[[], None]) -> bool:
         self.asked.append((grant, done))
         return False
+
+    def charge(self, scopes: Sequence[Any], cost_nano: int, at_s: float) -> None:
+        return
+
+    def statistics(self) -> dict[str, float]:
+        return {}
+
+
+class SlowLimiter(HeldLimiter):
+    """Decides as it is told to, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled: list[tuple[int, int]] = []
 
     def decide(self, granted: bool) -> None:
         grant, done = self.asked.pop(0)
@@ -55,12 +68,6 @@ class SlowLimiter:
         assert not grant.settled
         grant.settled = True
         self.settled.append((requests, tokens))
-
-    def charge(self, scopes: Sequence[Any], cost_nano: int, at_s: float) -> None:
-        return
-
-    def statistics(self) -> dict[str, float]:
-        return {}
 
 
 class KeyedFleet(WireFleet):

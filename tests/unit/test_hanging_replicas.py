@@ -36,6 +36,11 @@ DATA = chunk(b'data: {"a":1}\n\n')
 DONE = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
+def long_waits(took_s: list[float]) -> int:
+    """How many waited for longer than the floor of a suspected replica."""
+    return sum(1 for waited_s in took_s if waited_s > 0.5)
+
+
 class Fleet:
     """Replicas that answer after a while, and clients that come at random; nothing waits for the time to pass."""
 
@@ -63,6 +68,10 @@ class Fleet:
         self._waiting: set[int] = set()
         self._at(PERIOD_S, self._sweep)
         self._at(PROBE_S, self._probe)
+
+    def since(self, number: int) -> list[float]:
+        """How long the requests from this one on waited."""
+        return [self.took[one] for one in range(number, len(self.waits))]
 
     def _at(self, after_s: float, what: Callable[[], None]) -> None:
         self._count += 1
@@ -217,7 +226,7 @@ def well_then_hanging(
 def test_one_of_ten_that_hangs_makes_less_than_one_in_two_hundred_wait_for_half_a_second(seed: int) -> None:
     fleet, before, after = well_then_hanging(seed)
     assert share(after, 0.99) <= 2.0 * share(before, 0.99)
-    assert sum(1 for waited_s in after if waited_s > 0.5) <= 0.005 * len(after)
+    assert long_waits(after) <= 0.005 * len(after)
     assert max(after) < 3.0
     assert set(fleet.fleet.replicas[0].health.ejections) == {FailureReason.TIMEOUT}
     assert not any(replica.health.ejections for replica in fleet.fleet.replicas[1:])
@@ -226,7 +235,7 @@ def test_one_of_ten_that_hangs_makes_less_than_one_in_two_hundred_wait_for_half_
 def test_where_no_answer_streams_a_replica_that_hangs_is_found_out_too() -> None:
     fleet, _, after = well_then_hanging(1, plain_conversation, plain_s=0.5)
     assert fleet.fleet.replicas[0].health.ejections[FailureReason.TIMEOUT] >= 4
-    assert sum(1 for waited_s in after if waited_s > 0.5) <= 0.015 * len(after), "the first 2 s, and trials"
+    assert long_waits(after) <= 0.015 * len(after), "the first 2 s, and trials"
     assert not any(replica.health.ejections for replica in fleet.fleet.replicas[1:])
 
 
@@ -296,8 +305,8 @@ def test_one_rank_that_hangs_is_left_alone_though_its_server_answers_by_the_othe
     fleet.hangs.add(5)
     fleet.traffic(32.0, 60.0, conversation)
     fleet.run(70.0)
-    after = [fleet.took[number] for number in range(before, len(fleet.waits))]
-    assert sum(1 for waited_s in after if waited_s > 0.5) <= 35, "of 240 that would go there"
+    after = fleet.since(before)
+    assert long_waits(after) <= 35, "of 240 that would go there"
     hung = fleet.fleet.replicas[5]
     assert hung.in_flight == 0
     assert not hung.health.ejections, "the server is well"
@@ -328,8 +337,8 @@ def test_what_a_server_answers_without_its_engine_says_nothing_of_the_engine(ans
     fleet.run(60.0)
     silent = fleet.fleet.replicas[0]
     assert silent.health.ejections[FailureReason.TIMEOUT] >= 4
-    after = [fleet.took[number] for number in range(before, len(fleet.waits))]
-    assert sum(1 for waited_s in after if waited_s > 0.5) <= 0.015 * len(after)
+    after = fleet.since(before)
+    assert long_waits(after) <= 0.015 * len(after)
 
 
 def test_streams_that_go_on_do_not_speak_for_requests_that_hang() -> None:
@@ -341,9 +350,9 @@ def test_streams_that_go_on_do_not_speak_for_requests_that_hang() -> None:
     fleet.hangs.add(0)
     fleet.traffic(8.0, 20.0, conversation)
     fleet.run(60.0)
-    after = [fleet.took[number] for number in range(before, len(fleet.waits))]
+    after = fleet.since(before)
     assert fleet.fleet.replicas[0].health.ejections[FailureReason.TIMEOUT] >= 2
-    assert sum(1 for waited_s in after if waited_s > 0.5) <= 10, "of 40 that would go there in 20 s"
+    assert long_waits(after) <= 10, "of 40 that would go there in 20 s"
 
 
 def test_a_replica_that_hung_and_answers_again_is_used_again() -> None:

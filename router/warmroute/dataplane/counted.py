@@ -12,15 +12,14 @@ from warmroute.core.types import Api
 from warmroute.dataplane.failover.resuming import Resuming
 from warmroute.dialects.routes import RouteKind
 from warmroute.dialects.usage import Usage, find_usage
-from warmroute.dialects.usage_told import written_tokens
+from warmroute.dialects.usage_told import CREATED, CREATION, written_tokens
 from warmroute.tenants.prices import ANTHROPIC, DEEPSEEK, OPENAI, OTHER
 
 _MESSAGES: Final = Api.MESSAGES
 _OTHER: Final = Api.OTHER
 _STORED: Final = RouteKind.STORED
-_CREATED: Final = b"created_cache_tokens"
-_CREATION: Final = b"cache_creation_input_tokens"
-"""What engines call the tokens that they put into their caches (`usage_told`)."""
+_CREATED: Final = CREATED
+_CREATION: Final = CREATION
 
 
 class Counted(Resuming):

@@ -19,9 +19,10 @@ import msgspec
 from warmroute.core.types import Api
 
 USAGE: Final = b'"usage":'
-_WRITTEN: Final = re.compile(
-    rb'(?<!\\)"(?:created_cache_tokens|cache_creation_input_tokens)"\s*:\s*(\d{1,15})'
-)
+CREATED: Final = b"created_cache_tokens"
+CREATION: Final = b"cache_creation_input_tokens"
+"""What engines call the tokens that they put into their caches."""
+_WRITTEN: Final = re.compile(rb'(?<!\\)"(?:%b|%b)"\s*:\s*(\d{1,15})' % (CREATED, CREATION))
 """The last one counts, as with all that is read of usage (`usage`)."""
 _DATA: Final = b"data:"
 _Fields = dict[str, msgspec.Raw]
