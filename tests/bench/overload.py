@@ -27,9 +27,10 @@ from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.admission_queue import AdmissionQueue
 from warmroute.core.holding.line import BATCH, DEFAULT, INTERACTIVE
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import HoldQueue, Ticket
+from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import Shares
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.learning.learner import Learner, LearningParameters
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.service.load_reports import LoadReports
@@ -330,7 +331,7 @@ class World:
         story.end_s = now_s
         router.fleet.settle(decision, now_s)
         shape = RequestShape("m", [], story.prompt_tokens * 4, story.prompt_tokens, 1, 1, True)
-        router.fleet.learn(decision, shape, story.prompt_tokens, 0, story.output_tokens)
+        router.fleet.learn(decision, shape, story.prompt_tokens, 0, story.output_tokens, story.output_tokens)
         router.fleet.confirm(decision, 0, story.output_tokens, now_s)
         router.shares.charge(router.shares.flow(story.tenant, 1.0), story.output_tokens, now_s)
         router.release(now_s)

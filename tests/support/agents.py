@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from tests.support.processes import Program, python_command
 from tests.support.redis_server import free_port
-from tests.support.router_thread import wait_until
 
 
 class AgentProcess(Program):
@@ -48,11 +47,7 @@ class AgentProcess(Program):
 
     def wait_ready(self) -> Self:
         """Wait for that."""
-        try:
-            wait_until(self.ready)
-        except AssertionError as error:
-            error.add_note(self.output)
-            raise
+        self.wait_until(self.ready)
         return self
 
 

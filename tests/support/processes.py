@@ -11,12 +11,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
-
-from tests.support.redis_server import free_port
-from tests.support.router_thread import wait_until
 
 _RUN = "import sys; sys.path[:] = {path!r}; from {module} import main; sys.exit(main(sys.argv[1:]))"
 
@@ -50,6 +48,15 @@ class Program:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Poll until a condition holds; fails with its output otherwise, at once where the program has ended."""
+        until = time.monotonic() + timeout_s
+        while not condition():
+            status = self.process.poll()
+            assert status is None, f"the program has ended with {status}: {self.output}"
+            assert time.monotonic() < until, f"the condition did not come true in time: {self.output}"
+            time.sleep(0.01)
+
     def terminate(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
@@ -70,13 +77,21 @@ class Program:
 
 
 class SimProcess(Program):
-    """Simulated replicas in one process."""
+    """Simulated replicas in one process, on ports that the system chose."""
 
     def __init__(self, count: int, *arguments: str) -> None:
-        self.ports = [free_port() for _ in range(count)]
-        ports = [word for port in self.ports for word in ("--port", str(port))]
-        super().__init__("warmroute_replica.cli", "sim", *ports, *arguments)
-        wait_until(lambda: all(_status(f"{url}/health") == 200 for url in self.urls))
+        super().__init__("warmroute_replica.cli", "sim", *("--port", "0") * count, *arguments)
+        self.ports: list[int] = []
+        try:
+            self.wait_until(lambda: self._listening(count))
+        except AssertionError:
+            self.__exit__()
+            raise
+
+    def _listening(self, count: int) -> bool:
+        # A line ends with its line feed: a file is read while it is written.
+        self.ports = [int(port) for port in re.findall(r"^replica ready on \S+:(\d+)\n", self.output, re.M)]
+        return len(self.ports) == count
 
     @property
     def urls(self) -> list[str]:
@@ -115,9 +130,8 @@ class RouterProcess(Program):
     def __enter__(self) -> Self:
         if self._wait:
             try:
-                wait_until(self.ready)
-            except AssertionError as error:
-                error.add_note(self.output)
+                self.wait_until(self.ready)
+            except AssertionError:
                 self.__exit__()
                 raise
         return self
@@ -142,8 +156,6 @@ class RouterProcess(Program):
 
     def ready(self) -> bool:
         """Whether every worker takes connections and knows the replicas that are well."""
-        if self.process.poll() is not None:
-            raise RuntimeError(f"the router has ended: {self.output}")
         if self.output.count(" listening ") < self.workers:
             return False
         metrics = self.metrics()
@@ -207,10 +219,3 @@ def _fetch(url: str, body: bytes | None) -> tuple[int, bytes]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
-
-
-def _status(url: str) -> int | None:
-    try:
-        return _fetch(url, None)[0]
-    except OSError:
-        return None

@@ -6,6 +6,7 @@ Installs `redis-server` with apt-get where it is missing, and says what to do wh
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import shutil
 import signal
@@ -39,11 +40,16 @@ def ensure_redis(program: str = "redis-server") -> str:
 def _candidates() -> Iterator[int]:
     """Ports below the range from which systems give ports to clients, round and round from anywhere.
 
-    Low enough for a Cluster's second ports, 10,000 higher, to be below it too, and apart from all these.
+    Low enough for a Cluster's second ports, 10,000 higher, to be below it too, and apart from all these. Processes
+    that run tests side by side share them out: a port that is free stays so until its server listens.
     """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    step = max(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), process + 1)
     first = random.SystemRandom().randrange(10_000)
     for number in itertools.count(first):
-        yield 10_000 + number % 10_000
+        offset = number % 10_000
+        if offset % step == process:
+            yield 10_000 + offset
 
 
 _CANDIDATES = _candidates()

@@ -176,9 +176,9 @@ class ScriptedUpstream:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(sock)
         try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # `stop` may have closed it already
+            connection = Connection(sock)
             while (received := connection.receive()) is not None:
                 if not self._answer(connection, received):
                     return
