@@ -181,7 +181,7 @@ class Worker:
             clock=clock,
             upstream_tls=trusting,
             readiness=readiness.answer,
-            hold=parts.hold(config, self.fleet, clock, queueing),
+            hold=parts.hold(config, self.fleet, self.registry, clock, queueing),
             queueing=queueing,
             probe_soon=self._probe_soon,
             questions=self._questions,
@@ -424,7 +424,7 @@ class Worker:
         if queueing is None:
             return
         clock = self.gateway.clock
-        hold = parts.hold(config, self.fleet, clock, queueing)
+        hold = parts.hold(config, self.fleet, self.registry, clock, queueing)
         assert hold is not None
         self.load_reports.use_shares(queueing.shares)
         self.gateway.use_queueing(queueing, hold)

@@ -125,7 +125,11 @@ def caching(config: Config, registry: Registry, advisor: Advisor | None = None) 
 
 
 def hold(
-    config: Config, fleet: Fleet, clock: Callable[[], float], queueing: Queueing | None = None
+    config: Config,
+    fleet: Fleet,
+    registry: Registry,
+    clock: Callable[[], float],
+    queueing: Queueing | None = None,
 ) -> Hold | None:
     """Only this policy's choice says who is free.
 
@@ -133,7 +137,7 @@ def hold(
         queueing: Where it holds requests instead, whatever the policy; None: nowhere.
     """
     if queueing is not None:
-        return Hold(queueing.queue, clock)
+        return Hold(queueing.queue, registry, clock)
     hold = config.hold
     if not hold.enabled or config.policy.name != "prefix-cost":
         return None
@@ -142,7 +146,7 @@ def hold(
         max_held=hold.max_requests,
         max_hold_s=hold.max_s,
     )
-    return Hold(HoldQueue(fleet, parameters), clock)
+    return Hold(HoldQueue(fleet, parameters), registry, clock)
 
 
 def queueing(config: Config, fleet: Fleet) -> Queueing | None:

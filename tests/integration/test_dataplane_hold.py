@@ -38,17 +38,17 @@ class Gated:
 
 
 class Client(threading.Thread):
-    """One streamed request, sent at once; `status` once it is answered."""
+    """One streamed request, sent at once; `status` and `headers` once it is answered."""
 
-    def __init__(self, router: RouterThread, text: str) -> None:
+    def __init__(self, router: RouterThread, asked: str | dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self._router = router
-        self._body = body(text)
+        self._body = body(asked) if isinstance(asked, str) else asked
         self.status = 0
         self.start()
 
     def run(self) -> None:
-        self.status, _, self.answer = self._router.post("/v1/chat/completions", self._body)
+        self.status, self.headers, self.answer = self._router.post("/v1/chat/completions", self._body)
 
     def wait(self) -> int:
         """The answer's status."""

@@ -59,7 +59,7 @@ class Example:
         self.fleet: Fleet = ready_fleet(2, parameters=parameters)
         self.a, self.b = (self.fleet.replicas[ReplicaId(name)] for name in ("r0", "r1"))
         self.fleet.reserve_on(self.a.id, RequestShape("m", prompt_tokens=int(wait_s * RATE + 0.5)), 1.0)
-        self.fleet.hold_begun("m")
+        self.fleet.hold_begun(RequestShape("m"))
         for replica, name in ((self.a, "A"), (self.b, "B")):
             replica.set_rates(RATE, 0.02)
             replica.recent_load_tokens = GIVEN_TOKENS[name] * self.fleet._recent_load_unit

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Decision, ProbeSucceeded
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.admission_queue import AdmissionQueue
 from warmroute.core.holding.line import Claim
 from warmroute.core.holding.parameters import HoldParameters
@@ -34,8 +33,6 @@ def test_everybody_is_answered_once_in_time_and_nothing_is_left_behind(
     todo: list[tuple[object, ...]],
 ) -> None:
     fleet = ready_fleet(2)
-    for replica in fleet.replicas.values():
-        replica.streamed = MOST_STREAMED
     first, second = fleet.replicas.values()
     fleet.apply(ProbeSucceeded(first.id, Incarnation(1), ["m", "n"], 16, None, 0.0))
     shares = Shares()
@@ -122,7 +119,8 @@ def test_everybody_is_answered_once_in_time_and_nothing_is_left_behind(
         release()
     assert len(queue) == 0
     assert queue.line.body_bytes == 0
-    assert fleet.held == {}
+    assert not fleet.held.by_model
+    assert not fleet.held.by_rung
     fleet.validate()
     for number, got in answers.items():
         assert len(got) == (0 if number in left else 1)

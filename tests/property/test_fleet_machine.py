@@ -164,7 +164,7 @@ class FleetMachine(RuleBasedStateMachine):
         self, decision: Decision | None, shape: RequestShape, prompt_tokens: int, cached_tokens: int | None
     ) -> None:
         if decision is not None:
-            self.fleet.learn(decision, shape, prompt_tokens, cached_tokens, 10)
+            self.fleet.learn(decision, shape, prompt_tokens, cached_tokens, 10, 10)
 
     @rule(
         replica_id=ids,

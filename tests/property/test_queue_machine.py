@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -18,18 +20,22 @@ from warmroute.core.fleet.fleet import (
 )
 from warmroute.core.health.health import FailureReason
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import HoldQueue, Ticket
-from warmroute.core.types import Incarnation, ReplicaId, RequestShape
+from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.holding.ticket import Ticket
+from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
 
 REPLICAS = 3
 PARAMETERS = HoldParameters(ahead_tokens=1000, max_held=8, max_hold_s=20.0)
 
 ids = st.sampled_from([ReplicaId(f"r{i}") for i in range(REPLICAS)])
 shapes = st.builds(
-    lambda tokens, streams, model: RequestShape(model, [], tokens * 4, tokens, tokens, 1, streams),
+    lambda tokens, streams, model, rungs: RequestShape(
+        model, [FingerprintHash(n) for n in range(rungs)], tokens * 4, tokens, tokens, 1, streams
+    ),
     st.sampled_from([0, 10, 300, 1500, 20_000]),
     st.booleans(),
     st.sampled_from(["m", "m", "m", "other"]),
+    st.sampled_from([0, 3]),
 )
 
 
@@ -62,7 +68,8 @@ class QueueMachine(RuleBasedStateMachine):
         asked = Asked()
         self.all.append(asked)
         try:
-            answer = self.queue.offer(shape, None, self.now_s, asked.answers.append)
+            records: Records = [None] * len(shape.rungs)
+            answer = self.queue.offer(shape, records, self.now_s, asked.answers.append)
         except RouterError as error:
             asked.answers.append(error)
             return asked
@@ -95,6 +102,22 @@ class QueueMachine(RuleBasedStateMachine):
             self.queue.withdraw(asked.ticket)
         self.ends(asked)
 
+    @rule(routers=st.sampled_from([1, 2, 5]))
+    def others(self, routers: int) -> None:
+        self.fleet.note_routers(routers, None)
+        again = self.queue.to_read_again(self.now_s)
+        assert all(ticket.open and ticket.records for ticket in again)
+        assert routers > 1 or not again
+
+    @rule(asked=asked, incarnation=st.sampled_from([1, 2, 3, 5, 99]), rungs=st.sampled_from([0, 1, 3]))
+    def registry_says(self, asked: Asked, incarnation: int, rungs: int) -> None:
+        ticket = asked.ticket
+        if ticket is not None and ticket.records:
+            holder = ((Incarnation(incarnation), self.now_s),)
+            found: Records = [holder if n < rungs else None for n in range(len(ticket.records))]
+            self.queue.renew(ticket, found, self.now_s)
+            self.look()
+
     @rule(seconds=st.sampled_from([0.0, 0.02, 0.3, 2.0, 25.0, -5.0, -4000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
@@ -124,6 +147,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.fleet.validate()
         waiting = [asked for asked in self.all if asked.ticket is not None and asked.ticket.open]
         assert len(waiting) == len(self.queue) <= PARAMETERS.max_held
+        shapes = [asked.ticket.shape for asked in waiting if asked.ticket is not None]
+        assert self.fleet.held.by_model == Counter(shape.model for shape in shapes)
+        assert self.fleet.held.by_rung == Counter(rung for shape in shapes for rung in shape.rungs)
+        keys = [ticket.key for ticket in self.queue._tickets]
+        assert keys == sorted(keys)
         for asked in self.all:
             assert len(asked.answers) + asked.withdrawn + (asked in waiting) == 1
 

@@ -94,11 +94,7 @@ ROWS: dict[str, Row] = {
     ),
     "holding.queue.MAX_LOOKED_AT": ("machine", "held requests looked through at once"),
     "holding.queue.STAGGER_S": ("machine", "how much later for each router that goes before"),
-    "holding.queue.MOST_STAGGERED": ("routers", "at most so many"),
-    "fleet.replica.MOST_STREAMED": (
-        "answers",
-        "so many that come whole take all trust in a replica's streams away",
-    ),
+    "fleet.replica.TELLING_TOKENS": ("answers", "shorter ones do not show whether a replica streams"),
     "fleet.fleet.MOVED_TOKENS": ("machine", "more are told to other routers at once"),
     "learning.feedback.KEPT_RATIO": ("prompt", "so much found of what was believed is all of it"),
     "fleet.members.TICK_S": ("machine", "how often beliefs are renewed"),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.fleet_simulation import ready_fleet
+from tests.support.fleet_simulation import prompt, ready_fleet
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.admission_queue import LATE, OVERLOADED, AdmissionQueue
 from warmroute.core.holding.line import BATCH, DEFAULT, INTERACTIVE, Claim
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import Shares
-from warmroute.core.types import FingerprintHash, Incarnation, Record, RequestShape
+from warmroute.core.types import FingerprintHash, Incarnation, Record, Records, RequestShape
 
 SECOND = 8000
 """Tokens that a replica computes in a second, as the fleet believes at first."""
@@ -24,8 +23,6 @@ class World:
 
     def __init__(self, replicas: int = 1, max_held: int = 100, **parameters: float) -> None:
         self.fleet: Fleet = ready_fleet(replicas)
-        for replica in self.fleet.replicas.values():
-            replica.streamed = MOST_STREAMED
         self.shares = Shares()
         self.queue = AdmissionQueue(
             self.fleet,
@@ -396,7 +393,8 @@ def test_a_clock_that_is_set_makes_nobody_wait_for_a_longer_or_shorter_time(set_
     queue.release(1000.0 + 69.1)
     assert [name for name, _ in world.answers] == ["late", "short", "long"]
     assert [error.code for _, error in world.answers if isinstance(error, RouterError)] == [LATE] * 3
-    assert world.fleet.held == {}
+    assert not world.fleet.held.by_model
+    assert not world.fleet.held.by_rung
 
 
 def test_while_nobody_waits_a_clock_may_be_set() -> None:
@@ -407,3 +405,16 @@ def test_while_nobody_waits_a_clock_may_be_set() -> None:
     claim = world.ask("waits", 5000.0, timeout_s=30.0)
     assert claim is not None
     assert (claim.arrival_s, claim.deadline_s) == (5000.0, 5030.0)
+
+
+def test_a_prefix_that_all_who_wait_have_is_ahead_of_nobody_twice() -> None:
+    """A hundred questions about one document of four seconds are not refused for four hundred seconds' work."""
+    world = World()
+    world.ask("running", 0.0)
+    flow = world.shares.flow(1, 1.0)
+    for number in range(100):
+        shape = prompt(("document", 99_840), (str(number), 400))
+        records: Records = [None] * len(shape.rungs)
+        world.queue.wait(shape, records, 0.0, lambda _: None, DEFAULT, flow, 30.0, 100)
+    assert len(world.queue) == 100
+    world.queue.line.validate()

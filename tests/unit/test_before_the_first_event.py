@@ -342,9 +342,8 @@ def test_the_first_event_behind_the_opening_of_a_response_tells_when_its_prefill
     assert decision.sample is not None
     assert decision.sample.end_s == moments[0]
     moments[0] += 1.0
-    trust = replica.streamed
-    send(exchange, chunk(COMPLETED) + b"0\r\n\r\n")
-    assert replica.streamed == trust + 1
+    send(exchange, chunk(DELTA * 8 + COMPLETED) + b"0\r\n\r\n")
+    assert decision.lasted_s == pytest.approx(1.0)
     assert replica.speed.count == 1
     assert fleet.wire.at_rest()
 
@@ -371,11 +370,10 @@ def test_a_response_whose_prefill_has_no_audible_end_teaches_no_speed(
     assert decision is not None
     moments[0] += 2.0
     send(exchange, HEAD + chunk(stream))
-    trust = decision.replica.streamed
     moments[0] += 1.0
     send(exchange, b"0\r\n\r\n")
     assert decision.sample is None
-    assert (decision.replica.streamed, decision.replica.speed.count) == (trust, 0)
+    assert (decision.lasted_s < 0.0, decision.replica.speed.count) == (True, 0)
     assert fleet.wire.at_rest()
 
 

@@ -13,7 +13,6 @@ from tests.support.wire import ClientWire, ParsedAnswers
 from tests.support.wire_fleet import WireFleet, plain
 from warmroute.config.schema import QueueConfig, RetriesConfig, UpstreamConfig
 from warmroute.core.fleet.fleet import ProbeFailed
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
 
@@ -299,8 +298,6 @@ def test_a_stream_of_a_replica_whose_probes_are_silent_too_goes_on_elsewhere() -
 def test_who_waits_for_the_replica_goes_there_when_the_rest_begins() -> None:
     async def run() -> None:  # the queue's timer needs a loop
         scene = Scene(queue=QueueConfig(enabled=True))
-        for replica in scene.fleet.replicas:
-            replica.streamed = MOST_STREAMED
         long = {**CHAT, "messages": [{"role": "user", "content": "word " * 4000}]}
         _, exchange = scene.begin(long)
         scene.lose(exchange)

@@ -6,13 +6,14 @@ import asyncio
 from dataclasses import fields
 
 from tests.support.fleet_simulation import ready_fleet
+from warmroute.adapters.registry.memory import MemoryRegistry
 from warmroute.config.schema import HoldConfig, PolicyConfig
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Decision
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import HoldQueue, Ticket
+from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import RequestShape
 from warmroute.dataplane.hold import Hold
 
@@ -23,10 +24,8 @@ class World:
     def __init__(self, ahead_tokens: float = 512.0) -> None:
         self.now_s = 0.0
         self.fleet = ready_fleet(1)
-        for replica in self.fleet.replicas.values():
-            replica.streamed = MOST_STREAMED
         parameters = HoldParameters(ahead_tokens=ahead_tokens)
-        self.hold = Hold(HoldQueue(self.fleet, parameters), lambda: self.now_s)
+        self.hold = Hold(HoldQueue(self.fleet, parameters), MemoryRegistry(), lambda: self.now_s)
         self.decisions: list[Decision] = []
         self.depth = self.deepest = 0
 

@@ -70,9 +70,9 @@ class World:
         self.fleet.started(decision, self.now_s)
         self.fleet.settle(decision, self.now_s)
         if usage is None:
-            self.fleet.learn(decision, self.shape, 0, None, None)
+            self.fleet.learn(decision, self.shape, 0, None, None, 0)
         else:
-            self.fleet.learn(decision, self.shape, *usage)
+            self.fleet.learn(decision, self.shape, *usage, usage[2])
 
     def serve(self, replica: Replica, count: int, cached: int | None = 0) -> None:
         for _ in range(count):

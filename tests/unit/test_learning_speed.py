@@ -59,6 +59,30 @@ def test_more_rounds_find_the_same(count: int, stalls: float, monkeypatch: pytes
     assert found[0] == pytest.approx(found[1], rel=0.005)
 
 
+def test_a_prompt_that_others_computed_meanwhile_makes_no_replica_fast_before_its_answer_says_so() -> None:
+    common = Common(1 / 8000, 0.01, 0.0)
+    speed = SpeedEstimate()
+    sent = Sample(100.0, True, 0)
+    # 14,000 of 26,000 tokens are to be computed, as far as is known; it takes 0.06 s.
+    sent.add(12_000, 14_000, 14_000.0, 100.06)
+    assert sent.close()
+    speed.observe(sent)
+    speed.fit(common)
+    assert speed.counted == 0.0
+    # The answer is over: all but 223 were cached.
+    sent.report(12_000, 14_000, -13_777.0)
+    speed.fit(common)
+    assert speed.counted > 0.0
+    assert 1 / speed.token_s == pytest.approx(8000, rel=0.5)
+    slower = Sample(200.0, True, 0)
+    slower.add(12_000, 14_000, 14_000.0, 202.0)
+    assert slower.close()
+    counted = speed.counted
+    speed.observe(slower)
+    speed.fit(common)
+    assert speed.counted > counted, "one that is not faster than the fellows counts at once"
+
+
 def test_nothing_seen_is_nothing_believed() -> None:
     speed = SpeedEstimate()
     speed.fit(None)

@@ -20,19 +20,19 @@ from warmroute.wire.load_notice import (
     unpack_notice,
 )
 
-MOST = Load(2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)
-TOO_MUCH = Load(9, 1_000_000, 2**32 + 3, 2**40, 10**9, 10**6, 10**9)
+MOST = Load(2**64 - 1, 65_535, 2**32 - 1, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64, 65_535 * 64)
+TOO_MUCH = Load(9, 1_000_000, 2**32 + 3, 2**40, 10**9, 10**6, 10**9, 10**9)
 GOLDEN = [
-    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "050301020304050607080000000000000000000000000000"),
+    (Notice(0x0102_0304_0506_0708, 0, True, True, []), "060301020304050607080000000000000000000000000000"),
     (
         Notice(
             1,
             0xFFFF_FFFF,
             False,
             False,
-            [Load(0x1234_5678_9ABC_DEF0, 3, 70_000, 5_000, 6_400, 70, 4_992)],
+            [Load(0x1234_5678_9ABC_DEF0, 3, 70_000, 5_000, 6_400, 70, 4_992, 192)],
         ),
-        "05000000000000000001ffffffff00000000000000010000123456789abcdef00003000111700000138800640046004e",
+        "06000000000000000001ffffffff00000000000000010000123456789abcdef00003000111700000138800640046004e0003",
     ),
     (
         Notice(
@@ -50,9 +50,9 @@ GOLDEN = [
             ],
             shares=((7, 1000), (2**64 - 1, -5)),
         ),
-        "05010000000000000002000000050003ffffff0600020002"
-        + "000000000000000100000000000000000000000000000000"
-        + "f" * 48
+        "06010000000000000002000000050003ffffff0600020002"
+        + "0000000000000001000000000000000000000000000000000000"
+        + "f" * 52
         + "0000000000000007000003e8"
         + "fffffffffffffffffffffffb"
         + "00010000001388"
@@ -77,6 +77,7 @@ loads = st.lists(
         st.integers(0, 2**32 - 1),
         st.integers(0, 65_535).map(lambda steps: steps * 64),
         st.integers(0, 65_535),
+        st.integers(0, 65_535).map(lambda steps: steps * 64),
         st.integers(0, 65_535).map(lambda steps: steps * 64),
     ),
     max_size=20,
@@ -176,7 +177,7 @@ def test_counts_beyond_their_field_are_clamped_and_running_totals_wrap() -> None
     assert heard is not None
     assert heard.number == 4
     assert (heard.held, heard.first_ms) == (65_535, -(2**31 - 1))
-    assert heard.loads == [(9, 65_535, 3, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64)]
+    assert heard.loads == [(9, 65_535, 3, 2**32 - 1, 65_535 * 64, 65_535, 65_535 * 64, 65_535 * 64)]
 
 
 def test_a_replica_is_called_the_same_by_every_version() -> None:

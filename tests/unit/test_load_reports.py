@@ -16,8 +16,9 @@ from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.report import cost_terms
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import HoldQueue, Ticket
+from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.holding.shares import Shares
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Incarnation, ReplicaId, RequestShape
 from warmroute.ports import LoadBoard
 from warmroute.service.load_reports import ASK_INTERVAL_S, LEAST_PAUSE_S, WHOLE_INTERVAL_S, LoadReports

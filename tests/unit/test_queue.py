@@ -10,10 +10,10 @@ from warmroute.core.errors import NotFoundError, RouterError
 from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaRemoved
 from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.peer_load import PeerLoad
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.health.health import FailureReason
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import STAGGER_S, HoldQueue, Ticket
+from warmroute.core.holding.queue import STAGGER_S, HoldQueue
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.learning.sample import WAY_S
 from warmroute.core.types import FingerprintHash, Incarnation, ReplicaId, RequestShape
 
@@ -30,16 +30,18 @@ RUNGS = [FingerprintHash(number) for number in range(1, 63)]
 
 
 class World:
-    """A queue before `replicas` replicas known to stream, and what it granted."""
+    """A queue before `replicas` replicas, and what it granted."""
 
-    def __init__(
-        self, replicas: int = 1, parameters: HoldParameters = TO_ORDER, streamed: int = MOST_STREAMED
-    ) -> None:
+    def __init__(self, replicas: int = 1, parameters: HoldParameters = TO_ORDER) -> None:
         self.fleet: Fleet = ready_fleet(replicas)
-        for replica in self.fleet.replicas.values():
-            replica.streamed = streamed
         self.queue = HoldQueue(self.fleet, parameters)
         self.granted: list[tuple[str, Decision | RouterError]] = []
+
+    def answer(self, decision: Decision, first_s: float, lasts_s: float, tokens: int) -> None:
+        """The answer's first byte, its end, and what it had."""
+        self.fleet.started(decision, first_s)
+        self.fleet.settle(decision, first_s + lasts_s)
+        self.fleet.learn(decision, prompt(8000), 0, None, None, tokens)
 
     def offer(self, name: str, tokens: int, now_s: float, streams: bool = True) -> Decision | Ticket:
         shape = prompt(tokens, streams)
@@ -124,7 +126,7 @@ def test_a_long_queue_makes_a_request_wait_for_its_cache() -> None:
         shape = RequestShape("m", RUNGS, 32_000, 8000, 1, 1)
         fleet.reserve_on(home.id, prompt(12_000), 0.0)
         for _ in range(held):
-            fleet.hold_begun("m")
+            fleet.hold_begun(prompt(10))
         return fleet.choose_and_reserve(shape, [((home.incarnation, 0.0),)] * len(RUNGS), 0.0)
 
     assert choice(0).predicted_tokens == 0
@@ -204,7 +206,6 @@ def test_a_replica_with_few_tokens_ahead_is_as_good_as_free_at_any_speed(rate: f
 def test_a_replica_is_free_when_what_is_ahead_takes_no_longer_than_so_many_tokens_and_the_way() -> None:
     fleet = ready_fleet(1, parameters=CostParameters(attention_context_tokens=0.0))
     replica = fleet.replicas[ReplicaId("r0")]
-    replica.streamed = MOST_STREAMED
     assert replica.free_in_s(HoldTerms(0.0, 256.0)) == 0.0
     running = fleet.choose_and_reserve(prompt(8000), None, 0.0)
     # A second of work, less 256 tokens at 8,000 a second and 5 ms of way.
@@ -220,7 +221,6 @@ def test_a_replica_is_free_when_what_is_ahead_takes_no_longer_than_so_many_token
 def test_a_prompt_whose_first_byte_nobody_hears_is_not_awaited() -> None:
     fleet = ready_fleet(1)
     replica = fleet.replicas[ReplicaId("r0")]
-    replica.streamed = MOST_STREAMED
     fleet.choose_and_reserve(prompt(80_000, streams=False), None, 0.0)
     assert replica.wait_s(0.0) > 10.0
     assert replica.free_in_s(HoldTerms(0.0, 256.0)) == 0.0
@@ -266,44 +266,34 @@ def test_nobody_waits_for_the_end_of_answers_that_do_not_stream() -> None:
     assert world.names == ["e"]
 
 
-def test_a_replica_whose_streams_come_whole_is_soon_waited_for_no_more() -> None:
-    world = World(streamed=MOST_STREAMED)
-    replica = world.fleet.replicas[ReplicaId("r0")]
-    now_s = 0.0
-    for turn in range(20):
-        answer = world.offer(f"a{turn}", 8000, now_s)
-        if isinstance(answer, Ticket):
-            break
-        now_s += 5.0
-        world.fleet.started(answer, now_s)
-        world.fleet.settle(answer, now_s + 0.001)
-    assert replica.streamed < 0
-    assert isinstance(world.offer("b", 80_000, now_s), Decision)
-    assert isinstance(world.offer("c", 80_000, now_s), Decision)
-    world.fleet.validate()
-
-
-def test_a_replica_not_known_to_stream_is_waited_for_until_its_first_answer() -> None:
-    world = World(streamed=0)
+def test_a_replica_is_waited_for_until_an_answer_comes_whole_and_again_once_one_does_not() -> None:
+    world = World()
     first = world.offer("a", 8000, 0.0)
     assert isinstance(first, Decision)
     assert isinstance(world.offer("b", 8000, 0.1), Ticket)
-    world.fleet.started(first, 9.0)
-    world.fleet.settle(first, 9.001)
+    world.answer(first, 9.0, 0.001, tokens=8)
     world.queue.release(9.001)
     assert world.names == ["b"]
-    assert isinstance(world.offer("c", 8000, 9.1), Decision), "one that came whole is enough"
+    whole = world.offer("c", 80_000, 9.1)
+    assert isinstance(whole, Decision), "one that came whole is enough"
+    world.answer(whole, 20.0, 0.5, tokens=8)
+    world.offer("d", 80_000, 20.6)
+    assert isinstance(world.offer("e", 80_000, 20.6), Ticket), "and one that did not"
+    world.fleet.validate()
 
 
-def test_answers_that_go_on_after_their_first_byte_restore_the_trust() -> None:
-    world = World(streamed=-MOST_STREAMED)
-    for turn in range(10):
-        answer = world.offer(f"a{turn}", 8000, turn * 10.0)
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_answers_of_a_few_tokens_do_not_show_whether_a_replica_streams(tokens: int) -> None:
+    world = World()
+    now_s = 0.0
+    for turn in range(20):
+        answer = world.offer(f"a{turn}", 8000, now_s)
         assert isinstance(answer, Decision)
-        world.fleet.started(answer, turn * 10.0 + 1.0)
-        world.fleet.settle(answer, turn * 10.0 + 3.0)
-    world.offer("b", 8000, 200.0)
-    assert isinstance(world.offer("c", 8000, 200.0), Ticket)
+        now_s += 5.0
+        world.answer(answer, now_s, 0.0, tokens)
+        now_s += 0.01
+    assert isinstance(world.offer("b", 80_000, now_s), Decision)
+    assert isinstance(world.offer("c", 80_000, now_s), Ticket)
 
 
 def test_other_routers_prompts_are_waited_for_as_own_ones() -> None:
@@ -316,6 +306,49 @@ def test_other_routers_prompts_are_waited_for_as_own_ones() -> None:
     world.fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0.0, 0), 1.0)
     world.queue.release(1.0)
     assert world.names == ["a"]
+
+
+def test_what_is_held_is_told_of_the_replica_that_it_is_meant_for_until_it_goes() -> None:
+    world = World(2)
+    first, second = world.fleet.replicas.values()
+    for name in ("a", "b"):
+        assert isinstance(world.offer(name, 80_000, 0.0), Decision)
+    held = world.offer("c", 8000, 0.0)
+    assert isinstance(held, Ticket)
+    work_tokens = int(first.work_tokens(8000, 0))
+    assert first.held_tokens + second.held_tokens == work_tokens
+    assert isinstance(world.offer("d", 8000, 0.0), Ticket)
+    world.queue.release(0.0)
+    world.queue.withdraw(held)
+    world.queue.end(1.0)
+    assert (first.held_tokens, second.held_tokens) == (0, 0)
+    world.fleet.validate()
+
+
+def test_half_of_what_other_routers_hold_for_a_replica_is_ahead_there_and_keeps_nobody_waiting() -> None:
+    world = World(2)
+    first, second = world.fleet.replicas.values()
+    told = PeerLoad(0, 0, 0, 0, 0, 0.0, 0, held_tokens=16_000)
+    for replica in (first, second):
+        world.fleet.note_peer_load(replica, told, 0.0)
+    assert first.wait_for_s(0.0, 1.0) == pytest.approx(8_000 * first.wait_token_s)
+    assert isinstance(world.offer("a", 8000, 0.0), Decision), "whoever is free is free"
+    world.fleet.note_peer_load(first, PeerLoad(0, 0, 0, 0, 0, 0.0, 0), 0.0)
+    world.fleet.note_peer_load(second, PeerLoad(0, 0, 0, 0, 0, 0.0, 0, held_tokens=64_000), 0.0)
+    chosen = world.offer("b", 100, 30.0)
+    assert isinstance(chosen, Decision)
+    assert chosen.replica is first, "others will go to the second"
+
+
+def test_others_go_before_for_no_longer_than_what_was_sent_ahead_takes() -> None:
+    fleet = ready_fleet(1)
+    replica = fleet.replicas[ReplicaId("r0")]
+    fleet.note_peer_load(replica, PeerLoad(0, 2, 0, 0, 0, 0.0, 0), 1.0)
+    terms = HoldTerms(1.0, 512.0, 0.048)
+    terms.behind_tokens = 512.0
+    assert replica.free_in_s(terms) == pytest.approx(0.048), "512 tokens take 64 ms"
+    replica.set_rates(100_000.0, 0.0)
+    assert replica.free_in_s(terms) == pytest.approx(0.00512), "and 5 ms on a fast engine"
 
 
 def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_moment() -> None:

@@ -11,9 +11,9 @@ from tests.support.fleet_simulation import ready_fleet
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.fleet.hold_terms import HoldTerms
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import HoldQueue, Ticket
+from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import FingerprintHash, Incarnation, Records, ReplicaId, RequestShape
 from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.warm import Warm, warm
@@ -37,7 +37,6 @@ class World:
     def __init__(self, parameters: CostParameters, rungs: int = 0) -> None:
         self.fleet = ready_fleet(1, parameters=parameters)
         self.replica = self.fleet.replicas[ReplicaId("r0")]
-        self.replica.streamed = MOST_STREAMED
         self.queue = HoldQueue(self.fleet, HoldParameters())
         self.granted: list[object] = []
         records: Records = [None] * rungs

@@ -15,7 +15,6 @@ from tests.support.tenants import KEYS, KeyedFleet, bearer, key_record
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import WireFleet, plain
 from warmroute.config.schema import KeysConfig, QueueConfig, TenantConfig, UsageConfig
-from warmroute.core.fleet.replica import MOST_STREAMED
 from warmroute.core.holding.shares import MOST_FLOWS
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.queueing import SEARCHED_BYTES, Queueing
@@ -283,8 +282,6 @@ async def test_the_first_tenants_that_a_reload_brings_make_a_queue() -> None:
     fleet = KeyedFleet(queue=QueueConfig(max_under_way=1))
     worker, gateway = fleet.wire.worker, fleet.gateway
     assert gateway.queueing is None
-    replica = fleet.replicas[0]
-    replica.streamed = MOST_STREAMED
     long = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 400_000}]}
     _, first = sent(fleet, "a", long)
     _, held = sent(fleet, "b", long)

@@ -28,7 +28,7 @@ from warmroute_loadtest.simulate.rivals import RIVALS
 from warmroute_loadtest.simulate.routers import several
 from warmroute_loadtest.simulate.simulation import HOP_S, FleetConfig, Join, simulate
 from warmroute_loadtest.simulate.warm import warm
-from warmroute_loadtest.simulate.workload import Session, Turn, Workload
+from warmroute_loadtest.simulate.workload import Session, Shaper, Turn, Workload
 from warmroute_replica.sim.step_time import StepTime
 
 SMALL = FleetConfig(replicas=3, cache_tokens=400_000)
@@ -52,6 +52,11 @@ def test_the_next_turn_comes_a_pause_after_the_answer_and_finds_its_prefix() -> 
     assert second.arrival_s == pytest.approx(first.end_s + 2.0)
     assert second.replica == first.replica
     assert second.cached_tokens == 1024
+
+
+def test_a_prompt_shorter_than_a_block_has_the_same_place_on_the_ring_in_every_process() -> None:
+    shape = Shaper(512).shape(Turn("session-1/0", 300, 3, ()))
+    assert (shape.rungs, shape.ring_key) == ([], 12376873345919961267)
 
 
 @pytest.mark.parametrize("name", [*RIVALS, "prefix-cost", "prefix-hash", "least-loaded"])

@@ -189,7 +189,7 @@ def test_what_is_loaded_says_nothing_of_how_fast_it_computes(load_s: float) -> N
             first_s = now_s + cached_tokens * load_s + (2_001 - cached_tokens) * COMPUTE_S
             fleet.started(decision, first_s)
             fleet.settle(decision, first_s + 0.1)
-            fleet.learn(decision, shape, 2_001, cached_tokens, 10)
+            fleet.learn(decision, shape, 2_001, cached_tokens, 10, 10)
             fleet.confirm(decision, cached_tokens, 10, first_s + 0.1)
         now_s += 60.0
     assert replica.prefill_tokens_per_s == pytest.approx(10_000.0, rel=0.05)

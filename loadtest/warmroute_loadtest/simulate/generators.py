@@ -56,6 +56,12 @@ def _heads(rng: Random, keys: KeyMaker, count: int, mean: int, block_tokens: int
     ]
 
 
+def _asked_once(start_s: float, name: str, text: _Text, prompt: int, output: int, number: int) -> Session:
+    """A session of one turn, by a user of its own."""
+    turn = Turn(name, prompt, output, text.keys_for(prompt + output), user_key=-number)
+    return Session(start_s, [turn])
+
+
 def shared_prompts(requests: int, seed: int = 1) -> Workload:
     """Single turns under shared system prompts: 150 groups of 6,000 tokens, question 1,200, answer 300.
 
@@ -73,8 +79,7 @@ def shared_prompts(requests: int, seed: int = 1) -> Workload:
         prompt = len(head) * block + _tokens(rng, 1200, 0.3, 200, 4000)
         output = _tokens(rng, 300, 0.5, 8, 1000)
         text = _Text(head, block, keys)
-        turn = Turn(f"s{number}", prompt, output, text.keys_for(prompt + output), user_key=-number)
-        sessions.append(Session(now_s, [turn]))
+        sessions.append(_asked_once(now_s, f"s{number}", text, prompt, output, number))
     return Workload("shared-prompts", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -169,9 +174,28 @@ def hot_keys(requests: int, seed: int = 4) -> Workload:
         prompt = len(head) * block + _tokens(rng, 500, 0.8, 16, 4000)
         output = _tokens(rng, 200, 0.6, 8, 1000)
         text = _Text(head, block, keys)
-        turn = Turn(f"h{number}", prompt, output, text.keys_for(prompt + output), user_key=-number)
-        sessions.append(Session(now_s, [turn]))
+        sessions.append(_asked_once(now_s, f"h{number}", text, prompt, output, number))
     return Workload("hot-keys", block, sessions, source=f"generated, seed {seed}")
+
+
+def batches(requests: int, seed: int = 8) -> Workload:
+    """Batch jobs (evaluations, questions about one document): 200 prompts at one moment that share 8,000 tokens which
+    nobody has seen, question 300, answer 100. Five batches a minute."""
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 64
+    sessions: list[Session] = []
+    now_s = 0.0
+    head: tuple[int, ...] = ()
+    for number in range(requests):
+        if number % 200 == 0:
+            now_s += rng.expovariate(1 / 12) if number else 0.0
+            (head,) = _heads(rng, keys, 1, 8000, block)
+        prompt = len(head) * block + _tokens(rng, 300, 0.8, 16, 4000)
+        output = _tokens(rng, 100, 0.6, 8, 1000)
+        text = _Text(head, block, keys)
+        sessions.append(_asked_once(now_s, f"b{number}", text, prompt, output, number))
+    return Workload("batches", block, sessions, source=f"generated, seed {seed}")
 
 
 def no_reuse(requests: int, seed: int = 5) -> Workload:
@@ -186,8 +210,7 @@ def no_reuse(requests: int, seed: int = 5) -> Workload:
         prompt = _tokens(rng, 4000, 1.0, 32, 60_000)
         output = _tokens(rng, 250, 0.7, 8, 1500)
         text = _Text((), block, keys)
-        turn = Turn(f"n{number}", prompt, output, text.keys_for(prompt + output), user_key=-number)
-        sessions.append(Session(now_s, [turn]))
+        sessions.append(_asked_once(now_s, f"n{number}", text, prompt, output, number))
     return Workload("no-reuse", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -227,6 +250,7 @@ GENERATORS: dict[str, Callable[..., Workload]] = {
     "agent-loops": agent_loops,
     "hot-keys": hot_keys,
     "no-reuse": no_reuse,
+    "batches": batches,
     "mixed": mixed,
     "demo": demo,
 }
@@ -238,6 +262,7 @@ _NUMBERS = {
     "no-reuse": 4,
     "shared-prompts": 5,
     "demo": 6,
+    "batches": 7,
 }
 """Numbers that keep the draws of different generators apart; a new generator takes the next one."""
 

@@ -113,6 +113,9 @@ class Warm(Chooser):
         if self._queue is None:
             return []
         self._now_s = now_s
+        # In production the answers come a round trip later.
+        for ticket in self._queue.to_read_again(now_s):
+            self._queue.renew(ticket, self.registry.lookup(ticket.shape.keys, now_s), now_s)
         again_s = self._queue.release(now_s)
         self._again_s = None if again_s is None else now_s + again_s
         granted, self._granted = self._granted, []
@@ -140,7 +143,7 @@ class Warm(Chooser):
             self.fleet.started(decision, now_s)
         self.fleet.settle(decision, now_s)
         known = cached_tokens if self.site.feedback and shape.reads_cache else None
-        self.fleet.learn(decision, shape, turn.prompt_tokens, known, turn.output_tokens)
+        self.fleet.learn(decision, shape, turn.prompt_tokens, known, turn.output_tokens, turn.output_tokens)
         self.fleet.confirm(decision, known, turn.output_tokens, now_s)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from xxhash import xxh3_64_intdigest
+
 from warmroute.core.prompt.chunks import add_chunks
 from warmroute.core.prompt.fingerprint import GRID, HEAD_BYTES
 from warmroute.core.types import Chunks, FingerprintHash, RequestShape
@@ -184,7 +186,7 @@ class Shaper:
         if head:
             head_key = rung_hash(keys[(head - 1) // block_bytes], -1)
         else:
-            head_key = rung_hash(hash(turn.id) & _MASK, -2)
+            head_key = rung_hash(id_hash(turn.id), -2)
         shape = RequestShape(MODEL, rungs, prompt_bytes, turn.prompt_tokens, head_key, head_key)
         if turn.chunks and self._recompute_ratio is not None:
             hashes = [FingerprintHash(rung_hash(hash(key) & _MASK, -3)) for key, _, _ in turn.chunks]
@@ -195,6 +197,11 @@ class Shaper:
                 False  # engines refuse to stream the prompt's log probabilities
             )
         return shape
+
+
+def id_hash(turn_id: str) -> int:
+    """Return 64 bits for a turn whose prompt is shorter than a block: the same in every process, as `hash` is not."""
+    return xxh3_64_intdigest(turn_id.encode())
 
 
 def rung_hash(key: int, index: int) -> int:

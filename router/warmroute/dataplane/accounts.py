@@ -125,6 +125,7 @@ class Accounts:
                 usage.prompt_tokens if usage is not None else 0,
                 cached_tokens if shape.single and shape.reads_cache else None,
                 completion_tokens,
+                outcome.said_tokens() if completion_tokens is None else completion_tokens,
             )
         caller = outcome.caller
         if self._queueing is not None and decision is not None:

@@ -22,7 +22,7 @@ from warmroute.core.fleet.decision import STARTED
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.holding.line import Claim
-from warmroute.core.holding.queue import Ticket
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Api, Records, ReplicaId, RequestShape
 from warmroute.dataplane import local, own_answers
 from warmroute.dataplane.caching import GIVEN_UP, CacheUse, Caching

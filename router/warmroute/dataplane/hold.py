@@ -1,7 +1,8 @@
 """The hold wakes the queue of requests held at the router, on the event loop's clock.
 
 This module decides only when the queue is looked through again: after every first byte and end that the fleet hears of,
-and by one timer for all. `holding.queue` says which requests may go, and in which order.
+when the registry knows more of a held prompt, and by one timer for all. `holding.queue` says which requests may go, in
+which order, and whose prompts are to be looked up again.
 
 The rule it keeps: the queue is never entered from within itself, whatever those do who are let go. One that fails
 starts its client's next request, whose settling comes back here. Such calls make the outermost one look again.
@@ -17,8 +18,10 @@ from typing import Final
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
-from warmroute.core.holding.queue import HoldQueue, Ticket
+from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Records, RequestShape
+from warmroute.ports import Registry
 
 EARLIER_S: Final = 0.005
 """The timer is not set anew for less."""
@@ -27,10 +30,11 @@ EARLIER_S: Final = 0.005
 class Hold:
     """The held requests of one worker."""
 
-    __slots__ = ("_again", "_clock", "_queue", "_releasing", "_timer", "_timer_s", "waiting")
+    __slots__ = ("_again", "_clock", "_queue", "_registry", "_releasing", "_timer", "_timer_s", "waiting")
 
-    def __init__(self, queue: HoldQueue, clock: Callable[[], float]) -> None:
+    def __init__(self, queue: HoldQueue, registry: Registry, clock: Callable[[], float]) -> None:
         self._queue = queue
+        self._registry = registry
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
@@ -79,6 +83,19 @@ class Hold:
             self.waiting = len(self._queue)
         if pause_s is not None:
             self._look_in(pause_s)
+            for ticket in self._queue.to_read_again(now_s):
+                self._look_up(ticket)
+
+    def _look_up(self, ticket: Ticket) -> None:
+        """Ask the registry for what other routers have placed of its prompt since it was asked last."""
+
+        def found(records: Records) -> None:
+            if self._queue.renew(ticket, records, self._clock()):
+                self._look_in(0.0)  # once for all that one answer tells of
+
+        records = self._registry.lookup(ticket.shape.keys, found)
+        if records is not None:
+            found(records)
 
     def would_hold(self, replica: Replica) -> bool:
         """Whether a request whose choice is this replica would wait now."""

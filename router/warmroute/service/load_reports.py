@@ -84,7 +84,7 @@ class LoadReports:
         self._members: list[Replica] = []
         self._by_key: dict[int, Replica] = {}
         self._keys: list[int] = []
-        self._said: dict[int, tuple[int, int, int]] = {}
+        self._said: dict[int, tuple[int, int, int, int]] = {}
         """What the others know of this router, if they heard everything."""
         self._uses: list[tuple[int, CacheEvent]] = []
         """What belongs to the last `_changes`, as `pack_notice` takes it."""
@@ -222,7 +222,7 @@ class LoadReports:
 
     def _held(self) -> tuple[int, float]:
         """How many are held here, and the key of the first."""
-        held = sum(self._fleet.held.values())
+        held = sum(self._fleet.held.by_model.values())
         return held, self._fleet.first_held_s if held else 0.0
 
     def _pack(
@@ -256,10 +256,10 @@ class LoadReports:
         self._uses.clear()
         fleet_now_s = self._fleet_clock()
         for key, replica in zip(self._keys, self._members, strict=True):
-            state = replica.in_flight, replica.waiting, replica.given_tokens
+            state = replica.in_flight, replica.waiting, replica.given_tokens, replica.held_tokens
             before = said(key)
             told = replica.residency.told
-            if (state != before or told) and (before is not None or state[2] or state[0]):
+            if (state != before or told) and (before is not None or state[2] or state[0] or state[3]):
                 self._said[key] = state
                 changes.append(Load(key, state[0], state[2], *replica.prefilling(fleet_now_s)))
                 if told:

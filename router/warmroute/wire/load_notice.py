@@ -2,10 +2,11 @@
 
 The header, big endian, has: format (1 byte), flags (1), the router's random id (8), the notice's number (4), the number
 of requests held at the router (2), the order's key of the first of them in ms as of now (4, signed; 0 without one), the
-number of replicas that follow (2), and that of tenants behind them (2). Each replica has 24 bytes: xxh3 of its id (8),
+number of replicas that follow (2), and that of tenants behind them (2). Each replica has 26 bytes: xxh3 of its id (8),
 requests in flight (2), uncached tokens given since the router's start (4, wrapping around), prompts that wait or are
 prefilled in tokens without context (4), the first of them (2, in steps of 64), for how many ms it has been under way
-(2), and uncached tokens of those whose first byte will be heard (2, in steps of 64). Each tenant has 12: xxh3 of its
+(2), uncached tokens of those whose first byte will be heard (2, in steps of 64), and what is held at the router and
+meant for it, in tokens without context (2, in steps of 64). Each tenant has 12: xxh3 of its
 name (8), and tokens that the router served it since its last notice (4, signed).
 
 Then follow 11 bytes for each use of a cache, in their order: which of the replicas (2), the kind (1, see
@@ -27,17 +28,17 @@ from warmroute.core.beliefs.cache_event import ADDED, KINDS, CacheEvent
 from warmroute.core.fleet.peer_load import Load, Notice
 from warmroute.core.types import ReplicaId
 
-FORMAT = 5
+FORMAT = 6
 
 HEADER_BYTES = 24
-ENTRY_BYTES = 24
+ENTRY_BYTES = 26
 SHARE_BYTES = 12
 USE_BYTES = 11
 
 _WHOLE = 1
 _ASKING = 2
 _HEADER = struct.Struct(">BBQIHiHH")
-_ENTRY = struct.Struct(">QHIIHHH")
+_ENTRY = struct.Struct(">QHIIHHHH")
 _SHARE = struct.Struct(">Qi")
 _USE = struct.Struct(">HBiHH")
 _PART = 255
@@ -97,8 +98,9 @@ def pack_notice(
             min(-(-head_tokens // _STEP_TOKENS), _MAX_STEPS),
             min(age_ms, _MAX_AGE_MS),
             min(-(-awaited_tokens // _STEP_TOKENS), _MAX_STEPS),
+            min(-(-held_tokens // _STEP_TOKENS), _MAX_STEPS),
         )
-        for key, in_flight, given_tokens, work_tokens, head_tokens, age_ms, awaited_tokens in loads
+        for key, in_flight, given_tokens, work_tokens, head_tokens, age_ms, awaited_tokens, held_tokens in loads
     ]
     parts += [_SHARE.pack(key, max(-_MAX_FIRST_MS, min(tokens, _MAX_FIRST_MS))) for key, tokens in shares]
     for index, use in uses:
@@ -118,8 +120,17 @@ def unpack_notice(raw: bytes) -> Notice | None:
     if len(raw) < end or (len(raw) - end) % USE_BYTES:
         return None
     loads: list[Load] = [
-        Load(key, in_flight, given, work_tokens, head * _STEP_TOKENS, age_ms, awaited * _STEP_TOKENS)
-        for key, in_flight, given, work_tokens, head, age_ms, awaited in _ENTRY.iter_unpack(
+        Load(
+            key,
+            in_flight,
+            given,
+            work_tokens,
+            head * _STEP_TOKENS,
+            age_ms,
+            awaited * _STEP_TOKENS,
+            waits * _STEP_TOKENS,
+        )
+        for key, in_flight, given, work_tokens, head, age_ms, awaited, waits in _ENTRY.iter_unpack(
             raw[HEADER_BYTES:shares_at]
         )
     ]

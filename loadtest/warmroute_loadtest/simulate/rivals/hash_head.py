@@ -8,7 +8,7 @@ Source: the strongest stateless baseline of cache-only replays of Mooncake's tra
 from __future__ import annotations
 
 from warmroute_loadtest.simulate.chooser import Chooser, Site
-from warmroute_loadtest.simulate.workload import Turn, rung_hash
+from warmroute_loadtest.simulate.workload import Turn, id_hash, rung_hash
 
 HEAD_TOKENS = 1024
 
@@ -25,5 +25,5 @@ class HashHead(Chooser):
     def choose(self, turn: Turn, now_s: float) -> int:
         """Choose the replica whose hash with the key of the prompt's beginning is largest."""
         full = turn.keys[: min(self._blocks, turn.prompt_tokens // self.site.block_tokens)]
-        key = full[-1] if full else hash(turn.id)
+        key = full[-1] if full else id_hash(turn.id)
         return max(range(self.site.replicas), key=lambda i: rung_hash(key, i))

@@ -97,7 +97,7 @@ class View:
 class Prices:
     """What counts for all replicas alike in one choice; the fleet says it anew for each."""
 
-    __slots__ = ("apart", "queued", "recent_load_scale")
+    __slots__ = ("alike_tokens", "apart", "queued", "recent_load_scale", "spared")
 
     def __init__(self, queued: float = 0.0, recent_load_scale: float = 1.0, apart: bool = False) -> None:
         self.queued = queued
@@ -106,3 +106,16 @@ class Prices:
         """The factor that makes seconds of `Replica.recent_load_s`, which is in a growing unit."""
         self.apart = apart
         """Routers cannot tell each other at the moment what they place: only the ring is theirs in common."""
+        self.spared = 0.0
+        """Which part of the held begin as this request does (`fleet.held`): of the price to others, so much is spared
+        for what it shares with them."""
+        self.alike_tokens = 0
+        """What it shares with them, in leading tokens."""
+
+    def spared_s(self, replica: Replica, prompt_tokens: int, overlap_tokens: int) -> float:
+        """Of a request's prefill on a replica that holds so much of it, what is in nobody's way, in seconds."""
+        alike_tokens = self.alike_tokens
+        if overlap_tokens >= alike_tokens:
+            return 0.0
+        prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
+        return self.spared * (prefill_s - replica.prefill_s(prompt_tokens, alike_tokens))

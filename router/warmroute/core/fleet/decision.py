@@ -35,6 +35,7 @@ class Decision(Prefill):
         "incarnation",
         "kind",
         "known_tokens",
+        "lasted_s",
         "phase",
         "remembered_s",
         "remembered_tokens",
@@ -67,6 +68,8 @@ class Decision(Prefill):
         """Whether its end shows if the replica streams: of a refusal it does not."""
         self.started_s = 0.0
         """When the first byte was there."""
+        self.lasted_s = -1.0
+        """How long after its first byte the answer ended; below 0 until it has, and where that does not tell."""
         self.known_tokens = predicted_tokens
         """Tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0

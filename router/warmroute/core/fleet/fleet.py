@@ -30,9 +30,11 @@ from warmroute.core.fleet.events import (
     ReplicaAdded,
     ReplicaRemoved,
 )
+from warmroute.core.fleet.held import Held
 from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.members import Members
 from warmroute.core.fleet.peer_load import PeerLoad
+from warmroute.core.fleet.plan import Plan
 from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.fleet.report import Ranking, ranked, validate
 from warmroute.core.health.health import REQUESTS_TELL, HealthParameters, ReplicaState, Signal
@@ -111,10 +113,10 @@ class Fleet(Members):
         self.moved: Callable[[], None] | None = None
         """The fleet calls this when the prefill work on a replica has changed by more than `MOVED_TOKENS` at once. It
         must not call back in here. None: nobody wants to know."""
-        self.held: dict[str, int] = {}
-        """Requests held at the router, by model; `hold_begun` and `hold_ended` count them."""
-        self.planned: list[Replica] = []
-        """The replicas that requests which stay held are meant for; only while held requests are looked through."""
+        self.held = Held()
+        """Requests held at the router; `hold_begun` and `hold_ended` count them."""
+        self.plan = Plan()
+        """For which replicas the requests are meant that stay held; empty but while they are looked through."""
         self.first_held_s = inf
         """The key, in the queue's order, of the first request that is held here; infinite where none is."""
         self.apart = False
@@ -160,11 +162,10 @@ class Fleet(Members):
         belief = Belief(shape, records, view.by_incarnation, self._grid, now_s)
         # A retry costs the fleet what a first try does, however many were tried.
         replicas = len(eligibility.view(model).members) if tried else len(view.members)
-        return (
-            view,
-            belief,
-            Prices(self._queued_price(model, replicas), 1.0 / self._recent_load_unit, self.apart),
-        )
+        prices = Prices(self._queued_price(model, replicas), 1.0 / self._recent_load_unit, self.apart)
+        if prices.queued > 0.0 and belief.overlap:
+            self.held.spare(prices, belief, view)
+        return view, belief, prices
 
     def believe(self, shape: RequestShape, records: Records | None) -> Belief:
         """What is believed of a prompt, as of the last tick.
@@ -184,7 +185,8 @@ class Fleet(Members):
         return self._eligibility.view(model)
 
     def _queued_price(self, model: str, replicas: int) -> float:
-        count = self.peer_held + (self.held.get(model, 0) if self.held else 0)
+        own = self.held.by_model
+        count = self.peer_held + (own.get(model, 0) if own else 0)
         return count / replicas if count else 0.0
 
     def reserve_if_free(
@@ -224,15 +226,14 @@ class Fleet(Members):
         ):
             view.turn += 1
             return self._reserve(replica, kind, belief)
-        replica.planned_s += replica.prefill_s(shape.prompt_tokens, tokens)
-        self.planned.append(replica)
+        replica.planned_s += self.plan.put(replica, belief, tokens)
         return belief
 
     def end_plan(self) -> None:
         """Forget what `reserve_if_free` planned."""
-        for replica in self.planned:
+        for replica in self.plan.replicas:
             replica.planned_s = 0.0
-        self.planned.clear()
+        self.plan.clear()
 
     def any_free(self, model: str, terms: HoldTerms, spare_ratio: float = 0.0) -> bool:
         """Whether any eligible replica begins soon (`Replica.begins_soon`), besides such a share of them: of all but
@@ -277,8 +278,11 @@ class Fleet(Members):
         """
         return prefill_s / self._eligibility.view(model).members[0].wait_token_s
 
-    def prefill_s(self, belief: Belief) -> float:
+    def prefill_s(self, belief: Belief, shared_tokens: int = 0) -> float:
         """Expected prefill time on the replica that holds most of the prompt: how short a request is.
+
+        Args:
+            shared_tokens: So many leading tokens will be there by then, since somebody goes before who computes them.
 
         Raises:
             NotFoundError, OverloadError: As `choose_and_reserve`.
@@ -286,9 +290,9 @@ class Fleet(Members):
         overlap = belief.overlap
         tokens = belief.shape.prompt_tokens
         first = self._eligibility.view(belief.shape.model).members[0]
-        least_s = first.prefill_s(tokens, overlap.get(first, 0))
+        least_s = first.prefill_s(tokens, max(shared_tokens, overlap.get(first, 0)))
         for replica, overlap_tokens in overlap.items():
-            least_s = min(least_s, replica.prefill_s(tokens, overlap_tokens))
+            least_s = min(least_s, replica.prefill_s(tokens, max(shared_tokens, overlap_tokens)))
         return least_s
 
     def reserve_on(
@@ -440,12 +444,15 @@ class Fleet(Members):
         prompt_tokens: int,
         cached_tokens: int | None,
         output_tokens: int | None,
+        said_tokens: int,
     ) -> None:
-        """An answer is over: what its times and its usage tell of the replica's speed, and of its model.
+        """An answer is over: what its times and its usage tell of the replica, of its speed, and of its model.
 
         Args:
-            prompt_tokens: As reported; 0 where not.
+            prompt_tokens, output_tokens: As reported; 0 and None where not.
+            said_tokens: Its length in tokens, whoever counted them.
         """
+        decision.replica.note_ended(decision.lasted_s, said_tokens)
         learner = self._learner
         if learner is not None:
             if self._tiers and decision.doubtful and decision.believed_tokens > decision.predicted_tokens:
@@ -485,7 +492,7 @@ class Fleet(Members):
             if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
                 self.moved()
         elif decision.tells:
-            replica.note_streamed(now_s - decision.started_s)
+            decision.lasted_s = now_s - decision.started_s
         replica.refresh()
         if decision.trial:
             self._end_trial(decision)
@@ -503,11 +510,7 @@ class Fleet(Members):
     def note_peer_load(self, replica: Replica, peer_load: PeerLoad, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
         replica.peer_in_flight = peer_load.in_flight
-        replica.peer_work_tokens = peer_load.work_tokens
-        replica.peer_work_s = peer_load.work_tokens * replica.wait_token_s
-        replica.peer_head_s = peer_load.head_tokens * replica.wait_token_s
-        replica.peer_since_s = now_s - peer_load.age_s
-        replica.peer_awaited_tokens = peer_load.awaited_tokens
+        replica.note_peers(peer_load, now_s)
         given_tokens = peer_load.given_tokens
         if given_tokens:
             # They do not say how many requests these were.
@@ -521,24 +524,21 @@ class Fleet(Members):
 
     # -- requests that wait at routers ----------------------------------------------------------------------------
 
-    def hold_begun(self, model: str) -> None:
-        """One more request for this model is held at this router."""
-        self.held[model] = self.held.get(model, 0) + 1
+    def hold_begun(self, shape: RequestShape) -> None:
+        """One more request is held at this router."""
+        self.held.begin(shape)
 
-    def hold_ended(self, model: str) -> None:
-        """One request for this model is held no longer: it was let go, or its client left."""
-        left = self.held[model] - 1
-        if left:
-            self.held[model] = left
-        else:
-            del self.held[model]
+    def hold_ended(self, shape: RequestShape) -> None:
+        """One request is held no longer: it was let go, or its client left."""
+        self.held.end(shape)
+
+    def hold_for(self, replica: Replica, tokens: int) -> None:
+        """So much more work (less, below 0) is held at this router and meant for this replica."""
+        replica.held_tokens += tokens
 
     def note_first_held(self, key_s: float, urgent: bool = False) -> None:
-        """The first of the requests held at this router has this key; infinite where none is held.
-
-        Args:
-            urgent: Other routers should hear of it at once.
-        """
+        """The first of the requests held at this router has this key; infinite where none is held. `urgent`: other
+        routers should hear of it at once."""
         self.first_held_s = key_s
         if urgent and self.moved is not None:
             self.moved()

@@ -35,6 +35,8 @@ class Load(NamedTuple):
     """For how long the first has been under way, as far as that router knows."""
     awaited_tokens: int
     """Uncached tokens of those whose first byte will be heard (`Replica.awaited_tokens`)."""
+    held_tokens: int = 0
+    """Of requests that the router holds and means for it."""
 
 
 class PeerLoad(NamedTuple):
@@ -53,6 +55,8 @@ class PeerLoad(NamedTuple):
     """For how long the engine has been at one."""
     awaited_tokens: int
     """Uncached tokens of those whose first byte will be heard."""
+    held_tokens: int = 0
+    """Of requests that they hold and mean for it."""
     uses: Sequence[tuple[int, CacheEvent, float]] = ()
     """What their requests did to its cache since last collected: the router, the use, and how long ago, in seconds, the
     notice was heard that the use's times count from."""
@@ -99,6 +103,7 @@ class _Sum:
         "awaited_tokens",
         "given_tokens",
         "heads",
+        "held_tokens",
         "in_flight",
         "since_s",
         "uses",
@@ -111,6 +116,7 @@ class _Sum:
         """Since the last `collect`."""
         self.work_tokens = 0
         self.awaited_tokens = 0
+        self.held_tokens = 0
         self.heads: dict[int, int] = {}
         """By router, for those that have prompts there."""
         self.since_s = -inf
@@ -124,10 +130,12 @@ class _Sum:
             self.in_flight -= before.in_flight
             self.work_tokens -= before.work_tokens
             self.awaited_tokens -= before.awaited_tokens
+            self.held_tokens -= before.held_tokens
         if load is not None:
             self.in_flight += load.in_flight
             self.work_tokens += load.work_tokens
             self.awaited_tokens += load.awaited_tokens
+            self.held_tokens += load.held_tokens
         if load is not None and load.work_tokens:
             self.heads[router] = load.head_tokens
         else:
@@ -144,6 +152,7 @@ class _Sum:
             max(heads.values()) if heads else 0,
             now_s - self.since_s,
             self.awaited_tokens,
+            self.held_tokens,
             [(router, use, now_s - heard_s) for router, use, heard_s in self.uses],
         )
 
@@ -258,7 +267,7 @@ class Peers:
         for key in self._changed:
             total = sums[key]
             changed.append(total.told(key, now_s))
-            if total.in_flight or total.heads or total.awaited_tokens:
+            if total.in_flight or total.heads or total.awaited_tokens or total.held_tokens:
                 total.given_tokens = 0
                 total.uses.clear()
             else:
@@ -277,9 +286,10 @@ class Peers:
             assert kept.in_flight == derived.in_flight, key
             assert kept.work_tokens == derived.work_tokens, key
             assert kept.awaited_tokens == derived.awaited_tokens, key
+            assert kept.held_tokens == derived.held_tokens, key
             assert kept.heads == derived.heads, key
             if key in self._sums:
-                assert key in self._changed or kept.in_flight or kept.heads, key
+                assert key in self._changed or kept.in_flight or kept.heads or kept.held_tokens, key
 
     def _lose(self, router: int, key: int, now_s: float) -> None:
         """What it has under way there is not known any more."""

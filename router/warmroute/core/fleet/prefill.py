@@ -12,6 +12,7 @@ from math import inf
 from warmroute.core.beliefs.residency import STALE_S
 from warmroute.core.choice.cost import CostParameters
 from warmroute.core.fleet.hold_terms import HoldTerms
+from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.learning.sample import WAY_S, Sample
 from warmroute.core.learning.speed import SpeedEstimate
 
@@ -51,10 +52,12 @@ class PrefillQueue:
         "awaited_tokens",
         "peer_awaited_tokens",
         "peer_head_s",
+        "peer_held_s",
         "peer_since_s",
         "peer_work_s",
         "peer_work_tokens",
         "head_s",
+        "held_tokens",
         "in_flight",
         "planned_s",
         "prefill_tokens_per_s",
@@ -90,6 +93,11 @@ class PrefillQueue:
         """What was learned of it; what is believed is below."""
         self.planned_s = 0.0
         """Prefill time of requests held at the router and meant for it; only while they are looked through."""
+        self.held_tokens = 0
+        """Requests held at this router and meant for it when they were looked at last, in tokens without context."""
+        self.peer_held_s = 0.0
+        """Half of what other routers hold for it, as time: of two that are held at different routers, neither knows
+        which goes first. 0 while nobody tells."""
         self.shared_tokens = cost.shared_step_tokens
         """`CostParameters.shared_step_tokens`."""
         self.awaited_tokens = 0
@@ -152,12 +160,12 @@ class PrefillQueue:
         return False
 
     def wait_for_s(self, now_s: float, own_s: float) -> float:
-        """Expected time until a prompt of so much prefill can be computed.
+        """Expected time until a prompt of so much prefill can be computed, with what other routers hold for it.
 
         Where the engine shares its steps, each prompt ahead takes about as much of them as this one, or its least
         part of a step, until this one is done; else all of it.
         """
-        whole_s = self.wait_s(now_s)
+        whole_s = self.wait_s(now_s) + self.peer_held_s
         shared_tokens = self.shared_tokens
         if shared_tokens <= 0.0 or whole_s <= 0.0:
             return whole_s
@@ -173,6 +181,16 @@ class PrefillQueue:
             if left_s > 0.0:
                 wait_s += left_s if left_s < part_s else part_s
         return wait_s if wait_s < whole_s else whole_s
+
+    def note_peers(self, peers: PeerLoad, now_s: float) -> None:
+        """Take over what other routers have under way here, and what they hold for it."""
+        token_s = self.wait_token_s
+        self.peer_work_tokens = peers.work_tokens
+        self.peer_work_s = peers.work_tokens * token_s
+        self.peer_head_s = peers.head_tokens * token_s
+        self.peer_since_s = now_s - peers.age_s
+        self.peer_awaited_tokens = peers.awaited_tokens
+        self.peer_held_s = 0.5 * peers.held_tokens * token_s
 
     def lets_pass(self, terms: HoldTerms, own_s: float, used_s: float, first_rung: int = 0) -> bool:
         """Whether a prompt held for it may be sent though it is not free, past much longer ones.
@@ -231,10 +249,10 @@ class PrefillQueue:
         if prompt.streams:
             self.awaited_tokens += prompt.uncached_tokens
 
-    def prefilling(self, now_s: float) -> tuple[int, int, int, int]:
+    def prefilling(self, now_s: float) -> tuple[int, int, int, int, int]:
         """What other routers are told of the queue: its sum and its first prompt in tokens without context, for
-        how many ms that has been under way, and `awaited_tokens`. Not in seconds: each router learns a replica's
-        speed by itself."""
+        how many ms that has been under way, `awaited_tokens` and `held_tokens`. Not in seconds: each router learns a
+        replica's speed by itself."""
         tokens_per_s = self.prefill_tokens_per_s
         age_s = now_s - self.since_s
         if age_s < 0.0 or age_s > 1e6:
@@ -244,6 +262,7 @@ class PrefillQueue:
             int(self.head_s * tokens_per_s + 0.5),
             int(age_s * 1000.0),
             self.awaited_tokens,
+            self.held_tokens,
         )
 
     def dequeue(self, prompt: Prefill, now_s: float, heard: bool = False) -> None:

@@ -21,8 +21,9 @@ from warmroute.core.learning.sample import WAY_S
 from warmroute.core.ranks import rank_incarnation
 from warmroute.core.types import Incarnation, ReplicaId
 
-MOST_STREAMED: Final = 4
-"""The trust that a replica streams has this bound, either way: so many answers that do not stream take it all away."""
+TELLING_TOKENS: Final = 8
+"""An answer of fewer tokens does not show whether a replica streams: it may end with its first byte, or a few steps of
+a fast engine later. What is counted where no usage is told may be off by the events that have no token."""
 
 
 class Server:
@@ -71,6 +72,7 @@ class Replica(PrefillQueue):
         "cache_tokens",
         "cards",
         "chunk_trust",
+        "comes_whole",
         "recent_load_s",
         "recent_load_tokens",
         "crowd_weight",
@@ -95,7 +97,6 @@ class Replica(PrefillQueue):
         "server",
         "shunned_until_s",
         "silences",
-        "streamed",
         "survival",
         "trials",
         "trust",
@@ -132,9 +133,9 @@ class Replica(PrefillQueue):
         """Their uncached tokens."""
         self.given_tokens = 0
         """Uncached tokens of all requests ever sent to it."""
-        self.streamed = 0
-        """Trust that streams begin before they end: one more for each that did, one less for each that did not. No
-        request waits for a replica that has lost it."""
+        self.comes_whole = False
+        """Whether the last stream that could show it (`TELLING_TOKENS`) ended with its first byte: it, or a proxy
+        before it, passes answers on as a whole. No request waits for such a replica, whose prompts end unheard."""
         self.residency = Residency()
         self.survival = Survival()
         """Shares found of all prefixes, by the age of their last use: they say how long prefixes live there."""
@@ -195,6 +196,7 @@ class Replica(PrefillQueue):
         self.head_s *= factor
         self.peer_work_s *= factor
         self.peer_head_s *= factor
+        self.peer_held_s *= factor
         self.set_rates(1.0 / token_s, base_latency_s, interference_s)
 
     def refresh(self) -> None:
@@ -225,9 +227,11 @@ class Replica(PrefillQueue):
         """
         if self.full(terms):
             return FULL_S
-        if self.streamed < 0 or self.health.state is not ReplicaState.READY:
+        if self.comes_whole or self.health.state is not ReplicaState.READY:
             return 0.0
         now_s, ahead_tokens, behind_s = terms.now_s, terms.ahead_tokens, terms.behind_s
+        if behind_s > terms.behind_tokens * self.wait_token_s:
+            behind_s = terms.behind_tokens * self.wait_token_s
         if self.awaited_tokens + self.peer_awaited_tokens <= ahead_tokens:
             if behind_s <= 0.0:
                 return 0.0
@@ -245,13 +249,11 @@ class Replica(PrefillQueue):
         """Whether some request held for it might be sent now: it is free, or lets a short prompt pass a long one."""
         return self.free_in_s(terms) <= 0.0 or self.lets_pass(terms, 0.0, -inf)
 
-    def note_streamed(self, after_s: float) -> None:
-        """An answer that should be streamed ended so long after its first byte."""
-        if after_s >= WAY_S:  # what is passed on as a whole comes within a turn or two of an event loop
-            if self.streamed < MOST_STREAMED:
-                self.streamed += 1
-        elif self.streamed > -MOST_STREAMED:
-            self.streamed -= 1
+    def note_ended(self, lasted_s: float, tokens: int) -> None:
+        """An answer of so many tokens ended so long after its first byte; below 0 where that does not tell."""
+        if lasted_s >= 0.0 and tokens >= TELLING_TOKENS:
+            # What is passed on as a whole comes within a turn or two of an event loop.
+            self.comes_whole = lasted_s < WAY_S
 
     def over(self, incarnation: Incarnation | None) -> bool:
         """Whether the life of this incarnation is over: another process answers. A cache that was emptied ends none."""
@@ -284,7 +286,6 @@ class Replica(PrefillQueue):
         assert len(self.queue) <= self.waiting, (self.id, len(self.queue))
         awaited_tokens = sum([p.uncached_tokens for p in self.queue if p.streams])
         assert self.awaited_tokens == awaited_tokens, (self.id, self.awaited_tokens)
-        assert -MOST_STREAMED <= self.streamed <= MOST_STREAMED, (self.id, self.streamed)
         assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
         assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
         assert (self.sample is None) == (not self.queue), self.id

@@ -116,14 +116,15 @@ def cost_terms(
 ) -> CostTerms:
     """The cost of a request of which the replica is believed to hold so many tokens, taken apart."""
     prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
+    others_s = prefill_s - prices.spared_s(replica, prompt_tokens, overlap_tokens)
     return CostTerms(
         base_s=replica.base_latency_s,
         wait_s=replica.wait_for_s(now_s, prefill_s),
         running_s=replica.running * replica.interference_s,
         crowding_s=replica.recent_load_s * prices.recent_load_scale,
         prefill_s=prefill_s,
-        miss_s=prefill_s,
-        queued_s=prefill_s * prices.queued,
+        miss_s=others_s,
+        queued_s=others_s * prices.queued,
         eviction_s=prefill_s * (replica.price - 2.0),
     )
 
@@ -152,6 +153,7 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
         "interference_s": round(replica.interference_s, 6),
         "speed_confidence": round(replica.speed.confidence, 3),
         "speed_stretches": replica.speed.count,
+        "comes_whole": replica.comes_whole,
         "delay_s": round(replica.delay_s + replica.wait_s(now_s), 6),
         "resident_tokens": replica.residency.tokens + replica.residency.pinned_tokens,
         "cache_lifetime_s": replica.survival.lifetime_s(),
@@ -171,5 +173,5 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
 def validate(replica: Replica) -> None:
     """Raises AssertionError where the terms that people are shown do not add up to what is compared."""
     shown = cost_terms(replica, 0, 0, inf)
-    total_s = replica.delay_s + replica.wait_s(inf) + replica.recent_load_s
+    total_s = replica.delay_s + replica.wait_for_s(inf, 0.0) + replica.recent_load_s
     assert isclose(total_s, shown.total_s), (replica.id, total_s, shown)

@@ -17,7 +17,7 @@ queue's own order, so that of several routers the one goes first whose first req
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil, inf
 from typing import Final
 
@@ -28,9 +28,10 @@ from warmroute.core.fleet.replica import Replica
 from warmroute.core.holding.line import BATCH, CLASSES, LEVELS, Claim, Cursor, Line
 from warmroute.core.holding.paces import Paces
 from warmroute.core.holding.parameters import HoldParameters
-from warmroute.core.holding.queue import AGEING_RATIO, MAX_LOOKED_AT, MOST_TIMER_S, HoldQueue, Ticket
+from warmroute.core.holding.queue import AGEING_RATIO, MAX_LOOKED_AT, MOST_TIMER_S, HoldQueue
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import QUANTUM_TOKENS, Flow, Shares
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Records, RequestShape
 
 CLASS_S: Final = 100_000.0
@@ -127,7 +128,8 @@ class AdmissionQueue(HoldQueue):
         fleet = self._fleet
         line = self._line
         belief = fleet.believe(shape, records)
-        cost_s = max(fleet.prefill_s(belief), LEAST_COST_S)
+        # Of several prompts with one new prefix, the first computes it for all.
+        cost_s = max(fleet.prefill_s(belief, fleet.held.shared_tokens(belief)), LEAST_COST_S)
         model = shape.model
         pace = self._paces.asked(model, now_s)
         tokens = fleet.as_tokens(model, cost_s)
@@ -149,13 +151,12 @@ class AdmissionQueue(HoldQueue):
             raise self._turned_away(level, ahead_s, "its body is longer than all that may wait")
         self._shares.quantum = QUANTUM_TOKENS * max(1, len(fleet.replicas))
         self._arrivals += 1
-        latest_s = AGEING_RATIO * (now_s + OVERTAKEN_RATIO * timeout_s)
         own = None if records is None else list(records)
         claim = Claim(
             shape,
             own,
             granted,
-            (min(self._rank_s(belief, now_s), latest_s), self._arrivals),
+            (min(self._rank_s(belief, now_s), _latest_s(now_s, timeout_s)), self._arrivals),
             now_s,
             level,
             flow,
@@ -165,7 +166,7 @@ class AdmissionQueue(HoldQueue):
             tokens,
         )
         line.put(claim, now_s)
-        fleet.hold_begun(model)
+        fleet.hold_begun(shape)
         if claim.deadline_s < self._next_deadline_s:
             self._next_deadline_s = claim.deadline_s
         told_s = self._told_s(claim, now_s)
@@ -295,7 +296,7 @@ class AdmissionQueue(HoldQueue):
     def _go_along(self, now_s: float, gone: dict[Claim, Decision | RouterError], elsewhere: bool) -> None:
         """Put into `gone` who may go."""
         fleet = self._fleet
-        planned = fleet.planned
+        planned = fleet.plan.replicas
         free: dict[str, bool] = {}
         """By model, whether any of its replicas is."""
         busy = 0
@@ -335,17 +336,28 @@ class AdmissionQueue(HoldQueue):
                 self._note(claim, answer.replica, now_s)
                 free.clear()
                 busy = 0
+            else:
+                self._mean(claim)
 
-    def _note(self, granted: Ticket, replica: Replica, now_s: float) -> None:
-        """As `HoldQueue._note`: who has become longer by it is not overtaken for longer."""
-        super()._note(granted, replica, now_s)
-        for ticket in self._tickets:
-            assert isinstance(ticket, Claim)
-            timeout_s = ticket.deadline_s - ticket.arrival_s
-            latest_s = AGEING_RATIO * (ticket.arrival_s + OVERTAKEN_RATIO * timeout_s)
-            if ticket.key[0] > latest_s:
-                ticket.key = (latest_s, ticket.key[1])
+    def _key(self, ticket: Ticket) -> tuple[float, int]:
+        """As `HoldQueue._key`: who has become longer by what was noted is not overtaken for longer."""
+        assert isinstance(ticket, Claim)
+        rank_s, arrival = super()._key(ticket)
+        return min(rank_s, _latest_s(ticket.arrival_s, ticket.deadline_s - ticket.arrival_s)), arrival
+
+    def to_read_again(self, now_s: float) -> Sequence[Ticket]:
+        """As `HoldQueue.to_read_again`, whatever class they are of."""
+        return self._renewal.begin(self._line.claims(), now_s) if self._renewal.due(now_s) else ()
+
+    def _in_order(self, now_s: float) -> None:
+        self._line.sort()
+        self._find_first(now_s)
 
     def would_hold(self, replica: Replica, now_s: float) -> bool:
         """Whether a request whose choice is this replica would have to wait now."""
         return bool(self._models) or replica.free_in_s(self._terms_for(-inf, now_s)) > 0.0
+
+
+def _latest_s(arrival_s: float, timeout_s: float) -> float:
+    """The order's key beyond which no request goes that came then and has so much time."""
+    return AGEING_RATIO * (arrival_s + OVERTAKEN_RATIO * timeout_s)

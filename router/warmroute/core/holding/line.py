@@ -20,8 +20,8 @@ from typing import Final
 
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
-from warmroute.core.holding.queue import Ticket
 from warmroute.core.holding.shares import Flow, Shares
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Records, RequestShape
 
 INTERACTIVE: Final = 0
@@ -65,7 +65,7 @@ class Claim(Ticket):
         """When it is refused if it has not begun."""
         self.body_bytes = body_bytes
         self.cost_s = cost_s
-        """Expected prefill time where most of it is cached."""
+        """Expected prefill time where most of it is cached, behind those that waited as it came."""
         self.cost_us = max(1, int(cost_s * 1e6))
         """The same as a whole number, so that sums of them are exact."""
         self.tokens = tokens

@@ -81,13 +81,13 @@ class Paces:
             if len(self._paces) >= MOST_PACES:
                 self._forget()
             pace = self._paces[model] = Pace()
-        pace.note(0.0, now_s, waits=model in self._fleet.held)
+        pace.note(0.0, now_s, waits=model in self._fleet.held.by_model)
         return pace.known or float(len(members))
 
     def granted(self, replica: Replica, cost_s: float, now_s: float) -> None:
         """A request that waited was let go to this replica."""
         fleet = self._fleet
-        for model in fleet.held:
+        for model in fleet.held.by_model:
             pace = self._paces.get(model)
             if pace is not None and self._serves(model, replica):
                 pace.note(cost_s, now_s, waits=True)
@@ -97,7 +97,7 @@ class Paces:
         fleet = self._fleet
         own = fleet.view(model)
         shares: dict[str, float] = {model: 1.0}
-        for other in fleet.held:
+        for other in fleet.held.by_model:
             if other != model:
                 try:
                     shares[other] = self._shared(model, own, other, fleet.view(other))
@@ -134,5 +134,5 @@ class Paces:
         return ratio
 
     def _forget(self) -> None:
-        held = self._fleet.held
+        held = self._fleet.held.by_model
         self._paces = {model: pace for model, pace in self._paces.items() if model in held}

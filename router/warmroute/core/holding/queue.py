@@ -4,13 +4,14 @@ This module decides whether a request goes to its replica at once or waits here,
 shortest expected prefill goes first, and warm requests are short; each second of waiting counts like `AGEING_RATIO`
 seconds less of prefill. A request that waits here can still go to whichever replica is best when its turn comes. In an
 engine it could not, and there the order is that of arrival. The queue keeps what the registry knew of a prompt up to
-date by what it grants, so that of several prompts with one new prefix only the first is computed whole.
+date by what it grants, so that of several prompts with one new prefix only the first is computed whole; `renewal` says
+when the registry has to be asked again for what other routers granted.
 
 The rules it keeps:
 1. A request waits here only for a replica that has a prompt to compute and will be heard to end it
    (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
    without, whatever the rates are believed to be. Only where other routers hold requests that go before does it wait
-   up to `MOST_STAGGERED` times `STAGGER_S` longer.
+   up to `STAGGER_S` longer for each of these routers.
 2. A new request overtakes a held one only by the order above.
 3. At most `max_held` requests wait here, and none longer than `max_hold_s`: beyond either, requests go to the best
    replica at once, as without a queue.
@@ -22,7 +23,7 @@ said so.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -33,6 +34,8 @@ from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.holding.parameters import HoldParameters
+from warmroute.core.holding.renewal import Renewal, merged
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Records, RequestShape
 
 AGEING_RATIO: Final = 0.25
@@ -43,42 +46,14 @@ MOST_LENGTH_RATIO: Final = 4.0
 MAX_LOOKED_AT: Final = 64
 """Held requests looked through at one event, best first; those behind them wait for the next."""
 
-STAGGER_S: Final = 0.008
+STAGGER_S: Final = 0.012
 """How much later a request goes for each router that holds one to go before it: as long as it takes to hear whether
-that has gone. Otherwise all routers would send to the replica that comes free, at the same moment."""
-MOST_STAGGERED: Final = 4
+that has gone. Otherwise all routers would send to the replica that comes free, at the same moment. But no later than
+`ahead_tokens` take: a fast engine would be through with what was sent ahead, and wait."""
 
 LEAST_TIMER_S: Final = 0.005
 MOST_TIMER_S: Final = 0.5
 """When to look again at the latest: replicas also come and go without an event here."""
-
-
-class Ticket:
-    """One held request. `granted` is called once, with a decision or the reason why there is none, unless withdrawn."""
-
-    __slots__ = ("arrival_s", "granted", "key", "open", "records", "shape")
-
-    def __init__(
-        self,
-        shape: RequestShape,
-        records: Records | None,
-        granted: Callable[[Decision | RouterError], None],
-        key: tuple[float, int],
-        arrival_s: float,
-    ) -> None:
-        self.shape = shape
-        self.records = records
-        self.granted = granted
-        self.key = key
-        self.arrival_s = arrival_s
-        self.open = True
-
-    def __lt__(self, other: Ticket) -> bool:
-        return self.key < other.key
-
-    def __hash__(self) -> int:
-        # A compiled class that can be compared has no hash unless it says so.
-        return id(self)
 
 
 class HoldQueue:
@@ -89,11 +64,13 @@ class HoldQueue:
         self._ahead_tokens = parameters.ahead_tokens
         self._terms = HoldTerms()
         """Set anew for each request that is looked at (`_terms_for`)."""
+        self._terms.behind_tokens = parameters.ahead_tokens
         self._max_held = parameters.max_held
         self._max_hold_s = parameters.max_hold_s
+        self._renewal = Renewal(fleet, STAGGER_S, MAX_LOOKED_AT)
         self._tickets: list[Ticket] = []
-        """The held requests, best first. Ageing moves all keys alike; only what `_note` finds changes the order."""
-        self._models = fleet.held
+        """The held requests, best first. Ageing moves all keys alike; `_note` and `renew` alone change the order."""
+        self._models = fleet.held.by_model
         """How many of them ask for each model; the fleet counts."""
         self._arrivals = 0
         self._due_s = 0.0
@@ -126,15 +103,17 @@ class HoldQueue:
             answer = fleet.reserve_if_free(shape, records, self._terms_for(rank_s, now_s))
             if isinstance(answer, Decision):
                 return answer
-            fleet.end_plan()
-            rank_s = self._rank_s(answer, now_s)
         else:
-            rank_s = self._rank_s(fleet.believe(shape, records), now_s)
+            answer = fleet.believe(shape, records)
+        rank_s = self._rank_s(answer, now_s)
         self._arrivals += 1
         own = None if records is None else list(records)
         ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
+        if fleet.plan.replicas:
+            self._mean(ticket)
+            fleet.end_plan()
         insort(self._tickets, ticket)
-        fleet.hold_begun(shape.model)
+        fleet.hold_begun(shape)
         if rank_s < fleet.first_held_s:
             fleet.note_first_held(rank_s, urgent=True)
         return ticket
@@ -147,7 +126,7 @@ class HoldQueue:
     def _behind_s(self, rank_s: float) -> float:
         """How much later than at once a request with this key goes, to let other routers' requests go first."""
         rivals = self._fleet.rivals
-        return STAGGER_S * min(bisect_left(rivals, rank_s), MOST_STAGGERED) if rivals else 0.0
+        return STAGGER_S * bisect_left(rivals, rank_s) if rivals else 0.0
 
     def _terms_for(self, rank_s: float, now_s: float, overdue: bool = False) -> HoldTerms:
         """On what terms a request with this key goes; one that was held for too long goes in any case."""
@@ -201,6 +180,27 @@ class HoldQueue:
             ticket.granted(answer)
         return self._pause_s(now_s) if self._tickets else None
 
+    def to_read_again(self, now_s: float) -> Sequence[Ticket]:
+        """Whose prompts are to be looked up in the registry again now; `renew` is called with what is found."""
+        return self._renewal.begin(self._tickets, now_s) if self._renewal.due(now_s) else ()
+
+    def renew(self, ticket: Ticket, found: Records, now_s: float) -> bool:
+        """Take over what the registry knows of a held prompt by now. True if it is more than was known: then
+        `release` is due."""
+        known = ticket.records
+        if not ticket.open or not known:
+            return False
+        records = merged(known, found)
+        if records == known:
+            return False
+        ticket.records = records
+        try:
+            ticket.key = self._key(ticket)
+        except RouterError:
+            return True  # nobody may be sent it: `release` tells it
+        self._in_order(now_s)
+        return True
+
     def end(self, now_s: float) -> None:
         """Nobody is held here any more: everybody goes to the best replica at once."""
         fleet = self._fleet
@@ -227,7 +227,21 @@ class HoldQueue:
 
     def _close(self, ticket: Ticket) -> None:
         ticket.open = False
-        self._fleet.hold_ended(ticket.shape.model)
+        fleet = self._fleet
+        fleet.hold_ended(ticket.shape)
+        if ticket.meant is not None:
+            fleet.hold_for(ticket.meant, -ticket.meant_tokens)
+
+    def _mean(self, ticket: Ticket) -> None:
+        """Other routers should count on it that the request, which was planned last, goes to its replica."""
+        fleet = self._fleet
+        replica = fleet.plan.replicas[-1]
+        tokens = int(replica.work_tokens(ticket.shape.prompt_tokens, fleet.plan.overlap_tokens))
+        if ticket.meant is not None:
+            fleet.hold_for(ticket.meant, -ticket.meant_tokens)
+        ticket.meant = replica
+        ticket.meant_tokens = tokens
+        fleet.hold_for(replica, tokens)
 
     def _look(self, now_s: float) -> list[tuple[Ticket, Decision | RouterError]]:
         """Look through the tickets, best first, and reserve for whom there is a replica."""
@@ -237,7 +251,7 @@ class HoldQueue:
         if by_age:
             self._aged_s = now_s
         answers: list[tuple[Ticket, Decision | RouterError]] = []
-        planned = fleet.planned
+        planned = fleet.plan.replicas
         free: dict[str, bool] = {}
         """By model, whether any of its replicas is."""
         busy = 0
@@ -269,6 +283,8 @@ class HoldQueue:
                 self._note(ticket, answer.replica, now_s)
                 free.clear()
                 busy = 0
+            else:
+                self._mean(ticket)
         fleet.end_plan()
         return answers
 
@@ -292,7 +308,18 @@ class HoldQueue:
                 depth -= 1
             record = records[depth - 1] or ()
             records[depth - 1] = (*(h for h in record if h[0] != incarnation), (incarnation, now_s))
-            ticket.key = (
-                self._rank_s(self._fleet.believe(ticket.shape, records), ticket.arrival_s),
-                ticket.key[1],
-            )
+            ticket.key = self._key(ticket)
+
+    def _key(self, ticket: Ticket) -> tuple[float, int]:
+        """Its place by what is known of its prompt now.
+
+        Raises:
+            NotFoundError, OverloadError: As `Fleet.choose_and_reserve`.
+        """
+        belief = self._fleet.believe(ticket.shape, ticket.records)
+        return self._rank_s(belief, ticket.arrival_s), ticket.key[1]
+
+    def _in_order(self, now_s: float) -> None:
+        """Keys have changed outside of a look."""
+        self._tickets.sort()
+        self._tell_first()

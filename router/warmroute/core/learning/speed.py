@@ -6,6 +6,10 @@
 samples. Newer samples count more, and what lies far off counts little (Cauchy weights). So an engine that stalls
 tenfold now and then does not move the fit, and one that has changed for good is followed within some twenty samples.
 
+Where a prompt was believed to be cached in part and no answer has confirmed it, more may have been cached, since
+another request may have computed it meanwhile. So such a sample that is clearly faster than the fellows does not count
+until then: one alone made a replica look 34 times as fast as it was.
+
 No setting takes part. The fit starts from the median of what the samples themselves show, never from the estimate
 before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as one weak
 observation of each figure. It decides what the samples leave open: prompts of one length say nothing about base. Where
@@ -139,13 +143,15 @@ class SpeedEstimate:
         least_s = 1e9
         age = 1.0
         self.counted = 0.0
+        honest_s = 0.0 if common is None else (1.0 - OUTLIER * RELATIVE_NOISE) * common.token_s
         for sample in self._in_order():
-            if sample.tokens > 0.0 and sample.end_s > sample.start_s:
+            elapsed_s = sample.end_s - sample.start_s
+            hidden = sample.unconfirmed > 0 and elapsed_s < sample.tokens * honest_s
+            if sample.tokens > 0.0 and elapsed_s > 0.0 and not hidden:
                 weight = sample.weight * age
                 samples.append(sample)
                 weights.append(weight)
                 self.counted += weight
-                elapsed_s = sample.end_s - sample.start_s
                 pace.append((elapsed_s / sample.tokens, weight))
                 if sample.from_idle and elapsed_s < least_s:
                     least_s = elapsed_s

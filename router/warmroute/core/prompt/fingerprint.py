@@ -8,6 +8,7 @@ prompts of different models or scopes share none; what the ring sees is the same
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Container, Sequence
 from typing import Final, cast
 
 from xxhash import xxh3_64_intdigest
@@ -54,6 +55,18 @@ _SESSION: Final = 0x9E3779B97F4A7C15
 def depth_bytes(rung_index: int) -> int:
     """Bytes of canonical prompt that the rung covers."""
     return GRID[rung_index]
+
+
+def rungs_among(known: Container[FingerprintHash], rungs: Sequence[FingerprintHash]) -> int:
+    """How many of a prompt's rungs, from the shallowest on, are known. Of each that is, all above it are."""
+    low, high = 0, len(rungs)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if rungs[middle - 1] in known:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class Fingerprinter:

@@ -60,26 +60,28 @@ class PrefixCost:
         pool = self._pool(belief, view) if large else members
         shape, overlaps, now_s = belief.shape, belief.overlap, belief.now_s
         tokens = shape.prompt_tokens
-        queued, recent_load_scale = prices.queued, prices.recent_load_scale
+        queued, recent_load_scale, spared = prices.queued, prices.recent_load_scale, prices.spared
         costs: list[float] = []
         best = pool[0]
         least = second = inf
         for replica in pool:
             overlap = overlaps.get(replica, 0) if overlaps else 0
             own_s = replica.prefill_s(tokens, overlap)
+            priced_s = (replica.price + queued) * own_s
+            if spared > 0.0:
+                priced_s -= (1.0 + queued) * prices.spared_s(replica, tokens, overlap)
             cost = (
                 replica.delay_s
                 + replica.wait_for_s(now_s, own_s)
                 + replica.recent_load_s * recent_load_scale
-                + (replica.price + queued) * own_s
+                + priced_s
             )
             costs.append(cost)
             if cost < least:
                 least, second, best = cost, least, replica
             elif cost < second:
                 second = cost
-        prefill_s = best.prefill_s(tokens, overlaps.get(best, 0))
-        own_s = best.base_latency_s + (best.price + queued) * prefill_s
+        own_s = best.base_latency_s + _own_s(best, belief, prices)
         limit = least + (own_s if prices.apart and not overlaps else self._tie_ratio * own_s)
         if overlaps:
             if second <= limit:
@@ -114,8 +116,7 @@ class PrefixCost:
             key=lambda row: row[:2],
         )
         least, _, best = rows[0]
-        own_s = (best.price + prices.queued) * best.prefill_s(shape.prompt_tokens, overlaps.get(best, 0))
-        own_s += best.base_latency_s
+        own_s = best.base_latency_s + _own_s(best, belief, prices)
         limit = least + (own_s if prices.apart and not overlaps else self._tie_ratio * own_s)
         near = [r for cost, _, r in rows if cost <= limit]
         if len(pool) == 1:
@@ -135,14 +136,23 @@ class PrefixCost:
         return list(pool)
 
 
+def _own_s(replica: Replica, belief: Belief, prices: Prices) -> float:
+    """What a request's prefill costs there, its price to others included."""
+    tokens, overlap = belief.shape.prompt_tokens, belief.overlap.get(replica, 0)
+    cost = (replica.price + prices.queued) * replica.prefill_s(tokens, overlap)
+    if prices.spared > 0.0:
+        cost -= (1.0 + prices.queued) * prices.spared_s(replica, tokens, overlap)
+    return cost
+
+
 def _cost(replica: Replica, belief: Belief, prices: Prices) -> float:
     """The sum that `choose` compares, to the last digit."""
-    own_s = replica.prefill_s(belief.shape.prompt_tokens, belief.overlap.get(replica, 0))
+    prefill_s = replica.prefill_s(belief.shape.prompt_tokens, belief.overlap.get(replica, 0))
     return (
         replica.delay_s
-        + replica.wait_for_s(belief.now_s, own_s)
+        + replica.wait_for_s(belief.now_s, prefill_s)
         + replica.recent_load_s * prices.recent_load_scale
-        + (replica.price + prices.queued) * own_s
+        + _own_s(replica, belief, prices)
     )
 
 
