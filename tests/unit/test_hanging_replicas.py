@@ -61,6 +61,8 @@ class Fleet:
         self._count = 0
         self.waits: list[tuple[float, ClientWire]] = []
         """When each request came, in order."""
+        self.first_s: Callable[[], float] = lambda: FIRST_S
+        """What the next answer's first byte takes."""
         self.patience_s = 1e9
         """After which clients leave."""
         self.left = 0
@@ -85,6 +87,7 @@ class Fleet:
             what()
             self._look()
         self.now_s = until_s
+        self._look()
 
     def _sweep(self) -> None:
         self.sweeper.sweep(self.now_s)
@@ -120,6 +123,7 @@ class Fleet:
         client, exchange = self.fleet.begin(body, path)
         self._waiting.add(len(self.waits))
         self.waits.append((self.now_s, client))
+        self._look()
         return exchange
 
     def _look(self) -> None:
@@ -159,11 +163,12 @@ class Fleet:
         if answer is None:
             if number in self.hangs:
                 return True
+            first_s = self.first_s()
             if b'"stream": true' in request:
-                self._deliver(connection, FIRST_S, HEAD + DATA)
+                self._deliver(connection, first_s, HEAD + DATA)
                 for piece in range(1, 5 * self.stream_s):
-                    self._deliver(connection, FIRST_S + 0.2 * piece, DATA)
-                self._deliver(connection, FIRST_S + self.stream_s, DONE)
+                    self._deliver(connection, first_s + 0.2 * piece, DATA)
+                self._deliver(connection, first_s + self.stream_s, DONE)
                 return True
             answer = plain(200, OK)
         self._deliver(connection, FIRST_S, answer)
@@ -268,6 +273,58 @@ def test_one_long_answer_of_late_does_not_hide_a_replica_that_hangs() -> None:
     fleet.run(150.0)
     assert fleet.fleet.replicas[0].health.ejections[FailureReason.TIMEOUT] >= 3
     assert fleet.left <= 120, "of 480 that would go there: what came in the first 20 s"
+
+
+def slow_engines(seed: int) -> Fleet:
+    """Four replicas that take two seconds for each prompt, more or less, and have shown it."""
+    fleet = Fleet(4, seed)
+    fleet.first_s = lambda: fleet.rng.uniform(1.7, 2.3)
+    for _ in range(12):
+        fleet.ask(*new_prompt(fleet))
+        fleet.run(4.0)
+    return fleet
+
+
+def new_prompt(fleet: Fleet) -> tuple[str, dict[str, Any]]:
+    content = f"{len(fleet.waits)} " + "word " * 2000
+    return CHAT, {"model": "m", "stream": True, "messages": [{"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_replica_is_chosen_for_as_long_as_its_prompt_takes_what_was_predicted(seed: int) -> None:
+    """What is left of a prediction is no measure of a silence: a turn that comes as a long prompt's end is near finds
+    its home like any other."""
+    fleet = slow_engines(seed)
+    for _ in range(10):
+        fleet.ask(*new_prompt(fleet))
+        for _ in range(40):
+            fleet.run(0.1)
+            assert len(fleet.fleet.wire.worker.fleet.view("m").members) == 4
+    assert all(pool.patience.suspected_s <= 0.0 for pool in fleet.gateway.pools.values())
+    assert all(pool.patience.ratio < 1.5 for pool in fleet.gateway.pools.values())
+
+
+def test_a_replica_that_was_late_is_chosen_from_its_first_byte_on() -> None:
+    fleet = slow_engines(1)
+    core = fleet.fleet.wire.worker.fleet
+    fleet.first_s = lambda: 9.2
+    fleet.ask(*new_prompt(fleet))
+    fleet.run(9.1)
+    assert len(core.view("m").members) == 3, "it has taken four times what was predicted"
+    while len(fleet.took) < len(fleet.waits):
+        fleet.run(0.01)
+    assert len(core.view("m").members) == 4
+
+
+def test_clients_that_leave_just_before_what_was_predicted_tell_nothing() -> None:
+    fleet = slow_engines(2)
+    fleet.patience_s = 1.6
+    for _ in range(20):
+        fleet.ask(*new_prompt(fleet))
+        fleet.run(1.65)
+        fleet.run(2.35)
+    assert fleet.left == 20
+    assert not any(replica.health.ejections or replica.health.failures for replica in fleet.fleet.replicas)
 
 
 def test_many_clients_that_leave_at_once_eject_nobody() -> None:

@@ -302,7 +302,7 @@ class Gateway:
         if silence.factor <= 0.0 or 0.0 <= now_s - replica.health.silent_s < GIVEN_UP_S:
             return
         if decision.streams:
-            expected_s = self.fleet.expected_s(decision, now_s)
+            expected_s = self.fleet.expected_s(decision, decision.reserved_s)
             allowed_s = self.pool(replica).patience.allowed_s(expected_s, silence, doubtful=True)
         else:
             allowed_s = plain_usual_s(self.plain_s, self.plain_mean_s, silence)

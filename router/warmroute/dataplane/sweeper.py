@@ -165,7 +165,7 @@ class Sweeper:
         replica = decision.replica
         pool = gateway.pool(replica)
         if exchange.expected_s == 0.0:
-            exchange.expected_s = gateway.fleet.expected_s(decision, gateway.clock())
+            exchange.expected_s = gateway.fleet.expected_s(decision, gateway.clock() - silent_s)
         expected_s = exchange.expected_s
         quiet_s = min(silent_s, now_s - pool.heard_s)
         allowed_s = self._allowed_s(pool, decision, expected_s)
@@ -206,7 +206,8 @@ class Sweeper:
         gateway = self._gateway
         pool = gateway.pool(second.decision.replica)
         if second.expected_s == 0.0:
-            second.expected_s = gateway.fleet.expected_s(second.decision, gateway.clock())
+            sent_s = gateway.clock() - (now_s - second.sent_s)
+            second.expected_s = gateway.fleet.expected_s(second.decision, sent_s)
         quiet_s = now_s - max(second.sent_s, pool.heard_s)
         if quiet_s > self._allowed_s(pool, second.decision, second.expected_s):
             exchange.second_late()

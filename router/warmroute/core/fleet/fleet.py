@@ -497,14 +497,14 @@ class Fleet(Members):
         if decision.trial:
             self._end_trial(decision)
 
-    def expected_s(self, decision: Decision, now_s: float) -> float:
-        """Predicted time from now to the first byte of a request that waits, all that waits there counted as ahead of
+    def expected_s(self, decision: Decision, sent_s: float) -> float:
+        """Predicted time from then to the first byte of a request that waits, all that waits there counted as ahead of
         it; `UNKNOWN` where nothing was learned yet, and for answers whose first byte does not tell."""
         learner = self._learner
         if learner is None or not learner.believes or not decision.streams:
             return UNKNOWN
         replica = decision.replica
-        expected_s = replica.delay_s + replica.wait_s(now_s)
+        expected_s = replica.delay_s + replica.wait_s(sent_s)
         return expected_s if expected_s > LEAST_EXPECTED_S else LEAST_EXPECTED_S
 
     def note_peer_load(self, replica: Replica, peer_load: PeerLoad, now_s: float) -> None:

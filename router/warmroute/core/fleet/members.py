@@ -159,13 +159,15 @@ class Members:
         if replica.health.failed(reason, now_s):
             self._health_changed(replica.health)
 
-    @staticmethod
-    def _begun(replica: Replica, now_s: float) -> None:
+    def _begun(self, replica: Replica, now_s: float) -> None:
         """An answer that an engine had to compute has begun here."""
         replica.began_s = now_s
         if replica.silences:
             replica.silences = 0
             replica.shunned_until_s = -inf
+        overdue = self._eligibility.overdue
+        if replica in overdue:
+            self._eligibility.pass_over(overdue - {replica})
 
     def _shun(self, replica: Replica, now_s: float) -> None:
         """A rank was silent to a request: it is passed over alone, as often and as long as a server is ejected."""
@@ -205,11 +207,12 @@ class Members:
 
     def overdue_s(self, replica: Replica, now_s: float) -> tuple[float, float]:
         """For how long no first byte has come of the stream that should be computed there now, and how long all that
-        waits there should take from now on; 0 for the former where there is none, or nothing was learned yet."""
+        waits there should have taken from then on; 0 for the former where there is none, or nothing was learned yet."""
         learner = self._learner
         if learner is None or not learner.believes or not replica.awaits:
             return 0.0, 0.0
-        return now_s - replica.since_s, replica.delay_s + replica.wait_s(now_s)
+        since_s = replica.since_s
+        return now_s - since_s, replica.delay_s + replica.wait_s(since_s)
 
     def pass_over(self, overdue: Collection[Replica]) -> None:
         """These replicas' first bytes are overdue: nobody is given to them while there are others, until this is called
