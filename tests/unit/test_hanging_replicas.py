@@ -327,6 +327,34 @@ def test_clients_that_leave_just_before_what_was_predicted_tell_nothing() -> Non
     assert not any(replica.health.ejections or replica.health.failures for replica in fleet.fleet.replicas)
 
 
+def test_a_prompt_that_a_cache_has_evicted_is_no_silence() -> None:
+    """Predicted to be warm, and as slow as a cold one: each would be asked of a second replica, whose time that takes,
+    and held against the first."""
+    fleet = slow_engines(3)
+    for _ in range(6):
+        prompt = new_prompt(fleet)
+        for _ in range(2):
+            exchange = fleet.ask(*prompt)
+            fleet.run(1.6)
+            assert exchange.second is None
+            assert len(fleet.fleet.wire.worker.fleet.view("m").members) == 4
+            fleet.run(2.4)
+    assert not any(replica.health.ejections or replica.health.failures for replica in fleet.fleet.replicas)
+    assert all(pool.patience.ratio == 1.0 for pool in fleet.gateway.pools.values())
+
+
+def test_a_warm_prompt_on_a_replica_that_hangs_waits_little_longer_than_a_cold_one_takes() -> None:
+    fleet = slow_engines(4)
+    prompt = new_prompt(fleet)
+    fleet.ask(*prompt)
+    fleet.run(4.0)
+    began_s = [replica.began_s for replica in fleet.fleet.replicas]
+    fleet.hangs.add(began_s.index(max(began_s)))
+    fleet.ask(*prompt)
+    fleet.run(10.0)
+    assert fleet.took[len(fleet.waits) - 1] < 1.5 * 2.3 + 2.3 + PERIOD_S
+
+
 def test_many_clients_that_leave_at_once_eject_nobody() -> None:
     fleet = Fleet(2)
     fleet.gateway.plain_s = 2.0

@@ -30,6 +30,23 @@ def test_a_multiple_of_what_was_predicted_between_a_floor_and_a_ceiling(
     assert Patience().allowed_s(expected_s, PARAMETERS) == allowed_s
 
 
+@pytest.mark.parametrize(
+    ("expected_s", "surprise_s", "allowed_s"),
+    [
+        (0.1, 0.5, 2.0),
+        (0.1, 3.9, 6.0),
+        (1.0, 1.0, 4.0),
+        (1.0, 5.0, 9.0),
+        (0.1, 100.0, 60.0),
+        (UNKNOWN, 5.0, 60.0),
+    ],
+)
+def test_what_is_cached_no_more_may_take_half_as_long_again_as_a_cold_prompt(
+    expected_s: float, surprise_s: float, allowed_s: float
+) -> None:
+    assert Patience().allowed_s(expected_s, PARAMETERS, surprise_s=surprise_s) == pytest.approx(allowed_s)
+
+
 def test_a_replica_that_is_always_later_than_predicted_is_waited_for_longer_for_a_while() -> None:
     patience = Patience()
     patience.answered(1.0, 3.0)

@@ -104,6 +104,7 @@ class Attempt(AttemptHooks):
         "decision",
         "expected_s",
         "second",
+        "surprise_s",
         "suspected",
     )
 
@@ -145,6 +146,8 @@ class Attempt(AttemptHooks):
         self.progress_s = request.received_s
         self.expected_s = 0.0
         """Predicted time to the first byte, once the sweeper has looked at the attempt; 0 before."""
+        self.surprise_s = 0.0
+        """How much more it takes where caches hold nothing of what they should; of the same moment."""
         self.second: Second | None = None
         """A second try under way beside this one."""
         self.suspected = False

@@ -303,7 +303,8 @@ class Gateway:
             return
         if decision.streams:
             expected_s = self.fleet.expected_s(decision, decision.reserved_s)
-            allowed_s = self.pool(replica).patience.allowed_s(expected_s, silence, doubtful=True)
+            surprise_s = replica.surprise_s(decision)
+            allowed_s = self.pool(replica).patience.allowed_s(expected_s, silence, True, surprise_s)
         else:
             allowed_s = plain_usual_s(self.plain_s, self.plain_mean_s, silence)
         if now_s - decision.reserved_s > allowed_s:

@@ -495,7 +495,8 @@ class Retrying(Attempt):
         self._fresh_tried = self._refusal = self._joined = self.suspected = False
         self._lead = self._kept_back = b""
         self._asked, self._support = second.asked, second.support
-        self.progress_s, self.expected_s = second.sent_s, second.expected_s
+        self.progress_s = second.sent_s
+        self.expected_s, self.surprise_s = second.expected_s, second.surprise_s
         self.connection, second.connection = second.connection, None
         if self.connection is not None:
             self.connection.exchange = self

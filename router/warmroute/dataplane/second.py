@@ -71,6 +71,7 @@ class Second(Asker):
         "over",
         "promoted",
         "sent_s",
+        "surprise_s",
     )
 
     def __init__(
@@ -96,7 +97,7 @@ class Second(Asker):
         self.connecting = False
         self.connection: ReplicaConnection | None = None
         self.decision = decision
-        self.expected_s = 0.0
+        self.expected_s = self.surprise_s = 0.0
         """As in `Attempt`."""
         self.head: AnswerHead | None = None
         self.support: UsageSupport | None = None

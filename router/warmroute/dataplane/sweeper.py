@@ -126,9 +126,8 @@ class Sweeper:
                 if decision is not None:
                     pool = gateway.pool(decision.replica)
                     if exchange.expected_s > 0.0 and exchange.first_byte_s is not None:
-                        pool.patience.answered(
-                            exchange.expected_s, exchange.first_byte_s - exchange.progress_s
-                        )
+                        most_s = exchange.expected_s + exchange.surprise_s
+                        pool.patience.answered(most_s, exchange.first_byte_s - exchange.progress_s)
                     pool.heard_s = now_s
                 exchange.expected_s = 0.0
                 exchange.suspected = False
@@ -166,9 +165,10 @@ class Sweeper:
         pool = gateway.pool(replica)
         if exchange.expected_s == 0.0:
             exchange.expected_s = gateway.fleet.expected_s(decision, gateway.clock() - silent_s)
+            exchange.surprise_s = replica.surprise_s(decision)
         expected_s = exchange.expected_s
         quiet_s = min(silent_s, now_s - pool.heard_s)
-        allowed_s = self._allowed_s(pool, decision, expected_s)
+        allowed_s = self._allowed_s(pool, decision, expected_s, exchange.surprise_s)
         if quiet_s > allowed_s:
             if (
                 decision.streams
@@ -208,8 +208,9 @@ class Sweeper:
         if second.expected_s == 0.0:
             sent_s = gateway.clock() - (now_s - second.sent_s)
             second.expected_s = gateway.fleet.expected_s(second.decision, sent_s)
+            second.surprise_s = second.decision.replica.surprise_s(second.decision)
         quiet_s = now_s - max(second.sent_s, pool.heard_s)
-        if quiet_s > self._allowed_s(pool, second.decision, second.expected_s):
+        if quiet_s > self._allowed_s(pool, second.decision, second.expected_s, second.surprise_s):
             exchange.second_late()
 
     def _sweep_stream(self, exchange: Exchange, replica: Replica, silent_s: float, now_s: float) -> None:
@@ -226,7 +227,7 @@ class Sweeper:
         elif silent_s <= floor_s + 2.0 * PERIOD_S:
             gateway.suspect(replica)
 
-    def _allowed_s(self, pool: Pool, decision: Decision, expected_s: float) -> float:
+    def _allowed_s(self, pool: Pool, decision: Decision, expected_s: float, surprise_s: float) -> float:
         silence = self._gateway.silence
         if silence.factor > 0.0 and decision.replica.state is ReplicaState.EJECTED:
             # Its probes, or others' requests, have found nobody there.
@@ -235,7 +236,7 @@ class Sweeper:
             first_s = self._gateway.first_s
             if expected_s < 0.0 and first_s > 0.0:
                 expected_s = first_s
-            return pool.patience.allowed_s(expected_s, silence, decision.trial)
+            return pool.patience.allowed_s(expected_s, silence, decision.trial, surprise_s)
         gateway = self._gateway
         if not decision.trial or silence.factor <= 0.0:
             return plain_allowed_s(gateway.plain_s, silence)
@@ -248,5 +249,7 @@ class Sweeper:
         now_s = gateway.clock()
         if replica.silences and gateway.fleet.shunned(replica, now_s):
             return True
-        quiet_s, expected_s = gateway.fleet.overdue_s(replica, now_s)
-        return quiet_s > 0.0 and quiet_s > pool.patience.allowed_s(expected_s, gateway.silence, doubtful=True)
+        quiet_s, expected_s, surprise_s = gateway.fleet.overdue_s(replica, now_s)
+        return quiet_s > 0.0 and quiet_s > pool.patience.allowed_s(
+            expected_s, gateway.silence, True, surprise_s
+        )

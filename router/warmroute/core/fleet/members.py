@@ -205,14 +205,16 @@ class Members:
         replica.health.trials -= 1
         self._health_changed(replica.health)
 
-    def overdue_s(self, replica: Replica, now_s: float) -> tuple[float, float]:
-        """For how long no first byte has come of the stream that should be computed there now, and how long all that
-        waits there should have taken from then on; 0 for the former where there is none, or nothing was learned yet."""
+    def overdue_s(self, replica: Replica, now_s: float) -> tuple[float, float, float]:
+        """For how long no first byte has come of the stream that should be computed there now, how long all that
+        waits there should have taken from then on, and how much longer if caches hold nothing of that stream's prompt;
+        0 for the first where there is none, or nothing was learned yet."""
         learner = self._learner
         if learner is None or not learner.believes or not replica.awaits:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         since_s = replica.since_s
-        return now_s - since_s, replica.delay_s + replica.wait_s(since_s)
+        expected_s = replica.delay_s + replica.wait_s(since_s)
+        return now_s - since_s, expected_s, replica.surprise_s(next(iter(replica.queue)))
 
     def pass_over(self, overdue: Collection[Replica]) -> None:
         """These replicas' first bytes are overdue: nobody is given to them while there are others, until this is called

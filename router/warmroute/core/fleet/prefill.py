@@ -134,6 +134,12 @@ class PrefillQueue:
             1.0 + self.attention_ratio * (prompt_tokens + overlap_tokens)
         )
 
+    def surprise_s(self, prompt: Prefill) -> float:
+        """How much later than expected the first byte of a prompt that was sent comes if its cache holds nothing of it,
+        nor of the one that is computed now."""
+        head = next(iter(self.queue), prompt)
+        return _surprise_s(self, head) + (_surprise_s(self, prompt) if prompt is not head else 0.0)
+
     def wait_s(self, now_s: float) -> float:
         """Expected time until the queue's last prefill is over, what is planned on top included."""
         work_s = self.work_s + self.peer_work_s
@@ -304,3 +310,9 @@ class PrefillQueue:
             return
         self.work_s -= prefill_s
         self.head_s = queue[next(iter(queue))]
+
+
+def _surprise_s(queue: PrefillQueue, prompt: Prefill) -> float:
+    predicted_tokens = prompt.predicted_tokens
+    prompt_tokens = predicted_tokens + prompt.uncached_tokens
+    return queue.prefill_s(prompt_tokens, 0) - queue.prefill_s(prompt_tokens, predicted_tokens)

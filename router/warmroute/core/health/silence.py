@@ -21,6 +21,9 @@ LEAST_EXPECTED_S: Final = 0.02
 """A shorter prediction is within what an event loop takes."""
 HEARD_TIMES: Final = 4.0
 """A replica that answers others is alive, and the request in its queue: it is late after so many times as long."""
+COLD_TIMES: Final = 1.5
+"""A prompt that a cache has evicted since takes as long as a cold one, which happens too often to call it silence: such
+a request is late after so many times that."""
 UNKNOWN: Final = -1.0
 """Where nothing is predicted."""
 
@@ -54,17 +57,27 @@ class Patience:
         self.suspected_s = 0.0
         """Monotonic time at which its silence became suspicious; 0 when it was heard of since."""
 
-    def allowed_s(self, expected_s: float, parameters: SilenceParameters, doubtful: bool = False) -> float:
+    def allowed_s(
+        self,
+        expected_s: float,
+        parameters: SilenceParameters,
+        doubtful: bool = False,
+        surprise_s: float = 0.0,
+    ) -> float:
         """Longest silence of a request whose first byte was predicted after `expected_s` (`UNKNOWN`: not predicted).
 
         Args:
             doubtful: The replica is on trial. It is also doubtful while it is suspected; then the floor is halved.
+            surprise_s: How much longer it takes if caches hold nothing of what they should.
         """
         if parameters.factor <= 0.0:
             return inf
         if expected_s < 0.0:
             return parameters.ceiling_s
         allowed_s = parameters.factor * self.ratio * expected_s
+        cold_s = COLD_TIMES * self.ratio * (expected_s + surprise_s)
+        if allowed_s < cold_s:
+            allowed_s = cold_s
         floor_s = 0.5 * parameters.floor_s if doubtful or self.suspected_s > 0.0 else parameters.floor_s
         if allowed_s < floor_s:
             return floor_s
