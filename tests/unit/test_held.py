@@ -22,7 +22,7 @@ from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.holding.queue_parameters import QueueParameters
 from warmroute.core.holding.shares import Shares
-from warmroute.core.types import FingerprintHash, Record, Records, ReplicaId, RequestShape
+from warmroute.core.types import FingerprintHash, Incarnation, Record, Records, ReplicaId, RequestShape
 
 Granted = Callable[[Decision | RouterError], None]
 Offer = Callable[[RequestShape, Records, Granted], None]
@@ -85,6 +85,23 @@ def test_turns_that_go_on_with_it_are_not_alike() -> None:
     for turn in range(1, 4):
         held.begin(question("a", ("turn", 2_000 * turn)))
     assert prices_of(held, known(question("a", ("turn", 2_000)), fleet), fleet).spared == 0.0
+
+
+def test_what_nobody_has_any_more_of_a_question_that_was_asked_before_makes_it_no_less_alike() -> None:
+    """An evaluation is run again after its replicas were restarted, or after other prompts have filled their caches."""
+    held, fleet = Held(), ready_fleet(2)
+    for name in "abc":
+        held.begin(question(name))
+    held.begin(prompt(("other", 40_000)))
+    home, gone = r0(fleet), Incarnation(999)
+    assert home.incarnation is not None
+    shape = question("a")
+    records: Records = [
+        ((gone, -9.0), (home.incarnation, 0.0)) if depth <= DOCUMENT[1] else ((gone, -9.0),) for depth in GRID
+    ]
+    belief = Belief(shape, records[: len(shape.rungs)], {home.incarnation: home}, GRID, 0.0)
+    prices = prices_of(held, belief, fleet)
+    assert (prices.spared, prices.alike_tokens) == (2 / 4, 8192)
 
 
 def test_nothing_is_spared_of_what_nobody_has_nor_where_nobody_reads_a_cache() -> None:

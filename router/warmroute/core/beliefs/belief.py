@@ -39,7 +39,17 @@ _NO_RECORDS_OF_CHUNKS: Final[Records] = []
 class Belief:
     """What is believed of one request's prompt. It does not change."""
 
-    __slots__ = ("_chunk_records", "_depths", "_grid", "_records", "chunked", "now_s", "overlap", "shape")
+    __slots__ = (
+        "_chunk_records",
+        "_depths",
+        "_grid",
+        "_records",
+        "believed",
+        "chunked",
+        "now_s",
+        "overlap",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -60,6 +70,8 @@ class Belief:
         self._grid = grid
         self.overlap = _NO_OVERLAP
         """Tokens by replica, deepest first; those that hold less than a block are left out."""
+        self.believed = -1
+        """The deepest rung of which any replica that may be chosen is believed to hold something; -1 if none is."""
         self.chunked = _NO_OVERLAP
         """How many of those are chunks', beyond the leading ones."""
         self._chunk_records = _NO_RECORDS_OF_CHUNKS
@@ -180,6 +192,8 @@ class Belief:
             share = _share(replica, used_s, now_s)
             if share <= 0.0:
                 continue
+            if self.believed < 0:
+                self.believed = depth
             tokens = self._grid[depth] * prompt_tokens // shape.prompt_bytes
             if tokens >= prompt_tokens:
                 tokens = prompt_tokens - 1
@@ -205,7 +219,7 @@ class Belief:
     def without(self, replicas: Container[Replica]) -> Belief:
         """The same, less what these are believed to hold."""
         belief = Belief(self.shape, None, {}, self._grid, self.now_s)
-        belief._depths, belief._records = self._depths, self._records
+        belief._depths, belief._records, belief.believed = self._depths, self._records, self.believed
         belief._chunk_records, belief.chunked = self._chunk_records, self.chunked
         belief.overlap = {r: tokens for r, tokens in self.overlap.items() if r not in replicas}
         return belief

@@ -63,7 +63,7 @@ class Held:
 
         The share of the held that begin alike is taken from this router's own, also for what others hold.
         """
-        deepest, shape = belief.deepest, belief.shape
+        deepest, shape = belief.believed, belief.shape
         held = self.by_model.get(shape.model, 0)
         if deepest < 0 or not held:
             return
