@@ -50,6 +50,15 @@ def test_a_prefix_that_will_be_computed_elsewhere_counts_whole() -> None:
     assert plan.put(of(1, fleet), believed(shape), 0) == of(1, fleet).prefill_s(11_000, 0)
 
 
+def test_each_replica_that_it_is_meant_for_computes_a_new_prefix_once() -> None:
+    fleet = ready_fleet(2)
+    plan = Plan()
+    shapes = [prompt(("shared", 40_000), (name, 4_000)) for name in "abcd"]
+    times_s = [plan.put(of(at % 2, fleet), believed(shape), 0) for at, shape in enumerate(shapes)]
+    assert times_s[0] == times_s[1] == of(0, fleet).prefill_s(11_000, 0)
+    assert times_s[2] == times_s[3] == pytest.approx(of(0, fleet).prefill_s(11_000, 10_000), rel=0.1)
+
+
 def test_a_prompt_for_which_engines_do_not_read_their_caches_neither_gains_nor_gives() -> None:
     replica = of(0, ready_fleet(1))
     plan = Plan()

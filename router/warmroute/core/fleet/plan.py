@@ -17,32 +17,34 @@ from warmroute.core.types import FingerprintHash
 class Plan:
     """See the module; `Fleet` alone changes it."""
 
-    __slots__ = ("_homes", "overlap_tokens", "replicas")
+    __slots__ = ("_rungs", "overlap_tokens", "replicas")
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
         """The replica of each request that stays held, in their order."""
         self.overlap_tokens = 0
         """Of the last of them, how many leading tokens it will find there."""
-        self._homes: dict[FingerprintHash, Replica] = {}
-        """For which replica the first of them was meant that begins so, by rung."""
+        self._rungs: dict[Replica, set[FingerprintHash]] = {}
+        """How those begin that are meant for each replica."""
 
     def put(self, replica: Replica, belief: Belief, overlap_tokens: int) -> float:
         """A request stays held and is meant for this replica, which holds so many of its leading tokens: its prefill
         there in seconds, behind those before it."""
         self.replicas.append(replica)
-        homes, shape = self._homes, belief.shape
+        shape = belief.shape
         if shape.reads_cache:
             rungs = shape.rungs
-            known = rungs_among(homes, rungs)
-            if known and homes[rungs[known - 1]] is replica:
+            planned = self._rungs.get(replica)
+            if planned is None:
+                planned = self._rungs[replica] = set()
+            known = rungs_among(planned, rungs)
+            if known:
                 overlap_tokens = max(overlap_tokens, belief.tokens_at(known - 1))
-            for rung in rungs[known:]:
-                homes[rung] = replica
+            planned.update(rungs[known:])
         self.overlap_tokens = overlap_tokens
         return replica.prefill_s(shape.prompt_tokens, overlap_tokens)
 
     def clear(self) -> None:
         """The look is over."""
         self.replicas.clear()
-        self._homes.clear()
+        self._rungs.clear()
