@@ -14,8 +14,9 @@ import pytest
 from tests.support.wire import ClientWire
 from tests.support.wire_fleet import OK, LivePool, WireFleet, plain
 from warmroute.core.fleet.fleet import ProbeSucceeded, RanksFound
+from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.health.health import FailureReason, ReplicaState
-from warmroute.core.types import Incarnation
+from warmroute.core.types import Incarnation, RequestShape
 from warmroute.dataplane.exchange import Exchange
 from warmroute.dataplane.second import Second
 from warmroute.dataplane.sweeper import PERIOD_S, Sweeper
@@ -314,6 +315,33 @@ def test_a_replica_that_was_late_is_chosen_from_its_first_byte_on() -> None:
     while len(fleet.took) < len(fleet.waits):
         fleet.run(0.01)
     assert len(core.view("m").members) == 4
+
+
+def test_a_prompt_behind_another_routers_is_not_silent_before_that_is_over() -> None:
+    fleet = slow_engines(1)
+    core, now_s = fleet.fleet.wire.worker.fleet, fleet.gateway.clock()
+    replica = next(iter(core.replicas.values()))
+    ahead = PeerLoad(1, 1, 0, 20_000, 20_000, 0.0, 20_000)
+    core.note_peer_load(replica, ahead, now_s)
+    core.reserve_on(replica.id, RequestShape("m", [], 4_000, 1_000, 1, 1), now_s + 0.1)
+    silent_s, expected_s, _ = core.overdue_s(replica, now_s + 9.0)
+    assert silent_s == pytest.approx(9.0)
+    assert expected_s > 10.0
+    core.note_peer_load(replica, PeerLoad(1, 0, 0, 0, 0, 0.0, 0), now_s + 9.0)
+    silent_s, expected_s, _ = core.overdue_s(replica, now_s + 9.1)
+    assert silent_s == pytest.approx(0.1)
+    assert 0.5 < expected_s < 2.0
+
+
+def test_a_first_byte_out_of_turn_is_a_sign_of_life() -> None:
+    fleet = slow_engines(1)
+    core, now_s = fleet.fleet.wire.worker.fleet, fleet.gateway.clock()
+    replica = next(iter(core.replicas.values()))
+    shapes = [RequestShape("m", [], 4_000 * n, 1_000 * n, n, n) for n in (4, 1)]
+    _, second = (core.reserve_on(replica.id, shape, now_s) for shape in shapes)
+    assert core.overdue_s(replica, now_s + 8.0)[0] == pytest.approx(8.0)
+    core.started(second, now_s + 7.0)
+    assert core.overdue_s(replica, now_s + 8.0)[0] == pytest.approx(1.0)
 
 
 def test_clients_that_leave_just_before_what_was_predicted_tell_nothing() -> None:

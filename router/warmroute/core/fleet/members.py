@@ -206,13 +206,14 @@ class Members:
         self._health_changed(replica.health)
 
     def overdue_s(self, replica: Replica, now_s: float) -> tuple[float, float, float]:
-        """For how long no first byte has come of the stream that should be computed there now, how long all that
-        waits there should have taken from then on, and how much longer if caches hold nothing of that stream's prompt;
-        0 for the first where there is none, or nothing was learned yet."""
+        """For how long no first byte has come though a stream should be computed there, how long all that waits there
+        should have taken from then on, and how much longer if caches hold nothing of that stream's prompt; 0 for the
+        first where there is none, or nothing was learned yet."""
         learner = self._learner
         if learner is None or not learner.believes or not replica.awaits:
             return 0.0, 0.0, 0.0
-        since_s = replica.since_s
+        # Other routers' first bytes, and one that came before its turn, are signs of life as well.
+        since_s = max(replica.since_s, replica.peer_since_s, replica.began_s)
         expected_s = replica.delay_s + replica.wait_s(since_s)
         return now_s - since_s, expected_s, replica.surprise_s(next(iter(replica.queue)))
 

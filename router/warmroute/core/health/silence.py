@@ -75,7 +75,8 @@ class Patience:
         if expected_s < 0.0:
             return parameters.ceiling_s
         allowed_s = parameters.factor * self.ratio * expected_s
-        cold_s = COLD_TIMES * self.ratio * (expected_s + surprise_s)
+        times = parameters.factor if parameters.factor < COLD_TIMES else COLD_TIMES
+        cold_s = times * self.ratio * (expected_s + surprise_s)
         if allowed_s < cold_s:
             allowed_s = cold_s
         floor_s = 0.5 * parameters.floor_s if doubtful or self.suspected_s > 0.0 else parameters.floor_s
