@@ -83,6 +83,27 @@ def test_a_prompt_that_others_computed_meanwhile_makes_no_replica_fast_before_it
     assert speed.counted > counted, "one that is not faster than the fellows counts at once"
 
 
+def test_a_fast_replica_is_believed_to_be_though_no_answer_ever_says_what_was_cached() -> None:
+    """As vLLM does without `--enable-prompt-tokens-details`."""
+    common = Common(1 / 8000, 0.01, 0.0)
+    speed = SpeedEstimate()
+    counted = []
+    for number in range(WINDOW):
+        sent = Sample(100.0 + number, True, 0)
+        sent.add(
+            1_024,
+            2_000 + 50 * number,
+            2_000.0 + 50 * number,
+            100.01 + number + (2_000 + 50 * number) / 20_000,
+        )
+        assert sent.close()
+        speed.observe(sent)
+        speed.fit(common)
+        counted.append(speed.counted > 0.0)
+    assert not any(counted[:7]), "a few may be prompts that others have computed"
+    assert 1 / speed.token_s == pytest.approx(20_000, rel=0.1)
+
+
 def test_nothing_seen_is_nothing_believed() -> None:
     speed = SpeedEstimate()
     speed.fit(None)

@@ -8,7 +8,8 @@ tenfold now and then does not move the fit, and one that has changed for good is
 
 Where a prompt was believed to be cached in part and no answer has confirmed it, more may have been cached, since
 another request may have computed it meanwhile. So such a sample that is clearly faster than the fellows does not count
-until then: one alone made a replica look 34 times as fast as it was.
+until then: one alone made a replica look 34 times as fast as it was. Engines that never tell what was cached confirm
+nothing: where most samples are like that, it is the replica that is fast.
 
 No setting takes part. The fit starts from the median of what the samples themselves show, never from the estimate
 before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as one weak
@@ -134,6 +135,15 @@ class SpeedEstimate:
         at = self._next
         return (window[at:] + window[:at])[::-1]
 
+    def _honest_s(self, common: Common) -> float:
+        """Time of a token below which a sample does not count that nobody has confirmed; 0 where all count."""
+        honest_s = (1.0 - OUTLIER * RELATIVE_NOISE) * common.token_s
+        hidden = 0
+        for sample in self._window:
+            if _hides(sample, honest_s):
+                hidden += 1
+        return 0.0 if hidden >= WINDOW // 4 and 2 * hidden > len(self._window) else honest_s
+
     def fit(self, common: Common | None) -> None:
         """Derive the figures from the window."""
         self.fresh = False
@@ -143,11 +153,10 @@ class SpeedEstimate:
         least_s = 1e9
         age = 1.0
         self.counted = 0.0
-        honest_s = 0.0 if common is None else (1.0 - OUTLIER * RELATIVE_NOISE) * common.token_s
+        honest_s = 0.0 if common is None else self._honest_s(common)
         for sample in self._in_order():
             elapsed_s = sample.end_s - sample.start_s
-            hidden = sample.unconfirmed > 0 and elapsed_s < sample.tokens * honest_s
-            if sample.tokens > 0.0 and elapsed_s > 0.0 and not hidden:
+            if sample.tokens > 0.0 and elapsed_s > 0.0 and not _hides(sample, honest_s):
                 weight = sample.weight * age
                 samples.append(sample)
                 weights.append(weight)
@@ -229,6 +238,11 @@ class SpeedEstimate:
         self.token_s = token * unit_s
         self.interference_s = interference * interference_unit_s
         self.error_ratio = error if error < _DOUBT else _DOUBT
+
+
+def _hides(sample: Sample, honest_s: float) -> bool:
+    """Whether it may be that more was cached than is known of its prompts."""
+    return sample.unconfirmed > 0 and sample.end_s - sample.start_s < sample.tokens * honest_s
 
 
 def weighted_median(pairs: list[tuple[float, float]]) -> float:
