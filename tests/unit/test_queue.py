@@ -351,6 +351,22 @@ def test_others_go_before_for_no_longer_than_what_was_sent_ahead_takes() -> None
     assert replica.free_in_s(terms) == pytest.approx(0.00512), "and 5 ms on a fast engine"
 
 
+@pytest.mark.parametrize("tokens_per_s", [2_345.0, 8_000.0, 31_234.5])
+def test_who_gives_way_for_as_long_as_what_was_sent_ahead_goes_when_a_prefill_takes_longer(
+    tokens_per_s: float,
+) -> None:
+    fleet = ready_fleet(1)
+    replica = fleet.replicas[ReplicaId("r0")]
+    replica.set_rates(tokens_per_s, 0.01)
+    terms = HoldTerms(1000.0, 512.0, 1.0)
+    terms.behind_tokens = 512.0
+    for number in range(20):
+        decision = fleet.reserve_on(replica.id, prompt(10_000 + 277 * number), 0.0)
+        assert replica.free_in_s(terms) <= 0.0, "its end may come at any moment"
+        fleet.started(decision, 0.0)
+        fleet.settle(decision, 0.0)
+
+
 def test_a_request_leaves_a_free_replica_to_others_that_go_before_it_for_a_moment() -> None:
     world = World()
     world.fleet.work_tokens = 8000.0

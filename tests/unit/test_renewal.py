@@ -112,6 +112,7 @@ def test_who_has_become_short_goes_before_others(queue: Callable[[Fleet], HoldQu
     told_s = world.fleet.first_held_s
     assert world.queue.renew(second, placed(long, A, 0.5), 0.5)
     assert second < first
+    world.queue.release(0.5)
     assert world.fleet.first_held_s < told_s, "other routers are told of it"
     world.first_byte(world.busy[0], 3.3)
     granted = world.granted[0]
@@ -188,6 +189,17 @@ def test_holders_of_both_count_with_their_later_times_the_most_recent_last() -> 
         None,
         ((A, 5.0),),
     ]
+
+
+def test_a_rung_keeps_its_latest_holders() -> None:
+    known: Records = [tuple((Incarnation(i), float(i)) for i in range(16))]
+    found: Records = [tuple((Incarnation(100 + i), 8.5 + i) for i in range(16))]
+    (record,) = merged(known, found)
+    assert record is not None
+    assert len(record) == 16
+    assert [at_s for _, at_s in record] == sorted(
+        at_s for at_s in (*range(16), *(8.5 + i for i in range(16)))
+    )[-16:]
 
 
 def test_what_was_one_object_stays_one() -> None:

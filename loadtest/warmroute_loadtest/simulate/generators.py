@@ -179,8 +179,8 @@ def hot_keys(requests: int, seed: int = 4) -> Workload:
 
 
 def batches(requests: int, seed: int = 8) -> Workload:
-    """Batch jobs (evaluations, questions about one document): 200 prompts at one moment that share 8,000 tokens which
-    nobody has seen, question 300, answer 100. Five batches a minute."""
+    """Batch jobs (evaluations, questions about one document): 200 prompts at one moment that share a beginning
+    which nobody has seen, 8,000 tokens in the mean, question 300, answer 100. Five batches a minute."""
     rng = Random(seed)
     keys = KeyMaker()
     block = 64

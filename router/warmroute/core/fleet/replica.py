@@ -239,7 +239,8 @@ class Replica(PrefillQueue):
             if self.peer_since_s > since_s:
                 since_s = self.peer_since_s
             return behind_s + since_s - now_s if since_s <= now_s else 0.0
-        return self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
+        wait_s = self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
+        return wait_s if wait_s > 1e-9 else min(wait_s, 0.0)  # what rounding leaves is now
 
     def full(self, terms: HoldTerms) -> bool:
         """Whether as many requests are under way as may be."""

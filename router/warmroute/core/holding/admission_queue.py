@@ -239,6 +239,8 @@ class AdmissionQueue(HoldQueue):
         """As `HoldQueue.release`; also refuses those whose deadline has passed."""
         answers, self._refused = self._refused, []
         fleet = self._fleet
+        if self._renewed:
+            self._in_order(now_s)
         if now_s >= self._next_deadline_s:
             self._expire(now_s, answers)
         if self._models:
@@ -350,6 +352,7 @@ class AdmissionQueue(HoldQueue):
         return self._renewal.begin(self._line.claims(), now_s) if self._renewal.due(now_s) else ()
 
     def _in_order(self, now_s: float) -> None:
+        self._renewed = False
         self._line.sort()
         self._find_first(now_s)
 

@@ -77,6 +77,8 @@ class HoldQueue:
         """When to look for whoever may go by then."""
         self._aged_s = 0.0
         """When the queue was last searched for requests held too long."""
+        self._renewed = False
+        """Keys have changed since the tickets were last put in order."""
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -157,6 +159,8 @@ class HoldQueue:
         """
         if not self._tickets:
             return None
+        if self._renewed:
+            self._in_order(now_s)
         fleet = self._fleet
         first_s = self._tickets[0].key[0]
         answers: list[tuple[Ticket, Decision | RouterError]] = []
@@ -198,7 +202,7 @@ class HoldQueue:
             ticket.key = self._key(ticket)
         except RouterError:
             return True  # nobody may be sent it: `release` tells it
-        self._in_order(now_s)
+        self._renewed = True
         return True
 
     def end(self, now_s: float) -> None:
@@ -320,6 +324,7 @@ class HoldQueue:
         return self._rank_s(belief, ticket.arrival_s), ticket.key[1]
 
     def _in_order(self, now_s: float) -> None:
-        """Keys have changed outside of a look."""
+        """Put the tickets in order whose keys `renew` has changed: once for all that one answer tells of."""
+        self._renewed = False
         self._tickets.sort()
         self._tell_first()

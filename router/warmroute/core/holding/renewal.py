@@ -13,11 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import nsmallest
 from operator import itemgetter
+from typing import Final
 
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.fleet import Fleet
 from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Record, Records
+
+MOST_HOLDERS: Final = 16
+"""Holders that a rung keeps, as in the registry's records."""
 
 
 class Renewal:
@@ -59,7 +63,7 @@ class Renewal:
 
 
 def merged(known: Records, found: Records) -> Records:
-    """Of each rung all holders that either names, each with the later of its times.
+    """Of each rung the latest holders that either names, each with the later of its times.
 
     A lookup that the registry answers too late names only what this router placed itself, so nothing that was known is
     given up for it. A record that was withdrawn meanwhile counts until the request goes, as it did before.
@@ -82,4 +86,4 @@ def _holders(old: Record, new: Record) -> Record:
     times = dict(old)
     for incarnation, at_s in new:
         times[incarnation] = max(at_s, times.get(incarnation, at_s))
-    return tuple(sorted(times.items(), key=itemgetter(1)))
+    return tuple(sorted(times.items(), key=itemgetter(1))[-MOST_HOLDERS:])
