@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 
 def ensure_program(program: str, package: str, purpose: str) -> str:
@@ -19,11 +22,19 @@ def ensure_program(program: str, package: str, purpose: str) -> str:
     path = shutil.which(program)
     if path is not None:
         return path
+    # Test processes side by side find it missing at the same moment, and apt-get refuses to run twice.
+    with (Path(tempfile.gettempdir()) / f"warmroute-apt-{os.geteuid()}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return shutil.which(program) or _install(program, package, purpose)
+
+
+def _install(program: str, package: str, purpose: str) -> str:
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     try:
         subprocess.run([*prefix, "apt-get", "update", "-q"], check=False, env=environment, timeout=120)
-        install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends", package]
+        install = [*prefix, "apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "-y", "-q"]
+        install += ["--no-install-recommends", package]
         subprocess.run(install, check=True, env=environment, timeout=300)
     except (OSError, subprocess.SubprocessError) as error:
         raise RuntimeError(
