@@ -94,6 +94,10 @@ ROWS: dict[str, Row] = {
     ),
     "holding.queue.MAX_LOOKED_AT": ("machine", "held requests looked through at once"),
     "holding.queue.STAGGER_S": ("machine", "how much later for each router that goes before"),
+    "fleet.prefill.DOUBT_RATIO": (
+        "prefill",
+        "of what a prompt takes longer if its cache is gone: so much tells",
+    ),
     "fleet.replica.TELLING_TOKENS": ("answers", "shorter ones do not show whether a replica streams"),
     "fleet.fleet.MOVED_TOKENS": ("machine", "more are told to other routers at once"),
     "learning.feedback.KEPT_RATIO": ("prompt", "so much found of what was believed is all of it"),

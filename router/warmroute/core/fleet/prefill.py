@@ -1,13 +1,16 @@
 """The prefill queue of one replica: when the engine should be through with what it was sent.
 
 This module guesses at the engine's queue: prompts in order of dispatch, each for as long as its prefill should take,
-the first since it was sent or since the one before it was heard of. What is left of it is `wait_s`. The queue times how
-long that work really took, which is what speeds are learned from. Nothing here decides who is sent a prompt.
+the first since it was sent or since the one before it was heard of. What is left of it is `wait_s`. Where the first
+takes clearly longer than what its cache should have left of it, the cache had lost it, and it is computed whole. The
+queue times how long that work really took, which is what speeds are learned from. Nothing here decides who is sent a
+prompt.
 """
 
 from __future__ import annotations
 
 from math import inf
+from typing import Final
 
 from warmroute.core.beliefs.residency import STALE_S
 from warmroute.core.choice.cost import CostParameters
@@ -15,6 +18,9 @@ from warmroute.core.fleet.hold_terms import HoldTerms
 from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.learning.sample import WAY_S, Sample
 from warmroute.core.learning.speed import SpeedEstimate
+
+DOUBT_RATIO: Final = 0.1
+"""So much of the time that a prompt would take longer without its cached part makes it one that was evicted."""
 
 
 class Prefill:
@@ -153,6 +159,11 @@ class PrefillQueue:
                 head_s = self.head_s
                 if self.peer_head_s > head_s:
                     head_s = self.peer_head_s
+                if elapsed_s > self.head_s + WAY_S and self.queue:
+                    more_s = _surprise_s(self, next(iter(self.queue)))
+                    if more_s > 0.0 and elapsed_s > self.head_s + WAY_S + DOUBT_RATIO * more_s:
+                        work_s += more_s
+                        head_s = max(head_s, self.head_s + more_s)
                 # A prefill that takes longer than expected is taken to be about to end, not to have ended.
                 most_s = head_s - WAY_S if head_s > 20.0 * WAY_S else 0.95 * head_s
                 work_s -= elapsed_s if elapsed_s < most_s else most_s

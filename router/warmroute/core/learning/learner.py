@@ -89,7 +89,12 @@ class Learner:
         if prompt_tokens > 0 and output_tokens is not None:
             self._reported(shape, served, prompt_tokens, output_tokens)
         sample = decision.sample
-        if sample is None or prompt_tokens <= 0 or cached_tokens is None:
+        if sample is None:
+            return
+        if prompt_tokens <= 0 or cached_tokens is None:
+            if decision.predicted_tokens:
+                sample.untold += 1
+            decision.reported()
             return
         decision.reported()
         replica = decision.replica

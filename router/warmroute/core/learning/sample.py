@@ -50,6 +50,7 @@ class Sample:
         "start_s",
         "tokens",
         "unconfirmed",
+        "untold",
     )
 
     def __init__(self, start_s: float, from_idle: bool, running: int) -> None:
@@ -71,6 +72,8 @@ class Sample:
         """Prompts whose part to compute is too small beside the rest to be known before it is reported."""
         self.unconfirmed = 0
         """Prompts predicted to be cached in part, and not reported on."""
+        self.untold = 0
+        """Those of them whose answers are over."""
         self.spoiled = False
         self.share = 1.0
         """What it counts, besides the weights above."""

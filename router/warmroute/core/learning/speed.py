@@ -9,7 +9,7 @@ tenfold now and then does not move the fit, and one that has changed for good is
 Where a prompt was believed to be cached in part and no answer has confirmed it, more may have been cached, since
 another request may have computed it meanwhile. So such a sample that is clearly faster than the fellows does not count
 until then: one alone made a replica look 34 times as fast as it was. Engines that never tell what was cached confirm
-nothing: where most samples are like that, it is the replica that is fast.
+nothing: where most samples are like that though their answers are over, it is the replica that is fast.
 
 No setting takes part. The fit starts from the median of what the samples themselves show, never from the estimate
 before, so that no estimate can take all that is seen for outliers. What the fellows show (`common`) counts as one weak
@@ -135,14 +135,13 @@ class SpeedEstimate:
         at = self._next
         return (window[at:] + window[:at])[::-1]
 
-    def _honest_s(self, common: Common) -> float:
-        """Time of a token below which a sample does not count that nobody has confirmed; 0 where all count."""
-        honest_s = (1.0 - OUTLIER * RELATIVE_NOISE) * common.token_s
-        hidden = 0
+    def _never_told(self, honest_s: float) -> bool:
+        """Whether most samples are faster than that, and their answers have ended without a word."""
+        untold = 0
         for sample in self._window:
-            if _hides(sample, honest_s):
-                hidden += 1
-        return 0.0 if hidden >= WINDOW // 4 and 2 * hidden > len(self._window) else honest_s
+            if sample.untold > 0 and _hides(sample, honest_s, False):
+                untold += 1
+        return untold >= WINDOW // 4 and 2 * untold > len(self._window)
 
     def fit(self, common: Common | None) -> None:
         """Derive the figures from the window."""
@@ -153,10 +152,11 @@ class SpeedEstimate:
         least_s = 1e9
         age = 1.0
         self.counted = 0.0
-        honest_s = 0.0 if common is None else self._honest_s(common)
+        honest_s = 0.0 if common is None else (1.0 - OUTLIER * RELATIVE_NOISE) * common.token_s
+        never_told = self._never_told(honest_s)
         for sample in self._in_order():
             elapsed_s = sample.end_s - sample.start_s
-            if sample.tokens > 0.0 and elapsed_s > 0.0 and not _hides(sample, honest_s):
+            if sample.tokens > 0.0 and elapsed_s > 0.0 and not _hides(sample, honest_s, never_told):
                 weight = sample.weight * age
                 samples.append(sample)
                 weights.append(weight)
@@ -240,9 +240,11 @@ class SpeedEstimate:
         self.error_ratio = error if error < _DOUBT else _DOUBT
 
 
-def _hides(sample: Sample, honest_s: float) -> bool:
-    """Whether it may be that more was cached than is known of its prompts."""
-    return sample.unconfirmed > 0 and sample.end_s - sample.start_s < sample.tokens * honest_s
+def _hides(sample: Sample, honest_s: float, never_told: bool) -> bool:
+    """Whether it may be that more was cached than is known of its prompts: of those whose answers may still tell it,
+    where the engine never does."""
+    doubtful = sample.unconfirmed - sample.untold if never_told else sample.unconfirmed
+    return doubtful > 0 and sample.end_s - sample.start_s < sample.tokens * honest_s
 
 
 def weighted_median(pairs: list[tuple[float, float]]) -> float:
