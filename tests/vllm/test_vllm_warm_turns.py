@@ -17,10 +17,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 CONVERSATIONS = 4
 """Enough that a router which ignores the cache passes once in 16 times, for each of six cases."""
 
-STREAMED = 8
-"""Streams teach how fast replicas are: where a busy machine stalls one of them, a turn may rightly go elsewhere. One of
-these may, and a router that ignores the cache passes once in 28 times."""
-
 
 @dataclass(frozen=True)
 class Style:
@@ -103,8 +99,7 @@ def test_second_turn_finds_nine_tenths_of_the_first_in_the_cache(router: RouterP
 
 
 def test_second_turn_of_a_stream_is_warm_too(router: RouterProcess) -> None:
-    warm = 0
-    for _ in range(STREAMED):
+    for _ in range(CONVERSATIONS):
         said = [text(700, uuid.uuid4().hex), "First question"]
         body = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}}
         before = call(router.url, "/v1/chat/completions", {**body, **STYLES["chat"].turn(said)})
@@ -116,8 +111,7 @@ def test_second_turn_of_a_stream_is_warm_too(router: RouterProcess) -> None:
         assert answer.body.endswith(b"data: [DONE]\n\n")
         usage = answer.events[-1]["usage"]
         shared_tokens = before.events[-1]["usage"]["prompt_tokens"]
-        warm += usage["prompt_tokens_details"]["cached_tokens"] > 0.9 * shared_tokens
-    assert warm >= STREAMED - 1
+        assert usage["prompt_tokens_details"]["cached_tokens"] > 0.9 * shared_tokens
 
 
 def test_a_shared_system_prompt_is_warm_for_a_new_conversation(router: RouterProcess) -> None:

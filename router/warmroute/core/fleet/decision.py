@@ -100,5 +100,5 @@ class Decision(Prefill):
         """When the deepest of those was last used there."""
 
     def reported(self) -> None:
-        """The answer's usage has corrected what was timed: that is done once."""
+        """Its end has said, or not, what was cached of what was timed: that is done once."""
         self.sample = None

@@ -456,7 +456,7 @@ class Fleet(Members):
         learner = self._learner
         if learner is not None:
             if self._tiers and decision.doubtful and decision.believed_tokens > decision.predicted_tokens:
-                cached_tokens = None  # a part of it was loaded: the time says nothing of the speed
+                decision.reported()  # a part of it was loaded: the time says nothing of the speed
             learner.answered(
                 decision, shape, self._eligibility.models, prompt_tokens, cached_tokens, output_tokens
             )

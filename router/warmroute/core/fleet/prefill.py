@@ -324,6 +324,7 @@ class PrefillQueue:
 
 
 def _surprise_s(queue: PrefillQueue, prompt: Prefill) -> float:
+    """How much longer this prompt's prefill takes if nothing of it is cached."""
     predicted_tokens = prompt.predicted_tokens
     prompt_tokens = predicted_tokens + prompt.uncached_tokens
     return queue.prefill_s(prompt_tokens, 0) - queue.prefill_s(prompt_tokens, predicted_tokens)

@@ -74,11 +74,8 @@ class Patience:
             return inf
         if expected_s < 0.0:
             return parameters.ceiling_s
-        allowed_s = parameters.factor * self.ratio * expected_s
-        times = parameters.factor if parameters.factor < COLD_TIMES else COLD_TIMES
-        cold_s = times * self.ratio * (expected_s + surprise_s)
-        if allowed_s < cold_s:
-            allowed_s = cold_s
+        factor = parameters.factor
+        allowed_s = self.ratio * max(factor * expected_s, min(factor, COLD_TIMES) * (expected_s + surprise_s))
         floor_s = 0.5 * parameters.floor_s if doubtful or self.suspected_s > 0.0 else parameters.floor_s
         if allowed_s < floor_s:
             return floor_s

@@ -73,7 +73,7 @@ class Sample:
         self.unconfirmed = 0
         """Prompts predicted to be cached in part, and not reported on."""
         self.untold = 0
-        """Those of them whose answers are over."""
+        """How many of those have answers that are over: they will never be reported on."""
         self.spoiled = False
         self.share = 1.0
         """What it counts, besides the weights above."""
