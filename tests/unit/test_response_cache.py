@@ -332,6 +332,48 @@ def test_a_stream_that_breaks_is_not_kept() -> None:
     run(test)
 
 
+def test_a_stream_is_kept_though_its_client_closes_at_the_terminal_event() -> None:
+    async def test() -> None:
+        asker = Asker()
+        streamed = {**ASKED, "stream": True}
+        connection, _ = asker.wire.add_upstream()
+        early = asker.wire.connect()
+        send(early, CHATS, streamed, version="1.1")
+        await settled()
+        connection.data_received(SSE)
+        for event in STREAM:
+            connection.data_received(b"%x\r\n%b\r\n" % (len(event), event))
+        early.lose()  # as the official clients do: the transfer's own end has not come yet
+        await settled()
+        assert asker.responses is not None
+        assert asker.responses.kept == 1
+        answer, asked = await asker.ask(streamed)
+        assert (asked, told(answer), answer[2]) == (False, b"hit", b"".join(STREAM))
+        assert asker.wire.at_rest()
+
+    run(test)
+
+
+@pytest.mark.parametrize("seen", [STREAM[:1], STREAM[:2]])
+def test_a_stream_whose_client_leaves_before_its_end_is_not_kept(seen: list[bytes]) -> None:
+    async def test() -> None:
+        asker = Asker()
+        connection, _ = asker.wire.add_upstream()
+        early = asker.wire.connect()
+        send(early, CHATS, {**ASKED, "stream": True}, version="1.1")
+        await settled()
+        connection.data_received(SSE)
+        for event in seen:
+            connection.data_received(b"%x\r\n%b\r\n" % (len(event), event))
+        early.lose()
+        await settled()
+        assert asker.responses is not None
+        assert asker.responses.kept == 0
+        assert asker.wire.at_rest()
+
+    run(test)
+
+
 def test_keys_are_apart() -> None:
     async def test() -> None:
         asker = Asker()
