@@ -46,6 +46,18 @@ def test_first_of_is_the_first_accepted_one_of_the_rank(
     assert ring.first_of(key, accepted) == expected
 
 
+@given(names, key, st.data(), st.integers(0, 13))
+def test_the_preferred_are_the_first_accepted_ones_of_the_rank(
+    members: set[str], key: int, data: st.DataObject, count: int
+) -> None:
+    ring = ring_of(members)
+    accepted = data.draw(st.sets(st.sampled_from(sorted(members))))
+    gone = data.draw(st.sets(st.sampled_from(sorted(members)), max_size=len(members) - 1))
+    change(ring, members - gone)
+    expected = [name for name in ring.rank(key) if name in accepted]
+    assert ring.preferred(key, count, accepted) == expected[:count]
+
+
 @settings(max_examples=25)
 @given(names.filter(lambda m: len(m) > 1), st.data())
 def test_a_removed_member_moves_only_its_own_share(members: set[str], data: st.DataObject) -> None:

@@ -158,6 +158,43 @@ class Ring(Generic[M]):
                 if not left:
                     return
 
+    def preferred(self, key: int, count: int, accepted: Container[M | None]) -> list[M]:
+        """The first `count` members in the order of `rank` that are in `accepted`; fewer where there are no more.
+
+        Every choice in a large fleet asks for them: one loop over the arcs takes half the time of nested generators.
+        """
+        slots, arcs = self.slots, self.arcs
+        seen = bytearray(len(slots))
+        found: list[M] = []
+        if count <= 0:
+            return found
+        left = len(self._slot_of)
+        number = key >> _ARC_SHIFT
+        place = bisect_left(arcs[number], key)
+        # The arc of the key is met twice: from the key on, and last up to the key.
+        for _ in range(ARCS + 1):
+            arc = arcs[number]
+            size = len(arc)
+            while place < size:
+                slot = arc[place] & _SLOT_MASK
+                place += 1
+                if seen[slot]:
+                    continue
+                seen[slot] = 1
+                member = slots[slot]
+                if member is not None and member in accepted:
+                    found.append(member)
+                    if len(found) == count:
+                        return found
+                left -= 1
+                if not left:
+                    return found
+            place = 0
+            number += 1
+            if number == ARCS:
+                number = 0
+        return found
+
     def _from(self, key: int) -> Iterator[int]:
         """All points in the order in which the key meets them."""
         arcs = self.arcs

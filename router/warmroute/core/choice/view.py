@@ -86,6 +86,10 @@ class View:
             if replica in eligible:
                 yield replica
 
+    def preferred(self, key: int, count: int) -> list[Replica]:
+        """So many eligible replicas, or all, most preferred first."""
+        return self.ring.preferred(key, count, self.eligible)
+
     def without(self, tried: Container[Replica]) -> View | None:
         """The same view less some replicas; None if none is left."""
         members = [replica for replica in self.members if replica not in tried]

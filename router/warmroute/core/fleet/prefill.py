@@ -63,6 +63,7 @@ class PrefillQueue:
         "peer_work_s",
         "peer_work_tokens",
         "head_s",
+        "head_surprise_s",
         "held_tokens",
         "in_flight",
         "planned_s",
@@ -89,6 +90,8 @@ class PrefillQueue:
         """Sum of `queue`."""
         self.head_s = 0.0
         """The first of `queue`; 0 when empty."""
+        self.head_surprise_s = 0.0
+        """How much longer it takes if nothing of it is cached; 0 when empty."""
         self.since_s = 0.0
         """When the first of `queue` began, as far as is known."""
         self.sample: Sample | None = None
@@ -159,11 +162,11 @@ class PrefillQueue:
                 head_s = self.head_s
                 if self.peer_head_s > head_s:
                     head_s = self.peer_head_s
-                if elapsed_s > self.head_s + WAY_S and self.queue:
-                    more_s = _surprise_s(self, next(iter(self.queue)))
-                    if more_s > 0.0 and elapsed_s > self.head_s + WAY_S + DOUBT_RATIO * more_s:
-                        work_s += more_s
-                        head_s = max(head_s, self.head_s + more_s)
+                more_s = self.head_surprise_s
+                if more_s > 0.0 and elapsed_s > self.head_s + WAY_S + DOUBT_RATIO * more_s:
+                    work_s += more_s
+                    if self.head_s + more_s > head_s:
+                        head_s = self.head_s + more_s
                 # A prefill that takes longer than expected is taken to be about to end, not to have ended.
                 most_s = head_s - WAY_S if head_s > 20.0 * WAY_S else 0.95 * head_s
                 work_s -= elapsed_s if elapsed_s < most_s else most_s
@@ -253,6 +256,7 @@ class PrefillQueue:
             elif self.peer_since_s > self.since_s:  # else it began when the last one from here was over
                 self.since_s = self.peer_since_s
             self.head_s = prefill_s
+            self.head_surprise_s = _surprise_s(self, prompt)
             sample = self.sample = Sample(now_s, True, self.in_flight - self.waiting)
             if ahead_s > 0.0:
                 sample.put_behind(ahead_s * self.prefill_tokens_per_s)
@@ -317,10 +321,13 @@ class PrefillQueue:
             if sample.close():
                 self.speed.observe(sample)
             self.sample = None
-            self.work_s = self.head_s = 0.0
+            self.work_s = self.head_s = self.head_surprise_s = 0.0
             return
         self.work_s -= prefill_s
-        self.head_s = queue[next(iter(queue))]
+        if first:
+            head = next(iter(queue))
+            self.head_s = queue[head]
+            self.head_surprise_s = _surprise_s(self, head)
 
 
 def _surprise_s(queue: PrefillQueue, prompt: Prefill) -> float:

@@ -24,7 +24,6 @@ whose records are several, at most 80 (`belief.MOST_HOLDERS`).
 
 from __future__ import annotations
 
-from itertools import islice
 from math import inf
 from typing import Final
 
@@ -131,7 +130,7 @@ class PrefixCost:
 
     def _pool(self, belief: Belief, view: View) -> list[Replica]:
         """Candidates in a large fleet, most preferred first: the ring's first, then holders, deepest first."""
-        pool = dict.fromkeys(islice(view.rank(view.key(belief.shape)), LOOKED_AT))
+        pool = dict.fromkeys(view.preferred(view.key(belief.shape), LOOKED_AT))
         pool.update(dict.fromkeys(belief.overlap))
         return list(pool)
 
