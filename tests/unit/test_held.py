@@ -79,6 +79,20 @@ def test_what_would_keep_all_replicas_busy_for_longer_than_copies_take_is_copied
     assert prices_of(held, known(shape, fleet), fleet).spared == (enough - 1) / (2 * enough - 1)
 
 
+def test_a_copy_is_in_nobodys_way_as_far_as_their_own_work_is_as_much_as_the_copies_there_are() -> None:
+    held, fleet = Held(), ready_fleet(8)
+    shape = question("new")
+    own, document = (r0(fleet).work_tokens(*of) for of in ((shape.prompt_tokens, 8192), (8192, 0)))
+    for number in range(3):
+        held.begin(question(str(number)))
+    prices = prices_of(held, known(shape, fleet), fleet)
+    assert prices.spared == 1.0
+    assert prices.paid == pytest.approx(3 * own / document)
+    for number in range(3, int(document / own) + 1):
+        held.begin(question(str(number)))
+    assert prices_of(held, known(shape, fleet), fleet).paid == 1.0
+
+
 def test_turns_that_go_on_with_it_are_not_alike() -> None:
     """The first of them computes what is new, and the others find it where that was."""
     held, fleet = Held(), ready_fleet(2)
@@ -148,6 +162,10 @@ def test_only_what_is_shared_is_in_nobodys_way() -> None:
     document_s = elsewhere.prefill_s - at_home.prefill_s
     assert elsewhere.miss_s == pytest.approx(at_home.prefill_s + 0.25 * document_s)
     assert elsewhere.queued_s == pytest.approx(3.0 * elsewhere.miss_s)
+    prices.paid = 0.5
+    assert cost_terms(other, 8500, 0, 0.0, prices).queued_s == elsewhere.queued_s
+    half_paid_s = cost_terms(other, 8500, 0, 0.0, prices).miss_s
+    assert half_paid_s == pytest.approx(at_home.prefill_s + (1.0 - 0.5 * 0.75) * document_s)
 
 
 def plain(fleet: Fleet) -> tuple[HoldQueue, Offer]:
@@ -175,53 +193,67 @@ def shared(fleet: Fleet) -> tuple[HoldQueue, Offer]:
     return queue, offer
 
 
+def played(
+    queue_of: Callable[[Fleet], tuple[HoldQueue, Offer]], shapes: list[RequestShape]
+) -> tuple[float, Counter[ReplicaId]]:
+    """When the last of these, asked at one moment, has its first byte, and how many each of 8 replicas was given."""
+    fleet = ready_fleet(8)
+    queue, offer = queue_of(fleet)
+    registry: dict[FingerprintHash, Record] = {}
+    ends: list[tuple[float, int, Decision]] = []
+    free_s: dict[ReplicaId, float] = {}
+    counts: Counter[ReplicaId] = Counter()
+    now_s = 0.0
+
+    def begin(shape: RequestShape, answer: Decision | RouterError) -> None:
+        assert isinstance(answer, Decision)
+        replica = answer.replica
+        assert replica.incarnation is not None
+        known = sum(any(h[0] == replica.incarnation for h in registry.get(r, ())) for r in shape.rungs)
+        took_s = replica.prefill_s(shape.prompt_tokens, GRID[known - 1] // 4 if known else 0)
+        for rung in shape.rungs:
+            others = [h for h in registry.get(rung, ()) if h[0] != replica.incarnation]
+            registry[rung] = (*others, (replica.incarnation, now_s))
+        free_s[replica.id] = max(now_s, free_s.get(replica.id, 0.0)) + took_s
+        counts[replica.id] += 1
+        heappush(ends, (free_s[replica.id], counts.total(), answer))
+
+    for shape in shapes:
+        records: Records = [registry.get(rung) for rung in shape.rungs]
+        offer(shape, records, lambda answer, shape=shape: begin(shape, answer))  # type: ignore[misc]
+    queue.release(0.0)
+    while ends:
+        now_s, _, decision = heappop(ends)
+        fleet.started(decision, now_s)
+        queue.release(now_s, decision.replica)
+        fleet.settle(decision, now_s)
+        queue.release(now_s)
+    assert counts.total() == len(shapes)
+    assert len(queue) == 0
+    fleet.validate()
+    return now_s, counts
+
+
 @pytest.mark.parametrize("queue_of", [plain, shared])
 def test_many_questions_about_one_document_are_answered_by_all_replicas(
     queue_of: Callable[[Fleet], tuple[HoldQueue, Offer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def played() -> tuple[float, Counter[ReplicaId]]:
-        """When the last of 200 has its first byte, and how many each of 8 replicas was given."""
-        fleet = ready_fleet(8)
-        queue, offer = queue_of(fleet)
-        registry: dict[FingerprintHash, Record] = {}
-        ends: list[tuple[float, int, Decision]] = []
-        free_s: dict[ReplicaId, float] = {}
-        counts: Counter[ReplicaId] = Counter()
-        now_s = 0.0
-
-        def begin(shape: RequestShape, answer: Decision | RouterError) -> None:
-            assert isinstance(answer, Decision)
-            replica = answer.replica
-            assert replica.incarnation is not None
-            known = sum(any(h[0] == replica.incarnation for h in registry.get(r, ())) for r in shape.rungs)
-            took_s = replica.prefill_s(shape.prompt_tokens, GRID[known - 1] // 4 if known else 0)
-            for rung in shape.rungs:
-                others = [h for h in registry.get(rung, ()) if h[0] != replica.incarnation]
-                registry[rung] = (*others, (replica.incarnation, now_s))
-            free_s[replica.id] = max(now_s, free_s.get(replica.id, 0.0)) + took_s
-            counts[replica.id] += 1
-            heappush(ends, (free_s[replica.id], counts.total(), answer))
-
-        for number in range(200):
-            shape = question(str(number))
-            records: Records = [registry.get(rung) for rung in shape.rungs]
-            offer(shape, records, lambda answer, shape=shape: begin(shape, answer))  # type: ignore[misc]
-        queue.release(0.0)
-        while ends:
-            now_s, _, decision = heappop(ends)
-            fleet.started(decision, now_s)
-            queue.release(now_s, decision.replica)
-            fleet.settle(decision, now_s)
-            queue.release(now_s)
-        assert counts.total() == 200
-        assert len(queue) == 0
-        fleet.validate()
-        return now_s, counts
-
-    last_s, counts = played()
+    shapes = [question(str(number)) for number in range(200)]
+    last_s, counts = played(queue_of, shapes)
     assert len(counts) == 8
     assert max(counts.values()) < 2 * 200 / 8
     monkeypatch.setattr(Held, "spare", lambda *_: None)
-    alone_s, alone = played()
+    alone_s, alone = played(queue_of, shapes)
     assert len(alone) < 4, "where the price counts whole, they wait for one beside idle ones"
     assert last_s < 0.5 * alone_s
+
+
+@pytest.mark.parametrize("queue_of", [plain, shared])
+def test_many_samples_of_one_prompt_are_computed_once(
+    queue_of: Callable[[Fleet], tuple[HoldQueue, Offer]],
+) -> None:
+    """A copy would be ready no sooner than the first is, and keep its replica from whoever comes next."""
+    once_s, _ = played(queue_of, [question("one")])
+    last_s, counts = played(queue_of, [question("one") for _ in range(16)])
+    assert len(counts) == 1
+    assert last_s < 1.2 * once_s

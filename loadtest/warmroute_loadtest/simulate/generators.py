@@ -198,6 +198,27 @@ def batches(requests: int, seed: int = 8) -> Workload:
     return Workload("batches", block, sessions, source=f"generated, seed {seed}")
 
 
+def samples(requests: int, seed: int = 9) -> Workload:
+    """Best of n: 4 to 16 requests for one prompt at one moment, 2,500 tokens in the mean behind 1,200 that all share,
+    answers 500."""
+    rng = Random(seed)
+    keys = KeyMaker()
+    block = 128
+    sessions: list[Session] = []
+    now_s = 0.0
+    head = keys.fresh(1200 // block)
+    while len(sessions) < requests:
+        now_s += rng.expovariate(0.2)
+        prompt = len(head) * block + _tokens(rng, 2500, 0.9, 100, 20_000)
+        shared = _Text(head, block, keys).keys_for(prompt)
+        for _ in range(rng.randint(4, 16)):
+            output = _tokens(rng, 500, 0.6, 50, 3000)
+            text = _Text(shared, block, keys)
+            number = len(sessions)
+            sessions.append(_asked_once(now_s, f"o{number}", text, prompt, output, number))
+    return Workload("samples", block, sessions, source=f"generated, seed {seed}")
+
+
 def no_reuse(requests: int, seed: int = 5) -> Workload:
     """Single turns that share nothing: prompts mean 4,000 tokens with a long tail, answers 250."""
     rng = Random(seed)
@@ -251,6 +272,7 @@ GENERATORS: dict[str, Callable[..., Workload]] = {
     "hot-keys": hot_keys,
     "no-reuse": no_reuse,
     "batches": batches,
+    "samples": samples,
     "mixed": mixed,
     "demo": demo,
 }
@@ -263,6 +285,7 @@ _NUMBERS = {
     "shared-prompts": 5,
     "demo": 6,
     "batches": 7,
+    "samples": 8,
 }
 """Numbers that keep the draws of different generators apart; a new generator takes the next one."""
 

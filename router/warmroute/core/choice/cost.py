@@ -10,8 +10,9 @@ weight is a pure number, so that the rule is the same on engines of any speed.
 A second of prefill counts once for the request that waits for it, and once for everyone else in whose way it is. It
 counts once more for each request that is held at the router, divided by the number of replicas (`queued`): each second
 of prefill anywhere makes each of those wait a replica's share of it. Of what the request shares with held ones that
-begin alike, their share of the held is spared of both: a copy is in nobody's way who would find it (`fleet.held`). The
-return ratio r says how likely it is that what the prompt's blocks push out of the replica's cache is asked for again
+begin alike, their share of the held is spared of both: a copy is in nobody's way who would find it. Of the price to
+whoever comes later it is spared only as far as their own work pays for a copy (`fleet.held`). The return ratio r says
+how likely it is that what the prompt's blocks push out of the replica's cache is asked for again
 (`beliefs.returns`). It then has to be computed anew, and pushes out as much in turn; the sum ends after that second
 round. The mean context of a prompt's uncached part is half the sum of its cached tokens and all its tokens. `crowding`
 is the recent load: the prefill work that the replica was given lately.

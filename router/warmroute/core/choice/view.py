@@ -101,7 +101,7 @@ class View:
 class Prices:
     """What counts for all replicas alike in one choice; the fleet says it anew for each."""
 
-    __slots__ = ("alike_tokens", "apart", "queued", "recent_load_scale", "spared")
+    __slots__ = ("alike_tokens", "apart", "paid", "queued", "recent_load_scale", "spared")
 
     def __init__(self, queued: float = 0.0, recent_load_scale: float = 1.0, apart: bool = False) -> None:
         self.queued = queued
@@ -115,6 +115,9 @@ class Prices:
         for what it shares with them."""
         self.alike_tokens = 0
         """What it shares with them, in leading tokens."""
+        self.paid = 1.0
+        """As far as this, 0 to 1, what they have left of their own pays for a copy, so that the price to whoever comes
+        later is spared as well as that to the held."""
 
     def spared_s(self, replica: Replica, prompt_tokens: int, overlap_tokens: int) -> float:
         """Of a request's prefill on a replica that holds so much of it, what is in nobody's way, in seconds."""

@@ -5,6 +5,10 @@ whoever waits, but not of those that begin with the same prefix: they gain a sec
 hundreds of questions about one document would all wait for the replica that has it, beside idle ones. Those count as
 alike that part from the request right behind the prefix that somebody has. Turns that go on further with it are
 computed by the first of them, and find the rest wherever that was.
+
+A copy is still in the way of those that come later. Their price is spared only as far as the held that begin alike have
+as much work left of their own as the copies that are there: many samples of one prompt have next to none, and would
+gain nothing from a copy that waiting for the first does not give them.
 """
 
 from __future__ import annotations
@@ -75,7 +79,10 @@ class Held:
             tokens = shape.prompt_tokens
             shared = prices.alike_tokens = min(belief.known_tokens(), belief.tokens_at(deepest))
             any_one = view.members[0]
+            copy = any_one.work_tokens(shared, 0)
+            own = alike * any_one.work_tokens(tokens, shared)
             # Enough for all replicas to compute for longer than copies take: whoever else is held, copies are worth it.
             # Beside other such groups the share of each would be too small.
-            copies = len(view.members) * any_one.work_tokens(shared, 0)
-            prices.spared = 1.0 if alike * any_one.work_tokens(tokens, shared) > copies else alike / held
+            prices.spared = 1.0 if own > len(view.members) * copy else alike / held
+            copies = len(belief.overlap) * copy
+            prices.paid = own / copies if own < copies else 1.0

@@ -116,15 +116,15 @@ def cost_terms(
 ) -> CostTerms:
     """The cost of a request of which the replica is believed to hold so many tokens, taken apart."""
     prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
-    others_s = prefill_s - prices.spared_s(replica, prompt_tokens, overlap_tokens)
+    spared_s = prices.spared_s(replica, prompt_tokens, overlap_tokens)
     return CostTerms(
         base_s=replica.base_latency_s,
         wait_s=replica.wait_for_s(now_s, prefill_s),
         running_s=replica.running * replica.interference_s,
         crowding_s=replica.recent_load_s * prices.recent_load_scale,
         prefill_s=prefill_s,
-        miss_s=others_s,
-        queued_s=others_s * prices.queued,
+        miss_s=prefill_s - prices.paid * spared_s,
+        queued_s=(prefill_s - spared_s) * prices.queued,
         eviction_s=prefill_s * (replica.price - 2.0),
     )
 

@@ -68,7 +68,7 @@ class PrefixCost:
             own_s = replica.prefill_s(tokens, overlap)
             priced_s = (replica.price + queued) * own_s
             if spared > 0.0:
-                priced_s -= (1.0 + queued) * prices.spared_s(replica, tokens, overlap)
+                priced_s -= (prices.paid + queued) * prices.spared_s(replica, tokens, overlap)
             cost = (
                 replica.delay_s
                 + replica.wait_for_s(now_s, own_s)
@@ -140,7 +140,7 @@ def _own_s(replica: Replica, belief: Belief, prices: Prices) -> float:
     tokens, overlap = belief.shape.prompt_tokens, belief.overlap.get(replica, 0)
     cost = (replica.price + prices.queued) * replica.prefill_s(tokens, overlap)
     if prices.spared > 0.0:
-        cost -= (1.0 + prices.queued) * prices.spared_s(replica, tokens, overlap)
+        cost -= (prices.paid + prices.queued) * prices.spared_s(replica, tokens, overlap)
     return cost
 
 
