@@ -9,13 +9,10 @@ means.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-from contextlib import ExitStack
 from statistics import fmean
 
-from tests.integration.test_wrong_prior import BLOCK_TOKENS, REPLICAS, TRUE_TOKENS_PER_S, side_by_side
-from tests.support.processes import RouterProcess, SimProcess
+from tests.integration.test_wrong_prior import DEFAULT, TRUTH, played
 from tests.support.replay import Replay
 from warmroute_loadtest.simulate.metrics import quantile
 
@@ -24,26 +21,17 @@ FIGURES = ("mean_ms", "p50_ms", "p90_ms")
 
 def draw(number: int) -> tuple[dict[str, float], dict[str, float]]:
     """Figures of the router with the default prior, and of the one with the true one."""
-    engine = ["--prefill-tokens-per-s", str(TRUE_TOKENS_PER_S), "--block-tokens", str(BLOCK_TOKENS)]
-    told: list[list[str]] = [[], ["--set", f"policy.prefill_tokens_per_s={TRUE_TOKENS_PER_S}"]]
     if number % 2:
-        told.reverse()
-    with ExitStack() as stack:
-        sims = [stack.enter_context(SimProcess(REPLICAS, *engine)) for _ in told]
-        routers = [
-            stack.enter_context(RouterProcess(sim.urls, *settings))
-            for sim, settings in zip(sims, told, strict=True)
-        ]
-        found = asyncio.run(side_by_side([f"http://127.0.0.1:{router.port}" for router in routers]))
-    if number % 2:
-        found.reverse()
-    return figures(found[0]), figures(found[1])
+        right, default = played(TRUTH, DEFAULT)
+    else:
+        default, right = played(DEFAULT, TRUTH)
+    return figures(default), figures(right)
 
 
-def figures(played: Replay) -> dict[str, float]:
+def figures(replay: Replay) -> dict[str, float]:
     """Times to first token of one fleet."""
-    assert played.failures == [], played.failures
-    ttfts_s = sorted(sample.ttft_s for sample in played.samples)
+    assert replay.failures == [], replay.failures
+    ttfts_s = sorted(sample.ttft_s for sample in replay.samples)
     seconds = (fmean(ttfts_s), quantile(ttfts_s, 0.5), quantile(ttfts_s, 0.9))
     return {name: round(value * 1000, 1) for name, value in zip(FIGURES, seconds, strict=True)}
 

@@ -25,6 +25,8 @@ REPLICAS = 8
 TRUE_TOKENS_PER_S = 100_000
 BLOCK_TOKENS = 64
 OUTPUT_TOKENS = 16
+DEFAULT: list[str] = []
+TRUTH = ["--set", f"policy.prefill_tokens_per_s={TRUE_TOKENS_PER_S}"]
 MOST_SHARES = 2.5
 """What the busiest replica may take of the requests, in even shares; 8 is everything."""
 MOST_TTFT_RATIO = 1.5
@@ -79,18 +81,22 @@ async def side_by_side(urls: list[str]) -> list[Replay]:
     return await asyncio.gather(*(served(url) for url in urls))
 
 
+def played(*told: list[str]) -> list[Replay]:
+    """The same requests before a fleet for each router's settings, all at the same time."""
+    engine = ["--prefill-tokens-per-s", str(TRUE_TOKENS_PER_S), "--block-tokens", str(BLOCK_TOKENS)]
+    with ExitStack() as stack:
+        sims = [stack.enter_context(SimProcess(REPLICAS, *engine)) for _ in told]
+        routers = [
+            stack.enter_context(RouterProcess(sim.urls, *settings))
+            for sim, settings in zip(sims, told, strict=True)
+        ]
+        return asyncio.run(side_by_side([f"http://127.0.0.1:{router.port}" for router in routers]))
+
+
 @pytest.mark.timeout(240)
 def test_engines_twelve_times_as_fast_as_believed_share_the_work() -> None:
     assert 12 <= TRUE_TOKENS_PER_S / Config().policy.prefill_tokens_per_s <= 13
-    engine = ["--prefill-tokens-per-s", str(TRUE_TOKENS_PER_S), "--block-tokens", str(BLOCK_TOKENS)]
-    truth = ["--set", f"policy.prefill_tokens_per_s={TRUE_TOKENS_PER_S}"]
-    with ExitStack() as stack:
-        sims = [stack.enter_context(SimProcess(REPLICAS, *engine)) for _ in range(2)]
-        routers = [
-            stack.enter_context(RouterProcess(sim.urls, *told))
-            for sim, told in zip(sims, ([], truth), strict=True)
-        ]
-        default, right = asyncio.run(side_by_side([f"http://127.0.0.1:{router.port}" for router in routers]))
+    default, right = played(DEFAULT, TRUTH)
     assert default.failures == right.failures == []
     assert len(default.samples) == len(right.samples) == 300
     counts = Counter(sample.replica for sample in default.samples)

@@ -61,3 +61,15 @@ def test_what_may_take_longer_is_its_own_cached_part_and_that_of_the_prompt_befo
     assert replica.surprise_s(second) == pytest.approx(sum(own_s))
     fleet.started(first, 1.0)
     assert replica.surprise_s(second) == pytest.approx(own_s[1])
+
+
+def test_a_prompt_that_waits_while_the_speed_is_learned_is_late_by_the_new_speed() -> None:
+    fleet = ready_fleet(1)
+    replica = sent(fleet, 79_872).replica
+    before_s = replica.head_surprise_s
+    replica.change_rates(replica.wait_token_s / 12.0, 0.0, 0.0)
+    assert replica.head_surprise_s == pytest.approx(before_s / 12.0)
+    fleet.validate()
+    whole_s = replica.prefill_s(20_000, 0)
+    later_s = replica.head_s + WAY_S + 2.0 * DOUBT_RATIO * replica.head_surprise_s
+    assert replica.wait_s(later_s) == pytest.approx(whole_s - later_s, rel=0.01)

@@ -51,7 +51,7 @@ class RecordingClient(AddingClient):
         AddingClient.abort(self)
 
     def answer(self) -> tuple[str, bytes] | None:
-        """Content type and body of a 200 that is complete as far as its framing tells; None: there is none."""
+        """Content type and body of a 200 that is whole as far as `unframed` can tell; None: there is none."""
         if self.aborted or self.too_long:
             return None
         return unframed(b"".join(self._kept))

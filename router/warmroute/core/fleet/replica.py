@@ -194,6 +194,7 @@ class Replica(PrefillQueue):
             queue[prompt] *= factor
         self.work_s = sum(queue.values())
         self.head_s *= factor
+        self.head_surprise_s *= factor
         self.peer_work_s *= factor
         self.peer_head_s *= factor
         self.peer_held_s *= factor
@@ -289,6 +290,8 @@ class Replica(PrefillQueue):
         assert self.awaited_tokens == awaited_tokens, (self.id, self.awaited_tokens)
         assert isclose(self.work_s, sum(self.queue.values()), abs_tol=1e-6), (self.id, self.work_s)
         assert self.head_s == next(iter(self.queue.values()), 0.0), (self.id, self.head_s)
+        surprise_s = self.surprise_s(next(iter(self.queue))) if self.queue else 0.0
+        assert isclose(self.head_surprise_s, surprise_s, abs_tol=1e-6), (self.id, self.head_surprise_s)
         assert (self.sample is None) == (not self.queue), self.id
         assert self.silent == sum(1 for p in self.queue if not p.streams), self.id
         assert self.planned_s == 0.0, (self.id, self.planned_s)
