@@ -59,6 +59,22 @@ def test_more_rounds_find_the_same(count: int, stalls: float, monkeypatch: pytes
     assert found[0] == pytest.approx(found[1], rel=0.005)
 
 
+def test_short_prompts_say_little_of_the_time_of_a_token_and_nothing_wrong() -> None:
+    """A window of turns with a few new tokens each beside decoding ones, as a simulated engine of 8,000 tokens a second
+    showed it: each first byte waits for the end of a step, whatever is computed. Its ms, tokens, decoding requests."""
+    shown = [
+        (20, 52, 4), (27, 53, 3), (23, 33, 7), (25, 69, 7), (38, 26, 20), (34, 29, 6), (25, 60, 9), (30, 79, 7),
+        (25, 30, 6), (28, 60, 10), (36, 23, 8), (29, 47, 12), (23, 21, 5), (28, 45, 50), (35, 26, 6), (82, 507, 32),
+        (22, 69, 15), (29, 115, 41), (29, 47, 15), (26, 39, 12), (35, 67, 15), (25, 38, 16), (28, 43, 20), (44, 63, 32),
+        (37, 13, 21), (47, 223, 34), (30, 41, 32), (33, 59, 16), (464, 3610, 15), (34, 1, 45), (24, 20, 15), (43, 39, 21),
+    ]  # fmt: skip
+    speed = SpeedEstimate()
+    for elapsed_ms, tokens, running in reversed(shown):
+        speed.observe(sample(elapsed_ms / 1000, tokens, running))
+    speed.fit(Common(1 / 8580, 0.02, 0.0004))
+    assert 1 / speed.token_s == pytest.approx(8000, rel=0.4)
+
+
 def test_a_prompt_that_others_computed_meanwhile_makes_no_replica_fast_before_its_answer_says_so() -> None:
     common = Common(1 / 8000, 0.01, 0.0)
     speed = SpeedEstimate()
