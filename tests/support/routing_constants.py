@@ -76,7 +76,10 @@ SETTINGS: dict[str, dict[str, Row]] = {
         "bytes_per_token": ("model", "length of a token until answers tell"),
     },
     "hold": {
-        "ahead_tokens": ("GPU", "work ahead at which the next prompt is sent: what fits into an empty step"),
+        "ahead_tokens": (
+            "GPU",
+            "work ahead at which the next prompt is sent: what fits into an empty step; or a step's",
+        ),
         "max_held": ("machine", "beyond that many requests go at once"),
         "max_hold_s": ("clients", "and after that long"),
     },

@@ -56,6 +56,7 @@ class PrefillQueue:
         "attention_ratio",
         "attention_s",
         "awaited_tokens",
+        "delay_s",
         "peer_awaited_tokens",
         "peer_head_s",
         "peer_held_s",
@@ -126,6 +127,8 @@ class PrefillQueue:
         )
         """Share by which a token's prefill takes longer for each token of the cached plus the whole prompt."""
         self.prefill_tokens_per_s = cost.prefill_tokens_per_s
+        self.delay_s = 0.0
+        """What every request costs there besides the queue: a step of the decoding ones, and the way there and back."""
         self.wait_token_s = 1.0 / cost.prefill_tokens_per_s
         """Seconds of prefill of a token without context."""
         self.attention_s = self.wait_token_s * self.attention_ratio
@@ -236,7 +239,14 @@ class PrefillQueue:
             elapsed_s = 0.0
             if 0.0 < left_s < long_s:
                 short_s += left_s
-        return short_s <= terms.ahead_tokens * self.wait_token_s + WAY_S
+        return short_s <= self.most_ahead_s(terms.ahead_tokens)
+
+    def most_ahead_s(self, ahead_tokens: float) -> float:
+        """How much work may be ahead of a prompt that is sent there: so many tokens and the way there and back, or a
+        step, where that takes longer: an engine with many to decode computes all that came since in its next one.
+        Without such tokens no more than the way."""
+        ahead_s = ahead_tokens * self.wait_token_s + WAY_S
+        return self.delay_s if ahead_s < self.delay_s and ahead_tokens > 0.0 else ahead_s
 
     def enqueue(self, prompt: Prefill, prefill_s: float, now_s: float) -> None:
         """A prompt was sent."""

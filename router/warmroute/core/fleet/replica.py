@@ -76,7 +76,6 @@ class Replica(PrefillQueue):
         "recent_load_s",
         "recent_load_tokens",
         "crowd_weight",
-        "delay_s",
         "errors",
         "eviction_ratio",
         "peer_in_flight",
@@ -223,8 +222,8 @@ class Replica(PrefillQueue):
 
         It is held only while streamed prompts of more than `ahead_tokens`, whoever sent them, have no first byte: the
         one sign from outside that the engine has more to compute than a step of short prompts, however wrong the rates
-        are; and their end will be heard. It is sent when what is ahead should take no longer than `ahead_tokens` and
-        the way there and back: so the engine never runs dry.
+        are; and their end will be heard. It is sent when what is ahead should take no longer than `most_ahead_s`: so the
+        engine never runs dry.
         """
         if self.full(terms):
             return FULL_S
@@ -240,7 +239,7 @@ class Replica(PrefillQueue):
             if self.peer_since_s > since_s:
                 since_s = self.peer_since_s
             return behind_s + since_s - now_s if since_s <= now_s else 0.0
-        wait_s = self.wait_s(now_s) - ahead_tokens * self.wait_token_s - WAY_S + behind_s
+        wait_s = self.wait_s(now_s) - self.most_ahead_s(ahead_tokens) + behind_s
         return wait_s if wait_s > 1e-9 else min(wait_s, 0.0)  # what rounding leaves is now
 
     def full(self, terms: HoldTerms) -> bool:
