@@ -218,6 +218,18 @@ def test_a_replica_is_free_when_what_is_ahead_takes_no_longer_than_so_many_token
     assert replica.free_in_s(HoldTerms(0.7, 256.0)) == 0.0, "nothing is awaited, though it decodes"
 
 
+@pytest.mark.parametrize(("step_s", "waits"), [(0.05, True), (0.08, False)])
+def test_an_engine_whose_steps_take_long_is_sent_what_its_next_step_can_compute(
+    step_s: float, waits: bool
+) -> None:
+    world = World(parameters=HoldParameters(ahead_tokens=512))
+    replica = world.fleet.replicas[ReplicaId("r0")]
+    replica.attention_ratio = 0.0
+    replica.set_rates(8000.0, step_s)
+    assert isinstance(world.offer("first", 600, 0.0), Decision)  # 0.075 s; 512 tokens and the way are 0.069 s
+    assert isinstance(world.offer("second", 600, 0.0), Ticket) == waits
+
+
 def test_a_prompt_whose_first_byte_nobody_hears_is_not_awaited() -> None:
     fleet = ready_fleet(1)
     replica = fleet.replicas[ReplicaId("r0")]

@@ -222,8 +222,8 @@ class Replica(PrefillQueue):
 
         It is held only while streamed prompts of more than `ahead_tokens`, whoever sent them, have no first byte: the
         one sign from outside that the engine has more to compute than a step of short prompts, however wrong the rates
-        are; and their end will be heard. It is sent when what is ahead should take no longer than `most_ahead_s`: so the
-        engine never runs dry.
+        are; and their end will be heard. It is sent when what is ahead should take no longer than `most_ahead_s`: so
+        the engine never runs dry.
         """
         if self.full(terms):
             return FULL_S
