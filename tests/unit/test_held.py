@@ -64,19 +64,26 @@ def test_the_share_of_the_held_that_part_right_behind_the_known_prefix_is_spared
     assert prices.spared == 3 / 4
 
 
-def test_what_would_keep_all_replicas_busy_for_longer_than_copies_take_is_copied_whoever_else_is_held() -> (
-    None
-):
+def test_what_takes_longer_than_a_copy_is_copied_whoever_else_is_held() -> None:
     held, fleet = Held(), ready_fleet(2)
     shape = question("new")
     own, document = (r0(fleet).work_tokens(*of) for of in ((shape.prompt_tokens, 8192), (8192, 0)))
-    enough = int(2 * document / own) + 1
+    enough = int(document / own) + 1
     for number in range(enough):
         held.begin(question(str(number)))
         held.begin(prompt(("other", 40_000), (str(number), 1_200)))
     assert prices_of(held, known(shape, fleet), fleet).spared == 1.0
     held.end(question("0"))
     assert prices_of(held, known(shape, fleet), fleet).spared == (enough - 1) / (2 * enough - 1)
+
+
+def test_turns_of_a_few_agents_that_the_rungs_do_not_tell_apart_are_no_batch() -> None:
+    held, fleet = Held(), ready_fleet(2)
+    for name, spared in (("a", 1 / 2), ("b", 2 / 3), ("c", 1.0)):
+        held.begin(prompt(DOCUMENT, (name, 60_000)))
+        if name == "a":
+            held.begin(prompt(("other", 40_000)))
+        assert prices_of(held, known(prompt(DOCUMENT, ("new", 60_000)), fleet), fleet).spared == spared
 
 
 def test_a_copy_is_in_nobodys_way_as_far_as_their_own_work_is_as_much_as_the_copies_there_are() -> None:

@@ -81,8 +81,10 @@ class Held:
             any_one = view.members[0]
             copy = any_one.work_tokens(shared, 0)
             own = alike * any_one.work_tokens(tokens, shared)
-            # Enough for all replicas to compute for longer than copies take: whoever else is held, copies are worth it.
-            # Beside other such groups the share of each would be too small.
-            prices.spared = 1.0 if own > len(view.members) * copy else alike / held
-            copies = len(belief.overlap) * copy
+            holders = len(belief.overlap)
+            copies = holders * copy
+            # So much work that one more copy saves time, of so many that there are as many for each replica as copies:
+            # whoever else is held, it is worth it. Beside another such group the share of each would be too small.
+            enough = own > copies and alike > holders * len(view.members)
+            prices.spared = 1.0 if enough else alike / held
             prices.paid = own / copies if own < copies else 1.0
