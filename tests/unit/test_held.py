@@ -64,11 +64,14 @@ def test_the_share_of_the_held_that_part_right_behind_the_known_prefix_is_spared
     assert prices.spared == 3 / 4
 
 
-def test_what_takes_longer_than_a_copy_is_copied_whoever_else_is_held() -> None:
-    held, fleet = Held(), ready_fleet(2)
+@pytest.mark.parametrize(("replicas", "copies"), [(2, 1), (8, 4)])
+def test_what_takes_longer_than_copies_on_half_of_the_replicas_is_copied_whoever_else_is_held(
+    replicas: int, copies: int
+) -> None:
+    held, fleet = Held(), ready_fleet(replicas)
     shape = question("new")
     own, document = (r0(fleet).work_tokens(*of) for of in ((shape.prompt_tokens, 8192), (8192, 0)))
-    enough = int(document / own) + 1
+    enough = int(copies * document / own) + 1
     for number in range(enough):
         held.begin(question(str(number)))
         held.begin(prompt(("other", 40_000), (str(number), 1_200)))

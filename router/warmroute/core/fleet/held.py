@@ -81,10 +81,11 @@ class Held:
             any_one = view.members[0]
             copy = any_one.work_tokens(shared, 0)
             own = alike * any_one.work_tokens(tokens, shared)
-            holders = len(belief.overlap)
+            holders, members = len(belief.overlap), len(view.members)
             copies = holders * copy
-            # So much work that one more copy saves time, of so many that there are as many for each replica as copies:
-            # whoever else is held, it is worth it. Beside another such group the share of each would be too small.
-            enough = own > copies and alike > holders * len(view.members)
+            # More work than the copies that are there, and than copies on half of the replicas take, of so many that
+            # there are as many for each replica as copies: whoever else is held, one more is worth it. Beside another
+            # such group the share of each would be too small.
+            enough = own > copies and 2.0 * own > members * copy and alike > holders * members
             prices.spared = 1.0 if enough else alike / held
             prices.paid = own / copies if own < copies else 1.0
