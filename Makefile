@@ -140,7 +140,7 @@ coverage: $(DEPENDENCIES)  ## How much of the core its own tests run: fails belo
 lint: $(DEPENDENCIES)  ## Format, lint, types and import contracts alone
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir .mypy_cache/lint  # compiling, which may run beside it, keeps its own in .mypy_cache
 	PYTHONPATH="$(ROOTS)" $(BIN)/lint-imports
 
 chart: $(DEPENDENCIES)  ## Renew what is made from the Helm chart's values: its schema, its README, deploy/kubernetes
