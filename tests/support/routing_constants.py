@@ -78,7 +78,7 @@ SETTINGS: dict[str, dict[str, Row]] = {
     "hold": {
         "ahead_tokens": (
             "GPU",
-            "work ahead at which the next prompt is sent: what fits into an empty step; or a step's",
+            "work ahead at which the next prompt is sent: what fits into an empty step, or what a longer step takes",
         ),
         "max_held": ("machine", "beyond that many requests go at once"),
         "max_hold_s": ("clients", "and after that long"),
