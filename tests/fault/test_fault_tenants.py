@@ -120,6 +120,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(stack, tmp_path_factory.mktemp("tenants"))
 
 
+@pytest.fixture
+def mortal_world(tmp_path: Path) -> Iterator[World]:
+    """One whose routers a test may kill."""
+    with ExitStack() as stack:
+        yield World(stack, tmp_path)
+
+
 def test_a_revoked_key_is_refused_by_every_router(world: World) -> None:
     key = world.new_key("a")
     (listed,) = [line for line in world.keys("list").splitlines() if " a " in line]
@@ -143,14 +150,14 @@ def test_three_routers_let_through_what_one_may(world: World) -> None:
     assert {status for _, _, status, _ in answers} == {200, 429}
 
 
-def test_what_is_accounted_is_what_was_answered_also_when_a_router_is_killed(world: World) -> None:
-    key = world.new_key("b")
+def test_what_is_accounted_is_what_was_answered_also_when_a_router_is_killed(mortal_world: World) -> None:
+    key = mortal_world.new_key("b")
     answers: list[tuple[int, float, int, dict[str, Any]]] = []
-    asyncio.run(offer(world.routers, key, 40, answers))
+    asyncio.run(offer(mortal_world.routers, key, 40, answers))
     tokens = sum(usage["prompt_tokens"] for _, _, status, usage in answers if status == 200)
 
     def row() -> dict[str, Any]:
-        rows = [one for one in world.usage() if one["tenant"] == "b"]
+        rows = [one for one in mortal_world.usage() if one["tenant"] == "b"]
         return rows[0] if rows else {"requests": 0, "begun": 0, "prompt_tokens": 0}
 
     wait_until(lambda: row()["requests"] == 120)
@@ -161,11 +168,11 @@ def test_what_is_accounted_is_what_was_answered_also_when_a_router_is_killed(wor
 
     async def kill_amidst() -> None:
         nonlocal killed_s
-        offered = asyncio.gather(offer(world.routers, key, 400, answers))
+        offered = asyncio.gather(offer(mortal_world.routers, key, 400, answers))
         while len(answers) < 300:
             await asyncio.sleep(0.01)
-        world.routers[0].process.send_signal(signal.SIGKILL)
-        world.routers[0].process.wait()
+        mortal_world.routers[0].process.send_signal(signal.SIGKILL)
+        mortal_world.routers[0].process.wait()
         killed_s = time.monotonic()
         await offered
 

@@ -129,10 +129,19 @@ def by_google(router: RouterThread) -> list[tuple[int, int, int]]:
     return told
 
 
-def test_each_interface_is_counted_to_the_token_and_beside_its_promise(router: RouterThread) -> None:
+@pytest.fixture(scope="module")
+def asked(router: RouterThread) -> tuple[Told, int]:
+    """What clients were told through each interface, and how many of Anthropic's tokens were written for an hour."""
     told: Told = {"openai": by_openai(router, deepseek=False), "deepseek": by_openai(router, deepseek=True)}
     told["anthropic"], hour = by_anthropic(router)
     told["google"] = by_google(router)
+    return told, hour
+
+
+def test_each_interface_is_counted_to_the_token_and_beside_its_promise(
+    router: RouterThread, asked: tuple[Told, int]
+) -> None:
+    told, hour = asked
     usage = {row["interface"]: row for row in json.loads(read(router, "/usage?by=interface"))["usage"]}
     (whole,) = json.loads(read(router, "/usage?by=tenant"))["usage"]
     rows = {row["interface"]: row for row in json.loads(read(router, "/savings?from=1h"))["savings"]}
@@ -169,6 +178,7 @@ def test_each_interface_is_counted_to_the_token_and_beside_its_promise(router: R
     assert sum(round(row["cost"] * 1e9) for row in usage.values()) == round(whole["cost"] * 1e9)
 
 
+@pytest.mark.usefixtures("asked")
 def test_times_to_the_first_token_are_compared_at_like_sizes(router: RouterThread) -> None:
     rows = {row["interface"]: row["reached"] for row in json.loads(read(router, "/savings"))["savings"]}
     (size,) = rows["openai"]["latency_by_size"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warmroute_loadtest.demo.children import Children, DemoError, free_ports, is_free
+from warmroute_loadtest.demo.children import Children, DemoError
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -64,9 +64,3 @@ def test_children_are_ended_when_the_block_is_left_by_an_error(tmp_path: Path) -
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-
-
-def test_free_ports_are_different_and_free() -> None:
-    ports = free_ports(5)
-    assert len(set(ports)) == 5
-    assert all(is_free(port) for port in ports)

@@ -15,9 +15,10 @@ import redis
 
 from tests.support.processes import python_command
 from tests.support.vllm_fleet import RouterProcess, call, raw_request, text, wait_until
+from warmroute_replica.ports import free_ports
 from warmroute_replica.vllm.install import ensure_installed
 from warmroute_replica.vllm.model import ensure_model
-from warmroute_replica.vllm.server import Options, Replica, free_port
+from warmroute_replica.vllm.server import Options, Replica
 
 pytestmark = [pytest.mark.vllm, pytest.mark.vllm_long]
 
@@ -30,7 +31,7 @@ class Launched:
     def __init__(self, redis_url: str, log: Path) -> None:
         venv = ensure_installed(print)
         model = ensure_model(venv, print, preset="small", lora=["alpha"])
-        self.engine_port, self.port = free_port(), free_port()
+        self.engine_port, self.port = free_ports(2)
         self.log = log
         engine = [str(venv / "bin" / "vllm"), "serve", model.path.name, "--served-model-name", "tiny"]
         engine += ["--host", "127.0.0.1", "--port", str(self.engine_port), "--enforce-eager"]

@@ -11,14 +11,12 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-LOCALHOST = "127.0.0.1"
 STOP_S = 15.0
 """Time from SIGTERM to SIGKILL, in seconds. It is longer than a router's own grace for the requests that the demo has
 under way."""
@@ -161,27 +159,3 @@ def own_environment() -> dict[str, str]:
     brings its own packages, and may start yet another Python (the engine's installer) that would take the demo's
     packages for its own."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-
-
-def is_free(port: int) -> bool:
-    """Return whether nobody listens on this port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOCALHOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports on which nobody listens."""
-    # All sockets are held open until the last port is known, so that no port is given twice.
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((LOCALHOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from warmroute_loadtest.demo.children import LOCALHOST, Child, Children, DemoError, free_ports, program
+from warmroute_loadtest.demo.children import Child, Children, DemoError, program
+from warmroute_replica.ports import LOCALHOST, free_ports
 
 SIM_REPLICAS, SIM_CACHE_TOKENS = 4, 128_000
 """Number of simulated replicas, and the cache of each in tokens. All caches together hold a little more than the
@@ -68,7 +69,7 @@ async def start_simulated(children: Children, session: aiohttp.ClientSession, sp
         for port in free_ports(SIM_REPLICAS)
     ]
     for url, child in started:
-        await _wait_healthy(session, url, child)
+        await _wait_ready(url, child)
     urls = tuple(url for url, _ in started)
     return Fleet(
         f"{SIM_REPLICAS} simulated vLLM replicas",
@@ -107,20 +108,15 @@ async def start_vllm(children: Children, session: aiohttp.ClientSession, say: Sa
     return Fleet(f"{VLLM_REPLICAS} vLLM replicas on the CPU", urls, (child,), tokens, "/reset_prefix_cache")
 
 
-async def _wait_healthy(session: aiohttp.ClientSession, url: str, child: Child) -> None:
+async def _wait_ready(url: str, child: Child) -> None:
+    """Wait until the child itself says that it listens: another process that has its port would answer, too."""
     try:
         async with asyncio.timeout(START_S):
-            while True:
+            while f"replica ready on {url}\n" not in child.log_path.read_text(errors="replace"):
                 child.check()
-                try:
-                    async with session.get(f"{url}/health") as response:
-                        if response.status == 200:
-                            return
-                except aiohttp.ClientError:
-                    pass
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
-        raise DemoError(f"{child.name} is not healthy after {START_S:.0f} s:\n{child.log_tail()}") from None
+        raise DemoError(f"{child.name} is not ready after {START_S:.0f} s:\n{child.log_tail()}") from None
 
 
 async def _cache_tokens(session: aiohttp.ClientSession, urls: tuple[str, ...]) -> int:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 import aiohttp
 
 from warmroute_loadtest.demo.children import (
-    LOCALHOST,
     Child,
     Children,
     DemoError,
-    free_ports,
-    is_free,
     own_environment,
     program,
 )
+from warmroute_replica.ports import LOCALHOST, free_ports, is_free
 
 READY_S = 60.0
 POLL_S = 0.1

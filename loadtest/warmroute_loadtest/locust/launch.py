@@ -22,7 +22,7 @@ from pathlib import Path
 
 import aiohttp
 
-from warmroute_loadtest.demo.children import Child, Children, free_ports
+from warmroute_loadtest.demo.children import Child, Children
 from warmroute_loadtest.demo.fleet import Fleet, start_simulated
 from warmroute_loadtest.demo.routing import start_router
 from warmroute_loadtest.locust import baseline, replay, samples, thresholds
@@ -35,6 +35,7 @@ from warmroute_loadtest.locust.report import notes as notes_of
 from warmroute_loadtest.locust.scenarios import Generated
 from warmroute_loadtest.locust.settings import OWN_SPEED, Settings, Target
 from warmroute_loadtest.locust.wire import Wire
+from warmroute_replica.ports import free_ports
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 API_KEY = "LOADTEST_API_KEY"

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import atexit
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from warmroute_replica.ports import free_ports
 from warmroute_replica.vllm.install import Progress, ensure_installed
 from warmroute_replica.vllm.model import ensure_model
-from warmroute_replica.vllm.server import HOST, LaunchError, Options, Replica, recorded_replicas
+from warmroute_replica.vllm.server import LaunchError, Options, Replica, recorded_replicas
 
 __all__ = ["Fleet", "LaunchError", "Options", "Replica"]
 
@@ -89,7 +89,8 @@ class Fleet:
             if recorded.is_orphan():
                 self._progress(f"ending what is left of a replica on port {recorded.port}")
                 recorded.stop()
-        ports = _ports(self.count, self._base_port)
+        base = self._base_port
+        ports = free_ports(self.count) if base is None else list(range(base, base + self.count))
         self.replicas = [
             Replica(venv, model, self._options, port=port, detached=self._detached) for port in ports
         ]
@@ -150,17 +151,3 @@ class Fleet:
         for replica in self.replicas:
             replica.warm_up()
         self._progress(f"      ready after {time.monotonic() - started_s:.0f} s")
-
-
-def _ports(count: int, base_port: int | None) -> list[int]:
-    if base_port is not None:
-        return list(range(base_port, base_port + count))
-    # All are held open until the last is known, so that no port is given twice.
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

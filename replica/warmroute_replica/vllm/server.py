@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmroute_replica.ports import free_ports
 from warmroute_replica.vllm.environment import clean_environment
 from warmroute_replica.vllm.install import cache_dir
 from warmroute_replica.vllm.model import Model
@@ -74,7 +74,7 @@ class Replica:
     def __init__(
         self, venv: Path, model: Model, options: Options, *, port: int | None = None, detached: bool = False
     ) -> None:
-        self.port = free_port() if port is None else port
+        self.port = free_ports(1)[0] if port is None else port
         self.url = f"http://{HOST}:{self.port}"
         self._venv = venv
         self._model = model
@@ -226,13 +226,14 @@ class Replica:
                 *(f"{name}={self._relative(path)}" for name, path in self._model.lora),
             ]
         if options.kv_events:
+            published, replayed = free_ports(2)
             events = {
                 "enable_kv_cache_events": True,
                 "publisher": "zmq",
                 # vLLM binds an endpoint only if it has '*' or '::' in it, and connects to any other. The
                 # IPv4-mapped form is bound, and to 127.0.0.1 alone.
-                "endpoint": f"tcp://[::ffff:{HOST}]:{free_port()}",
-                "replay_endpoint": f"tcp://{HOST}:{free_port()}",
+                "endpoint": f"tcp://[::ffff:{HOST}]:{published}",
+                "replay_endpoint": f"tcp://{HOST}:{replayed}",
                 "topic": f"kv@{HOST}:{self.port}@{options.served_name}",
             }
             command += ["--kv-events-config", json.dumps(events)]
@@ -297,22 +298,6 @@ def recorded_replicas() -> list[Recorded]:
             # Another program is writing or removing the file at this moment.
             continue
     return found
-
-
-def free_port() -> int:
-    """Return a TCP port on 127.0.0.1 that no process has at this moment.
-
-    The port lies below the range from which systems give ports to clients: an engine takes a minute to listen, and no
-    client is to be given its port meanwhile.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
 
 
 def is_healthy(port: int) -> bool:
