@@ -17,7 +17,10 @@ from tests.support.redis_server import RedisServer
 from tests.support.router_thread import RouterThread, wait_until
 from warmroute.config.schema import Address, Config, FingerprintConfig, RegistryConfig, ReplicaConfig
 
-CONVERSATIONS, TURNS, AT_ONCE = 24, 6, 8
+CONVERSATIONS, TURNS = 24, 6
+AT_ONCE = 4
+"""As many as there are replicas. With more, homes are busy, and conversations leave them for load, not for want of
+knowledge: one in twenty or so, by chance."""
 SYSTEM_PROMPTS = 3
 REPLICAS = 4
 PAUSE_S = 0.2
@@ -111,6 +114,6 @@ def test_one_two_and_four_routers_find_the_same_share_cached(redis: RedisServer,
     alone = found[1][0]
     assert alone > 0.5
     for ratio, requests in found.values():
-        assert abs(ratio - alone) < 0.02, found
+        assert abs(ratio - alone) < 0.01, found
         assert sum(requests) == CONVERSATIONS * TURNS
         assert len(requests) == REPLICAS
