@@ -68,21 +68,25 @@ def lonely_agent() -> Workload:
     return Workload("lonely agent", BLOCK_TOKENS, [Session(0.0, turns)])
 
 
-async def served(url: str) -> Replay:
+async def served(url: str, whole_ratio: float) -> Replay:
     """What came of the agents, after the lonely one had its answers."""
     texts = Texts(BLOCK_TOKENS)
-    alone = await replay(url, lonely_agent(), texts)
+    alone = await replay(url, lonely_agent().whole(whole_ratio), texts)
     assert alone.failures == []
     assert len({sample.replica for sample in alone.samples}) == 1, "it was meant to teach of one replica only"
-    return await replay(url, agents(), texts)
+    return await replay(url, agents().whole(whole_ratio), texts)
 
 
-async def side_by_side(urls: list[str]) -> list[Replay]:
-    return await asyncio.gather(*(served(url) for url in urls))
+async def side_by_side(urls: list[str], whole_ratio: float) -> list[Replay]:
+    return await asyncio.gather(*(served(url, whole_ratio) for url in urls))
 
 
-def played(*told: list[str]) -> list[Replay]:
-    """The same requests before a fleet for each router's settings, all at the same time."""
+def played(*told: list[str], whole_ratio: float = 0.0) -> list[Replay]:
+    """The same requests before a fleet for each router's settings, all at the same time.
+
+    Args:
+        whole_ratio: Share of the answers that do not stream.
+    """
     engine = ["--prefill-tokens-per-s", str(TRUE_TOKENS_PER_S), "--block-tokens", str(BLOCK_TOKENS)]
     with ExitStack() as stack:
         sims = [stack.enter_context(SimProcess(REPLICAS, *engine)) for _ in told]
@@ -90,13 +94,15 @@ def played(*told: list[str]) -> list[Replay]:
             stack.enter_context(RouterProcess(sim.urls, *settings))
             for sim, settings in zip(sims, told, strict=True)
         ]
-        return asyncio.run(side_by_side([f"http://127.0.0.1:{router.port}" for router in routers]))
+        urls = [f"http://127.0.0.1:{router.port}" for router in routers]
+        return asyncio.run(side_by_side(urls, whole_ratio))
 
 
 @pytest.mark.timeout(240)
-def test_engines_twelve_times_as_fast_as_believed_share_the_work() -> None:
+@pytest.mark.parametrize("whole_ratio", [0.0, 1.0])
+def test_engines_twelve_times_as_fast_as_believed_share_the_work(whole_ratio: float) -> None:
     assert 12 <= TRUE_TOKENS_PER_S / Config().policy.prefill_tokens_per_s <= 13
-    default, right = played(DEFAULT, TRUTH)
+    default, right = played(DEFAULT, TRUTH, whole_ratio=whole_ratio)
     assert default.failures == right.failures == []
     assert len(default.samples) == len(right.samples) == 300
     counts = Counter(sample.replica for sample in default.samples)

@@ -29,6 +29,7 @@ class LiveSample:
     turn: Turn
     replica: str
     ttft_s: float
+    """Time to the first byte: of an answer that comes whole, to all of it."""
     late_s: float
     """How much later than planned it was sent, because this process was too slow."""
     prompt_tokens: int
@@ -168,9 +169,9 @@ class _Sender:
             "max_tokens": turn.output_tokens,
             "ignore_eos": True,
             "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
         }
+        if turn.streams:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
         data = json.dumps(body, ensure_ascii=False).encode()
         sent_s = monotonic()
         first_s = 0.0
@@ -183,7 +184,7 @@ class _Sender:
             replica = response.headers.get("X-Warmroute-Replica", "")
         if response.status != 200:
             raise ValueError(f"{response.status}: {bytes(received[:200])!r}")
-        answer, usage = read_stream(bytes(received))
+        answer, usage = (read_stream if turn.streams else read_whole)(bytes(received))
         details = usage.get("prompt_tokens_details") or {}
         self.content.answered(turn, answer)
         self.result.samples.append(
@@ -196,6 +197,12 @@ class _Sender:
                 details.get("cached_tokens") or 0,
             )
         )
+
+
+def read_whole(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Text and usage of a completion that came whole."""
+    answer = json.loads(body)
+    return "".join([choice["text"] for choice in answer["choices"]]).encode(), answer["usage"]
 
 
 def read_stream(body: bytes) -> tuple[bytes, dict[str, Any]]:

@@ -97,9 +97,9 @@ ROWS: dict[str, Row] = {
     ),
     "holding.queue.MAX_LOOKED_AT": ("machine", "held requests looked through at once"),
     "holding.queue.STAGGER_S": ("machine", "how much later for each router that goes before"),
-    "fleet.prefill.DOUBT_RATIO": (
+    "fleet.prefill.LATE_TIMES": (
         "prefill",
-        "of what a prompt takes longer if its cache is gone: so much tells",
+        "a prefill that takes so many times as long as it should is expected to be late for as long again",
     ),
     "fleet.replica.TELLING_TOKENS": ("answers", "shorter ones do not show whether a replica streams"),
     "fleet.fleet.MOVED_TOKENS": ("machine", "more are told to other routers at once"),
@@ -120,7 +120,10 @@ ROWS: dict[str, Row] = {
         "machine",
         "to an engine and back: noise of what is timed, what is left of a late prefill, one moment",
     ),
-    "learning.sample.ENOUGH_TOKENS": ("engine", "a sample of so many ends with the next step"),
+    "learning.sample.ENOUGH_TOKENS": (
+        "engine",
+        "about a step: a sample of so many ends with the next, and no more is computed of what was given up",
+    ),
     "learning.sample.UNSURE_WEIGHT": ("samples", "of one whose prompts are not known for certain"),
     "learning.sample.UNHEARD_S": ("machine", "how late other routers may be heard"),
     "learning.answers.MEMORY": ("answers", "older ones count 37 %, in the mean prefill too"),

@@ -373,7 +373,7 @@ def test_a_response_whose_prefill_has_no_audible_end_teaches_no_speed(
     moments[0] += 1.0
     send(exchange, b"0\r\n\r\n")
     assert decision.sample is None
-    assert (decision.lasted_s < 0.0, decision.replica.speed.count) == (True, 0)
+    assert (decision.tells, decision.replica.speed.count) == (False, 0)
     assert fleet.wire.at_rest()
 
 

@@ -71,11 +71,11 @@ def test_the_queue_shrinks_with_time_but_never_below_a_prefill_that_is_late() ->
     one.enqueue(first, 2.0, 10.0)
     one.enqueue(second, 1.0, 10.5)
     assert one.wait_s(10.5) == pytest.approx(2.5)
-    assert one.wait_s(60.0) == pytest.approx(1.005)
-    one.dequeue(first, 60.0)
-    assert one.wait_s(60.0) == pytest.approx(1.0)
-    one.dequeue(second, 61.0)
-    assert one.wait_s(61.0) == 0.0
+    assert one.wait_s(15.0) == pytest.approx(1.005)
+    one.dequeue(first, 15.0)
+    assert one.wait_s(15.0) == pytest.approx(1.0)
+    one.dequeue(second, 16.0)
+    assert one.wait_s(16.0) == 0.0
 
 
 def test_answers_that_do_not_stream_leave_the_queue_by_expectation() -> None:
@@ -86,6 +86,16 @@ def test_answers_that_do_not_stream_leave_the_queue_by_expectation() -> None:
     one.enqueue(late, 0.5, 2.5)
     assert one.wait_s(2.5) == pytest.approx(1.0)
     assert len(one.queue) == 2
+
+
+def test_an_answer_that_does_not_stream_is_never_late() -> None:
+    one = replica()
+    one.enqueue(decision(one, streams=False), 2.0, 0.0)
+    assert one.wait_s(600.0) == 0.0
+    whole = replica()
+    whole.comes_whole = True
+    whole.enqueue(decision(whole), 2.0, 0.0)
+    assert whole.wait_s(600.0) == pytest.approx(0.005), "nor one that something passes on as a whole"
 
 
 def test_tokens_that_wait_and_requests_that_decode_add_their_time() -> None:
@@ -102,7 +112,7 @@ def test_tokens_that_wait_and_requests_that_decode_add_their_time() -> None:
 
 def test_one_prompt_is_prefilled_at_a_time_whoever_sent_it() -> None:
     one = replica()
-    one.peer_work_s, one.peer_head_s, one.peer_since_s = 4.0, 3.0, 10.0
+    one.peer_work_s, one.peer_head_s, one.peer_since_s, one.peer_awaited_tokens = 4.0, 3.0, 10.0, 4000
     assert one.wait_s(11.0) == pytest.approx(3.0)
     assert one.wait_s(20.0) == pytest.approx(1.0, abs=0.05)  # late, not over
     own = decision(one)

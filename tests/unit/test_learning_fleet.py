@@ -173,13 +173,89 @@ def test_idle_time_forgets_nothing(world: World) -> None:
     assert (rate(slow), slow.speed.confidence) == before
 
 
-def test_an_answer_that_does_not_stream_is_not_timed(world: World) -> None:
+def test_an_answer_that_does_not_stream_says_nothing_of_its_replica_alone(world: World) -> None:
     replica = next(iter(world.rates))
     decision = world.send(replica, 1000, streams=False)
     world.now_s += 30.0
     world.answer(decision, (1000, 0, 500))
     assert replica.speed.count == 0
     assert decision.sample is None
+
+
+def whole_answers(world: World, count: int, step_s: float = 0.02) -> None:
+    """So many answers that come whole, from replicas in turn, each alone there: most of the time is decoding."""
+    replicas = list(world.rates)
+    for number in range(count):
+        replica = replicas[number % len(replicas)]
+        tokens = int(min(world.rng.lognormvariate(7.5, 1.0), 20_000)) + 1
+        output_tokens = world.rng.randrange(20, 300)
+        decision = world.send(replica, tokens, streams=False)
+        took_s = world.base_s + tokens / world.rates[replica] + output_tokens * step_s
+        world.now_s += took_s * world.rng.uniform(0.9, 1.1)
+        world.answer(decision, (tokens, 0, output_tokens))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("true_rate", [1000.0, 8000.0, 100_000.0])
+def test_a_fleet_whose_answers_all_come_whole_learns_its_speed_from_them(
+    prior: float, true_rate: float
+) -> None:
+    world = World(*[true_rate] * 4, prior=prior * true_rate / 8000.0)
+    whole_answers(world, 200, step_s=160.0 / true_rate)
+    world.tick()
+    assert {round(rate(replica)) for replica in world.rates} == {round(rate(next(iter(world.rates))))}
+    assert rate(next(iter(world.rates))) == pytest.approx(true_rate, rel=0.4)
+    world.fleet.validate()
+
+
+def test_what_whole_answers_leave_open_is_not_believed_to_cost_nothing() -> None:
+    """Prompts and answers of one length each: what of their time was prefill nobody can say."""
+    world = World(8000.0, 8000.0)
+    replica = next(iter(world.rates))
+    for _ in range(60):
+        decision = world.send(replica, 400, streams=False)
+        world.now_s += 0.05 + 0.16 * world.rng.uniform(0.8, 1.2)
+        world.answer(decision, (400, 0, 8))
+    world.tick()
+    assert 1000.0 < rate(replica) < 40_000.0
+
+
+def test_a_few_streams_tell_more_than_all_answers_that_came_whole(world: World) -> None:
+    whole_answers(world, 100)
+    for replica in world.rates:
+        world.rates[replica] = 2000.0
+        world.serve(replica, 4)
+    world.tick()
+    assert rate(next(iter(world.rates))) == pytest.approx(2000.0, rel=0.15)
+
+
+def test_what_begins_before_its_end_though_it_does_not_stream_teaches_nothing(world: World) -> None:
+    """A batch of prompts: its first byte comes when the first of them was prefilled."""
+    replica = next(iter(world.rates))
+    for _ in range(20):
+        decision = world.send(replica, 16_000, streams=False)
+        world.now_s += 0.2
+        world.fleet.started(decision, world.now_s)
+        world.now_s += 3.0
+        world.fleet.settle(decision, world.now_s)
+        world.fleet.learn(decision, world.shape, 16_000, 900, 16, 16)
+    world.tick()
+    assert rate(replica) == 8000.0
+
+
+def test_an_answer_that_came_whole_without_usage_or_without_a_prefill_teaches_nothing(world: World) -> None:
+    replica = next(iter(world.rates))
+    for _ in range(20):
+        decision = world.send(replica, 1000, streams=False)
+        world.now_s += 30.0
+        world.answer(decision)
+        failed = world.send(replica, 1000, streams=False)
+        world.now_s += 0.01
+        world.fleet.started(failed, world.now_s, computed=False)
+        world.fleet.settle(failed, world.now_s)
+        world.fleet.learn(failed, world.shape, 1000, 0, 5, 5)
+    world.tick()
+    assert rate(replica) == 8000.0
 
 
 def test_a_prompt_behind_one_that_does_not_stream_is_not_timed(world: World) -> None:

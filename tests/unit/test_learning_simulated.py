@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.learning import EVEN, FAST, SLOW, Router, compare_on, found, geometric, oracle, workload
+from tests.bench.learning import (
+    EVEN,
+    FAST,
+    FLEET,
+    SLOW,
+    Router,
+    compare_on,
+    found,
+    geometric,
+    measured,
+    oracle,
+    workload,
+)
+from warmroute_loadtest.simulate.rivals import RIVALS
+from warmroute_loadtest.simulate.simulation import simulate
 
 SEEDS = (0, 1)
 REQUESTS = 500
@@ -39,6 +53,18 @@ def test_one_replica_at_half_speed_costs_hardly_more_than_with_an_oracle() -> No
 @pytest.mark.parametrize("prior", [0.01, 0.25, 100.0])
 def test_priors_however_far_off_are_outgrown(prior: float) -> None:
     assert ratio(EVEN, Router(prior=prior), Router()) < 1.05
+
+
+@pytest.mark.parametrize("prior", [0.01, 1.0, 100.0])
+def test_where_all_answers_come_whole_prompts_are_still_spread_by_what_is_left_of_them(prior: float) -> None:
+    """The rival counts a prompt until its answer's end, though most of that time is decoding."""
+    ratios = []
+    for seed in SEEDS:
+        asked = workload("no-reuse", REQUESTS, seed, None).at_rate(RATE).whole(1.0)
+        ours = measured(simulate(asked, FLEET, Router(prior=prior).make))
+        rival = measured(simulate(asked, FLEET, RIVALS["waiting+2x"]))
+        ratios.append(ours.mean_s / rival.mean_s)
+    assert geometric(ratios) < 0.9
 
 
 def test_learning_costs_nothing_where_the_priors_are_right() -> None:

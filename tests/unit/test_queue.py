@@ -370,10 +370,10 @@ def test_who_gives_way_for_as_long_as_what_was_sent_ahead_goes_when_a_prefill_ta
     fleet = ready_fleet(1)
     replica = fleet.replicas[ReplicaId("r0")]
     replica.set_rates(tokens_per_s, 0.01)
-    terms = HoldTerms(1000.0, 512.0, 1.0)
-    terms.behind_tokens = 512.0
     for number in range(20):
         decision = fleet.reserve_on(replica.id, prompt(10_000 + 277 * number), 0.0)
+        terms = HoldTerms(2.0 * replica.head_s, 512.0, 1.0)
+        terms.behind_tokens = 512.0
         assert replica.free_in_s(terms) <= 0.0, "its end may come at any moment"
         fleet.started(decision, 0.0)
         fleet.settle(decision, 0.0)

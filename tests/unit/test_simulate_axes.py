@@ -16,14 +16,17 @@ from warmroute_loadtest.simulate.axes import (
     cases,
     summaries,
     wanted_knees,
+    whole_cells,
 )
 from warmroute_loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome
 from warmroute_loadtest.simulate.command import main
 from warmroute_loadtest.simulate.contenders import OURS
 from warmroute_loadtest.simulate.metrics import Figures
 from warmroute_loadtest.simulate.report import axes_table
-from warmroute_loadtest.simulate.simulation import FleetConfig
+from warmroute_loadtest.simulate.rivals import RIVALS
+from warmroute_loadtest.simulate.simulation import FleetConfig, simulate
 from warmroute_loadtest.simulate.sources import Source
+from warmroute_loadtest.simulate.workload import Turn
 
 ALL = {name: Source("no-reuse", 100) for name in (*CHOSEN_ON, *REPORTED_APART)}
 
@@ -31,6 +34,43 @@ ALL = {name: Source("no-reuse", 100) for name in (*CHOSEN_ON, *REPORTED_APART)}
 def made(fleet: FleetConfig | None = None) -> list[Cell]:
     fleet = fleet or FleetConfig()
     return list(axis_cells(ALL, dict.fromkeys(wanted_knees(ALL, fleet, [7]), 10.0), fleet, 7))
+
+
+def test_answers_come_whole_in_forty_cells_at_the_plain_rates() -> None:
+    knees = dict.fromkeys(wanted_knees(ALL, FleetConfig(), [7]), 10.0)
+    cells = {cell.name: cell for cell in whole_cells(ALL, knees, FleetConfig(), 7)}
+    assert len(cells) == 40
+    for plain in made():
+        case, _, place = plain.name.partition(": ")
+        if case == "plain":
+            for name, ratio in (("whole", 1.0), ("half whole", 0.5)):
+                cell = cells[f"{name}: {place}"]
+                assert replace(cell, name=plain.name, source=plain.source) == plain
+                assert cell.source == replace(plain.source, whole_ratio=ratio)
+    assert cells["whole, prior x100: lmcache 90%"].fleet.prefill_prior == 800_000
+
+
+def test_half_of_the_answers_come_whole_and_nothing_else_changes() -> None:
+    source = Source("multi-turn", 1000)
+    asked, whole = source.load(), replace(source, whole_ratio=0.5).load()
+    turns = [turn for session in whole.sessions for turn in session.turns]
+    assert 0.45 < sum(not turn.streams for turn in turns) / len(turns) < 0.55
+    assert [replace(turn, streams=True) for turn in turns] == [t for s in asked.sessions for t in s.turns]
+    assert not any(turn.streams for session in asked.whole(1.0).sessions for turn in session.turns)
+    assert source.identity != replace(source, whole_ratio=0.5).identity
+
+
+def test_no_router_hears_of_a_whole_answer_before_its_end() -> None:
+    heard: dict[str, float] = {}
+
+    class Listening(RIVALS["round-robin"]):  # type: ignore[misc]
+        def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
+            heard[turn.id] = now_s
+
+    asked = replace(Source("no-reuse", 100), whole_ratio=0.5).load().at_rate(4.0)
+    for served in simulate(asked, FleetConfig(4, 400_000), Listening).served:
+        assert heard[served.turn.id] == (served.first_s if served.turn.streams else served.end_s)
+        assert served.first_s < served.end_s
 
 
 def test_sixty_cells_cover_every_axis_with_one_change_each() -> None:

@@ -60,9 +60,24 @@ class Case:
     spread: bool = False
     """Whether requests of one moment are moved apart in time. A trace's coarse clock makes bursts that nobody ever
     sent, and within such a burst routers could not have heard of each other."""
+    whole_ratio: float = 0.0
+    """Share of the requests whose answers come whole."""
+    more_rivals: bool = False
+    """Whether the rivals of `RIVALS_OF` are played."""
 
 
-PLAIN = Case("plain", (*CHOSEN_ON, *REPORTED_APART), shares=(LOW, HIGH))
+PLAIN = Case("plain", (*CHOSEN_ON, *REPORTED_APART), shares=(LOW, HIGH), more_rivals=True)
+
+
+def _prior_cases() -> list[Case]:
+    return [
+        Case(
+            f"prior {name}",
+            ("conversation", "agent-loops", "multi-turn", "lmcache"),
+            lambda fleet, _, ratio=ratio: replace(fleet, prior_ratio=ratio),  # type: ignore[misc]
+        )
+        for name, ratio in PRIORS.items()
+    ]
 
 
 def cases() -> list[Case]:
@@ -76,14 +91,7 @@ def cases() -> list[Case]:
                 lambda fleet, _, speed=speed: replace(fleet, speed=speed),  # type: ignore[misc]
             )
         )
-    for name, ratio in PRIORS.items():
-        made.append(
-            Case(
-                f"prior {name}",
-                ("conversation", "agent-loops", "multi-turn", "lmcache"),
-                lambda fleet, _, ratio=ratio: replace(fleet, prior_ratio=ratio),  # type: ignore[misc]
-            )
-        )
+    made += _prior_cases()
     few = ("conversation", "agent-loops", "hot-keys", "multi-turn")
     # The case of 32 replicas has workloads whose requests come by the clock, since no generator makes as many sessions
     # at once as 32 replicas could serve.
@@ -132,6 +140,15 @@ def cases() -> list[Case]:
     return made
 
 
+def whole_cases() -> list[Case]:
+    """Return the cases in which answers come whole, all of them or half, as the API's default is: 40 cells."""
+    return [
+        replace(PLAIN, name="whole", whole_ratio=1.0),
+        replace(PLAIN, name="half whole", whole_ratio=0.5),
+        *[replace(case, name=f"whole, {case.name}", whole_ratio=1.0) for case in _prior_cases()],
+    ]
+
+
 def wanted_knees(
     sources: Mapping[str, Source], fleet: FleetConfig, seeds: Sequence[int]
 ) -> dict[str, tuple[Source, FleetConfig]]:
@@ -147,7 +164,25 @@ def axis_cells(
     sources: Mapping[str, Source], knees: Mapping[str, float], fleet: FleetConfig, seed: int
 ) -> Iterator[Cell]:
     """Yield all cells under one seed, of the workloads that `sources` has."""
-    for case in cases():
+    return cells_of(cases(), sources, knees, fleet, seed)
+
+
+def whole_cells(
+    sources: Mapping[str, Source], knees: Mapping[str, float], fleet: FleetConfig, seed: int
+) -> Iterator[Cell]:
+    """Yield the cells whose answers come whole, under one seed."""
+    return cells_of(whole_cases(), sources, knees, fleet, seed)
+
+
+def cells_of(
+    of: Sequence[Case],
+    sources: Mapping[str, Source],
+    knees: Mapping[str, float],
+    fleet: FleetConfig,
+    seed: int,
+) -> Iterator[Cell]:
+    """Yield the cells of these cases."""
+    for case in of:
         for workload in case.workloads:
             if workload not in sources:
                 continue
@@ -155,10 +190,13 @@ def axis_cells(
             # The source is the same slice or draw as in the plain case, or a longer one that begins with it.
             source = of_seed(sources[workload], seed)
             source = replace(
-                source, requests=round(source.requests * case.requests_ratio), spread=case.spread
+                source,
+                requests=round(source.requests * case.requests_ratio),
+                spread=case.spread,
+                whole_ratio=case.whole_ratio,
             )
             own = case.change(_plain(fleet, seed), source)
-            more = RIVALS_OF.get(workload, ()) if case is PLAIN else ()
+            more = RIVALS_OF.get(workload, ()) if case.more_rivals else ()
             for share in case.shares:
                 yield Cell(
                     f"{case.name}: {workload} {share:.0%}",

@@ -44,7 +44,7 @@ class Cell:
     fleet: FleetConfig
     draw: int = 0
     knee: str = ""
-    """The key of the knee that the cell's rate is a share of."""
+    """The key of the knee that the cell's rate is a share of; empty where the rate is given."""
     routers: int = 1
     """The number of routers that run a policy of ours."""
     rivals: tuple[str, ...] = tuple(RIVALS)
@@ -155,12 +155,14 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def geometric_means(outcomes: Sequence[Outcome], policy: str) -> dict[str, float]:
-    """For each rival, return the geometric mean over cells of the policy's TTFT mean over the rival's."""
+    """For each rival that was played in all cells, return the geometric mean of the policy's TTFT mean over the
+    rival's."""
     return {
         rival: geometric_mean(
             [o.figures[policy].ttft_mean_s / o.figures[rival].ttft_mean_s for o in outcomes]
         )
         for rival in RIVALS
+        if all(rival in o.figures for o in outcomes)
     }
 
 

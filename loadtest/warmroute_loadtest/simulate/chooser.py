@@ -84,7 +84,7 @@ class Chooser:
         self.in_flight[replica] += 1
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Take note that the turn's answer begins."""
+        """Take note that the turn's answer begins; of one that comes whole, just before `finished`."""
 
     def predicted_tokens(self, turn: Turn) -> int:
         """Return how many of the turn's prompt tokens the router believed to be cached on the replica that it chose;
@@ -94,6 +94,19 @@ class Chooser:
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Take note that the turn's answer is complete, and how many prompt tokens the engine reports as cached."""
         self.in_flight[replica] -= 1
+
+    def left(self, turn: Turn, replica: int | None, begun: bool, now_s: float) -> None:
+        """Take note that the client is gone before its answer was complete.
+
+        Args:
+            replica: Where the turn was sent; None if it is held.
+            begun: Whether the answer has begun.
+        """
+        if replica is None:
+            raise ValueError(f"policy {self.name} holds no turn")
+        if not begun:
+            self.first_byte(turn, replica, now_s)
+        self.finished(turn, replica, 0, now_s)
 
     def least(self, load: Callable[[int], float], among: Sequence[int] | None = None) -> int:
         """Return the replica of smallest load; chance decides among equals."""

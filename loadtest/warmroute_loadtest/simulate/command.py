@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from warmroute_loadtest.simulate import fresh_cells
 from warmroute_loadtest.simulate.cells import Outcome, mean_outcomes
 from warmroute_loadtest.simulate.contenders import OURS, UNTOLD, maker, of_routers
 from warmroute_loadtest.simulate.explain import explain
 from warmroute_loadtest.simulate.generators import GENERATORS
-from warmroute_loadtest.simulate.grid import AXES, GRID, Design, play_grid
+from warmroute_loadtest.simulate.grid import AXES, FRESH, GRID, WHOLE, Design, play_grid
 from warmroute_loadtest.simulate.jobs import Bounds, FindKnee, Play, run_all
 from warmroute_loadtest.simulate.metrics import TARGET_BASE_S, TARGET_TOKEN_S, Figures
 from warmroute_loadtest.simulate.page import page
@@ -215,9 +216,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cells",
         nargs="?",
         const="grid",
-        choices=["grid", "axes"],
+        choices=["grid", "axes", "whole", "fresh"],
         help="play the whole grid (needs --mooncake-file, --ragpulse-dir), or the set in which one thing at a time "
-        "differs from the plain case (without those files, and --lmcache-file, less of it)",
+        "differs from the plain case (without those files, and --lmcache-file, less of it), or its workloads with "
+        "answers that do not stream, or traffic that nothing was tuned on",
     )
     do.add_argument(
         "--prompt-logprobs",
@@ -228,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     do.add_argument("--mooncake-file", type=Path, help="for --cells: the Mooncake conversation trace")
     do.add_argument("--ragpulse-dir", type=Path, help="for --cells: the RAGPulse folder")
-    do.add_argument("--lmcache-file", type=Path, help="for --cells axes: the LMCache agents' trace")
+    do.add_argument("--lmcache-file", type=Path, help="for --cells axes and whole: the LMCache agents' trace")
     do.add_argument("--knees", type=Path, help="for --cells: JSON of known knees, read and completed")
     do.add_argument(
         "--only",
@@ -264,7 +266,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in arguments.policy or ():
             maker(name)
         if arguments.cells is not None:
-            return _play_axes(arguments) if arguments.cells == "axes" else _play_grid(arguments)
+            return _CELLS[arguments.cells](arguments)
         source = _source(arguments)
         fleet = _fleet(arguments)
         if arguments.explain is not None:
@@ -507,7 +509,22 @@ def _play_axes(arguments: argparse.Namespace) -> int:
     sources = axes_sources(
         arguments.mooncake_file, arguments.ragpulse_dir, arguments.lmcache_file, arguments.requests
     )
-    return _played(arguments, sources, AXES, axes_table)
+    return _played(arguments, sources, WHOLE if arguments.cells == "whole" else AXES, axes_table)
+
+
+def _play_fresh(arguments: argparse.Namespace) -> int:
+    sources = {
+        name: Source(name, arguments.requests or load.requests) for name, load in fresh_cells.LOADS.items()
+    }
+    return _played(arguments, sources, FRESH, grid_table)
+
+
+_CELLS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "grid": _play_grid,
+    "axes": _play_axes,
+    "whole": _play_axes,
+    "fresh": _play_fresh,
+}
 
 
 def _played(

@@ -6,60 +6,20 @@ log-normal, given by mean and shape and cut at both ends; starts are Poisson.
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Callable
-from itertools import accumulate
-from math import log
 from random import Random
 
 from warmroute_loadtest.simulate.demo_traffic import demo
+from warmroute_loadtest.simulate.drawing import Popularity, Text, asked_once, heads_of, lognormal, tokens_of
+from warmroute_loadtest.simulate.fresh import (
+    bursty_chat,
+    completions,
+    keystrokes,
+    reasoning,
+    subagents,
+    tree_search,
+)
 from warmroute_loadtest.simulate.workload import KeyMaker, Session, Turn, Workload, interleave
-
-
-def _lognormal(rng: Random, mean: float, sigma: float, low: float, high: float) -> float:
-    return min(max(rng.lognormvariate(log(mean) - sigma * sigma / 2, sigma), low), high)
-
-
-def _tokens(rng: Random, mean: float, sigma: float, low: int, high: int) -> int:
-    return int(_lognormal(rng, mean, sigma, low, high))
-
-
-class _Popularity:
-    """Draws from `count` items by Zipf's law."""
-
-    def __init__(self, count: int, exponent: float) -> None:
-        self._sums = list(accumulate((rank + 1) ** -exponent for rank in range(count)))
-
-    def draw(self, rng: Random) -> int:
-        return min(bisect(self._sums, rng.uniform(0.0, self._sums[-1])), len(self._sums) - 1)
-
-
-class _Text:
-    """A growing prompt: a shared beginning, then blocks of its own."""
-
-    def __init__(self, head: tuple[int, ...], block_tokens: int, keys: KeyMaker) -> None:
-        self._block_tokens = block_tokens
-        self._keys = keys
-        self._chain = list(head)
-
-    def keys_for(self, tokens: int) -> tuple[int, ...]:
-        """Return the keys of the full blocks in the first `tokens` tokens."""
-        full = tokens // self._block_tokens
-        if full > len(self._chain):
-            self._chain.extend(self._keys.fresh(full - len(self._chain)))
-        return tuple(self._chain[:full])
-
-
-def _heads(rng: Random, keys: KeyMaker, count: int, mean: int, block_tokens: int) -> list[tuple[int, ...]]:
-    return [
-        keys.fresh(_tokens(rng, mean, 0.4, mean // 4, mean * 3) // block_tokens or 1) for _ in range(count)
-    ]
-
-
-def _asked_once(start_s: float, name: str, text: _Text, prompt: int, output: int, number: int) -> Session:
-    """A session of one turn, by a user of its own."""
-    turn = Turn(name, prompt, output, text.keys_for(prompt + output), user_key=-number)
-    return Session(start_s, [turn])
 
 
 def shared_prompts(requests: int, seed: int = 1) -> Workload:
@@ -76,10 +36,10 @@ def shared_prompts(requests: int, seed: int = 1) -> Workload:
     for number in range(requests):
         now_s += rng.expovariate(10.0)
         head = rng.choice(heads)
-        prompt = len(head) * block + _tokens(rng, 1200, 0.3, 200, 4000)
-        output = _tokens(rng, 300, 0.5, 8, 1000)
-        text = _Text(head, block, keys)
-        sessions.append(_asked_once(now_s, f"s{number}", text, prompt, output, number))
+        prompt = len(head) * block + tokens_of(rng, 1200, 0.3, 200, 4000)
+        output = tokens_of(rng, 300, 0.5, 8, 1000)
+        text = Text(head, block, keys)
+        sessions.append(asked_once(now_s, f"s{number}", text, prompt, output, number))
     return Workload("shared-prompts", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -91,22 +51,22 @@ def multi_turn(requests: int, seed: int = 2) -> Workload:
     rng = Random(seed)
     keys = KeyMaker()
     block = 64
-    heads = _heads(rng, keys, 40, 1500, block)
-    popular = _Popularity(len(heads), 0.9)
+    heads = heads_of(rng, keys, 40, 1500, block)
+    popular = Popularity(len(heads), 0.9)
     sessions: list[Session] = []
     now_s = 0.0
     made = 0
     while made < requests:
         now_s += rng.expovariate(2.0)
         head = heads[popular.draw(rng)]
-        text = _Text(head, block, keys)
+        text = Text(head, block, keys)
         context = len(head) * block
         turns: list[Turn] = []
         user_key = -len(sessions) - 1
         while not turns or (len(turns) < 30 and rng.uniform(0.0, 1.0) < 5 / 6):
-            context += _tokens(rng, 1500 if turns else 6000, 1.1, 20, 40_000)
-            output = _tokens(rng, 250, 0.7, 8, 1500)
-            pause_s = _lognormal(rng, 10.0, 1.0, 1.0, 300.0) if turns else 0.0
+            context += tokens_of(rng, 1500 if turns else 6000, 1.1, 20, 40_000)
+            output = tokens_of(rng, 250, 0.7, 8, 1500)
+            pause_s = lognormal(rng, 10.0, 1.0, 1.0, 300.0) if turns else 0.0
             chain = text.keys_for(context + output)
             turns.append(Turn(f"t{made}", context, output, chain, pause_s, user_key, session=len(sessions)))
             made += 1
@@ -127,23 +87,23 @@ def agent_loops(requests: int, seed: int = 3) -> Workload:
     keys = KeyMaker()
     block = 128
     heads = [keys.fresh(15_000 // block) for _ in range(4)]
-    popular = _Popularity(len(heads), 1.0)
+    popular = Popularity(len(heads), 1.0)
     sessions: list[Session] = []
     now_s = 0.0
     made = 0
     while made < requests:
         now_s += rng.expovariate(0.15)
-        text = _Text(heads[popular.draw(rng)], block, keys)
+        text = Text(heads[popular.draw(rng)], block, keys)
         context = int(rng.uniform(50_000, 100_000))
         limit = int(rng.uniform(context + 5_000, 150_000))
         turns: list[Turn] = []
         user_key = -len(sessions) - 1
         while not turns or (context < limit and len(turns) < 60):
             if turns:
-                context += _tokens(rng, 2500, 1.0, 50, 20_000)
-            output = _tokens(rng, 300, 0.9, 16, 3000)
+                context += tokens_of(rng, 2500, 1.0, 50, 20_000)
+            output = tokens_of(rng, 300, 0.9, 16, 3000)
             person = rng.uniform(0.0, 1.0) < 0.05
-            pause_s = _lognormal(rng, 90.0 if person else 12.0, 1.0, 0.5, 600.0) if turns else 0.0
+            pause_s = lognormal(rng, 90.0 if person else 12.0, 1.0, 0.5, 600.0) if turns else 0.0
             chain = text.keys_for(context + output)
             turns.append(Turn(f"l{made}", context, output, chain, pause_s, user_key, session=len(sessions)))
             made += 1
@@ -160,8 +120,8 @@ def hot_keys(requests: int, seed: int = 4) -> Workload:
     rng = Random(seed)
     keys = KeyMaker()
     block = 64
-    heads = _heads(rng, keys, 600, 4000, block)
-    popular = _Popularity(len(heads), 0.8)
+    heads = heads_of(rng, keys, 600, 4000, block)
+    popular = Popularity(len(heads), 0.8)
     sessions: list[Session] = []
     now_s = 0.0
     hot: int | None = None
@@ -171,10 +131,10 @@ def hot_keys(requests: int, seed: int = 4) -> Workload:
             hot = rng.randrange(len(heads)) if (number // 400) % 2 else None
         chosen = hot if hot is not None and rng.uniform(0.0, 1.0) < 0.4 else popular.draw(rng)
         head = heads[chosen]
-        prompt = len(head) * block + _tokens(rng, 500, 0.8, 16, 4000)
-        output = _tokens(rng, 200, 0.6, 8, 1000)
-        text = _Text(head, block, keys)
-        sessions.append(_asked_once(now_s, f"h{number}", text, prompt, output, number))
+        prompt = len(head) * block + tokens_of(rng, 500, 0.8, 16, 4000)
+        output = tokens_of(rng, 200, 0.6, 8, 1000)
+        text = Text(head, block, keys)
+        sessions.append(asked_once(now_s, f"h{number}", text, prompt, output, number))
     return Workload("hot-keys", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -190,11 +150,11 @@ def batches(requests: int, seed: int = 8) -> Workload:
     for number in range(requests):
         if number % 200 == 0:
             now_s += rng.expovariate(1 / 12) if number else 0.0
-            (head,) = _heads(rng, keys, 1, 8000, block)
-        prompt = len(head) * block + _tokens(rng, 300, 0.8, 16, 4000)
-        output = _tokens(rng, 100, 0.6, 8, 1000)
-        text = _Text(head, block, keys)
-        sessions.append(_asked_once(now_s, f"b{number}", text, prompt, output, number))
+            (head,) = heads_of(rng, keys, 1, 8000, block)
+        prompt = len(head) * block + tokens_of(rng, 300, 0.8, 16, 4000)
+        output = tokens_of(rng, 100, 0.6, 8, 1000)
+        text = Text(head, block, keys)
+        sessions.append(asked_once(now_s, f"b{number}", text, prompt, output, number))
     return Workload("batches", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -209,13 +169,13 @@ def samples(requests: int, seed: int = 9) -> Workload:
     head = keys.fresh(1200 // block)
     while len(sessions) < requests:
         now_s += rng.expovariate(0.2)
-        prompt = len(head) * block + _tokens(rng, 2500, 0.9, 100, 20_000)
-        shared = _Text(head, block, keys).keys_for(prompt)
+        prompt = len(head) * block + tokens_of(rng, 2500, 0.9, 100, 20_000)
+        shared = Text(head, block, keys).keys_for(prompt)
         for _ in range(rng.randint(4, 16)):
-            output = _tokens(rng, 500, 0.6, 50, 3000)
-            text = _Text(shared, block, keys)
+            output = tokens_of(rng, 500, 0.6, 50, 3000)
+            text = Text(shared, block, keys)
             number = len(sessions)
-            sessions.append(_asked_once(now_s, f"o{number}", text, prompt, output, number))
+            sessions.append(asked_once(now_s, f"o{number}", text, prompt, output, number))
     return Workload("samples", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -228,10 +188,10 @@ def no_reuse(requests: int, seed: int = 5) -> Workload:
     now_s = 0.0
     for number in range(requests):
         now_s += rng.expovariate(8.0)
-        prompt = _tokens(rng, 4000, 1.0, 32, 60_000)
-        output = _tokens(rng, 250, 0.7, 8, 1500)
-        text = _Text((), block, keys)
-        sessions.append(_asked_once(now_s, f"n{number}", text, prompt, output, number))
+        prompt = tokens_of(rng, 4000, 1.0, 32, 60_000)
+        output = tokens_of(rng, 250, 0.7, 8, 1500)
+        text = Text((), block, keys)
+        sessions.append(asked_once(now_s, f"n{number}", text, prompt, output, number))
     return Workload("no-reuse", block, sessions, source=f"generated, seed {seed}")
 
 
@@ -275,6 +235,12 @@ GENERATORS: dict[str, Callable[..., Workload]] = {
     "samples": samples,
     "mixed": mixed,
     "demo": demo,
+    "completions": completions,
+    "bursty-chat": bursty_chat,
+    "reasoning": reasoning,
+    "subagents": subagents,
+    "tree-search": tree_search,
+    "keystrokes": keystrokes,
 }
 _NUMBERS = {
     "agent-loops": 0,
@@ -286,6 +252,12 @@ _NUMBERS = {
     "demo": 6,
     "batches": 7,
     "samples": 8,
+    "completions": 9,
+    "bursty-chat": 10,
+    "reasoning": 11,
+    "subagents": 12,
+    "tree-search": 13,
+    "keystrokes": 14,
 }
 """Numbers that keep the draws of different generators apart; a new generator takes the next one."""
 

@@ -17,7 +17,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from warmroute_loadtest.simulate import axes
+from warmroute_loadtest.simulate import axes, fresh_cells
 from warmroute_loadtest.simulate.cells import KNEE_POLICY, Cell, Outcome, cells, draws, wanted_knees
 from warmroute_loadtest.simulate.contenders import of_routers
 from warmroute_loadtest.simulate.jobs import Bounds, FindKnee, Play, Played, run_all
@@ -31,7 +31,7 @@ SAVE_INTERVAL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A set of cells: the grid's or the axes'."""
+    """A set of cells: the grid's, the axes', or the fresh ones."""
 
     cells: Callable[[Mapping[str, Source], Mapping[str, float], FleetConfig, int], Iterator[Cell]]
     """Yields the cells under one seed, given the workloads and their knees."""
@@ -42,6 +42,8 @@ class Design:
 
 GRID = Design(cells, wanted_knees)
 AXES = Design(axes.axis_cells, axes.wanted_knees)
+WHOLE = Design(axes.whole_cells, axes.wanted_knees)
+FRESH = Design(fresh_cells.fresh_cells, fresh_cells.no_knees)
 
 
 def play_grid(

@@ -78,6 +78,9 @@ class Figures:
     none came."""
     joined_share_ratio: float | None = None
     """Share of those requests' prompt tokens that went to the replicas which joined."""
+    in_vain_ratio: float = 0.0
+    """Share of the requests whose clients left before anything came. Their TTFT is the time that they waited, and no
+    cached tokens are known of them."""
 
     def as_dict(self) -> dict[str, float | int | str]:
         """Return the figures as a dict for JSON."""
@@ -89,18 +92,19 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
     served = run.served
     times = sorted(s.ttft_s for s in served)
     count = len(times) or 1
-    prompt = sum(s.turn.prompt_tokens for s in served) or 1
-    good = sum(1 for s in served if s.ttft_s * run.speed <= target_s(s.turn.prompt_tokens, base_s))
+    answered = [s for s in served if not s.in_vain]
+    prompt = sum(s.turn.prompt_tokens for s in answered) or 1
+    good = sum(1 for s in answered if s.ttft_s * run.speed <= target_s(s.turn.prompt_tokens, base_s))
     work = [0] * len(run.engines)
-    for s in served:
+    for s in answered:
         work[s.replica] += s.uncached_tokens
     total = sum(work)
-    settled = served[SETTLED_REQUESTS:]
+    settled = answered[SETTLED_REQUESTS:]
     settled_prompt = sum(s.turn.prompt_tokens for s in settled) or 1
     joined = [] if run.joined_s is None else _joined(run, run.joined_s)
     joined_times = sorted(s.ttft_s for s in joined)
-    joined_prompt = sum(s.turn.prompt_tokens for s in joined) or 1
-    new = sum(s.turn.prompt_tokens for s in joined if s.replica >= run.first_replicas)
+    joined_prompt = sum(s.turn.prompt_tokens for s in joined if not s.in_vain) or 1
+    new = sum(s.turn.prompt_tokens for s in joined if not s.in_vain and s.replica >= run.first_replicas)
     return Figures(
         policy=run.policy,
         requests=len(served),
@@ -122,6 +126,7 @@ def figures(run: Run, base_s: float = TARGET_BASE_S) -> Figures:
         joined_ttft_p90_s=quantile(joined_times, 0.9) if joined else None,
         joined_cached_ratio=sum(s.cached_tokens for s in joined) / joined_prompt if joined else None,
         joined_share_ratio=new / joined_prompt if joined else None,
+        in_vain_ratio=1.0 - len(answered) / count,
     )
 
 

@@ -22,7 +22,7 @@ VISIBLE_S = 0.01
 read."""
 
 _SECRET = bytes(16)
-_Placement = tuple[float, Sequence[FingerprintHash], Incarnation]
+_Placement = tuple[float, Sequence[FingerprintHash], Incarnation, float | None]
 
 
 class VirtualRegistry:
@@ -43,7 +43,8 @@ class VirtualRegistry:
         self._expiry_s = 0.0
         self._others: tuple[VirtualRegistry, ...] = ()
         self._coming: deque[_Placement] = deque()
-        """The placements of other routers, each with the time at which it was made."""
+        """The placements of other routers, each with the time at which it was made; one that was taken back also with
+        the time at which it had been noted."""
 
     def share(self, others: Sequence[VirtualRegistry]) -> None:
         """Tell these registries of every placement from now on."""
@@ -59,7 +60,16 @@ class VirtualRegistry:
         self._pass(now_s)
         self._memory.touch(rungs, incarnation, now_s)
         for other in self._others:
-            other._coming.append((now_s, rungs, incarnation))  # noqa: SLF001 - another of this class
+            other._coming.append((now_s, rungs, incarnation, None))  # noqa: SLF001 - another of this class
+
+    def forget(
+        self, rungs: Sequence[FingerprintHash], incarnation: Incarnation, noted_s: float, now_s: float
+    ) -> None:
+        """Take a placement of this router back that it noted at `noted_s`."""
+        self._pass(now_s)
+        self._memory.forget(rungs, incarnation, noted_s)
+        for other in self._others:
+            other._coming.append((now_s, rungs, incarnation, noted_s))  # noqa: SLF001 - another of this class
 
     @property
     def idle_s(self) -> float:
@@ -70,8 +80,11 @@ class VirtualRegistry:
         self.now_s = now_s
         coming = self._coming
         while coming and coming[0][0] + VISIBLE_S <= now_s:
-            at_s, rungs, incarnation = coming.popleft()
-            self._memory.touch(rungs, incarnation, at_s)
+            at_s, rungs, incarnation, noted_s = coming.popleft()
+            if noted_s is None:
+                self._memory.touch(rungs, incarnation, at_s)
+            else:
+                self._memory.forget(rungs, incarnation, noted_s)
         if now_s >= self._expiry_s:
             self._expiry_s = now_s + INTERVAL_S
             self._expiry.step()

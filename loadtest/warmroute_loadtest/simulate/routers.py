@@ -232,6 +232,16 @@ class Routers(Chooser):
         router.chooser.finished(turn, replica, cached_tokens, now_s)
         self._tell(router, now_s)
 
+    def left(self, turn: Turn, replica: int | None, begun: bool, now_s: float) -> None:
+        """Tell the turn's router that the client is gone."""
+        router = self._at(turn, now_s)
+        del self._router_of[turn.id]
+        if replica is not None:
+            self.in_flight[replica] -= 1
+            router.chooser.dispatched(turn, replica, now_s)
+        router.chooser.left(turn, replica, begun, now_s)
+        self._tell(router, now_s)
+
     def _tell(self, router: _Router, now_s: float) -> None:
         """Bring the router's next step forward if it has something to tell."""
         if router.hurried and router.hurry(now_s):

@@ -26,7 +26,7 @@ from warmroute_replica.sim.step_time import StepTime
 HOP_S = 0.001
 """Time one way between router and engine, in seconds: network, event loops, the engine's front end."""
 
-_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE, _CHANGE, _JOIN = range(7)
+_FIRST, _FINISH, _ARRIVE, _DELIVER, _WAKE, _CHANGE, _JOIN, _LEAVE, _ABORT = range(9)
 
 
 @dataclass(slots=True)
@@ -44,11 +44,19 @@ class Served:
     """Number of prompt tokens that the router believed to be cached; 0 where the router does not say."""
     priority: int = 0
     """The priority with which the router sent the request."""
+    has_left: bool = False
+    """Whether the client went away before its answer was complete; then `end_s` says when, and so does `first_s` where
+    nothing had come until then."""
 
     @property
     def ttft_s(self) -> float:
         """Time from the client's request to its first token, in seconds, time at the router included."""
         return self.first_s - self.arrival_s
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether the client left before anything came."""
+        return self.has_left and self.first_s >= self.end_s
 
     @property
     def uncached_tokens(self) -> int:
@@ -353,6 +361,8 @@ class _Clock:
             turn = self._sessions[number].turns[position]
             served = Served(turn, now_s)
             self._open[turn.id] = (served, number, position)
+            if turn.patience_s != float("inf"):
+                self._push(now_s + turn.patience_s, _LEAVE, turn.id)
             replica = self._chooser.choose(turn, now_s)
             if replica is None:
                 self._held += 1
@@ -363,6 +373,14 @@ class _Clock:
         if kind == _DELIVER:
             assert isinstance(payload, Served)
             self._deliver(payload, now_s)
+            return
+        if kind == _LEAVE:
+            assert isinstance(payload, str)
+            self._leave(payload, now_s)
+            return
+        if kind == _ABORT:
+            assert isinstance(payload, Served)
+            self._engines[payload.replica].abort(payload.turn.id)
             return
         if kind == _CHANGE:
             assert isinstance(payload, SpeedChange)
@@ -382,20 +400,52 @@ class _Clock:
             self._release(now_s)
             return
         assert isinstance(payload, RunState)
-        served, number, position = self._open[payload.id]
+        found = self._open.get(payload.id)
+        if found is None:
+            return  # its client has left meanwhile
+        served, number, position = found
         if kind == _FIRST:
             served.first_s = now_s
             served.cached_tokens = payload.cached_tokens
-            self._chooser.first_byte(served.turn, served.replica, now_s)
+            if served.turn.streams:
+                self._chooser.first_byte(served.turn, served.replica, now_s)
         else:
+            if not served.turn.streams:
+                self._chooser.first_byte(served.turn, served.replica, now_s)
             served.end_s = now_s
             del self._open[payload.id]
             self.done.append(served)
             served.predicted_tokens = self._chooser.predicted_tokens(served.turn)
             self._chooser.finished(served.turn, served.replica, payload.cached_tokens, now_s)
-            turns = self._sessions[number].turns
-            if position + 1 < len(turns):
-                self._push(now_s + turns[position + 1].pause_s, _ARRIVE, (number, position + 1))
+            self._next_turn(number, position, now_s)
+        self._release(now_s)
+
+    def _next_turn(self, number: int, position: int, now_s: float) -> None:
+        turns = self._sessions[number].turns
+        if position + 1 < len(turns):
+            self._push(now_s + turns[position + 1].pause_s, _ARRIVE, (number, position + 1))
+
+    def _leave(self, turn_id: str, now_s: float) -> None:
+        """A client breaks its connection, unless its answer is complete; the engine hears of it a hop later."""
+        found = self._open.pop(turn_id, None)
+        if found is None:
+            return
+        served, number, position = found
+        turn = served.turn
+        begun = turn.streams and served.first_s > 0.0
+        served.has_left = True
+        served.end_s = now_s
+        if not begun:
+            served.first_s = now_s
+        self.done.append(served)
+        if served.replica < 0:
+            self._held -= 1
+            self._chooser.left(turn, None, False, now_s)
+        else:
+            served.predicted_tokens = self._chooser.predicted_tokens(turn)
+            self._chooser.left(turn, served.replica, begun, now_s)
+            self._push(now_s + self._hop_s, _ABORT, served)
+        self._next_turn(number, position, now_s)
         self._release(now_s)
 
     def _change(self, change: SpeedChange) -> None:

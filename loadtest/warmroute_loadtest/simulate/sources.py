@@ -35,6 +35,8 @@ class Source:
     """Seed of a generated workload."""
     spread: bool = False
     """Whether requests that start at one moment are moved apart."""
+    whole_ratio: float = 0.0
+    """Share of the requests whose answers come whole, and do not stream."""
     join_tokens: int | None = None
     """For a Mooncake-format trace, the size in tokens to which its blocks are joined; None leaves them as they are."""
     open_loop: bool = False
@@ -64,7 +66,8 @@ class Source:
         chunks: list[object] = (
             [f"chunks of {self.chunk_tokens} tokens"] if self.chunk_tokens is not None else []
         )
-        return [*fields, *spread, *joined, *alone, *chunks]
+        whole: list[object] = [f"{self.whole_ratio:g} whole"] if self.whole_ratio else []
+        return [*fields, *spread, *joined, *alone, *chunks, *whole]
 
 
 TRACES: dict[str, Callable[[Path, Source], Workload]] = {
@@ -112,4 +115,5 @@ def _load(source: Source) -> Workload:
     workload = workload.slice(source.requests, source.skip)
     if not workload.sessions:
         raise ValueError(f"the {source.kind} workload has nothing after its first {source.skip} requests")
-    return workload.spread() if source.spread else workload
+    workload = workload.spread() if source.spread else workload
+    return workload.whole(source.whole_ratio) if source.whole_ratio else workload

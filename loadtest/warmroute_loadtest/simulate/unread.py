@@ -85,7 +85,10 @@ def with_unread(workload: Workload, asking: frozenset[str]) -> Workload:
     sessions = [
         Session(
             session.start_s,
-            [replace(turn, reads_cache=False) if turn.id in asking else turn for turn in session.turns],
+            [
+                replace(turn, reads_cache=False, streams=False) if turn.id in asking else turn
+                for turn in session.turns
+            ],
         )
         for session in workload.sessions
     ]

@@ -17,8 +17,9 @@ from warmroute.core.fleet.fleet import Decision, Fleet, ProbeSucceeded, ReplicaA
 from warmroute.core.health.health import HealthParameters
 from warmroute.core.holding.parameters import HoldParameters
 from warmroute.core.holding.queue import HoldQueue
+from warmroute.core.holding.ticket import Ticket
 from warmroute.core.learning.learner import Learner, LearningParameters
-from warmroute.core.types import Incarnation, Records, ReplicaId, RequestShape
+from warmroute.core.types import Incarnation, Record, Records, ReplicaId, RequestShape
 from warmroute_loadtest.simulate.chooser import Chooser, Site
 from warmroute_loadtest.simulate.registry import VirtualRegistry
 from warmroute_loadtest.simulate.workload import MODEL, Shaper, Turn
@@ -66,8 +67,9 @@ class Warm(Chooser):
             self.joined(index, 0.0)
         self._shaper = Shaper(site.block_tokens, site.recompute_ratio if chunks else None)
         self.registry = VirtualRegistry(self.fleet)
-        self._open: dict[str, tuple[Decision, RequestShape]] = {}
+        self._open: dict[str, tuple[Decision, RequestShape, Records]] = {}
         self._queue = HoldQueue(self.fleet, hold) if hold is not None else None
+        self._tickets: dict[str, Ticket] = {}
         self._granted: list[tuple[Turn, int]] = []
         self._again_s: float | None = None
         self._now_s = 0.0
@@ -87,23 +89,31 @@ class Warm(Chooser):
         """Ask the core's policy for its choice."""
         shape, records = self.ask(turn, now_s)
         if self._queue is None:
-            return self._accept(turn, shape, self.fleet.choose_and_reserve(shape, records, now_s), now_s)
+            return self._accept(
+                turn, shape, records, self.fleet.choose_and_reserve(shape, records, now_s), now_s
+            )
 
         def granted(answer: Decision | RouterError) -> None:
             if isinstance(answer, RouterError):
                 raise answer
-            self._granted.append((turn, self._accept(turn, shape, answer, self._now_s)))
+            self._granted.append((turn, self._accept(turn, shape, records, answer, self._now_s)))
 
         answer = self._queue.offer(shape, records, now_s, granted)
-        return self._accept(turn, shape, answer, now_s) if isinstance(answer, Decision) else None
+        if isinstance(answer, Decision):
+            return self._accept(turn, shape, records, answer, now_s)
+        self._tickets[turn.id] = answer
+        return None
 
     def ask(self, turn: Turn, now_s: float) -> tuple[RequestShape, Records]:
         """Return the request's shape, and the registry's records for it."""
         shape = self._shaper.shape(turn)
         return shape, self.registry.lookup(shape.keys, now_s)
 
-    def _accept(self, turn: Turn, shape: RequestShape, decision: Decision, now_s: float) -> int:
-        self._open[turn.id] = (decision, shape)
+    def _accept(
+        self, turn: Turn, shape: RequestShape, records: Records, decision: Decision, now_s: float
+    ) -> int:
+        self._open[turn.id] = (decision, shape, records)
+        self._tickets.pop(turn.id, None)
         assert decision.replica.incarnation is not None
         self.registry.touch(shape.keys, decision.replica.incarnation, now_s)
         return decision.replica.index
@@ -126,10 +136,8 @@ class Warm(Chooser):
         return self._again_s
 
     def first_byte(self, turn: Turn, replica: int, now_s: float) -> None:
-        """Tell the fleet of the first byte, if the answer is streamed."""
-        decision, shape = self._open[turn.id]
-        if shape.streams:
-            self.fleet.started(decision, now_s)
+        """Tell the fleet of the first byte."""
+        self.fleet.started(self._open[turn.id][0], now_s)
 
     def predicted_tokens(self, turn: Turn) -> int:
         """Return the prediction that a client would be told."""
@@ -138,13 +146,31 @@ class Warm(Chooser):
     def finished(self, turn: Turn, replica: int, cached_tokens: int, now_s: float) -> None:
         """Give back the turn's reservation."""
         super().finished(turn, replica, cached_tokens, now_s)
-        decision, shape = self._open.pop(turn.id)
-        if not shape.streams:
-            self.fleet.started(decision, now_s)
+        decision, shape, _ = self._open.pop(turn.id)
         self.fleet.settle(decision, now_s)
         known = cached_tokens if self.site.feedback and shape.reads_cache else None
         self.fleet.learn(decision, shape, turn.prompt_tokens, known, turn.output_tokens, turn.output_tokens)
         self.fleet.confirm(decision, known, turn.output_tokens, now_s)
+
+    def left(self, turn: Turn, replica: int | None, begun: bool, now_s: float) -> None:
+        """Withdraw the turn where it is held; else give back its reservation."""
+        if replica is None:
+            assert self._queue is not None
+            self._queue.withdraw(self._tickets.pop(turn.id))
+            return
+        self.in_flight[replica] -= 1
+        decision, shape, records = self._open.pop(turn.id)
+        self.fleet.left(decision, now_s)
+        if not decision.is_computed and decision.incarnation is not None:
+            # What an earlier prompt had noted there stays noted.
+            holds = [record is not None and _has(record, decision.incarnation) for record in records]
+            known = max((place for place, held in enumerate(holds, 1) if held), default=0)
+            self.registry.forget(shape.keys[known:], decision.incarnation, decision.reserved_s, now_s)
+        self.fleet.settle(decision, now_s)
+
+
+def _has(record: Record, incarnation: Incarnation) -> bool:
+    return any(holder[0] == incarnation for holder in record)
 
 
 def warm(

@@ -46,7 +46,12 @@ class Turn:
     tokens from which and up to which it goes. Empty where the prompt has no separators."""
     reads_cache: bool = True
     """False where the request asks for the prompt's log probabilities, so that the engine computes all of the
-    prompt."""
+    prompt. Engines refuse to stream that."""
+    streams: bool = True
+    """False where the answer comes whole, so that a router hears nothing of it before its end."""
+    patience_s: float = float("inf")
+    """Time from the request after which its client breaks the connection, answered or not, in seconds. The session's
+    next turn follows a pause after that."""
 
 
 @dataclass(slots=True)
@@ -114,7 +119,10 @@ class Workload:
             sessions = [
                 Session(
                     session.start_s * starts,
-                    [replace(turn, pause_s=turn.pause_s * pauses) for turn in session.turns],
+                    [
+                        replace(turn, pause_s=turn.pause_s * pauses, patience_s=turn.patience_s * pauses)
+                        for turn in session.turns
+                    ],
                 )
                 for session in self.sessions
             ]
@@ -139,6 +147,17 @@ class Workload:
             ]
             at = end
         return replace(self, sessions=moved)
+
+    def whole(self, ratio: float) -> Workload:
+        """Return the same requests, of which such a share, in the mean, wants its answer whole; the others stream."""
+        least = (1.0 - ratio) * 2.0**64
+        return replace(
+            self,
+            sessions=[
+                Session(s.start_s, [replace(turn, streams=id_hash(turn.id) < least) for turn in s.turns])
+                for s in self.sessions
+            ],
+        )
 
     def slice(self, requests: int, skip: int = 0) -> Workload:
         """Return whole sessions in order of start, from after the first `skip` turns on, with at least `requests`
@@ -192,10 +211,7 @@ class Shaper:
             hashes = [FingerprintHash(rung_hash(hash(key) & _MASK, -3)) for key, _, _ in turn.chunks]
             bounds = [(start * BYTES_PER_TOKEN, end * BYTES_PER_TOKEN) for _, start, end in turn.chunks]
             add_chunks(shape, Chunks(hashes, bounds, 1.0 - self._recompute_ratio))
-        if not turn.reads_cache:
-            shape.reads_cache = shape.streams = (
-                False  # engines refuse to stream the prompt's log probabilities
-            )
+        shape.reads_cache, shape.streams = turn.reads_cache, turn.streams
         return shape
 
 

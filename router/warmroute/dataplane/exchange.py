@@ -18,7 +18,6 @@ from typing import Final
 from urllib.parse import quote
 
 from warmroute.core.errors import NotFoundError, RouterError
-from warmroute.core.fleet.decision import STARTED
 from warmroute.core.fleet.fleet import Decision
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.holding.line import Claim
@@ -572,7 +571,7 @@ class Exchange(Counted):
             hold.withdraw(ticket)
         decision, self.decision = self.decision, None
         if decision is not None:
-            if self._noted and not (decision.phase == STARTED and decision.computed):
+            if self._noted and not decision.is_computed:
                 assert self.shape is not None
                 self._withdraw(decision, self.shape)
             gateway.settle(decision)

@@ -297,18 +297,23 @@ class Gateway:
 
     def given_up(self, decision: Decision) -> None:
         """A client has left before the first byte. One that is less patient than the router tells of a silent replica,
-        too; many that leave at once tell no more than one."""
-        silence, replica, now_s = self.silence, decision.replica, self.clock()
-        if silence.factor <= 0.0 or 0.0 <= now_s - replica.health.silent_s < GIVEN_UP_S:
+        too; many that leave at once tell no more than one. Where nothing is held against it, the replica is taken to
+        have computed what it had begun."""
+        replica, now_s = decision.replica, self.clock()
+        if 0.0 <= now_s - replica.health.silent_s < GIVEN_UP_S:
             return
-        if decision.streams:
-            expected_s = self.fleet.expected_s(decision, decision.reserved_s)
-            surprise_s = replica.surprise_s(decision)
-            allowed_s = self.pool(replica).patience.allowed_s(expected_s, silence, True, surprise_s)
-        else:
-            allowed_s = plain_usual_s(self.plain_s, self.plain_mean_s, silence)
-        if now_s - decision.reserved_s > allowed_s:
+        if self.silence.factor > 0.0 and now_s - decision.reserved_s > self._allowed_s(decision):
             self._may_hang(decision, "silent until the client left")
+        else:
+            self.fleet.left(decision, now_s)
+
+    def _allowed_s(self, decision: Decision) -> float:
+        """How long after its dispatch a request may wait for its first byte before that tells against the replica."""
+        silence, replica = self.silence, decision.replica
+        if not decision.streams:
+            return plain_usual_s(self.plain_s, self.plain_mean_s, silence)
+        expected_s = self.fleet.expected_s(decision, decision.reserved_s)
+        return self.pool(replica).patience.allowed_s(expected_s, silence, True, replica.surprise_s(decision))
 
     def _may_hang(self, decision: Decision, why: str) -> None:
         """Hold a silence against a replica unless an answer has begun there since."""

@@ -10,7 +10,7 @@ used before the edge is evicted. Of the edge itself the ends of prompts go first
 Each token counts once: while a request is under way (`begin`), or at its last end (`end`). Records know when a prompt
 was sent; this module remembers, moment by moment, when that was over. What this router's requests do is written down
 for other routers (`told`), and what theirs do is followed (`follow`), so that all have the picture that one router
-would have.
+would have. What answers under way add to their prompts is counted by their age (`room`).
 
 The engine says how much fits. Where that is wrong, answers show it, by age (`survival`).
 """
@@ -22,6 +22,7 @@ from math import inf
 from typing import Final
 
 from warmroute.core.beliefs.cache_event import ABANDONED, ADDED, BEGUN, COMPUTED, LOST, REUSED, CacheEvent
+from warmroute.core.beliefs.room import Room
 
 MOMENTS_PER_S: Final = 16.0
 """Of the finest: no engine's step is much shorter."""
@@ -57,6 +58,7 @@ class Residency:
         "cache_tokens",
         "horizon_s",
         "pinned_tokens",
+        "room",
         "told",
         "tokens",
     )
@@ -69,7 +71,9 @@ class Residency:
         self.tokens = 0
         """Resident and not in use."""
         self.pinned_tokens = 0
-        """In use."""
+        """In use: prompts of requests under way."""
+        self.room = Room()
+        """What answers under way take besides. Nothing is counted there while the cache's size is not known."""
         self.told: list[CacheEvent] | None = None
         """What this router's requests did here and is to be told to other routers; None while there is nobody to
         tell."""
@@ -100,6 +104,7 @@ class Residency:
         self._ended.clear()
         self._followed.clear()
         self._forget_told()
+        self.room.clear()
         self.tokens = self.pinned_tokens = 0
         self.horizon_s = -inf
         self._newest = 0
@@ -142,7 +147,8 @@ class Residency:
         if second in self._ended:
             del self._ended[second]
         self.pinned_tokens += own_tokens
-        self._evict()
+        self.room.begin(now_s)
+        self._evict(now_s)
         return own_tokens, reused_tokens, serial
 
     def end(self, counted: tuple[int, int, int], begun_s: float, now_s: float, computed: bool) -> None:
@@ -157,12 +163,14 @@ class Residency:
         if left < 0:
             return  # begun before the size was known
         self.pinned_tokens -= own_tokens
+        self.room.end(begun_s)
         if left:
             self._under_way[second] = left
         else:
             del self._under_way[second]
             if not self._under_way:
                 self.pinned_tokens = 0  # what began before the size was known ended after
+                self.room.clear()
         if not computed:
             if reused_tokens:
                 self._touch(reused_tokens, now_s)
@@ -194,12 +202,11 @@ class Residency:
         # A clock set back: the newest second takes it.
         buckets[self._newest] += tokens
         self.tokens += tokens
-        self._evict()
+        self._evict(now_s)
 
     def reuse(self, tokens: int, used_s: float, now_s: float) -> None:
         """So many of the tokens last used at `used_s` are in use again, counted by who uses them."""
-        if self.told is not None:
-            self._tell(REUSED, 0, 0, now_s, [(tokens, used_s)])
+        self._tell(REUSED, 0, 0, now_s, [(tokens, used_s)])
         if self._buckets:
             self._take(tokens, int(used_s * self._per_s))
 
@@ -328,11 +335,19 @@ class Residency:
             ended[bucket >> 1] = max(ended.get(bucket >> 1, 0), end >> 1)
         self._ended = ended
 
-    def _evict(self) -> None:
+    def in_use_tokens(self, now_s: float) -> int:
+        """Prompts of requests under way, and what their answers have added; 0 where the size is not known."""
+        return self.pinned_tokens + int(self.room.grown_tokens(now_s))
+
+    def room_in_s(self, now_s: float, prompt_tokens: int) -> float:
+        """Expected time until a prompt of so many tokens fits; 0 where it does, and where that is not known."""
+        over_tokens = self.in_use_tokens(now_s) + prompt_tokens - self.cache_tokens
+        return self.room.wait_s(over_tokens, self.cache_tokens)
+
+    def _evict(self, now_s: float) -> None:
         size_tokens = int(self.cache_tokens)
-        limit = size_tokens - self.pinned_tokens
-        if limit < size_tokens // 10:
-            limit = size_tokens // 10  # not all that waits in the engine can be in use
+        # Not all that waits in the engine can be in use.
+        limit = max(size_tokens - self.in_use_tokens(now_s), size_tokens // 10)
         buckets = self._buckets
         while len(buckets) > 1 and self.tokens > limit:
             oldest = next(iter(buckets))
@@ -369,9 +384,7 @@ class Residency:
         if bucket > edge:
             return 1.0
         there = self._buckets.get(bucket, 0)
-        if bucket < edge or there <= 0:
-            return 0.0
-        return there / (there + self._cut)
+        return there / (there + self._cut) if bucket == edge and there > 0 else 0.0
 
     def behind_ratio(self, used_s: float) -> float:
         """Share of the cache that was used after what was last used then: that goes when it is all of it. 0 while the

@@ -76,7 +76,7 @@ class CostTerms:
     base_s: float
     """First-byte time of a fully cached prompt; 0 until measured."""
     wait_s: float
-    """Prefill work ahead of this request."""
+    """Prefill work ahead of this request, or until the cache has room for it, where that is longer."""
     running_s: float
     """Slow-down by the requests that are decoding."""
     crowding_s: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from warmroute.core.fleet.prefill import Prefill
+from warmroute.core.fleet.prompt import Prefill
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.types import DecisionKind
 
@@ -21,6 +21,7 @@ class Decision(Prefill):
     """Where one attempt of a request goes, and the reservation that it holds there until it is settled."""
 
     __slots__ = (
+        "begun",
         "believed_s",
         "believed_tokens",
         "chunk_uses",
@@ -69,7 +70,7 @@ class Decision(Prefill):
         self.started_s = 0.0
         """When the first byte was there."""
         self.lasted_s = -1.0
-        """How long after its first byte the answer ended; below 0 until it has, and where that does not tell."""
+        """How long after its first byte the answer ended; below 0 until it has, and where there was none."""
         self.known_tokens = predicted_tokens
         """Tokens that some replica that could have been chosen is expected to hold."""
         self.believed_tokens = 0
@@ -81,6 +82,8 @@ class Decision(Prefill):
         """What the replica's `residency` counts for it."""
         self.computed = True
         """False if its first byte came without a prefill."""
+        self.begun = False
+        """Whether its client left before its first byte, but not before the engine had begun to compute it."""
         self.computes = computes
         """Whether an engine has to do something for it."""
         self.gap_tokens = 0
@@ -98,6 +101,16 @@ class Decision(Prefill):
         """Leading tokens that it once held and is believed to have evicted in part; 0 if not deeper than predicted."""
         self.remembered_s = 0.0
         """When the deepest of those was last used there."""
+
+    @property
+    def took_s(self) -> float:
+        """How long it lasted from when it was sent, once it is over; what comes whole ends with its first byte."""
+        return self.started_s - self.reserved_s + (self.lasted_s if self.lasted_s > 0.0 else 0.0)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its prompt was computed there, as far as is known."""
+        return self.computed and (self.phase == STARTED or self.begun)
 
     def reported(self) -> None:
         """Its end has said, or not, what was cached of what was timed: that is done once."""

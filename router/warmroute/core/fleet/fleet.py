@@ -36,7 +36,7 @@ from warmroute.core.fleet.members import Members
 from warmroute.core.fleet.peer_load import PeerLoad
 from warmroute.core.fleet.plan import Plan
 from warmroute.core.fleet.replica import Replica, Server
-from warmroute.core.fleet.report import Ranking, ranked, validate
+from warmroute.core.fleet.report import Ranking, ranked, validate, validate_servers
 from warmroute.core.health.health import REQUESTS_TELL, HealthParameters, ReplicaState, Signal
 from warmroute.core.health.silence import LEAST_EXPECTED_S, UNKNOWN
 from warmroute.core.learning.answers import MEMORY
@@ -452,15 +452,16 @@ class Fleet(Members):
             prompt_tokens, output_tokens: As reported; 0 and None where not.
             said_tokens: Its length in tokens, whoever counted them.
         """
-        decision.replica.note_ended(decision.lasted_s, said_tokens)
-        learner = self._learner
+        replica, learner = decision.replica, self._learner
+        replica.note_ended(decision.lasted_s if decision.tells else -1.0, said_tokens)
+        replica.residency.room.answered(decision.took_s, said_tokens)
         if learner is not None:
             if self._tiers and decision.doubtful and decision.believed_tokens > decision.predicted_tokens:
                 decision.reported()  # a part of it was loaded: the time says nothing of the speed
             learner.answered(
                 decision, shape, self._eligibility.models, prompt_tokens, cached_tokens, output_tokens
             )
-            self._believe_first(decision.replica)
+            self._believe_first(replica)
 
     def _believe_first(self, replica: Replica) -> None:
         """The fleet's first measurements do not wait for the tick: at a hundred times the speed it would be late."""
@@ -482,7 +483,7 @@ class Fleet(Members):
         decision.phase = SETTLED
         replica = decision.replica
         replica.in_flight -= 1
-        computed = phase != RESERVED and decision.computed
+        computed = decision.computed and (phase != RESERVED or decision.begun)
         if decision.incarnation == replica.incarnation:
             replica.residency.end(decision.counted, decision.reserved_s, now_s, computed)
         if phase == RESERVED:
@@ -491,11 +492,16 @@ class Fleet(Members):
             replica.dequeue(decision, now_s)
             if decision.uncached_tokens > MOVED_TOKENS and self.moved is not None:
                 self.moved()
-        elif decision.tells:
+        else:
             decision.lasted_s = now_s - decision.started_s
         replica.refresh()
         if decision.trial:
             self._end_trial(decision)
+
+    def left(self, decision: Decision, now_s: float) -> None:
+        """The client is gone, and nothing says that the replica is to blame; then `settle`."""
+        if decision.phase == RESERVED:
+            decision.begun = decision.replica.give_up(decision, now_s)
 
     def expected_s(self, decision: Decision, sent_s: float) -> float:
         """Predicted time from then to the first byte of a request that waits, all that waits there counted as ahead of
@@ -504,8 +510,7 @@ class Fleet(Members):
         if learner is None or not learner.believes or not decision.streams:
             return UNKNOWN
         replica = decision.replica
-        expected_s = replica.delay_s + replica.wait_s(sent_s)
-        return expected_s if expected_s > LEAST_EXPECTED_S else LEAST_EXPECTED_S
+        return max(replica.delay_s + replica.wait_s(sent_s), LEAST_EXPECTED_S)
 
     def note_peer_load(self, replica: Replica, peer_load: PeerLoad, now_s: float) -> None:
         """Take over what other routers have on a replica, and what they gave it since last noted."""
@@ -537,8 +542,7 @@ class Fleet(Members):
         replica.held_tokens += tokens
 
     def note_first_held(self, key_s: float, urgent: bool = False) -> None:
-        """The first of the requests held at this router has this key; infinite where none is held. `urgent`: other
-        routers should hear of it at once."""
+        """The first request held here has this key (infinite: none is); `urgent`: others should hear at once."""
         self.first_held_s = key_s
         if urgent and self.moved is not None:
             self.moved()
@@ -590,11 +594,7 @@ class Fleet(Members):
             validate(replica)
             assert self._servers[replica.server.id] is replica.server, replica_id
             assert replica in replica.server.replicas, replica_id
-        for server_id, server in self._servers.items():
-            assert server.id == server_id, server_id
-            server.health.validate()
-            assert server.health.trials == sum([r.trials for r in server.replicas]), server_id
-            assert all(r.health is server.health for r in server.replicas), server_id
-            assert all(self._replicas[r.id] is r for r in server.replicas), server_id
+            assert all(self._replicas[r.id] is r for r in replica.server.replicas), replica_id
+        validate_servers(self._servers)
         self._eligibility.validate()
         assert self._due_s <= self._first_backoff_end_s(), self._due_s

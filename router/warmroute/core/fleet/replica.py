@@ -72,7 +72,6 @@ class Replica(PrefillQueue):
         "cache_tokens",
         "cards",
         "chunk_trust",
-        "comes_whole",
         "recent_load_s",
         "recent_load_tokens",
         "crowd_weight",
@@ -132,9 +131,6 @@ class Replica(PrefillQueue):
         """Their uncached tokens."""
         self.given_tokens = 0
         """Uncached tokens of all requests ever sent to it."""
-        self.comes_whole = False
-        """Whether the last stream that could show it (`TELLING_TOKENS`) ended with its first byte: it, or a proxy
-        before it, passes answers on as a whole. No request waits for such a replica, whose prompts end unheard."""
         self.residency = Residency()
         self.survival = Survival()
         """Shares found of all prefixes, by the age of their last use: they say how long prefixes live there."""
@@ -216,6 +212,12 @@ class Replica(PrefillQueue):
     def load(self) -> int:
         """Requests under way there, whoever sent them."""
         return self.in_flight + self.peer_in_flight
+
+    def begins_in_s(self, now_s: float, prompt_tokens: int, own_s: float) -> float:
+        """Expected time until a prompt of so much prefill can be computed: until its turn comes, and there is room."""
+        wait_s = self.wait_for_s(now_s, own_s)
+        room_s = self.residency.room_in_s(now_s, prompt_tokens)
+        return room_s if room_s > wait_s else wait_s
 
     def free_in_s(self, terms: HoldTerms) -> float:
         """Time until a request held for it should be sent; 0 or less: at once.

@@ -5,6 +5,7 @@ This module reads and changes nothing, but that it puts dice back as they were. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isclose
 from typing import TYPE_CHECKING, Final
@@ -13,9 +14,9 @@ from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.cost import CostTerms
 from warmroute.core.choice.ranking import Policy, Tie
 from warmroute.core.choice.view import Prices, View
-from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.health.health import ReplicaState
-from warmroute.core.types import DecisionKind
+from warmroute.core.types import DecisionKind, ReplicaId
 
 if TYPE_CHECKING:
     from random import Random
@@ -119,7 +120,7 @@ def cost_terms(
     spared_s = prices.spared_s(replica, prompt_tokens, overlap_tokens)
     return CostTerms(
         base_s=replica.base_latency_s,
-        wait_s=replica.wait_for_s(now_s, prefill_s),
+        wait_s=replica.begins_in_s(now_s, prompt_tokens, prefill_s),
         running_s=replica.running * replica.interference_s,
         crowding_s=replica.recent_load_s * prices.recent_load_scale,
         prefill_s=prefill_s,
@@ -156,6 +157,8 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
         "comes_whole": replica.comes_whole,
         "delay_s": round(replica.delay_s + replica.wait_s(now_s), 6),
         "resident_tokens": replica.residency.tokens + replica.residency.pinned_tokens,
+        "in_use_tokens": replica.residency.in_use_tokens(now_s),
+        "room_in_s": round(replica.residency.room_in_s(now_s, 0), 3),
         "cache_lifetime_s": replica.survival.lifetime_s(),
         "cache_found_age_s": replica.survival.found_age_s(),
         "eviction_ratio": round(replica.eviction_ratio, 3),
@@ -172,6 +175,16 @@ def replica_row(replica: Replica, now_s: float) -> dict[str, object]:
 
 def validate(replica: Replica) -> None:
     """Raises AssertionError where the terms that people are shown do not add up to what is compared."""
-    shown = cost_terms(replica, 0, 0, inf)
-    total_s = replica.delay_s + replica.wait_for_s(inf, 0.0) + replica.recent_load_s
+    at_s = replica.since_s
+    shown = cost_terms(replica, 0, 0, at_s)
+    total_s = replica.delay_s + replica.begins_in_s(at_s, 0, 0.0) + replica.recent_load_s
     assert isclose(total_s, shown.total_s), (replica.id, total_s, shown)
+
+
+def validate_servers(servers: Mapping[ReplicaId, Server]) -> None:
+    """Raises AssertionError where a server and its ranks differ in what they share."""
+    for server_id, server in servers.items():
+        assert server.id == server_id, server_id
+        server.health.validate()
+        assert server.health.trials == sum([r.trials for r in server.replicas]), server_id
+        assert all(r.health is server.health for r in server.replicas), server_id

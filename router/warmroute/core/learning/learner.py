@@ -3,8 +3,9 @@
 It decides how far a replica is taken to differ from the others that serve the same models: hardly, while the
 difference is within what chance makes, and fully, where it is far beyond that. So equals stay equal, and the ring
 orders them instead of noise. A replica without evidence is believed to be like its fellows from the fleet's first
-`LEAST_SAMPLES` samples on, whichever replicas these came from. One of twice or half its fellows' speed is found by
-its first few samples. A replica that has shown nothing for `WINDOW` of its fellows' samples is taken to be like them
+`LEAST_SAMPLES` samples on, whichever replicas these came from. Where no answer streams, all are believed to be what
+answers that come whole show together. One of twice or half its fellows' speed is found by its first few samples. A
+replica that has shown nothing for `WINDOW` of its fellows' samples is taken to be like them
 again, and so tried: what it was believed to be may be what keeps requests away from it, and the price is one request in
 as many. No setting takes part once anything was measured: a belief that differs from the truth a hundredfold gives way
 at once.
@@ -23,7 +24,8 @@ from typing import Final
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
 from warmroute.core.learning.answers import ModelAnswers
-from warmroute.core.learning.speed import WINDOW, Common, weighted_median
+from warmroute.core.learning.sample import WAY_S, Sample
+from warmroute.core.learning.speed import WINDOW, Common, SpeedEstimate, weighted_median
 from warmroute.core.types import RequestShape
 
 LEAST_SAMPLES: Final = 2.8
@@ -34,7 +36,8 @@ CHANCE_RATIO: Final = 0.08
 """Difference between replicas that is taken for chance however sure the estimates are."""
 
 FEW: Final = 8
-"""In groups of up to so many a replica is compared with the others alone."""
+"""In groups of up to so many a replica is compared with the others alone. Of answers that come whole, as many replicas'
+windows are fitted together."""
 
 MAX_FITS: Final = 32
 """Estimates renewed at one call: a third of a millisecond."""
@@ -60,9 +63,13 @@ class Learner:
     def __init__(self, parameters: LearningParameters) -> None:
         self._parameters = parameters
         self.believes = False
-        """Whether anything measured has replaced the settings."""
+        """Whether first bytes were timed, so that it is known when the next one is late. Whole answers tell too little
+        for that."""
         self._due: dict[Replica, None] = {}
         """Estimates to renew, longest due first."""
+        self._whole: dict[frozenset[str], SpeedEstimate] = {}
+        """What answers that came whole show, by the models that replicas serve. Most of what one takes is decoding, so
+        that a replica's own would show little; what all show together is believed of replicas until a stream tells."""
         self.models: dict[str, ModelAnswers] = {}
         """Of models with at least one reported answer."""
 
@@ -91,10 +98,18 @@ class Learner:
         sample = decision.sample
         if sample is None:
             return
+        if not decision.streams:
+            # Of several prompts in one request the first byte comes before the others are prefilled.
+            if prompt_tokens <= 0 or output_tokens is None or decision.lasted_s > WAY_S:
+                decision.reported()
+                return
+            sample.output_tokens = output_tokens
         if prompt_tokens <= 0 or cached_tokens is None:
             if decision.predicted_tokens:
                 sample.untold += 1
             decision.reported()
+            if not decision.streams:
+                self._came_whole(decision.replica, sample)
             return
         decision.reported()
         replica = decision.replica
@@ -109,6 +124,9 @@ class Learner:
             replica.work_tokens(prompt_tokens, cached_tokens)
             - replica.work_tokens(predicted_tokens + uncached_tokens, predicted_tokens),
         )
+        if not decision.streams:
+            self._came_whole(replica, sample)
+            return
         if not sample.closed:
             return
         if not was_obscure:
@@ -116,9 +134,30 @@ class Learner:
         elif sample.obscure == 0:
             replica.speed.observe(sample)
 
+    def _came_whole(self, replica: Replica, sample: Sample) -> None:
+        """An answer that came whole is over."""
+        if sample.close():
+            whole = self._whole.get(replica.models)
+            if whole is None:
+                whole = self._whole[replica.models] = SpeedEstimate(WINDOW * FEW)
+            whole.observe(sample)
+
     def rows(self) -> list[dict[str, object]]:
         """One row a model, for `/replicas`."""
         return [{"model": name, **answers.as_row()} for name, answers in self.models.items()]
+
+    def _of_whole(self, models: frozenset[str]) -> Common | None:
+        """The rate that answers that came whole show of replicas that serve these models, which is all that they tell;
+        None while that is little."""
+        whole = self._whole.get(models)
+        if whole is None:
+            return None
+        if whole.fresh:
+            whole.fit(None)
+        if whole.counted < LEAST_SAMPLES:
+            return None
+        token_s = _between(whole.pace_s, whole.token_s, _chance(whole), 1.0)
+        return Common(token_s, 0.0, 0.0)
 
     def _reported(
         self, shape: RequestShape, served: Collection[str], prompt_tokens: int, output_tokens: int
@@ -143,7 +182,7 @@ class Learner:
         for replica in replicas:
             if replica.speed.fresh:
                 due[replica] = None
-        if not due:
+        if not due and not any(whole.fresh for whole in self._whole.values()):
             return
         fellows: dict[frozenset[str], list[Replica]] = {}
         for replica in replicas:
@@ -157,9 +196,16 @@ class Learner:
                 replica.speed.fit(_common([fellow for fellow in group if fellow is not replica]))
             else:
                 replica.speed.fit(known.get(replica.models))
-        for group in fellows.values():
-            if _weigh(group):
+        self._whole = {models: whole for models, whole in self._whole.items() if models in fellows}
+        for models, group in fellows.items():
+            common = _common(group)
+            if common is not None:
                 self.believes = True
+                _weigh(group, common)
+            else:
+                common = self._of_whole(models)
+                if common is not None:
+                    _weigh(group, common)
 
 
 def _common(group: list[Replica]) -> Common | None:
@@ -174,11 +220,8 @@ def _common(group: list[Replica]) -> Common | None:
     )
 
 
-def _weigh(group: list[Replica]) -> bool:
-    """Set what is believed of replicas that serve the same models. False while too little was shown."""
-    common = _common(group)
-    if common is None:
-        return False
+def _weigh(group: list[Replica], common: Common) -> None:
+    """Set what is believed of replicas that serve the same models."""
     heard = 0
     for replica in group:
         heard += replica.speed.count - replica.speed.heard_count
@@ -196,14 +239,18 @@ def _weigh(group: list[Replica]) -> bool:
             speed.silent += each
         silent = speed.silent / WINDOW
         left = 1.0 - silent * silent * silent * silent if silent < 1.0 else 0.0
-        error = 2.0 * speed.error_ratio
-        chance = CHANCE_RATIO * CHANCE_RATIO + error * error
+        chance = _chance(speed)
         replica.change_rates(
             _between(common.token_s, speed.token_s, chance, left),
             _between(common.base_s, speed.base_s, chance, left),
             _between(common.interference_s, speed.interference_s, chance, left),
         )
-    return True
+
+
+def _chance(speed: SpeedEstimate) -> float:
+    """Square of the difference (of logarithms) that chance makes in an estimate."""
+    error = 2.0 * speed.error_ratio
+    return CHANCE_RATIO * CHANCE_RATIO + error * error
 
 
 def _between(common: float, own: float, chance: float, left: float) -> float:

@@ -7,6 +7,9 @@ taken one by one, the first prompt would have taken all the time and the others 
 A sample says nothing ("spoiled") if it holds a prompt whose prefill has no audible end (one that was given up, or whose
 answer does not stream), or if prompts that another router did not tell of in time may be in it.
 
+An answer that comes whole is a sample by itself, from when its prompt was sent to its end, with what was ahead of it by
+expectation and the tokens that it decoded.
+
 How much was computed is known for certain once the answers are over. Until then the prediction stands, if it can: where
 most of a prompt was believed to be cached, by rungs an eighth apart, the rest may be any small number ("obscure").
 """
@@ -20,7 +23,8 @@ WAY_S: Final = 0.005
 by less is taken for the same moment."""
 
 ENOUGH_TOKENS: Final = 4096
-"""A sample that has so much ends with the next step, though prompts are waiting."""
+"""About what a step computes (engines are told 2,048 to 8,192). A sample that has so much ends with the next step,
+though prompts are waiting; and so much at most is computed of a prompt after its client has left."""
 
 UNSURE_WEIGHT: Final = 0.2
 """Of a sample of which it is not known for certain what was computed: prompts were believed to be cached in part and
@@ -43,6 +47,7 @@ class Sample:
         "expected_tokens",
         "from_idle",
         "obscure",
+        "output_tokens",
         "prompts",
         "running",
         "share",
@@ -64,6 +69,8 @@ class Sample:
         self.prompts = 0
         self.expected_tokens = 0
         """Uncached tokens of its prompts, as predicted."""
+        self.output_tokens = 0
+        """Tokens that were decoded before its end: of a whole answer all of its own, of first bytes none."""
         self.tokens = 0.0
         """What was computed, counted in tokens without context."""
         self.closed = False

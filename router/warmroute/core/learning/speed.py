@@ -1,10 +1,11 @@
 """The speed of one replica is estimated from its last samples of prefill work.
 
-    elapsed = base + tokens / rate + running x interference
+    elapsed = base + tokens / rate + running x interference + output tokens x step
 
-`base` counts only in samples that began on an idle prefill queue. The fit is a least-squares one over the last `WINDOW`
-samples. Newer samples count more, and what lies far off counts little (Cauchy weights). So an engine that stalls
-tenfold now and then does not move the fit, and one that has changed for good is followed within some twenty samples.
+`base` counts only in samples that began on an idle prefill queue, `step` only in answers that came whole. The fit is a
+least-squares one over the last `WINDOW` samples. Newer samples count more, and what lies far off counts little (Cauchy
+weights). So an engine that stalls tenfold now and then does not move the fit, and one that has changed for good is
+followed within some twenty samples.
 
 Where a prompt was believed to be cached in part and no answer has confirmed it, more may have been cached, since
 another request may have computed it meanwhile. So such a sample that is clearly faster than the fellows does not count
@@ -18,6 +19,9 @@ there are no fellows, the median itself decides that.
 
 Nothing fades with time: only newer samples replace older ones. `observe` is a few stores on the request path; `fit`
 takes some 10 us and is called off it.
+
+An answer that comes whole is a sample of its own: it holds what was ahead of its prompt, by expectation, and its own
+decoding. Most of its time may be that, so the first guess gives it half, and many are needed to tell the two apart.
 """
 
 from __future__ import annotations
@@ -73,6 +77,7 @@ class SpeedEstimate:
     """The figures of one replica; without meaning until `fit` has seen a sample."""
 
     __slots__ = (
+        "_most",
         "_next",
         "_window",
         "base_s",
@@ -82,16 +87,24 @@ class SpeedEstimate:
         "fresh",
         "heard_count",
         "interference_s",
+        "pace_s",
         "silent",
         "token_s",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = WINDOW) -> None:
+        """Args:
+        most: How many samples are fitted.
+        """
+        self._most = most
         self._window: list[Sample] = []
         self._next = 0
         self.token_s = 0.0
         self.base_s = 0.0
         self.interference_s = 0.0
+        self.pace_s = 0.0
+        """What the median sample took for a token, of whole answers half of it: what is believed of `token_s` where the
+        samples leave it open."""
         self.error_ratio = _DOUBT
         """Standard error of `token_s`, relative to it."""
         self.count = 0
@@ -114,7 +127,7 @@ class SpeedEstimate:
             self._window[at] = sample
         else:
             self._window.append(sample)
-        self._next = at + 1 if at + 1 < WINDOW else 0
+        self._next = at + 1 if at + 1 < self._most else 0
 
     def restarted(self) -> None:
         """The engine is another one, of which nothing is known: like its fellows, or as before where it has none."""
@@ -141,7 +154,7 @@ class SpeedEstimate:
         for sample in self._window:
             if sample.untold > 0 and _hides(sample, honest_s, False):
                 untold += 1
-        return untold >= WINDOW // 4 and 2 * untold > len(self._window)
+        return untold >= self._most // 4 and 2 * untold > len(self._window)
 
     def fit(self, common: Common | None) -> None:
         """Derive the figures from the window."""
@@ -149,6 +162,7 @@ class SpeedEstimate:
         samples: list[Sample] = []
         weights: list[float] = []
         pace: list[tuple[float, float]] = []
+        steps: list[tuple[float, float]] = []
         least_s = 1e9
         age = 1.0
         self.counted = 0.0
@@ -161,10 +175,13 @@ class SpeedEstimate:
                 samples.append(sample)
                 weights.append(weight)
                 self.counted += weight
+                if sample.output_tokens > 0:
+                    elapsed_s *= 0.5  # before anything is known
+                    steps.append((elapsed_s / sample.output_tokens, weight))
                 pace.append((elapsed_s / sample.tokens, weight))
                 if sample.from_idle and elapsed_s < least_s:
                     least_s = elapsed_s
-            age *= 1.0 - 2.0 / WINDOW
+            age *= 1.0 - 2.0 / self._most
         if not samples:
             return
         unit_s = weighted_median(pace)
@@ -174,12 +191,10 @@ class SpeedEstimate:
         if base_unit_s < WAY_S or base_unit_s >= 1e9:
             base_unit_s = WAY_S
         interference_unit_s = INTERFERENCE_TOKENS * unit_s
+        step_unit_s = weighted_median(steps) if steps else unit_s
         prior_interference_s = interference_unit_s if common is None else common.interference_s
-        token, base, interference = (
-            1.0,
-            prior_base_s / base_unit_s,
-            prior_interference_s / interference_unit_s,
-        )
+        token = step = 1.0
+        base, interference = prior_base_s / base_unit_s, prior_interference_s / interference_unit_s
         # In these units; each prior is as doubtful as it or the unit is large.
         token_0 = prior_s / unit_s
         base_0, interference_0 = base, interference
@@ -194,13 +209,15 @@ class SpeedEstimate:
             bb, bt, bi, by = base_prior, 0.0, 0.0, base_prior * base_0
             tt, ti, ty = token_prior, 0.0, token_prior * token_0
             ii, iy = interference_prior, interference_prior * interference_0
+            ss, sb, si, st, sy = base_prior, 0.0, 0.0, 0.0, base_prior
             for index in range(len(samples)):
                 sample = samples[index]
                 xb = base_unit_s if sample.from_idle else 0.0
                 xt = sample.tokens * unit_s
                 xi = sample.running * interference_unit_s
+                xs = sample.output_tokens * step_unit_s
                 y = sample.end_s - sample.start_s
-                expected = base * xb + token * xt + interference * xi
+                expected = base * xb + token * xt + interference * xi + step * xs
                 noise = WAY_S + RELATIVE_NOISE * expected
                 off = (y - expected) / (noise * OUTLIER)
                 weight = weights[index] / (1.0 + off * off)
@@ -216,13 +233,37 @@ class SpeedEstimate:
                 ty += weight * xt * y
                 ii += weight * xi * xi
                 iy += weight * xi * y
-            base, interference, token, known = _solved(bb, bi, bt, ii, ti, tt, by, iy, ty, token_0)
+                if xs > 0.0:
+                    ss += weight * xs * xs
+                    sb += weight * xs * xb
+                    si += weight * xs * xi
+                    st += weight * xs * xt
+                    sy += weight * xs * y
+            # The step is eliminated first, and is what the others leave.
+            b_s, i_s, t_s = sb / ss, si / ss, st / ss
+            base, interference, token, known = _solved(
+                bb - b_s * sb,
+                bi - b_s * si,
+                bt - b_s * st,
+                ii - i_s * si,
+                ti - i_s * st,
+                tt - t_s * st,
+                by - b_s * sy,
+                iy - i_s * sy,
+                ty - t_s * sy,
+                token_0,
+            )
+            step = (sy - sb * base - si * interference - st * token) / ss
+            if step < 0.0:
+                step = 0.0
+                base, interference, token, known = _solved(bb, bi, bt, ii, ti, tt, by, iy, ty, token_0)
             # Beside one that lies as far off as the noise says.
             error = sqrt((1.0 + misses * OUTLIER * OUTLIER) / (1.0 + counted)) / (sqrt(known) * token)
         self.base_s = base * base_unit_s
         self.token_s = token * unit_s
         self.interference_s = interference * interference_unit_s
-        self.error_ratio = error if error < _DOUBT else _DOUBT
+        self.pace_s = unit_s
+        self.error_ratio = error
 
 
 def _hides(sample: Sample, honest_s: float, never_told: bool) -> bool:

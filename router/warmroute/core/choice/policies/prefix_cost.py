@@ -71,7 +71,7 @@ class PrefixCost:
                 priced_s -= (prices.paid + queued) * prices.spared_s(replica, tokens, overlap)
             cost = (
                 replica.delay_s
-                + replica.wait_for_s(now_s, own_s)
+                + replica.begins_in_s(now_s, tokens, own_s)
                 + replica.recent_load_s * recent_load_scale
                 + priced_s
             )
@@ -146,10 +146,11 @@ def _own_s(replica: Replica, belief: Belief, prices: Prices) -> float:
 
 def _cost(replica: Replica, belief: Belief, prices: Prices) -> float:
     """The sum that `choose` compares, to the last digit."""
-    prefill_s = replica.prefill_s(belief.shape.prompt_tokens, belief.overlap.get(replica, 0))
+    tokens = belief.shape.prompt_tokens
+    prefill_s = replica.prefill_s(tokens, belief.overlap.get(replica, 0))
     return (
         replica.delay_s
-        + replica.wait_for_s(belief.now_s, prefill_s)
+        + replica.begins_in_s(belief.now_s, tokens, prefill_s)
         + replica.recent_load_s * prices.recent_load_scale
         + _own_s(replica, belief, prices)
     )
