@@ -224,3 +224,12 @@ def server_load(url: str) -> int:
     """Requests that an engine has in hand at this moment."""
     load: int = call(url, "/load").json["server_load"]
     return load
+
+
+def used_tokens(url: str) -> float:
+    """What an engine says that is in use of its KV cache: as of its last step."""
+    metrics = call(url, "/metrics").body.decode()
+    (ratio,) = re.findall(r"^vllm:kv_cache_usage_perc\{[^}]*\} (\S+)", metrics, re.M)
+    (config,) = re.findall(r"^vllm:cache_config_info\{([^}]*)\}", metrics, re.M)
+    told = dict(re.findall(r'(\w+)="([^"]*)"', config))
+    return float(ratio) * int(told["num_gpu_blocks"]) * int(told["block_size"])

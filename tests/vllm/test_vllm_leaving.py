@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Any
 
 import pytest
 
-from tests.support.vllm_fleet import RouterProcess, call, raw_request, server_load, text, wait_until
+from tests.support.vllm_fleet import (
+    RouterProcess,
+    call,
+    raw_request,
+    server_load,
+    text,
+    used_tokens,
+    wait_until,
+)
 from warmroute_replica.vllm.launch import Fleet
 
 pytestmark = pytest.mark.vllm
@@ -32,15 +39,14 @@ def body(prompt: str) -> dict[str, Any]:
 def test_the_next_request_finds_what_was_computed_for_one_that_left(
     router: RouterProcess, whole_fleet: Fleet
 ) -> None:
-    begun_s = time.monotonic()
-    answer = call(router.url, "/v1/completions", body(text(7000, uuid.uuid4().hex)))
-    assert answer.status == 200, answer.body
-    cold_s = answer.read_s[1] - begun_s
-
     prompt = text(7000, uuid.uuid4().hex)
     with raw_request(router.url, "/v1/completions", body(prompt)):
-        wait_until(lambda: sum(map(server_load, whole_fleet.urls)) > 0, "an engine has it", timeout_s=30.0)
-        time.sleep(0.3 * cold_s)
+        # The second step's blocks are taken once the first is over.
+        wait_until(
+            lambda: sum(map(used_tokens, whole_fleet.urls)) > 1.5 * STEP_TOKENS,
+            "a step is over",
+            timeout_s=60.0,
+        )
         rows = call(router.admin_url, "/replicas").json["replicas"]
         (home,) = [row["id"] for row in rows if row["in_flight"]]
     wait_until(lambda: not sum(map(server_load, whole_fleet.urls)), "it was broken off", timeout_s=30.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.vllm_fleet import Answer, RouterProcess, call, text, wait_until
+from tests.support.vllm_fleet import Answer, RouterProcess, call, text, used_tokens, wait_until
 from warmroute_replica.vllm.launch import Fleet, Options
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -19,6 +18,8 @@ BLOCK_TOKENS = 32
 POOL_TOKENS = 256 * BLOCK_TOKENS
 LONG_TOKENS = 1200
 """Of an answer."""
+AT_ONCE = 4
+"""Long answers on one engine: as many as fill most of its cache."""
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +42,20 @@ def row(router: RouterProcess, replica: str) -> dict[str, Any]:
     return dict(found)
 
 
-def used_tokens(url: str) -> float:
-    """What the engine says is in use of its cache."""
-    metrics = call(url, "/metrics").body.decode()
-    (ratio,) = re.findall(r"^vllm:kv_cache_usage_perc\{[^}]*\} (\S+)", metrics, re.M)
-    return float(ratio) * POOL_TOKENS
-
-
 def test_an_engine_full_of_long_answers_is_known_to_be_and_spared_what_it_could_not_begin(
     small_fleet: Fleet,
 ) -> None:
-    with RouterProcess(small_fleet.urls) as router, ThreadPoolExecutor(8) as pool:
-        # Teach how long the tokens of this text are, and how long a long answer lasts.
-        taught = list(pool.map(lambda _: ask(router, text(100, uuid.uuid4().hex), LONG_TOKENS), range(4)))
+    with RouterProcess(small_fleet.urls) as router, ThreadPoolExecutor(2 * AT_ONCE) as pool:
+        # Teach how long the tokens of this text are, and how long a long answer lasts among as many as below.
+        prompts = [text(100, uuid.uuid4().hex) for _ in range(2 * AT_ONCE)]
+        taught = list(pool.map(lambda prompt: ask(router, prompt, LONG_TOKENS), prompts))
         assert {answer.replica for answer in taught} == {
             url.removeprefix("http://") for url in small_fleet.urls
         }
         shared = text(800, uuid.uuid4().hex)
         home = ask(router, shared, 8).replica
         long: list[Future[Answer]] = []
-        for number in range(4):
+        for number in range(AT_ONCE):
             long.append(
                 pool.submit(ask, router, f"{shared} {text(400, f'{number} {uuid.uuid4().hex}')}", LONG_TOKENS)
             )
@@ -68,8 +63,9 @@ def test_an_engine_full_of_long_answers_is_known_to_be_and_spared_what_it_could_
         wait_until(
             lambda: used_tokens(f"http://{home}") > 0.6 * POOL_TOKENS, "the cache is in use", timeout_s=120.0
         )
+        # An answer's pace was learned from others, and a busy machine's changes by as much as two between them.
         used, believed = used_tokens(f"http://{home}"), row(router, home)["in_use_tokens"]
-        assert 0.7 * used < believed < 1.5 * used
+        assert 0.5 * used < believed < 2.0 * used
         wait_until(lambda: row(router, home)["room_in_s"] > 0.0, "there is no room", timeout_s=120.0)
         answer = ask(router, f"{shared} {text(1800, uuid.uuid4().hex)}", 8)
         assert answer.replica != home, row(router, home)
