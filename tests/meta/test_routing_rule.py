@@ -76,10 +76,12 @@ class Example:
         (found,) = [c for c in self.ranking.candidates if c.replica is replica]
         terms = found.terms
         own_s = terms.own_s - terms.base_s
+        queued = f"8,000 / 8,000 x 2 x 0.5 = {terms.queued_s:.4g}" if terms.queued_s else "0"
         return (
             f"| {name} | {terms.base_s:g} | {terms.wait_s:.4g} "
             f"| 0.15 x {GIVEN_TOKENS[name]:,} / 8,000 = {terms.crowding_s:.4g} "
-            f"| {found.uncached_tokens:,} / 8,000 x {own_s / terms.prefill_s:.3g} = {own_s:.4g} | {terms.total_s:.4g} |"
+            f"| {found.uncached_tokens:,} / 8,000 x {own_s / terms.prefill_s:.3g} = {own_s:.4g} "
+            f"| {queued} | {terms.total_s:.4g} |"
         )
 
 
@@ -101,7 +103,7 @@ def test_the_example_is_decided_as_its_text_says() -> None:
         f"{tie.least_s:.4g} + 0.05 x {warm.ranking.choice.terms.own_s:.3f} = {tie.limit_s:.3f} are equal"
         in text
     )
-    copied = Example(wait_s=2.58)
+    copied = Example(wait_s=3.09)
     tie = copied.ranking.tie
     assert tie is not None
     assert copied.ranking.choice.replica is copied.b

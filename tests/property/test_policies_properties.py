@@ -79,7 +79,7 @@ def test_prefix_cost_takes_the_least_cost_but_for_ties_and_the_bound(
     decision = fleet.choose_and_reserve(shape, records, 1.0)
     best = min(rows.values(), key=lambda c: c.terms.total_s)
     own = best.terms
-    own_s = own.base_s + own.prefill_s + own.miss_s + own.queued_s + own.eviction_s
+    own_s = own.base_s + own.prefill_s + own.miss_s + own.eviction_s
     limit_s = own.total_s + PARAMETERS.tie_ratio * own_s
     equals = {r: loads_before[r] for r, c in rows.items() if c.terms.total_s <= limit_s + 1e-9}
     chosen = rows[decision.replica]

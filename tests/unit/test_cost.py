@@ -129,9 +129,9 @@ def test_the_quick_sum_is_the_explained_one() -> None:
     one.in_flight, one.waiting, one.waiting_tokens, one.recent_load_tokens = 7, 2, 4000, 9000.0
     one.eviction_ratio = 0.4
     one.set_rates(5000.0, 0.02, 0.001)
-    terms = cost_terms(one, 1234, 200, 3.0, Prices(queued=1.5, recent_load_scale=0.25))
-    price = one.price + 1.5
-    total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.recent_load_s + price * one.prefill_s(1234, 200)
+    terms = cost_terms(one, 1234, 200, 3.0, Prices(queued=1.5, recent_load_scale=0.25), known_tokens=500)
+    prefill_s, saved_s = one.prefill_s(1234, 200), one.prefill_s(1234, 200) - one.prefill_s(1234, 500)
+    total_s = one.delay_s + one.wait_s(3.0) + 0.25 * one.recent_load_s + one.price * prefill_s + 1.5 * saved_s
     assert total_s == pytest.approx(terms.total_s)
     assert terms.crowding_s == pytest.approx(0.25 * 0.15 * 9000 / 5000)
     assert terms.as_dict()["total_s"] == pytest.approx(terms.total_s, abs=1e-6)

@@ -167,13 +167,14 @@ def test_only_what_is_shared_is_in_nobodys_way() -> None:
     home, other = fleet.replicas.values()
     prices = Prices(queued=3.0)
     prices.spared, prices.alike_tokens = 0.75, 8192
-    at_home, elsewhere = (cost_terms(r, 8500, o, 0.0, prices) for r, o in ((home, 8192), (other, 0)))
+    at_home, elsewhere = (cost_terms(r, 8500, o, 0.0, prices, 8192) for r, o in ((home, 8192), (other, 0)))
     assert at_home.miss_s == at_home.prefill_s
     document_s = elsewhere.prefill_s - at_home.prefill_s
     assert elsewhere.miss_s == pytest.approx(at_home.prefill_s + 0.25 * document_s)
-    assert elsewhere.queued_s == pytest.approx(3.0 * elsewhere.miss_s)
+    assert at_home.queued_s == 0.0
+    assert elsewhere.queued_s == pytest.approx(3.0 * 0.25 * document_s)
     prices.paid = 0.5
-    assert cost_terms(other, 8500, 0, 0.0, prices).queued_s == elsewhere.queued_s
+    assert cost_terms(other, 8500, 0, 0.0, prices, 8192).queued_s == elsewhere.queued_s
     half_paid_s = cost_terms(other, 8500, 0, 0.0, prices).miss_s
     assert half_paid_s == pytest.approx(at_home.prefill_s + (1.0 - 0.5 * 0.75) * document_s)
 

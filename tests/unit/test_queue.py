@@ -133,6 +133,19 @@ def test_a_long_queue_makes_a_request_wait_for_its_cache() -> None:
     assert choice(20).predicted_tokens > 0
 
 
+@pytest.mark.parametrize("held", [0, 20])
+def test_what_nobody_has_goes_where_it_is_ready_first_however_many_are_held(held: int) -> None:
+    """It has to be computed somewhere. A price would keep slow replicas idle while others wait."""
+    fleet = ready_fleet(2)
+    fast, slow = fleet.replicas.values()
+    fast.set_rates(8000.0, 0.0)
+    slow.set_rates(4000.0, 0.0)
+    fleet.reserve_on(fast.id, prompt(20_000), 0.0)
+    for _ in range(held):
+        fleet.hold_begun(prompt(10))
+    assert fleet.choose_and_reserve(prompt(8000), None, 0.0).replica is slow
+
+
 def test_short_prompts_go_before_long_ones_until_these_have_waited_long_enough() -> None:
     world = World()
     running = world.offer("a", 8000, 0.0)

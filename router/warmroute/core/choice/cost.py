@@ -1,17 +1,19 @@
 """The cost of a request on a replica: expected seconds to its first token, and the price of its miss to everyone else.
 
-    cost = base + wait + running + crowding + price x prefill
-    price = 2 + 2 r + 2 r^2 + queued
+    cost = base + wait + running + crowding + price x prefill + 2 held x saved
+    price = 2 + 2 r + 2 r^2
     prefill = uncached / rate x (1 + mean context / attention_context)
 
 This module decides nothing: policies compare costs. Every term is a measured time or a count of requests, and every
 weight is a pure number, so that the rule is the same on engines of any speed.
 
 A second of prefill counts once for the request that waits for it, and once for everyone else in whose way it is. It
-counts once more for each request that is held at the router, divided by the number of replicas (`queued`): each second
-of prefill anywhere makes each of those wait a replica's share of it. Of what the request shares with held ones that
-begin alike, their share of the held is spared of both: a copy is in nobody's way who would find it. Of the price to
-whoever comes later it is spared only as far as their own work pays for a copy (`fleet.held`). The return ratio r says
+counts twice more for each request that is held at the router, divided by the number of replicas (`held`), as far as it
+is `saved` where most of the prompt is cached: it makes each of those wait a replica's share of it, and whoever comes
+while they wait. What no replica holds is computed wherever the request goes, so that the held have no say in it. Of
+what the request shares with held ones that begin alike, their share of the held is spared of both: a copy is in
+nobody's way who would find it. Of the price to whoever comes later it is spared only as far as their own work pays for
+a copy (`fleet.held`). The return ratio r says
 how likely it is that what the prompt's blocks push out of the replica's cache is asked for again
 (`beliefs.returns`). It then has to be computed anew, and pushes out as much in turn; the sum ends after that second
 round. The mean context of a prompt's uncached part is half the sum of its cached tokens and all its tokens. `crowding`
@@ -86,14 +88,14 @@ class CostTerms:
     miss_s: float
     """The price of the same tokens to everyone else."""
     queued_s: float = 0.0
-    """The price of the same tokens to the requests held at the router."""
+    """The price to the requests held at the router of those tokens that another replica holds."""
     eviction_s: float = 0.0
     """The price of what the same tokens push out of the cache."""
 
     @property
     def own_s(self) -> float:
-        """What the request itself costs there, whatever else is under way: what the width of a tie is a share of."""
-        return self.base_s + self.prefill_s + self.miss_s + self.queued_s + self.eviction_s
+        """What the request itself costs there, whatever is under way or held: what the width of a tie is a share of."""
+        return self.base_s + self.prefill_s + self.miss_s + self.eviction_s
 
     @property
     def total_s(self) -> float:

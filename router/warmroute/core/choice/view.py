@@ -105,7 +105,7 @@ class Prices:
 
     def __init__(self, queued: float = 0.0, recent_load_scale: float = 1.0, apart: bool = False) -> None:
         self.queued = queued
-        """What a second of prefill costs the requests held at routers, in seconds."""
+        """What a second of prefill that another replica would save costs the requests held at routers, in seconds."""
         self.recent_load_scale = recent_load_scale
         """The factor that makes seconds of `Replica.recent_load_s`, which is in a growing unit."""
         self.apart = apart
@@ -126,3 +126,16 @@ class Prices:
             return 0.0
         prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
         return self.spared * (prefill_s - replica.prefill_s(prompt_tokens, alike_tokens))
+
+    def queued_s(self, replica: Replica, prompt_tokens: int, overlap_tokens: int, known_tokens: int) -> float:
+        """The price of a request's prefill to the held, on a replica that holds so much of it, in seconds.
+
+        Args:
+            known_tokens: The most that any replica holds: the rest is computed wherever it goes.
+        """
+        if overlap_tokens >= known_tokens:
+            return 0.0
+        saved_s = replica.prefill_s(prompt_tokens, overlap_tokens) - replica.prefill_s(
+            prompt_tokens, known_tokens
+        )
+        return self.queued * (saved_s - self.spared_s(replica, prompt_tokens, overlap_tokens))

@@ -162,7 +162,9 @@ class Fleet(Members):
         belief = Belief(shape, records, view.by_incarnation, self._grid, now_s)
         # A retry costs the fleet what a first try does, however many were tried.
         replicas = len(eligibility.view(model).members) if tried else len(view.members)
-        prices = Prices(self._queued_price(model, replicas), 1.0 / self._recent_load_unit, self.apart)
+        prices = Prices(
+            self.held.price(model, self.peer_held, replicas), 1.0 / self._recent_load_unit, self.apart
+        )
         if prices.queued > 0.0 and belief.overlap:
             self.held.spare(prices, belief, view)
         return view, belief, prices
@@ -183,11 +185,6 @@ class Fleet(Members):
             NotFoundError, OverloadError: As `choose_and_reserve`.
         """
         return self._eligibility.view(model)
-
-    def _queued_price(self, model: str, replicas: int) -> float:
-        own = self.held.by_model
-        count = self.peer_held + (own.get(model, 0) if own else 0)
-        return count / replicas if count else 0.0
 
     def reserve_if_free(
         self,

@@ -61,7 +61,7 @@ def candidate(replica: Replica, kind: DecisionKind, belief: Belief, prices: Pric
     """The row of one replica."""
     predicted_tokens = belief.overlap.get(replica, 0)
     prompt_tokens = belief.shape.prompt_tokens
-    terms = cost_terms(replica, prompt_tokens, predicted_tokens, belief.now_s, prices)
+    terms = cost_terms(replica, prompt_tokens, predicted_tokens, belief.now_s, prices, belief.known_tokens())
     chunk_tokens = None if belief.shape.chunks is None else belief.chunked.get(replica, 0)
     return Candidate(replica, kind, predicted_tokens, prompt_tokens - predicted_tokens, terms, chunk_tokens)
 
@@ -114,8 +114,13 @@ def cost_terms(
     overlap_tokens: int,
     now_s: float,
     prices: Prices = _ALONE,
+    known_tokens: int = 0,
 ) -> CostTerms:
-    """The cost of a request of which the replica is believed to hold so many tokens, taken apart."""
+    """The cost of a request of which the replica is believed to hold so many tokens, taken apart.
+
+    Args:
+        known_tokens: The most that any replica is believed to hold.
+    """
     prefill_s = replica.prefill_s(prompt_tokens, overlap_tokens)
     spared_s = prices.spared_s(replica, prompt_tokens, overlap_tokens)
     return CostTerms(
@@ -125,7 +130,7 @@ def cost_terms(
         crowding_s=replica.recent_load_s * prices.recent_load_scale,
         prefill_s=prefill_s,
         miss_s=prefill_s - prices.paid * spared_s,
-        queued_s=(prefill_s - spared_s) * prices.queued,
+        queued_s=prices.queued_s(replica, prompt_tokens, overlap_tokens, known_tokens),
         eviction_s=prefill_s * (replica.price - 2.0),
     )
 

@@ -60,13 +60,16 @@ class PrefixCost:
         shape, overlaps, now_s = belief.shape, belief.overlap, belief.now_s
         tokens = shape.prompt_tokens
         queued, recent_load_scale, spared = prices.queued, prices.recent_load_scale, prices.spared
+        known_tokens = belief.known_tokens() if overlaps and queued > 0.0 else 0
         costs: list[float] = []
         best = pool[0]
         least = second = inf
         for replica in pool:
             overlap = overlaps.get(replica, 0) if overlaps else 0
             own_s = replica.prefill_s(tokens, overlap)
-            priced_s = (replica.price + queued) * own_s
+            priced_s = replica.price * own_s
+            if known_tokens > overlap:
+                priced_s += queued * (own_s - replica.prefill_s(tokens, known_tokens))
             if spared > 0.0:
                 priced_s -= (prices.paid + queued) * prices.spared_s(replica, tokens, overlap)
             cost = (
@@ -136,11 +139,11 @@ class PrefixCost:
 
 
 def _own_s(replica: Replica, belief: Belief, prices: Prices) -> float:
-    """What a request's prefill costs there, its price to others included."""
+    """What a request's prefill costs there, its price to whoever comes later included."""
     tokens, overlap = belief.shape.prompt_tokens, belief.overlap.get(replica, 0)
-    cost = (replica.price + prices.queued) * replica.prefill_s(tokens, overlap)
+    cost = replica.price * replica.prefill_s(tokens, overlap)
     if prices.spared > 0.0:
-        cost -= (prices.paid + prices.queued) * prices.spared_s(replica, tokens, overlap)
+        cost -= prices.paid * prices.spared_s(replica, tokens, overlap)
     return cost
 
 
@@ -153,6 +156,7 @@ def _cost(replica: Replica, belief: Belief, prices: Prices) -> float:
         + replica.begins_in_s(belief.now_s, tokens, prefill_s)
         + replica.recent_load_s * prices.recent_load_scale
         + _own_s(replica, belief, prices)
+        + prices.queued_s(replica, tokens, belief.overlap.get(replica, 0), belief.known_tokens())
     )
 
 
