@@ -146,7 +146,7 @@ class PolicyConfig:
     tie_ratio: Annotated[float, Range(0.0, 1.0)] = _COST.tie_ratio
     """Costs that exceed the smallest by at most this share of the request's own cost on the cheapest replica are equal
     to it: then the fewest requests under way decide, then the ring. The own cost is `base_s` and all terms that are
-    priced by the request's prefill (`prefill_s`, `miss_s`, `queued_s`, `eviction_s`)."""
+    priced by the request's prefill (`prefill_s`, `miss_s`, `eviction_s`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,10 @@
 """The requests held at this router, as a choice sees them: how many there are, and how many begin alike.
 
-This module decides how much of the price of a miss is spared for what the held would find. A miss is in the way of
-whoever waits, but not of those that begin with the same prefix: they gain a second replica that has it. Without this,
-hundreds of questions about one document would all wait for the replica that has it, beside idle ones. Those count as
-alike that part from the request right behind the prefix that somebody has. Turns that go on further with it are
-computed by the first of them, and find the rest wherever that was.
+This module decides what a miss costs the held, and how much of that is spared for what they would find. A miss is in
+the way of whoever waits, but not of those that begin with the same prefix: they gain a second replica that has it.
+Without this, hundreds of questions about one document would all wait for the replica that has it, beside idle ones.
+Those count as alike that part from the request right behind the prefix that somebody has. Turns that go on further with
+it are computed by the first of them, and find the rest wherever that was.
 
 A copy is still in the way of those that come later. Their price is spared only as far as the held that begin alike have
 as much work left of their own as the copies that are there: many samples of one prompt have next to none, and would
