@@ -162,6 +162,17 @@ def test_who_is_held_no_longer_is_forgotten() -> None:
     assert not held.by_rung
 
 
+def test_the_held_of_a_model_count_twice_and_those_elsewhere_once() -> None:
+    held = Held()
+    assert held.price("m", 0, 4) == 0.0
+    assert held.price("m", 2, 4) == 0.5
+    for name in "abc":
+        held.begin(question(name))
+    assert held.price("m", 0, 4) == 1.5
+    assert held.price("m", 2, 4) == 2.0
+    assert held.price("other", 0, 4) == 0.0
+
+
 def test_only_what_is_shared_is_in_nobodys_way() -> None:
     fleet = ready_fleet(2)
     home, other = fleet.replicas.values()

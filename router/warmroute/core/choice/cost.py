@@ -8,16 +8,16 @@ This module decides nothing: policies compare costs. Every term is a measured ti
 weight is a pure number, so that the rule is the same on engines of any speed.
 
 A second of prefill counts once for the request that waits for it, and once for everyone else in whose way it is. It
-counts twice more for each request that is held at the router, divided by the number of replicas (`held`), as far as it
-is `saved` where most of the prompt is cached: it makes each of those wait a replica's share of it, and whoever comes
-while they wait. What no replica holds is computed wherever the request goes, so that the held have no say in it. Of
-what the request shares with held ones that begin alike, their share of the held is spared of both: a copy is in
-nobody's way who would find it. Of the price to whoever comes later it is spared only as far as their own work pays for
-a copy (`fleet.held`). The return ratio r says
-how likely it is that what the prompt's blocks push out of the replica's cache is asked for again
-(`beliefs.returns`). It then has to be computed anew, and pushes out as much in turn; the sum ends after that second
-round. The mean context of a prompt's uncached part is half the sum of its cached tokens and all its tokens. `crowding`
-is the recent load: the prefill work that the replica was given lately.
+counts twice more for each request that is held at the router, and once for each that others hold, divided by the number
+of replicas (`2 held`), as far as it is `saved` where most of the prompt is cached: it makes each of those wait a
+replica's share of it, and whoever comes while they wait. What no replica holds is computed wherever the request goes,
+so that the held have no say in it. Of what the request shares with held ones that begin alike, their share of the held
+is spared of both: a copy is in nobody's way who would find it. Of the price to whoever comes later it is spared only as
+far as their own work pays for a copy (`fleet.held`). The return ratio r says how likely it is that what the prompt's
+blocks push out of the replica's cache is asked for again (`beliefs.returns`). It then has to be computed anew, and
+pushes out as much in turn; the sum ends after that second round. The mean context of a prompt's uncached part is half
+the sum of its cached tokens and all its tokens. `crowding` is the recent load: the prefill work that the replica was
+given lately.
 
 The request path computes the sum from what each replica keeps (`delay_s`, `wait_s`, `recent_load_s`, `price`).
 `CostTerms` is the same sum, taken apart for people.

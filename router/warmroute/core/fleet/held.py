@@ -55,15 +55,15 @@ class Held:
                     del by_rung[rung]
 
     def price(self, model: str, elsewhere: int, replicas: int) -> float:
-        """`Prices.queued`: a second for each of the held, and one for whoever comes while those wait.
+        """`Prices.queued`: a second for each of the held, and one for whoever comes here while those wait.
 
         Args:
-            elsewhere: Held at other routers.
+            elsewhere: Held at other routers, which count once.
             replicas: As many share the work.
         """
         own = self.by_model
-        count = elsewhere + (own.get(model, 0) if own else 0)
-        return 2.0 * count / replicas if count else 0.0
+        count = elsewhere + (2 * own.get(model, 0) if own else 0)
+        return count / replicas if count else 0.0
 
     def shared_tokens(self, belief: Belief) -> int:
         """How many leading tokens of a prompt one of the held has too, and computes for it."""
