@@ -132,7 +132,12 @@ def extensions() -> list[object]:
         return []
     from mypyc.build import mypycify
 
-    return list(mypycify(COMPILED, opt_level="2", debug_level="0", group_name="warmroute"))
+    modules = list(mypycify(COMPILED, opt_level="2", debug_level="0", group_name="warmroute"))
+    for module in modules:
+        # Python's own flags ask for -Wall. On half a million generated lines the warnings that follow values through
+        # a function take longer than the compiling itself (gcc 12: 99 s without, 255 s with), and change no byte.
+        module.extra_compile_args.append("-Wno-all")
+    return modules
 
 
 setup(ext_modules=extensions())
