@@ -35,6 +35,7 @@ COMPILED = [
     "router/warmroute/core/choice/ring.py",
     "router/warmroute/core/choice/view.py",
     "router/warmroute/core/fleet/decision.py",
+    "router/warmroute/core/fleet/displacing.py",
     "router/warmroute/core/fleet/eligibility.py",
     "router/warmroute/core/fleet/events.py",
     "router/warmroute/core/fleet/fleet.py",

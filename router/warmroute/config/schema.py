@@ -165,7 +165,8 @@ class HoldConfig:
     max_requests: Count = _HOLD.max_held
     """Most requests held at once; more are sent as without holding."""
     max_s: Seconds = _HOLD.max_hold_s
-    """Longest time that a request is held; then it is sent to the best replica, however busy."""
+    """Longest time that a request is held; then it is sent to the best replica, however busy. Less: conversations that
+    begin while others fill the caches are let go sooner, and then push these out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

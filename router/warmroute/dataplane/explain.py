@@ -63,7 +63,7 @@ async def explain(gateway: Gateway, path: str, headers: Mapping[str, str], body:
         "rungs_known": len(rungs_known),
         "deepest_known_bytes": GRID[rungs_known[-1]] if rungs_known else 0,
         **_chunks(shape, len(known) - len(rungs_known)),
-        "would_be_held": hold is not None and hold.would_hold(ranking.choice.replica),
+        "would_be_held": hold is not None and hold.would_hold(ranking),
         "held_requests": hold.waiting if hold is not None else 0,
         **ranking.as_dict(),
     }

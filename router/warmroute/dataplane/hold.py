@@ -18,6 +18,7 @@ from typing import Final
 from warmroute.core.errors import RouterError
 from warmroute.core.fleet.decision import Decision
 from warmroute.core.fleet.replica import Replica
+from warmroute.core.fleet.report import Ranking
 from warmroute.core.holding.queue import HoldQueue
 from warmroute.core.holding.ticket import Ticket
 from warmroute.core.types import Records, RequestShape
@@ -97,9 +98,9 @@ class Hold:
         if records is not None:
             found(records)
 
-    def would_hold(self, replica: Replica) -> bool:
-        """Whether a request whose choice is this replica would wait now."""
-        return self._queue.would_hold(replica, self._clock())
+    def would_hold(self, ranking: Ranking) -> bool:
+        """Whether a request whose choice is the head of this ranking would wait now."""
+        return self._queue.would_hold(ranking.choice.replica, ranking.displacing_s, self._clock())
 
     def end(self, now_s: float) -> None:
         """Another one is asked from now on: let go everybody."""

@@ -20,6 +20,7 @@ from warmroute.core.choice.ranking import Policy
 from warmroute.core.choice.view import Prices, View
 from warmroute.core.errors import NotFoundError, OverloadError
 from warmroute.core.fleet.decision import RESERVED, SETTLED, STARTED, Decision
+from warmroute.core.fleet.displacing import worth_s
 from warmroute.core.fleet.events import (
     CacheEmptied,
     DrainStarted,
@@ -193,10 +194,9 @@ class Fleet(Members):
         terms: HoldTerms,
         elsewhere: bool = False,
     ) -> Decision | Belief:
-        """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else plan for it, and say what is believed.
-
-        Planning counts the prompt at the choice, so that the next request looked at sees it; the caller calls
-        `end_plan` before anything else happens.
+        """`choose_and_reserve` if the choice is free (`Replica.free_in_s`); else say what is believed, and plan for it:
+        the prompt counts at the choice, so that the next request looked at sees it; the caller calls `end_plan` before
+        anything else happens. A request that waits for what it would displace (`displacing`) is not planned for.
 
         Args:
             elsewhere: Where the choice has no room for another request, choose among those that have: no price tells
@@ -212,6 +212,10 @@ class Fleet(Members):
                 belief = Belief(shape, records, others.by_incarnation, self._grid, terms.now_s)
                 replica, kind = self._policy.choose(belief, others, prices)
         tokens = belief.overlap.get(replica, 0)
+        if terms.waited_s < inf and replica.eviction_ratio > 0.0:
+            if terms.waited_s < worth_s(replica, shape.prompt_tokens, tokens, prices.queued, terms.now_s):
+                self.plan.meant = None
+                return belief
         if replica.free_in_s(terms) <= 0.0 or (
             replica.shared_tokens > 0.0
             and replica.lets_pass(
@@ -305,9 +309,8 @@ class Fleet(Members):
         """
         replica = self._replicas.get(replica_id)
         if replica is None:
-            server = self._servers.get(
-                server_id_of(replica_id)
-            )  # ranks come and go, the server keeps the object
+            # Ranks come and go, the server keeps the object.
+            server = self._servers.get(server_id_of(replica_id))
             replica = server.replicas[0] if server is not None else None
         if replica is None:
             raise NotFoundError(

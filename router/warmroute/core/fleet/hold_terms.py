@@ -16,7 +16,7 @@ FULL_S: Final = 0.5
 class HoldTerms:
     """What one look at one request goes by. The queue has one object, and sets it anew for each request."""
 
-    __slots__ = ("ahead_tokens", "behind_s", "behind_tokens", "max_under_way", "now_s")
+    __slots__ = ("ahead_tokens", "behind_s", "behind_tokens", "max_under_way", "now_s", "waited_s")
 
     def __init__(self, now_s: float = 0.0, ahead_tokens: float = 0.0, behind_s: float = 0.0) -> None:
         self.now_s = now_s
@@ -28,3 +28,5 @@ class HoldTerms:
         """But not later by more than the replica takes for so many tokens."""
         self.max_under_way = 0
         """Requests under way with which a replica is busy, whatever they are at; 0: any number."""
+        self.waited_s = inf
+        """For how long it was held; infinite for one that is not held for what it would displace (`displacing`)."""

@@ -17,11 +17,13 @@ from warmroute.core.types import FingerprintHash
 class Plan:
     """See the module; `Fleet` alone changes it."""
 
-    __slots__ = ("_rungs", "overlap_tokens", "replicas")
+    __slots__ = ("_rungs", "meant", "overlap_tokens", "replicas")
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
         """The replica of each request that stays held, in their order."""
+        self.meant: Replica | None = None
+        """That of the request that was looked at last; None where it is held for what it would displace."""
         self.overlap_tokens = 0
         """Of the last of them, how many leading tokens it will find there."""
         self._rungs: dict[Replica, set[FingerprintHash]] = {}
@@ -31,6 +33,7 @@ class Plan:
         """A request stays held and is meant for this replica, which holds so many of its leading tokens: its prefill
         there in seconds, behind those before it."""
         self.replicas.append(replica)
+        self.meant = replica
         shape = belief.shape
         if shape.reads_cache:
             rungs = shape.rungs
@@ -47,4 +50,5 @@ class Plan:
     def clear(self) -> None:
         """The look is over."""
         self.replicas.clear()
+        self.meant = None
         self._rungs.clear()

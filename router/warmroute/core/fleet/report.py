@@ -14,6 +14,7 @@ from warmroute.core.beliefs.belief import Belief
 from warmroute.core.choice.cost import CostTerms
 from warmroute.core.choice.ranking import Policy, Tie
 from warmroute.core.choice.view import Prices, View
+from warmroute.core.fleet.displacing import worth_s
 from warmroute.core.fleet.replica import Replica, Server
 from warmroute.core.health.health import ReplicaState
 from warmroute.core.types import DecisionKind, ReplicaId
@@ -73,6 +74,8 @@ class Ranking:
     candidates: tuple[Candidate, ...]
     tie: Tie | None = None
     """Why the head is the head, where costs are compared: one that is dearer than others is no error."""
+    displacing_s: float = 0.0
+    """How long the request may be held for what it would displace at the head (`displacing`); 0: it is not."""
 
     @property
     def choice(self) -> Candidate:
@@ -86,6 +89,7 @@ class Ranking:
             "replica": head.replica.id,
             "decision": head.kind.value,
             "predicted_cached_tokens": head.predicted_tokens,
+            "displacing_s": round(self.displacing_s, 3),
             "tie": None if self.tie is None else self.tie.as_dict(),
             "candidates": [candidate.as_dict() for candidate in self.candidates],
         }
@@ -105,7 +109,10 @@ def ranked(policy: Policy, belief: Belief, whole: View, prices: Prices, rng: Ran
     head = [candidate(r, kind, belief, prices) for r, kind in chosen.items()]
     tail = [candidate(r, DecisionKind.RETRY, belief, prices) for r in whole.members if r not in chosen]
     tail.sort(key=lambda row: (row.terms.total_s, row.replica.index))
-    return Ranking((*head, *tail), tie)
+    first = head[0]
+    tokens = belief.shape.prompt_tokens
+    displacing_s = worth_s(first.replica, tokens, first.predicted_tokens, prices.queued, belief.now_s)
+    return Ranking((*head, *tail), tie, displacing_s)
 
 
 def cost_terms(

@@ -356,8 +356,8 @@ class AdmissionQueue(HoldQueue):
         self._line.sort()
         self._find_first(now_s)
 
-    def would_hold(self, replica: Replica, now_s: float) -> bool:
-        """Whether a request whose choice is this replica would have to wait now."""
+    def would_hold(self, replica: Replica, displacing_s: float, now_s: float) -> bool:
+        """Whether a request whose choice is this replica would have to wait now, whatever it displaces."""
         return bool(self._models) or replica.free_in_s(self._terms_for(-inf, now_s)) > 0.0
 
 

@@ -15,7 +15,7 @@ class HoldParameters:
     operations for each byte of memory bandwidth, with 16-bit weights on A100 to H100); so these are two steps, one
     that is computed and one that is ready."""
     max_held: int = 1024
-    max_hold_s: float = 30.0
+    max_hold_s: float = 60.0
 
     def __post_init__(self) -> None:
         if min(self.ahead_tokens, self.max_held, self.max_hold_s) < 0:

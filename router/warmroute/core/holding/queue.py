@@ -11,7 +11,8 @@ The rules it keeps:
 1. A request waits here only for a replica that has a prompt to compute and will be heard to end it
    (`Replica.free_in_s`), never for one that could begin: holding leaves no engine idle that would have worked
    without, whatever the rates are believed to be. Only where other routers hold requests that go before does it wait
-   up to `STAGGER_S` longer for each of these routers.
+   up to `STAGGER_S` longer for each of these routers; and a prompt that is mostly new waits as long as it is worth to
+   displace nobody who will go on (`displacing`), whether the replica is idle or not.
 2. A new request overtakes a held one only by the order above.
 3. At most `max_held` requests wait here, and none longer than `max_hold_s`: beyond either, requests go to the best
    replica at once, as without a queue.
@@ -102,7 +103,7 @@ class HoldQueue:
             rank_s = 0.0
             if fleet.rivals:
                 rank_s = self._rank_s(fleet.believe(shape, records), now_s)
-            answer = fleet.reserve_if_free(shape, records, self._terms_for(rank_s, now_s))
+            answer = fleet.reserve_if_free(shape, records, self._terms_for(rank_s, now_s, now_s))
             if isinstance(answer, Decision):
                 return answer
         else:
@@ -111,7 +112,7 @@ class HoldQueue:
         self._arrivals += 1
         own = None if records is None else list(records)
         ticket = Ticket(shape, own, granted, (rank_s, self._arrivals), now_s)
-        if fleet.plan.replicas:
+        if fleet.plan.meant is not None:
             self._mean(ticket)
             fleet.end_plan()
         insort(self._tickets, ticket)
@@ -130,10 +131,14 @@ class HoldQueue:
         rivals = self._fleet.rivals
         return STAGGER_S * bisect_left(rivals, rank_s) if rivals else 0.0
 
-    def _terms_for(self, rank_s: float, now_s: float, overdue: bool = False) -> HoldTerms:
-        """On what terms a request with this key goes; one that was held for too long goes in any case."""
+    def _terms_for(
+        self, rank_s: float, now_s: float, arrival_s: float = -inf, overdue: bool = False
+    ) -> HoldTerms:
+        """On what terms a request with this key goes that came then, whatever it displaces where that is not said; one
+        that was held for too long goes in any case."""
         terms = self._terms
         terms.now_s = now_s
+        terms.waited_s = inf if overdue else now_s - arrival_s
         terms.ahead_tokens = inf if overdue else self._ahead_tokens
         terms.behind_s = 0.0 if overdue else self._behind_s(rank_s)
         return terms
@@ -225,9 +230,11 @@ class HoldQueue:
         """How the clock of all times here stands beside one that is never set. It need not be told: who waits while it
         is set goes at once."""
 
-    def would_hold(self, replica: Replica, now_s: float) -> bool:
-        """Whether a request whose choice is this replica would have to wait now."""
-        return len(self._tickets) < self._max_held and replica.free_in_s(self._terms_for(-inf, now_s)) > 0.0
+    def would_hold(self, replica: Replica, displacing_s: float, now_s: float) -> bool:
+        """Whether a request whose choice is this replica, and that may wait so long for what it would displace there,
+        would have to wait now."""
+        busy = displacing_s > 0.0 or replica.free_in_s(self._terms_for(-inf, now_s)) > 0.0
+        return busy and len(self._tickets) < self._max_held
 
     def _close(self, ticket: Ticket) -> None:
         ticket.open = False
@@ -237,13 +244,15 @@ class HoldQueue:
             fleet.hold_for(ticket.meant, -ticket.meant_tokens)
 
     def _mean(self, ticket: Ticket) -> None:
-        """Other routers should count on it that the request, which was planned last, goes to its replica."""
+        """Other routers should count on it that the request, which was looked at last, goes where it is meant to."""
         fleet = self._fleet
-        replica = fleet.plan.replicas[-1]
-        tokens = int(replica.work_tokens(ticket.shape.prompt_tokens, fleet.plan.overlap_tokens))
+        replica = fleet.plan.meant
         if ticket.meant is not None:
             fleet.hold_for(ticket.meant, -ticket.meant_tokens)
         ticket.meant = replica
+        if replica is None:
+            return
+        tokens = int(replica.work_tokens(ticket.shape.prompt_tokens, fleet.plan.overlap_tokens))
         ticket.meant_tokens = tokens
         fleet.hold_for(replica, tokens)
 
@@ -263,7 +272,7 @@ class HoldQueue:
         for ticket in self._tickets:
             # Held for too long, or the clock was set back.
             overdue = by_age and not oldest_s < ticket.arrival_s <= now_s
-            terms = self._terms_for(ticket.key[0], now_s, overdue)
+            terms = self._terms_for(ticket.key[0], now_s, ticket.arrival_s, overdue)
             try:
                 if not overdue:
                     if busy == models or len(planned) >= MAX_LOOKED_AT:
