@@ -107,6 +107,8 @@ def told(body: bytes) -> tuple[object, ...]:
     """A stream as what it says in all: a busy engine puts several tokens into one event, now here and now there."""
     *events, rest = _TOOL_ID.sub(b"", body).split(b"\n\n")
     choices: dict[int, Any] = {}
+    # What stands beside choices stands there as often as there are events.
+    beside: dict[str, list[Any]] = {}
     about: list[Any] = []
     for event in events:
         if not event.startswith(b"data: {"):
@@ -115,11 +117,15 @@ def told(body: bytes) -> tuple[object, ...]:
         data = json.loads(event[6:])
         data.pop("created", None)
         parts = data.pop("choices", None)
-        for part in parts or ():
-            choices[part["index"]] = _joined(choices.get(part["index"]), part)
-        if not parts or data not in about:  # an event without choices counts each time
+        if not parts:
             about.append(data)
-    return choices, about, rest
+            continue
+        for part in parts:
+            choices[part["index"]] = _joined(choices.get(part["index"]), part)
+        for name, value in data.items():
+            if value not in beside.setdefault(name, []):
+                beside[name].append(value)
+    return choices, beside, about, rest
 
 
 def _joined(before: Any, after: Any, key: str = "") -> Any:
